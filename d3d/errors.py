@@ -1,0 +1,36 @@
+"""Errors that a user can act on: what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class D3DError(Exception):
+    """Base class of every error that d3d raises on purpose."""
+
+
+class ConfigError(D3DError, ValueError):
+    """A parameter is unknown, of the wrong type, or out of range."""
+
+
+class DataError(D3DError, ValueError):
+    """A file, pose, image, depth map or checkpoint is not what it should be."""
+
+
+class RunError(D3DError, RuntimeError):
+    """A run's folder cannot be used: another configuration, another process, a half state."""
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
+    """A `ConfigError` for an unknown name that names the near misses and all choices.
+
+    Args:
+        kind: what the name should be one of, in the singular ("arch", "profile").
+        name: what was given.
+        choices: the valid names.
+    """
+    choices = sorted(choices)
+    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}.")
