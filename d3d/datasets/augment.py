@@ -1,0 +1,55 @@
+"""Augmentation of section 3.3: flip and colour jitter, with one draw for all the frames of a triple."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# factors of Monodepth2, which the paper follows
+BRIGHTNESS = CONTRAST = SATURATION = (0.8, 1.2)
+HUE = (-0.1, 0.1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw. ``jitter`` is None or (brightness, contrast, saturation, hue); ``order`` how they follow each other."""
+
+    flip: bool = False
+    jitter: tuple[float, float, float, float] | None = None
+    order: tuple[int, ...] = (0, 1, 2, 3)
+
+    @staticmethod
+    def draw(rng: np.random.Generator, flip_p: float = 0.5, jitter_p: float = 0.5) -> Augmentation:
+        """Draws an augmentation; always uses the same count of random numbers."""
+        flip = bool(rng.random() < flip_p)
+        jittered = rng.random() < jitter_p
+        factors = tuple(float(rng.uniform(*r)) for r in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
+        order = tuple(int(i) for i in rng.permutation(4))
+        return Augmentation(flip, factors if jittered else None, order)
+
+    def colour(self, image_3hw: Tensor) -> Tensor:
+        """The colour jitter alone, on a float image (3, H, W) in [0, 1]."""
+        if self.jitter is None:
+            return image_3hw
+        import torchvision.transforms.functional as TF
+
+        adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+        for i in self.order:
+            image_3hw = adjust[i](image_3hw, self.jitter[i])
+        return image_3hw
+
+    def __call__(self, image_3hw: Tensor) -> Tensor:
+        """Jitter and flip; (3, H, W) float in [0, 1]."""
+        image = self.colour(image_3hw)
+        return image.flip(-1) if self.flip else image
+
+
+def unflip(maps_b1hw: Tensor, flip_b: Tensor) -> Tensor:
+    """Mirrors back the maps (B, ..., W) of those images whose input was mirrored.
+
+    With known poses only the network's input may be flipped: the geometry of the loss stays as it was.
+    """
+    return torch.where(flip_b.view(-1, *([1] * (maps_b1hw.dim() - 1))), maps_b1hw.flip(-1), maps_b1hw)

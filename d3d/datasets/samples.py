@@ -1,0 +1,174 @@
+"""Training samples: triples for pretraining (3.1) and images with pseudo-labels for distillation (3.2.4)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from d3d.datasets.augment import Augmentation
+from d3d.datasets.scene import Scene
+from d3d.datasets.triples import Triples
+from d3d.errors import DataError
+from d3d.geometry import relative_pose
+
+
+class FrameCache:
+    """Decoded frames at the network's size, least recently used first out, within a budget of bytes.
+
+    Decoding and resizing a 640x480 frame takes longer than all else a sample needs at 128x96.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], size_hw: tuple[int, int], budget_mb: int = 512):
+        self._scenes = scenes
+        self._size_hw = size_hw
+        self._capacity = max(16, budget_mb * 2**20 // (size_hw[0] * size_hw[1] * 3))
+        self._frames: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def __call__(self, scene: int, frame: int) -> np.ndarray:
+        """uint8 (h, w, 3)."""
+        key = (scene, frame)
+        image = self._frames.get(key)
+        if image is None:
+            image = self._scenes[scene].image(frame, self._size_hw)
+            self._frames[key] = image
+            if len(self._frames) > self._capacity:
+                self._frames.popitem(last=False)
+        else:
+            self._frames.move_to_end(key)
+        return image
+
+
+def _float_image(image_hw3: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image_hw3.transpose(2, 0, 1))).float().div_(255)
+
+
+class TripleSamples(TorchDataset):
+    """Target, its two sources, intrinsics and relative poses.
+
+    Indexed by (epoch, index), so that augmentation depends on nothing but seed, epoch and index: any
+    number of loading processes, and a resumed run, see the same samples. An item holds
+
+        input           (3, h, w) float32, the augmented target: what the network sees
+        target          (3, h, w) float32, plain: what the loss sees
+        sources         (2, 3, h, w) float32, plain
+        K               (3, 3) float32 at this size
+        source_T_target (2, 4, 4) float32
+        flip            bool, whether ``input`` is mirrored
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        triples: Sequence[Triples],
+        size_hw: tuple[int, int],
+        seed: int = 0,
+        augment: bool = True,
+    ):
+        self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
+        self._index = [(s, *map(int, row)) for s, t in enumerate(triples) for row in t.indices]
+        if not self._index:
+            raise DataError("no training triples: every target lacks a usable neighbour.")
+        self._frame = FrameCache(scenes, size_hw)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, index = key
+        s, t, *sources = self._index[index]
+        scene = self._scenes[s]
+        target = _float_image(self._frame(s, t))
+        draw = Augmentation()
+        if self._augment:
+            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+        poses = [relative_pose(scene.world_T_cams[i], scene.world_T_cams[t]) for i in sources]
+        return {
+            "input": draw(target),
+            "target": target,
+            "sources": torch.stack([_float_image(self._frame(s, i)) for i in sources]),
+            "K": torch.from_numpy(scene.K(t, self._size_hw)).float(),
+            "source_T_target": torch.from_numpy(np.stack(poses)).float(),
+            "flip": torch.tensor(draw.flip),
+        }
+
+
+class LabelSamples(TorchDataset):
+    """Image and pseudo-label; indexed by (epoch, index). An item holds
+
+    input  (3, h, w) float32, augmented
+    label  (1, h, w) float32, depth in metres, 0 where there is none; not mirrored
+    flip   bool, whether ``input`` is mirrored
+
+    Args:
+        frames: (scene index, frame index) of each sample.
+        label: function of (scene, frame index) that returns the label (h, w) in metres.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        frames: Sequence[tuple[int, int]],
+        label: Callable[[Scene, int], np.ndarray],
+        size_hw: tuple[int, int],
+        seed: int = 0,
+        augment: bool = True,
+    ):
+        if not frames:
+            raise DataError("no frames with a label to train on.")
+        self._scenes, self._frames, self._label = scenes, list(frames), label
+        self._size_hw, self._seed, self._augment = size_hw, seed, augment
+        self._frame = FrameCache(scenes, size_hw)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, index = key
+        s, i = self._frames[index]
+        scene = self._scenes[s]
+        label = np.asarray(self._label(scene, i), dtype=np.float32)
+        if not np.isfinite(label).all():
+            raise DataError(
+                f"label of scene {scene.name}, frame {scene.frame_ids[i]}: {np.count_nonzero(~np.isfinite(label))} "
+                f"pixels are not finite. Use 0 where there is no label; compute the labels anew."
+            )
+        if label.shape != tuple(self._size_hw):
+            raise DataError(
+                f"label of scene {scene.name}, frame {scene.frame_ids[i]} is {label.shape}, "
+                f"the network's size is {tuple(self._size_hw)}."
+            )
+        draw = Augmentation()
+        if self._augment:
+            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+        return {
+            "input": draw(_float_image(self._frame(s, i))),
+            "label": torch.from_numpy(label)[None],
+            "flip": torch.tensor(draw.flip),
+        }
+
+
+class EpochBatches(Sampler):
+    """Shuffled batches of (epoch, index): the order depends on seed and epoch alone. Call `set_epoch` first."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, max_batches: int | None = None):
+        self._length, self._batch, self._seed = length, min(batch_size, length), seed
+        # an incomplete last batch would weigh its images more and disturb batch normalisation
+        self._count = length // self._batch if max_batches is None else min(max_batches, length // self._batch)
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._length)
+        for b in range(self._count):
+            yield [(self._epoch, int(i)) for i in order[b * self._batch : (b + 1) * self._batch]]

@@ -1,0 +1,31 @@
+"""Progress with time left, for a terminal, a notebook and a log file alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def track(iterable: Iterable[Any] | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
+    """A progress bar with time left; in a log file one line every half minute instead of a redrawn one."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        desc=what,
+        total=total,
+        unit=unit,
+        mininterval=0.3 if terminal else 30.0,
+        ncols=100,
+        ascii=not terminal,
+        leave=terminal,
+        delay=0 if terminal else 5,
+        file=sys.stderr,
+    )
+
+
+def say(message: str) -> None:
+    """One line for the user, at once (a log file is otherwise buffered)."""
+    print(message, flush=True)

@@ -1,0 +1,217 @@
+"""Where each stage's artefacts live, and what makes them trustworthy: provenance, skip if done, resume, refuse.
+
+``runs/<name>/<stage>/<arch>[/<labels>]/`` holds ``config.json`` (written first), the artefact,
+``provenance.json`` and, last of all, ``DONE``. Everything is written under a temporary name and
+renamed, so a killed run leaves no half file that looks whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from d3d.config import Config, stage_config
+from d3d.errors import RunError
+
+_PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
+
+
+def project_root() -> Path:
+    """The checkout this package runs from, or the working folder if it was installed elsewhere."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+def run_folder(config: Config) -> Path:
+    """``runs/<name>``; the notebook kernel's working folder never matters."""
+    base = Path(config.runs_dir).expanduser() if config.runs_dir else project_root() / "runs"
+    return base.absolute() / config.run
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name only if the block ends without an error.
+
+    For a file or, if the block makes one, a folder. The temporary keeps the suffix, which some writers look at.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{os.getpid()}.part-{path.name}"
+    try:
+        yield temporary
+        if temporary.is_file():
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; a damaged file is a `RunError` naming it."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path}: not readable as JSON ({error}). Delete the folder {path.parent} and run again.") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _git_state() -> dict[str, Any]:
+    root = project_root()
+    if not (root / ".git").exists():
+        return {"git": None}
+    try:
+
+        def git(*args: str) -> str:
+            return subprocess.run(
+                ("git", "-C", str(root), *args), capture_output=True, text=True, check=True, timeout=30
+            ).stdout.strip()
+
+        return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"git": None}
+
+
+def provenance(config: Config, **extra: Any) -> dict[str, Any]:
+    """What made an artefact: code, versions, seed, machine, command."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    device = "cpu"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    return {
+        **_git_state(),
+        "versions": versions,
+        "seed": config.seed,
+        "profile": config.profile,
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "device": device},
+        "threads": torch.get_num_threads() if torch is not None else None,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **extra,
+    }
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """The leaves in which two nested configurations differ, as "path: theirs -> ours"."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        lines = []
+        for key in sorted({*ours, *theirs}):
+            lines += differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
+        return lines
+    return [] if ours == theirs else [f"{path}: {theirs!r} there, {ours!r} now"]
+
+
+class Stage:
+    """One stage's folder, held by one process at a time. Use `open_stage`."""
+
+    def __init__(self, folder: Path, config: Config, what: dict[str, Any], inputs: Mapping[str, str]):
+        self.folder = folder
+        self.config = config
+        self.inputs = dict(inputs)
+        self._what = what
+        self._start = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").is_file()
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Name -> sha256 of the finished stage's artefacts: the next stage's inputs."""
+        return read_json(self.folder / "DONE")["outputs"]
+
+    def _check(self) -> None:
+        path = self.folder / "config.json"
+        if not path.is_file():
+            if self.folder.is_dir() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+                raise RunError(f"{self.folder} holds files but no config.json: not a run of d3d. Name another run.")
+            write_json(path, {"config": self._what, "inputs": self.inputs})
+            return
+        stored = read_json(path)
+        lines = differences(self._what, stored.get("config"))
+        if lines:
+            shown = "\n  ".join(lines[:12]) + (f"\n  and {len(lines) - 12} more" if len(lines) > 12 else "")
+            raise RunError(
+                f"{self.folder} belongs to a run of another configuration:\n  {shown}\n"
+                f"Give this run a name of its own (run=...), or delete that folder to compute it anew."
+            )
+        if stored.get("inputs") != self.inputs:
+            raise RunError(
+                f"{self.folder} was made from other inputs than those there now (an earlier stage was computed "
+                f"anew). Delete that folder to compute it from the present ones."
+            )
+
+    def finish(self, outputs: Mapping[str, str], **extra: Any) -> None:
+        """Writes the provenance and then DONE; ``outputs`` maps artefact names to sha256."""
+        seconds = round(time.monotonic() - self._start, 1)
+        write_json(self.folder / "provenance.json", provenance(self.config, inputs=self.inputs, seconds=seconds, **extra))
+        write_json(self.folder / "DONE", {"outputs": dict(outputs), "seconds": seconds})
+
+
+@contextlib.contextmanager
+def open_stage(
+    config: Config,
+    stage: str,
+    arch: str = "",
+    labels: str = "",
+    inputs: Mapping[str, str] | None = None,
+    name: str = "",
+) -> Iterator[Stage]:
+    """Opens ``runs/<run>/<stage>/<arch>[/<labels>]`` for this process alone.
+
+    Args:
+        inputs: name -> sha256 of what earlier stages left; another set than the stored one is refused.
+        name: a last folder level, where a stage has several results (the evaluated split).
+
+    Raises:
+        RunError: the folder belongs to another configuration, to other inputs, or to a running process.
+    """
+    folder = run_folder(config) / stage
+    for part in (arch, labels, name):
+        folder = folder / part if part else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder} is in use by another process. Wait for it, or give this run another name.") from None
+    try:
+        result = Stage(folder, config, stage_config(config, stage, arch, labels), inputs or {})
+        result._check()
+        for left in folder.glob(".*.part-*"):  # of a killed run; the lock says nobody is writing it
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        yield result
+    finally:
+        lock.release()
