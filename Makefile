@@ -1,0 +1,58 @@
+# Every target sets up what it needs; a finished setup costs a moment.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+DATASET ?= miniroom
+PROFILE ?= demo
+NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.py))
+# Set to hand them on:
+ROOT ?=
+RUN ?=
+SEED ?=
+ARGS ?=
+
+.PHONY: help setup test demo notebooks figures lint format constraints clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make demo takes DATASET=$(DATASET) PROFILE=$(PROFILE) and, when given, ROOT=folder RUN=name SEED=number"
+	@echo "  make test and make demo hand ARGS='...' on to pytest and to python -m d3d all"
+
+setup: ## create .venv from pyproject.toml and constraints.txt (minutes the first time, then a moment)
+	@scripts/setup.sh
+
+test: setup ## run the tests
+	$(PY) -m pytest -q $(ARGS)
+
+demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, evaluate
+	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \
+	    $(if $(ROOT),--root "$(ROOT)") $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+notebooks: setup ## write each notebook's .ipynb from its .py, outputs kept
+	@test -n "$(NOTEBOOKS)" || { echo "no notebooks/*.py yet"; exit 1; }
+	$(PY) -m jupytext --to ipynb --update $(NOTEBOOKS)
+
+figures: notebooks ## run the notebooks in order: their outputs and paper_figures/ are made again
+	for source in $(NOTEBOOKS); do \
+	    notebook="$${source%.py}.ipynb"; echo "running $$notebook"; \
+	    $(PY) -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	        --ExecutePreprocessor.timeout=-1 "$$notebook" || exit 1; \
+	done
+
+lint: setup ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup ## mend style and formatting
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+constraints: setup ## write constraints.txt from the versions in .venv (CONTRIBUTING.md says when)
+	$(PY) scripts/constraints.py
+
+clean: ## remove caches and build leftovers; keeps .venv and runs/
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . \( -name .venv -o -name runs -o -name .git \) -prune -o \
+	    \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""Write constraints.txt: the exact version, in this environment, of everything that d3d[all] needs.
+
+    make constraints
+
+Walks the dependencies of d3d[all] through the installed packages, for both supported Pythons, so what else a
+developer has installed stays out. CONTRIBUTING.md says how to move to newer versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PYTHONS = ("3.11", "3.12")
+HEADER = """\
+# Exact versions of everything that d3d[all] needs. Written by `make constraints`; do not edit.
+# Made with Python {python} on {system}; holds for Python 3.11 and 3.12.
+"""
+
+
+def needed(requirement: Requirement, extras: set[str]) -> bool:
+    """Whether the requirement counts here for any supported Python and any of the extras asked for."""
+    if requirement.marker is None:
+        return True
+    environments = [
+        {**default_environment(), "python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+        for python in PYTHONS
+        for extra in extras or {""}
+    ]
+    return any(map(requirement.marker.evaluate, environments))
+
+
+def closure(root: str) -> dict[str, str]:
+    """Versions of the installed packages that the requirement `root` ("d3d[all]") leads to, itself left out."""
+    start = Requirement(root)
+    todo = [start]
+    done: set[tuple[str, frozenset[str]]] = set()
+    versions = {}
+    while todo:
+        requirement = todo.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in done:
+            continue
+        done.add((name, extras))
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue  # needed by the other Python only
+        versions[name] = package.version
+        for line in package.requires or []:
+            child = Requirement(line)
+            if needed(child, {"", *extras}):
+                todo.append(child)
+    versions.pop(canonicalize_name(start.name))
+    return versions
+
+
+def render(versions: dict[str, str]) -> str:
+    """The text of constraints.txt.
+
+    Raises:
+        ValueError: a version is of a local build (+cpu, +cu130) that the package index does not have.
+    """
+    local = [f"{name}=={version}" for name, version in versions.items() if "+" in version]
+    if local:
+        raise ValueError(f"local builds cannot be constraints, others cannot install them: {', '.join(local)}")
+    header = HEADER.format(python=platform.python_version(), system=f"{platform.system()} {platform.machine()}")
+    return header + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parent.parent / "constraints.txt"
+    parser.add_argument("--output", type=Path, default=default, help="file to write")
+    output = parser.parse_args().output
+    versions = closure("d3d[all]")
+    output.write_text(render(versions))
+    print(f"{output.name}: {len(versions)} packages")

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Create .venv with exactly the versions of constraints.txt, or see in a moment that it is there.
+#
+# PYTHON=/path/to/python3.12        use this interpreter
+# D3D_NO_SYSTEM_CHECK=1             leave the system libraries alone
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+stamp=$venv/.setup-stamp
+extras=all
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    printf '\nsetup: %s\n' "$1" >&2
+    shift
+    printf '       %s\n' "$@" >&2
+    exit 1
+}
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# Prints 3.11 or 3.12; nothing for an interpreter that does not run or is of another version.
+supported_version() {
+    "$1" -c 'import sys; v = sys.version_info[:2]; print("%d.%d" % v if v in ((3, 11), (3, 12)) else "")' \
+        2>/dev/null || true
+}
+
+# Installs the system packages $2... as root, else says how; $1 is the reason.
+install_packages() {
+    local reason=$1 command
+    shift
+    command="apt-get update && apt-get install -y --no-install-recommends $*"
+    if ! command -v apt-get >/dev/null 2>&1; then
+        fail "$reason" "This is no Debian or Ubuntu; there the packages are called: $*" \
+            "Install what your system calls them, then give the same make command again."
+    fi
+    if ! is_root; then
+        command -v sudo >/dev/null 2>&1 && command="sudo sh -c '$command'" || command="su -c '$command'"
+        fail "$reason" "Type this, then give the same make command again:" "" "  $command"
+    fi
+    say "installing system packages: $*"
+    if ! DEBIAN_FRONTEND=noninteractive sh -c "$command" </dev/null >$venv/apt.log 2>&1; then
+        tail -n 5 $venv/apt.log >&2
+        fail "$reason" "apt-get could not install them (all that it said: $venv/apt.log). By hand:" "" "  $command"
+    fi
+}
+
+has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# Sets python: the first supported interpreter that can make virtual environments, else the first supported one.
+find_python() {
+    local candidate candidates=(python3.11 python3.12 python3)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    python=""
+    for candidate in "${candidates[@]}"; do
+        [ -n "$(supported_version "$candidate")" ] || continue
+        python=${python:-$candidate}
+        if has_venv "$candidate"; then
+            python=$candidate
+            return
+        fi
+    done
+    [ -n "$python" ] || fail \
+        "d3d needs Python 3.11 or 3.12, which this is not: ${PYTHON:-python3}, $("${PYTHON:-python3}" --version 2>&1 | tail -n 1)" \
+        "Debian 12:    apt-get install python3 python3-venv" \
+        "Ubuntu 24.04: apt-get install python3 python3-venv" \
+        "elsewhere:    install one of them, then: make setup PYTHON=/path/to/python3.12"
+}
+
+missing_libraries() { [ -n "${D3D_NO_SYSTEM_CHECK:-}" ] || "$1" scripts/system_libraries.py; }
+
+# Everything the interpreter $1 needs of the system, in one go; $2 is yes where it is to make an environment.
+check_system() {
+    local python=$1 packages reason
+    packages=$(missing_libraries "$python" | tr '\n' ' ')
+    reason="system libraries that open3d and pyrender load are missing."
+    if [ "$2" = yes ] && ! has_venv "$python"; then
+        packages="python$(supported_version "$python")-venv $packages"
+        reason="system packages are missing: Python's venv module or libraries that open3d and pyrender load."
+    fi
+    [ -n "$packages" ] || return 0
+    # shellcheck disable=SC2086  # a list of names
+    install_packages "$reason" $packages
+    [ "$2" != yes ] || has_venv "$python" ||
+        fail "$python still cannot make virtual environments (import ensurepip, venv fails)." \
+            "Install a complete Python 3.11 or 3.12, then: make setup PYTHON=/path/to/it"
+    packages=$(missing_libraries "$python" | tr '\n' ' ')
+    [ -z "$packages" ] ||
+        fail "apt-get ran, yet the libraries of these packages still cannot be loaded: $packages" \
+            "To go on without them (no mesh fusion, no rendering): D3D_NO_SYSTEM_CHECK=1 make setup"
+}
+
+# What the environment is made from; the folder counts, for a virtual environment does not survive a move.
+fingerprint() {
+    { cat pyproject.toml constraints.txt; $venv/bin/python -VV; pwd -P; } | sha256sum | cut -d ' ' -f 1
+}
+
+# An environment of a supported Python, made in this folder; its packages are another question.
+is_whole() {
+    [ -x $venv/bin/python ] && [ -n "$(supported_version $venv/bin/python)" ] &&
+        grep -qF "$(pwd -P)/$venv" $venv/bin/activate 2>/dev/null
+}
+
+is_current() { [ -f $stamp ] && is_whole && [ "$(cat $stamp)" = "$(fingerprint)" ]; }
+
+if is_current; then
+    check_system $venv/bin/python no
+    exit 0
+fi
+if command -v flock >/dev/null 2>&1; then
+    exec 9<scripts/setup.sh
+    flock -n 9 || { say "another setup is at work in this folder, waiting for it"; flock 9 || true; }
+    if is_current; then exit 0; fi
+fi
+
+mkdir -p $venv
+rm -f $stamp
+if is_whole; then
+    check_system $venv/bin/python no
+    $venv/bin/python -m pip --version >/dev/null 2>&1 || $venv/bin/python -m ensurepip >/dev/null
+else
+    find_python
+    check_system "$python" yes
+    say "creating $venv with $python ($("$python" --version))"
+    "$python" -m venv --clear $venv
+fi
+
+started=$SECONDS
+say "installing d3d[$extras] and the $(grep -c == constraints.txt) packages of constraints.txt"
+say "an empty $venv takes about 4 minutes and 8 GB, most of it CUDA libraries; what is there already is kept"
+$venv/bin/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-input \
+    --constraint constraints.txt --editable ".[$extras]" ||
+    fail "pip could not install the packages (see above)." \
+        "Nothing is lost: the same make command goes on from here."
+fingerprint >$stamp.part
+mv $stamp.part $stamp
+say "done in $((SECONDS - started)) s"

@@ -1,0 +1,55 @@
+"""Print the Debian packages of the system libraries that open3d and pyrender load and this machine lacks.
+
+Asks the loader itself, not dpkg: a library may come from elsewhere. Standard library only, for it runs
+before anything is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import sys
+
+# Each package, and what shows that it is there: any one of these can be loaded.
+LIBRARIES = {
+    "libgl1": ["libGL.so.1"],
+    "libegl1": ["libEGL.so.1"],
+    "libgomp1": ["libgomp.so.1"],
+    "libxrender1": ["libXrender.so.1"],
+    # libEGL.so.1 only dispatches: pyrender needs a driver behind it
+    "libegl-mesa0": ["libEGL_mesa.so.0", "libEGL_nvidia.so.0"],
+}
+SOFTWARE_RENDERER = [
+    "/usr/lib/*/dri/swrast_dri.so",
+    "/usr/lib*/dri/swrast_dri.so",
+    "/usr/lib/*/libgallium*.so",
+    "/usr/lib*/libgallium*.so",
+]
+
+
+def loads(soname: str) -> bool:
+    """Whether the dynamic loader finds the library and all that it needs."""
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return False
+    return True
+
+
+def missing_packages(loads=loads, exists=lambda pattern: bool(glob.glob(pattern))) -> list[str]:
+    """Names of the Debian packages to install, none when all is there.
+
+    Args:
+        loads: says whether a library can be loaded.
+        exists: says whether a file matches a pattern.
+    """
+    missing = [package for package, sonames in LIBRARIES.items() if not any(map(loads, sonames))]
+    if not loads("libEGL_nvidia.so.0") and not any(map(exists, SOFTWARE_RENDERER)):
+        missing.append("libgl1-mesa-dri")
+    return missing
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux":
+        for package in missing_packages():
+            print(package)
