@@ -15,35 +15,48 @@ from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-PYTHONS = ("3.11", "3.12")
+# The oldest of each: Debian 12 has 3.11.2, and some packages stop at 3.11.5
+PYTHONS = ("3.11.0", "3.12.0")
 HEADER = """\
 # Exact versions of everything that d3d[all] needs. Written by `make constraints`; do not edit.
-# Made with Python {python} on {system}; holds for Python 3.11 and 3.12.
+# Made with Python {python} on {system}; holds for every Python 3.11 and 3.12.
 """
 
 
 def needed(requirement: Requirement, extras: set[str]) -> bool:
-    """Whether the requirement counts here for any supported Python and any of the extras asked for."""
+    """Whether the requirement counts for any supported Python and any of the extras asked for."""
     if requirement.marker is None:
         return True
-    environments = [
-        {**default_environment(), "python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+    return any(
+        requirement.marker.evaluate(
+            {
+                **default_environment(),
+                "python_version": python.rpartition(".")[0],
+                "python_full_version": python,
+                "extra": extra,
+            }
+        )
         for python in PYTHONS
-        for extra in extras or {""}
-    ]
-    return any(map(requirement.marker.evaluate, environments))
+        for extra in extras
+    )
 
 
 def closure(root: str) -> dict[str, str]:
-    """Versions of the installed packages that the requirement `root` ("d3d[all]") leads to, itself left out."""
+    """Versions of the installed packages that the requirement `root` ("d3d[all]") leads to, itself left out.
+
+    Raises:
+        ValueError: a package is not installed, or its version does not run on every supported Python.
+    """
     start = Requirement(root)
-    todo = [start]
+    todo = [(start, "you")]
     done: set[tuple[str, frozenset[str]]] = set()
     versions = {}
+    problems = []
     while todo:
-        requirement = todo.pop()
+        requirement, parent = todo.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if (name, extras) in done:
             continue
@@ -51,12 +64,17 @@ def closure(root: str) -> dict[str, str]:
         try:
             package = distribution(name)
         except PackageNotFoundError:
-            continue  # needed by the other Python only
+            problems.append(f"{parent} asks for {requirement}, which is not installed")
+            continue
         versions[name] = package.version
-        for line in package.requires or []:
-            child = Requirement(line)
-            if needed(child, {"", *extras}):
-                todo.append(child)
+        runs_on = SpecifierSet(package.metadata.get("Requires-Python") or "")
+        for python in PYTHONS:
+            if python not in runs_on:
+                problems.append(f"{name} {package.version} needs Python {runs_on}, not {python}: take an older one")
+        children = [Requirement(line) for line in package.requires or []]
+        todo += [(child, name) for child in children if needed(child, {"", *extras})]
+    if problems:
+        raise ValueError("this environment cannot be pinned for others:\n  " + "\n  ".join(sorted(problems)))
     versions.pop(canonicalize_name(start.name))
     return versions
 
@@ -79,6 +97,9 @@ if __name__ == "__main__":
     default = Path(__file__).parent.parent / "constraints.txt"
     parser.add_argument("--output", type=Path, default=default, help="file to write")
     output = parser.parse_args().output
-    versions = closure("d3d[all]")
-    output.write_text(render(versions))
+    try:
+        versions = closure("d3d[all]")
+        output.write_text(render(versions))
+    except ValueError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"{output.name}: {len(versions)} packages")
