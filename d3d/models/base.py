@@ -1,0 +1,135 @@
+"""What every depth network of d3d is: an image in, four disparities out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d3d.errors import ConfigError, DataError
+
+SCALES = (0, 1, 2, 3)
+"""Scale s has 1/2**s of the image's height and width; 0 is the finest."""
+
+STRIDE = 32
+MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to reflect
+
+
+class DepthNetwork(nn.Module):
+    """Base class: an encoder with five features and a decoder with four disparity heads (3.1).
+
+    A subclass sets `arch`, `encoder` (image -> five features, strides 2 to 32) and `decoder`, a module with
+    `heads` (one per scale) whose call `decoder(features, scales)` returns the disparities of `scales`.
+
+    Attributes:
+        arch: the name that `create_model` knows.
+        mean, std: the input normalisation `(x - mean) / std`; `std` 1 and `mean` 0 mean none.
+        min_depth, max_depth: range in metres that the disparities stand for; depth is
+            `1 / (1/max + (1/min - 1/max) * disparity)`. Stored with the weights.
+        scales: what `forward` computes when it is not told; see `use_scales`.
+    """
+
+    arch: str = ""
+    mean: float = 0.0
+    std: float = 1.0
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.min_depth = 0.1
+        self.max_depth = 10.0
+        self.scales: tuple[int, ...] = SCALES
+
+    def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int, Tensor]:
+        """Predicts the disparity of each image.
+
+        Args:
+            image_b3hw: RGB in [0, 1], floating point; height and width multiples of 32, at least 64.
+            scales: which heads to compute; None means `self.scales`, all four unless `use_scales` was called.
+
+        Returns:
+            {scale: disp_b1hw}, finest first, sigmoid disparities in (0, 1), h and w divided by 2**scale.
+
+        Raises:
+            DataError: the image has another shape or type, or a size that the network cannot take.
+        """
+        scales = self.scales if scales is None else _checked_scales(scales)
+        return self.decoder(self.features(image_b3hw), scales)
+
+    def features(self, image_b3hw: Tensor) -> list[Tensor]:
+        """The encoder's five features of an image in [0, 1], at strides 2, 4, 8, 16 and 32."""
+        _check_image(image_b3hw)
+        if self.mean or self.std != 1.0:
+            image_b3hw = (image_b3hw - self.mean) / self.std
+        return self.encoder(image_b3hw)
+
+    def use_scales(self, scales: Iterable[int]) -> DepthNetwork:
+        """Computes only these scales from now on, and freezes the heads of the others.
+
+        For training on few scales: a head that gets no gradient makes DistributedDataParallel wait for ever
+        and an optimiser with weight decay shrink it. Call it before either is built.
+
+        Args:
+            scales: must hold 0, else parts of the decoder would get no gradient either.
+
+        Raises:
+            ConfigError: an unknown scale, or 0 is missing.
+        """
+        scales = _checked_scales(scales)
+        if 0 not in scales:
+            raise ConfigError(f"scales {scales} leave out 0, the finest, which every parameter serves.")
+        self.scales = scales
+        for scale, head in enumerate(self.decoder.heads):
+            head.requires_grad_(scale in scales)
+        return self
+
+    def init_depth(self, depth_m: float) -> None:
+        """Sets the biases of the heads so that an untrained network predicts about `depth_m` everywhere.
+
+        With a bias near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m: with metric poses a
+        shift of some 130 pixels, from which training is slow or collapses. The paper does not say what it
+        did; a room-like 2 m is a sensible start.
+
+        Args:
+            depth_m: between `min_depth` and `max_depth`, exclusive, in metres.
+
+        Raises:
+            ConfigError: `depth_m` is outside the range.
+        """
+        if not self.min_depth < depth_m < self.max_depth:
+            raise ConfigError(
+                f"init_depth_m={depth_m} must lie between min_depth={self.min_depth} and "
+                f"max_depth={self.max_depth} metres."
+            )
+        nearest, farthest = 1 / self.min_depth, 1 / self.max_depth
+        disp = (1 / depth_m - farthest) / (nearest - farthest)
+        for head in self.decoder.heads:
+            nn.init.constant_(head.conv.bias, math.log(disp / (1 - disp)))
+
+
+def _checked_scales(scales: Iterable[int]) -> tuple[int, ...]:
+    scales = tuple(sorted(set(scales)))
+    if not scales or not set(scales) <= set(SCALES):
+        raise ConfigError(f"scales {scales} must be some of {SCALES}.")
+    return scales
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise DataError(f"the image must have shape (batch, 3, height, width), not {tuple(image.shape)}.")
+    if not torch.is_floating_point(image):
+        raise DataError(f"the image must be floating point in [0, 1], not {image.dtype}: divide by 255.")
+    height, width = image.shape[2:]
+    if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE:
+        below = [max(MIN_SIZE, size // STRIDE * STRIDE) for size in (height, width)]
+        above = [max(MIN_SIZE, -(-size // STRIDE) * STRIDE) for size in (height, width)]
+        nearest = f"{below[0]}x{below[1]}"
+        if above != below:
+            nearest += f" (smaller) and {above[0]}x{above[1]} (larger)"
+        raise DataError(
+            f"an image of height {height} and width {width} does not fit: both must be multiples of "
+            f"{STRIDE} and at least {MIN_SIZE}. Nearest valid height x width: {nearest}."
+        )

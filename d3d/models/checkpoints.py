@@ -1,0 +1,134 @@
+"""Our own checkpoints: one safetensors file a network, which knows what it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from d3d.errors import DataError
+from d3d.models.tensors import check_and_load, read_tensors
+
+if TYPE_CHECKING:
+    from d3d.models.base import DepthNetwork
+
+FORMAT = "d3d"
+FORMAT_VERSION = 1
+
+
+def save_weights(model: nn.Module, path: str | Path) -> Path:
+    """Writes a network's weights, architecture and depth range to a .safetensors file.
+
+    Written under a temporary name in the same folder and renamed, so a killed process leaves no half file
+    that looks whole. The folder is made.
+
+    Args:
+        model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
+        path: must end in .safetensors.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: another file name ending.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise DataError(f"weights are written as .safetensors, not {path.name!r}.")
+    for wrapper in ("module", "_orig_mod"):
+        model = getattr(model, wrapper, model)
+    # safetensors refuses channels-last strides; the values are what counts.
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "arch": model.arch,
+        "min_depth": repr(model.min_depth),
+        "max_depth": repr(model.max_depth),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def is_d3d_weights(path: str | Path) -> bool:
+    """Whether `save_weights` wrote the file; False also for a file that is missing or broken."""
+    return _metadata(path).get("format") == FORMAT
+
+
+def read_metadata(path: str | Path) -> dict[str, str | int | float]:
+    """What a checkpoint says of itself: arch, min_depth and max_depth in metres, format_version.
+
+    Raises:
+        DataError: missing, truncated, not written by `save_weights`, or by a later version of d3d.
+    """
+    metadata = _metadata(path)
+    if metadata.get("format") != FORMAT:
+        if Path(path).suffix == ".safetensors":
+            read_tensors(path)  # a missing or broken file has a better message than the one below
+        raise DataError(
+            f"{path} is not a d3d checkpoint (a .safetensors file of save_weights). For the published encoder.pth"
+            " and depth.pth use load_public_checkpoint, for ImageNet weights create_model(arch, weights=FILE)."
+        )
+    try:
+        version = int(metadata["format_version"])
+        if version > FORMAT_VERSION:
+            raise DataError(
+                f"{path} has format version {version}, this d3d reads up to {FORMAT_VERSION}: update."
+            )
+        return {
+            "arch": metadata["arch"],
+            "min_depth": float(metadata["min_depth"]),
+            "max_depth": float(metadata["max_depth"]),
+            "format_version": version,
+        }
+    except KeyError as error:
+        raise DataError(f"{path}: the metadata lacks {error}.") from error
+
+
+def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
+    """Loads a checkpoint of `save_weights` into a network, in place; its depth range comes with it.
+
+    Raises:
+        DataError: the file is no d3d checkpoint, of another architecture, or does not fit.
+    """
+    metadata = read_metadata(path)
+    if metadata["arch"] != model.arch:
+        raise DataError(f"{path} holds {metadata['arch']!r} weights, but the model is {model.arch!r}.")
+    check_and_load(model, read_tensors(path), where=str(path))
+    model.min_depth, model.max_depth = metadata["min_depth"], metadata["max_depth"]
+    return model
+
+
+def load_model(path: str | Path) -> DepthNetwork:
+    """Builds the network that a checkpoint of `save_weights` holds, on the CPU, in eval mode.
+
+    Raises:
+        DataError: see `load_weights`.
+        ConfigError: an architecture that this version of d3d does not know.
+    """
+    from d3d.models import create_model
+
+    model = create_model(read_metadata(path)["arch"], pretrained=False)
+    return load_weights(model, path).eval()
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}

@@ -1,0 +1,118 @@
+"""HR-Depth: a dense grid of skip connections on ResNet-18 (Lyu et al., AAAI 2021); second backbone (4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d3d.models import resnet
+from d3d.models.base import DepthNetwork
+from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
+
+NODES = ("01", "11", "21", "31", "02", "12", "22", "03", "13", "04")
+"""The grid's nodes "rc" in the order they are computed: row r is the level (0 finest), column c the depth."""
+
+_HEAD_NODES = ("04", "13", "22")  # of scales 1, 2 and 3; scale 0 comes from one more up-sampling
+
+
+class DenseNode(nn.Module):
+    """Joins its inputs and convolves; from column 2 on a bias-free 1x1 convolution narrows them first."""
+
+    def __init__(self, in_channels: int, out_channels: int, narrow: bool) -> None:
+        super().__init__()
+        width = 2 * out_channels if narrow else in_channels
+        self.narrow = nn.Conv2d(in_channels, width, 1, bias=False) if narrow else nn.Identity()
+        self.block = ConvBlock(width, out_channels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Tensors of one size -> (b, out, h, w)."""
+        return self.block(self.narrow(torch.cat(inputs, 1)))
+
+
+class AttentionNode(nn.Module):
+    """Feature fusion squeeze-and-excitation: joins its inputs, weighs the channels, 1x1 convolution, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.attention = SqueezeExcite(in_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Tensors of one size -> (b, out, h, w)."""
+        return F.relu(self.conv(self.attention(torch.cat(inputs, 1))), inplace=True)
+
+
+class DenseDecoder(nn.Module):
+    """HR-Depth's grid (a UNet++), also the second half of MonoViT's decoder.
+
+    Column 0 holds the encoder's features. Node rc joins every node to its left in row r with node
+    (r+1)(c-1), halved in channels and up-sampled. The last node of each row is an `AttentionNode`.
+
+    The published checkpoints carry four more convolutions (X_00_Conv_0 and X_01/02/03_Conv_0) that nothing
+    uses. They are not created here, so every parameter gets a gradient.
+
+    Args:
+        encoder_channels: of the five features, finest first.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int]) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleDict()  # "rc" -> the way up from node rc
+        self.nodes = nn.ModuleDict()
+        width = {f"{row}0": channels for row, channels in enumerate(encoder_channels)}
+        for node in NODES:
+            row, column = int(node[0]), int(node[1])
+            below = f"{row + 1}{column - 1}"
+            up = encoder_channels[row + 1] // 2
+            self.reduce[below] = ConvBlock(width[below], up)
+            joined = up + sum(width[f"{row}{c}"] for c in range(column))
+            width[node] = encoder_channels[row] if row > 0 else encoder_channels[0] // 2
+            if row + column == 4:
+                self.nodes[node] = AttentionNode(joined, width[node])
+            else:
+                self.nodes[node] = DenseNode(joined, width[node], narrow=column >= 2)
+        finest = width["04"] // 2
+        self.reduce["04"] = ConvBlock(width["04"], finest)
+        self.final = ConvBlock(finest, finest)
+        self.heads = nn.ModuleList(DispHead(c) for c in (finest, *(width[n] for n in _HEAD_NODES)))
+
+    def forward(self, features: Sequence[Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
+        """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
+        x = {f"{row}0": feature for row, feature in enumerate(features)}
+        for node in NODES:
+            row, column = int(node[0]), int(node[1])
+            below = f"{row + 1}{column - 1}"
+            inputs = [upsample(self.reduce[below](x[below]))]
+            inputs += [x[f"{row}{c}"] for c in range(column)]
+            x[node] = self.nodes[node](inputs)
+        disps = {}
+        for scale in scales:
+            if scale == 0:
+                finest = self.final(upsample(self.reduce["04"](x["04"])))
+                disps[scale] = self.heads[scale](finest)
+            else:
+                disps[scale] = self.heads[scale](x[_HEAD_NODES[scale - 1]])
+        return disps
+
+
+class HRDepth(DepthNetwork):
+    """ResNet-18 encoder and `DenseDecoder`; 14.1 million parameters.
+
+    Args:
+        pretrained: start the encoder from ImageNet; see `resnet.resnet18`.
+    """
+
+    arch = "hrdepth"
+    mean, std = 0.45, 0.225
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.encoder = resnet.resnet18(pretrained)
+        self.decoder = DenseDecoder(resnet.CHANNELS)
+
+    def load_encoder(self, path: str) -> None:
+        """Loads ImageNet weights from a local file; see `resnet.load_imagenet_file`."""
+        resnet.load_imagenet_file(self.encoder, path)

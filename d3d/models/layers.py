@@ -1,0 +1,107 @@
+"""The small pieces that more than one network is built from."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution with bias that pads by reflection, as every decoder of the paper does.
+
+    `padding_mode="reflect"` is `F.pad` followed by the convolution; in channels-last memory the pad costs
+    a few per cent of the convolution, less than concatenating border slices.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
+
+
+class ConvBlock(nn.Module):
+    """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = Conv3x3(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in, h, w) -> (b, out, h, w)."""
+        return F.elu(self.conv(x), inplace=True)
+
+
+class DispHead(nn.Module):
+    """A 3x3 convolution to one channel and a sigmoid: features -> disparity in (0, 1)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.conv = Conv3x3(in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, 1, h, w), in the type of the weights also under autocast."""
+        # Far depths are logits around -3 to -5, where bfloat16 has steps of 0.016 to 0.03: 2 % of the depth.
+        # One output channel costs next to nothing, so the convolution is not done in half precision either.
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.sigmoid(self.conv(x.to(self.conv.weight.dtype)))
+
+
+class ConvBN(nn.Module):
+    """Bias-free convolution and BatchNorm, then Hardswish unless `act=False`.
+
+    Padding keeps the size (zeros, as everywhere in MPViT); `stride` divides it.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in, h, w) -> (b, out, h / stride, w / stride)."""
+        x = self.bn(self.conv(x))
+        return F.hardswish(x) if self.act else x
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention: average over the image -> C/16 -> C, both without bias -> sigmoid -> scale.
+
+    Args:
+        channels: C, of the input and of the output.
+        ratio: the squeeze; C/ratio is rounded down.
+    """
+
+    def __init__(self, channels: int, ratio: int = 16) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // ratio, bias=False)
+        self.excite = nn.Linear(channels // ratio, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h, w)."""
+        weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return x * weight[:, :, None, None]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the whole residual branch of a sample with probability `p`."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (b, ...) -> the same shape; the identity in eval mode."""
+        if not self.training or self.p == 0:
+            return x
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
+        return x * keep.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.3f}"
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest-neighbour up-sampling by two: (b, c, h, w) -> (b, c, 2h, 2w)."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")

@@ -1,0 +1,66 @@
+"""Monodepth2: a U-Net on ResNet-18 (Godard et al., ICCV 2019); first backbone of the paper (4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d3d.models import resnet
+from d3d.models.base import DepthNetwork
+from d3d.models.layers import ConvBlock, DispHead, upsample
+
+WIDTHS = (16, 32, 64, 128, 256)
+"""Channels of the decoder at level 0 (full size) to 4 (1/16)."""
+
+
+class UNetDecoder(nn.Module):
+    """Level by level from coarse to fine: convolve, up-sample, join the encoder's feature, convolve.
+
+    Level i ends at 1/2**i of the image's size; levels 3 to 0 carry a disparity head.
+
+    Args:
+        encoder_channels: of the five features, finest first.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int]) -> None:
+        super().__init__()
+        below = (*WIDTHS[1:], encoder_channels[-1])  # what comes up from the next coarser level
+        skip = (0, *encoder_channels[:-1])
+        self.reduce = nn.ModuleList(ConvBlock(below[i], WIDTHS[i]) for i in range(5))
+        self.fuse = nn.ModuleList(ConvBlock(WIDTHS[i] + skip[i], WIDTHS[i]) for i in range(5))
+        self.heads = nn.ModuleList(DispHead(WIDTHS[i]) for i in range(4))
+
+    def forward(self, features: Sequence[Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
+        """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
+        disps = {}
+        x = features[-1]
+        for level in range(4, min(scales) - 1, -1):
+            x = upsample(self.reduce[level](x))
+            if level > 0:
+                x = torch.cat((x, features[level - 1]), 1)
+            x = self.fuse[level](x)
+            if level in scales:
+                disps[level] = self.heads[level](x)
+        return {scale: disps[scale] for scale in sorted(disps)}
+
+
+class Monodepth2(DepthNetwork):
+    """ResNet-18 encoder and `UNetDecoder`; 14.3 million parameters.
+
+    Args:
+        pretrained: start the encoder from ImageNet; see `resnet.resnet18`.
+    """
+
+    arch = "monodepth2"
+    mean, std = 0.45, 0.225
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.encoder = resnet.resnet18(pretrained)
+        self.decoder = UNetDecoder(resnet.CHANNELS)
+
+    def load_encoder(self, path: str) -> None:
+        """Loads ImageNet weights from a local file; see `resnet.load_imagenet_file`."""
+        resnet.load_imagenet_file(self.encoder, path)

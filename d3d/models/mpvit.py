@@ -1,0 +1,229 @@
+"""MPViT-small (Lee et al., CVPR 2022) as a five-level encoder, with MonoViT's two edits.
+
+Written from the published description. Against the classification network, the second convolution of the
+stem keeps its resolution and the first patch embedding halves it, so that the features lie at strides 2, 4,
+8, 16 and 32 (MonoViT, Zhao et al., 3DV 2022).
+
+Tensors travel as (b, c, h, w) in channels-last memory; the view (b, h*w, c) that attention wants is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d3d.models.layers import ConvBN, DropPath
+
+WIDTHS = (64, 128, 216, 288)
+PATHS = (2, 3, 3, 3)
+LAYERS = (1, 3, 6, 3)
+HEADS = 8
+MLP_RATIO = 4
+CHANNELS = (64, 128, 216, 288, 288)
+"""Channels of the five features: the stem, then the four stages."""
+
+_WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of the relative position window, heads that use it
+
+
+class PatchEmbed(nn.Module):
+    """Separable 3x3 convolution, BatchNorm, Hardswish: overlapping patches -> tokens.
+
+    Chained, two or three of them see 5x5 and 7x7 patches.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+        self.pointwise = ConvBN(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h / stride, w / stride)."""
+        return self.pointwise(self.depthwise(x))
+
+
+class PositionEncoding(nn.Module):
+    """Convolutional position encoding: x + depthwise 3x3 of x."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same shape."""
+        return x + self.conv(x)
+
+
+class RelativePosition(nn.Module):
+    """Convolutional relative position encoding: the query times a depthwise convolution of the values.
+
+    The heads share three window sizes, `_WINDOWS`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        width = channels // HEADS
+        self.splits = [heads * width for _, heads in _WINDOWS]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c, c, size, 1, size // 2, groups=c)
+            for (size, _), c in zip(_WINDOWS, self.splits, strict=True)
+        )
+
+    def forward(self, q: Tensor, v: Tensor) -> Tensor:
+        """Query and value maps (b, c, h, w), heads side by side in c -> (b, c, h, w)."""
+        near = [conv(part) for conv, part in zip(self.convs, v.split(self.splits, 1), strict=True)]
+        return q * torch.cat(near, 1)
+
+
+class FactorisedAttention(nn.Module):
+    """Attention with a cost linear in the number of tokens: q (softmax(k)^T v) / sqrt(d), plus position."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = (channels // HEADS) ** -0.5
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, size_hw: tuple[int, int], relative: RelativePosition) -> Tensor:
+        """(b, h*w, c) -> (b, h*w, c); `relative` is shared by the blocks of one encoder."""
+        b, n, c = tokens.shape
+        q, k, v = self.qkv(tokens).view(b, n, 3, c).unbind(2)
+
+        def heads(x: Tensor) -> Tensor:  # (b, n, c) -> (b, heads, n, d)
+            return x.reshape(b, n, HEADS, c // HEADS).transpose(1, 2)
+
+        def image(x: Tensor) -> Tensor:  # (b, n, c) -> (b, c, h, w)
+            return x.view(b, *size_hw, c).permute(0, 3, 1, 2)
+
+        # Softmax over tens of thousands of tokens gives weights far below the smallest normal half-precision
+        # number, so this sum over tokens stays in float32. It is a few per cent of the block's work.
+        with torch.autocast(tokens.device.type, enabled=False):
+            high = torch.promote_types(k.dtype, torch.float32)
+            context = heads(k.to(high).softmax(1)).transpose(2, 3) @ heads(v.to(high))
+        attended = heads(q) @ (context * self.scale).to(q.dtype)
+        attended = attended.transpose(1, 2).reshape(b, n, c)
+        position = relative(image(q), image(v)).permute(0, 2, 3, 1).reshape(b, n, c)
+        return self.project(attended + position)
+
+
+class Block(nn.Module):
+    """Position encoding, attention and a two-layer perceptron, both with a residual and stochastic depth."""
+
+    def __init__(self, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attention = FactorisedAttention(channels)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, MLP_RATIO * channels), nn.GELU(), nn.Linear(MLP_RATIO * channels, channels)
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, position: PositionEncoding, relative: RelativePosition) -> Tensor:
+        """(b, c, h, w) -> the same shape, channels-last."""
+        b, c, h, w = x.shape
+        tokens = position(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens), (h, w), relative))
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return tokens.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+class TransformerPath(nn.Module):
+    """The transformer encoder of one path: blocks that share both position encodings.
+
+    The shared modules belong to the path and are handed to the blocks, so that each tensor has one name in
+    the state dict (the public checkpoints store them again under every block).
+    """
+
+    def __init__(self, channels: int, drop_paths: Sequence[float]) -> None:
+        super().__init__()
+        self.position = PositionEncoding(channels)
+        self.relative = RelativePosition(channels)
+        self.blocks = nn.ModuleList(Block(channels, p) for p in drop_paths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same shape."""
+        for block in self.blocks:
+            x = block(x, self.position, self.relative)
+        return x
+
+
+class InvertedResidual(nn.Module):
+    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, with the input added."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = ConvBN(channels, channels)
+        self.depthwise = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.leave = ConvBN(channels, channels, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> the same shape."""
+        return x + self.leave(F.hardswish(self.bn(self.depthwise(self.enter(x)))))
+
+
+class Stage(nn.Module):
+    """One level of the encoder: embeddings, a local branch and one transformer per path, joined.
+
+    Args:
+        channels: of the input and inside.
+        out_channels: of the output, the next stage's width.
+        paths: number of embeddings, each with its transformer.
+        drop_paths: one probability a transformer block, the same for each path.
+    """
+
+    def __init__(self, channels: int, out_channels: int, paths: int, drop_paths: Sequence[float]) -> None:
+        super().__init__()
+        self.embeds = nn.ModuleList(PatchEmbed(channels, 2 if path == 0 else 1) for path in range(paths))
+        self.local = InvertedResidual(channels)
+        self.paths = nn.ModuleList(TransformerPath(channels, drop_paths) for _ in range(paths))
+        self.join = ConvBN((paths + 1) * channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, out, h/2, w/2)."""
+        branches = []
+        for index, (embed, path) in enumerate(zip(self.embeds, self.paths, strict=True)):
+            x = embed(x)
+            if index == 0:
+                branches.append(self.local(x))
+            branches.append(path(x))
+        return self.join(torch.cat(branches, 1))
+
+
+class MPViT(nn.Module):
+    """MPViT-small with features at strides 2, 4, 8, 16 and 32; 22.6 million parameters.
+
+    Args:
+        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+    """
+
+    def __init__(self, drop_path: float = 0.2) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBN(3, 32, kernel=3, stride=2), ConvBN(32, WIDTHS[0], kernel=3))
+        rates = iter(drop_path * layer / (sum(LAYERS) - 1) for layer in range(sum(LAYERS)))
+        self.stages = nn.ModuleList(
+            Stage(WIDTHS[i], CHANNELS[i + 1], PATHS[i], [next(rates) for _ in range(LAYERS[i])])
+            for i in range(len(WIDTHS))
+        )
+        self.apply(_init)
+
+    def forward(self, image_b3hw: Tensor) -> list[Tensor]:
+        """Image in [0, 1], not normalised -> five features, finest first, with `CHANNELS` channels."""
+        features = [self.stem(image_b3hw)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features
+
+
+def _init(module: nn.Module) -> None:
+    """Small weights in the linear layers, variance-preserving ones in the convolutions (all before ReLUs)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
