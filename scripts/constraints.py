@@ -70,7 +70,9 @@ def closure(root: str) -> dict[str, str]:
         runs_on = SpecifierSet(package.metadata.get("Requires-Python") or "")
         for python in PYTHONS:
             if python not in runs_on:
-                problems.append(f"{name} {package.version} needs Python {runs_on}, not {python}: take an older one")
+                problems.append(
+                    f"{name} {package.version} needs Python {runs_on}, not {python}: take an older one"
+                )
         children = [Requirement(line) for line in package.requires or []]
         todo += [(child, name) for child in children if needed(child, {"", *extras})]
     if problems:
@@ -87,8 +89,12 @@ def render(versions: dict[str, str]) -> str:
     """
     local = [f"{name}=={version}" for name, version in versions.items() if "+" in version]
     if local:
-        raise ValueError(f"local builds cannot be constraints, others cannot install them: {', '.join(local)}")
-    header = HEADER.format(python=platform.python_version(), system=f"{platform.system()} {platform.machine()}")
+        raise ValueError(
+            f"local builds cannot be constraints, others cannot install them: {', '.join(local)}"
+        )
+    header = HEADER.format(
+        python=platform.python_version(), system=f"{platform.system()} {platform.machine()}"
+    )
     return header + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 

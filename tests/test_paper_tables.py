@@ -95,7 +95,9 @@ def test_rows_of_each_table(tables):
         rows = tables[tables.table == number]
         names = (["Monodepth2"], LABELS) if number == 6 else (ARCHITECTURES, TRAININGS)
         expected = [(s, a, t) for s in splits for a in names[0] for t in names[1]]
-        assert list(rows[["split", "architecture", "training"]].itertuples(index=False, name=None)) == expected
+        assert (
+            list(rows[["split", "architecture", "training"]].itertuples(index=False, name=None)) == expected
+        )
 
 
 @pytest.mark.parametrize("split", SPLITS[6])

@@ -1,0 +1,375 @@
+"""Setting up from nothing: the scripts, the two lists of packages, and what importing d3d costs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="scripts/setup.sh asks for Linux's libraries")
+
+
+# --- pyproject.toml, constraints.txt, environment.yml ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(repo_dir) -> dict:
+    return tomllib.loads((repo_dir / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def pins(repo_dir) -> dict[str, str]:
+    lines = (repo_dir / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def environment(repo_dir) -> dict:
+    return yaml.safe_load((repo_dir / "environment.yml").read_text())
+
+
+def extras_of_all(project: dict) -> set[str]:
+    (everything,) = project["optional-dependencies"]["all"]
+    return Requirement(everything).extras
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_constraints_are_plain_exact_sorted_pins(repo_dir):
+    lines = [line for line in (repo_dir / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    odd = [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9-]*==\d[0-9a-z.]*", line)]
+    assert odd == []
+    names = [line.split("==")[0] for line in lines]
+    assert names == sorted(set(names))
+
+
+def test_every_requirement_has_a_pin_that_it_allows(project, pins):
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [line for extra in extras_of_all(project) for line in extras[extra]]
+    for requirement in map(Requirement, lines):
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is not in constraints.txt: make constraints"
+        assert pins[name] in requirement.specifier, f"{requirement} does not allow {pins[name]}"
+
+
+def test_all_means_every_extra_but_rooms(project):
+    assert extras_of_all(project) == set(project["optional-dependencies"]) - {"all", "rooms"}
+
+
+def test_conda_list_holds_no_versions_of_its_own(environment, project):
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["-c constraints.txt", "-e .[all]"]
+    pinned = dict(entry.split("=") for entry in conda if "=" in entry)
+    assert set(pinned) == {"python"}
+    assert f"{pinned['python']}.0" in SpecifierSet(project["requires-python"])
+    assert "pip" in conda
+
+
+def test_constraints_cover_all_that_this_environment_needed(repo_dir, pins):
+    try:
+        ours = version("d3d") and {name: version(name) for name in ("torch", "open3d", "papermill")}
+    except PackageNotFoundError as error:
+        pytest.skip(f"this environment was not made by make setup: {error}")
+    if any(pins[name] != found for name, found in ours.items()):
+        pytest.skip(f"this environment was not made from constraints.txt: {ours}")
+    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    assert constraints.closure("d3d[all]") == pins
+
+
+def test_local_builds_cannot_become_constraints(repo_dir):
+    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    with pytest.raises(ValueError, match=r"torch==2\.11\.0\+cu130"):
+        constraints.render({"torch": "2.11.0+cu130", "numpy": "2.4.6"})
+
+
+def test_a_package_that_is_not_there_cannot_be_pinned(repo_dir):
+    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    with pytest.raises(ValueError, match="you asks for no-such-package>=1, which is not installed"):
+        constraints.closure("no-such-package>=1")
+
+
+# --- scripts/setup.sh, in a copy with a Python whose venv and pip do nothing -----------------------------
+
+FAKE_PYTHON = """\
+#!/bin/bash
+case "$1 $2" in
+"-m venv")
+    folder="${{@: -1}}"
+    mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" && (cd "$folder" && pwd -P) >"$folder/bin/activate"
+    echo venv >>"{log}" ;;
+"-m pip")
+    [ "$3" = --version ] || {{ echo "$*" >>"{log}"; exit "${{FAKE_PIP_EXIT:-0}}"; }} ;;
+*)
+    exec "{python}" "$@" ;;
+esac
+"""
+WRONG_PYTHON = """\
+#!/bin/bash
+[ "$1" = -c ] || echo "Python 3.9.2"
+"""
+
+
+def write_executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+class Sandbox:
+    """A copy of the project's setup with its own PATH: `bin/` holds the stand-ins."""
+
+    def __init__(self, folder: Path, repo: Path) -> None:
+        self.folder = folder / "project"
+        self.bin = folder / "bin"
+        self.log = folder / "log"
+        self.stamp = self.folder / ".venv" / ".setup-stamp"
+        self.bin.mkdir()
+        (self.folder / "scripts").mkdir(parents=True)
+        for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh", "scripts/system_libraries.py"):
+            shutil.copy(repo / name, self.folder / name)
+        for name in ("python3.11", "python3.12", "python3"):
+            self.fake(name, FAKE_PYTHON.format(log=self.log, python=sys.executable))
+
+    def fake(self, name: str, text: str) -> None:
+        write_executable(self.bin / name, text)
+
+    def lack_library(self) -> None:
+        """From now on libgl1 is missing until apt-get, a stand-in too, has run."""
+        installed = self.folder.parent / "installed"
+        (self.folder / "scripts" / "system_libraries.py").write_text(
+            f"import os\nif not os.path.exists({str(installed)!r}): print('libgl1')\n"
+        )
+        self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\ntouch "{installed}"\n')
+
+    def setup(self, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [self.folder / "scripts" / "setup.sh"],
+            env={"PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[str]:
+        """What the stand-ins were asked since the last look."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def sandbox(tmp_path, repo_dir) -> Sandbox:
+    return Sandbox(tmp_path, repo_dir)
+
+
+NO_SYSTEM_CHECK = {"D3D_NO_SYSTEM_CHECK": "1"}
+
+
+@linux
+def test_setup_installs_once_and_again_only_when_something_changed(sandbox):
+    first = sandbox.setup(**NO_SYSTEM_CHECK)
+    assert first.returncode == 0, first.stderr
+    venv, pip = sandbox.calls()
+    assert venv == "venv"
+    assert "--constraint constraints.txt --editable .[all]" in pip
+    assert "GB" in first.stdout
+
+    again = sandbox.setup(**NO_SYSTEM_CHECK)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert sandbox.calls() == []
+
+    with (sandbox.folder / "constraints.txt").open("a") as file:
+        file.write("zzz==1\n")
+    assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
+    (pip,) = sandbox.calls()
+    assert "--constraint constraints.txt" in pip
+
+
+@linux
+def test_a_failed_or_interrupted_setup_is_not_taken_for_whole(sandbox):
+    failed = sandbox.setup(FAKE_PIP_EXIT="1", **NO_SYSTEM_CHECK)
+    assert failed.returncode != 0
+    assert "pip could not install" in failed.stderr
+    assert not sandbox.stamp.exists()
+    sandbox.calls()
+
+    assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
+    assert len(sandbox.calls()) == 1  # pip only: the environment itself was whole
+    assert sandbox.stamp.exists()
+
+    # An update that fails takes the old stamp with it
+    (sandbox.folder / "pyproject.toml").open("a").write("\n# changed\n")
+    assert sandbox.setup(FAKE_PIP_EXIT="1", **NO_SYSTEM_CHECK).returncode != 0
+    assert not sandbox.stamp.exists()
+
+
+@linux
+def test_an_environment_that_was_moved_is_made_anew(sandbox):
+    sandbox.setup(**NO_SYSTEM_CHECK)
+    sandbox.calls()
+    moved = sandbox.folder.with_name("elsewhere")
+    sandbox.folder.rename(moved)
+    sandbox.folder = moved
+    assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
+    assert sandbox.calls()[0] == "venv"
+
+
+@linux
+def test_an_unsupported_python_is_named_with_what_to_install(sandbox):
+    for name in ("python3.11", "python3.12", "python3"):
+        sandbox.fake(name, WRONG_PYTHON)
+    result = sandbox.setup(**NO_SYSTEM_CHECK)
+    assert result.returncode != 0
+    assert "needs Python 3.11 or 3.12" in result.stderr
+    assert "Python 3.9.2" in result.stderr
+    assert "apt-get install python3" in result.stderr
+
+
+@linux
+def test_a_named_python_is_not_silently_replaced(sandbox):
+    sandbox.fake("mine", WRONG_PYTHON)
+    result = sandbox.setup(PYTHON="mine", **NO_SYSTEM_CHECK)
+    assert result.returncode != 0
+    assert "mine, Python 3.9.2" in result.stderr
+
+
+@linux
+def test_python_without_venv_and_a_missing_library_are_one_command_to_type(sandbox):
+    no_venv = FAKE_PYTHON.replace("*)", '"-c import ensurepip, venv") exit 1 ;;\n*)', 1)
+    for name in ("python3.11", "python3.12", "python3"):
+        sandbox.fake(name, no_venv.format(log=sandbox.log, python=sys.executable))
+    sandbox.lack_library()
+    sandbox.fake("id", "#!/bin/bash\necho 1000\n")
+    result = sandbox.setup()
+    assert result.returncode != 0
+    commands = [line for line in result.stderr.splitlines() if "apt-get" in line]
+    here = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(commands) == 1
+    assert f"install -y --no-install-recommends {here}-venv libgl1" in commands[0]
+    assert sandbox.calls() == []
+
+
+@linux
+def test_root_installs_the_missing_library(sandbox):
+    sandbox.lack_library()
+    sandbox.fake("id", "#!/bin/bash\necho 0\n")
+    result = sandbox.setup()
+    assert result.returncode == 0, result.stderr
+    assert sandbox.calls()[:2] == ["apt-get update", "apt-get install -y --no-install-recommends libgl1"]
+
+
+@linux
+def test_a_library_lost_later_is_noticed(sandbox):
+    assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
+    sandbox.lack_library()
+    sandbox.fake("id", "#!/bin/bash\necho 1000\n")
+    result = sandbox.setup()
+    assert result.returncode != 0
+    assert "libgl1" in result.stderr
+
+
+def test_missing_packages_are_told_from_what_loads(repo_dir):
+    libraries = load_script(repo_dir / "scripts" / "system_libraries.py")
+    assert libraries.missing_packages(loads=lambda _: True, exists=lambda _: False) == []
+    assert libraries.missing_packages(loads=lambda _: False, exists=lambda _: False) == [
+        *("libgl1", "libegl1", "libgomp1", "libxrender1", "libegl-mesa0", "libgl1-mesa-dri")
+    ]
+    no_nvidia = libraries.missing_packages(loads=lambda name: "nvidia" not in name, exists=lambda _: True)
+    assert no_nvidia == []
+    assert not libraries.loads("libnosuchlibrary.so.7")
+
+
+# --- make and CI -----------------------------------------------------------------------------------------
+
+
+def make_demo(repo: Path, *variables: str) -> str:
+    clean = {
+        k: v for k, v in os.environ.items() if k not in {"ROOT", "RUN", "SEED", "ARGS", "DATASET", "PROFILE"}
+    }
+    result = subprocess.run(
+        ["make", "-n", "demo", *variables], cwd=repo, env=clean, capture_output=True, text=True, check=True
+    )
+    return " ".join(result.stdout.replace("\\\n", " ").split())
+
+
+def test_make_demo_hands_on_only_what_is_set(repo_dir):
+    assert make_demo(repo_dir).endswith('-m d3d all --profile "demo" --dataset "miniroom"')
+    given = make_demo(repo_dir, "DATASET=7scenes", "ROOT=a folder", "PROFILE=smoke", "RUN=r1", "SEED=3")
+    assert given.endswith('--profile "smoke" --dataset "7scenes" --root "a folder" --run "r1" --seed "3"')
+
+
+def test_ci_runs_the_readme_s_commands(repo_dir):
+    script = repo_dir / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    commands = script.read_text().splitlines()
+    assert "make lint" in commands
+    assert "make test" in commands
+
+
+# --- import d3d ------------------------------------------------------------------------------------------
+
+OPTIONAL = ["open3d", "pyrender", "mitsuba"]
+
+
+def run_python(code: str) -> dict:
+    """What the code, run in a fresh interpreter, prints last, as JSON."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_import_is_fast_and_leaves_the_heavy_packages_alone():
+    found = run_python(
+        "import json, sys, time, torch\n"
+        "start = time.process_time()\n"  # not the clock on the wall: the machine may be busy
+        "import d3d\n"
+        f"print(json.dumps([time.process_time() - start, [m for m in {OPTIONAL} if m in sys.modules]]))"
+    )
+    seconds, imported = found
+    assert imported == []
+    assert seconds < 2
+
+
+def test_every_module_imports_without_the_optional_packages():
+    failed = run_python(
+        "import importlib, json, pkgutil, sys\n"
+        f"sys.modules.update(dict.fromkeys({OPTIONAL}))\n"  # None: importing it raises ImportError
+        "import d3d\n"
+        "failed = {}\n"
+        "for module in pkgutil.walk_packages(d3d.__path__, 'd3d.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        try: importlib.import_module(module.name)\n"
+        "        except ImportError as error: failed[module.name] = repr(error)\n"
+        "print(json.dumps(failed))"
+    )
+    assert failed == {}
+
+
+def test_notebooks_run_in_the_python_of_this_environment():
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    cell = nbformat.v4.new_code_cell("import sys; print(sys.prefix)")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    nbclient.execute(notebook, kernel_name="python3", timeout=120)
+    assert cell.outputs[0].text.strip() == sys.prefix
