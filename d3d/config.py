@@ -131,7 +131,7 @@ PROFILES: dict[str, Config] = {
     "smoke": Config(
         profile="smoke",
         data=DataConfig(
-            height=64, width=96, every=1, options={"miniroom": {"frames": 18, "size_hw": (64, 96), "rooms": 1}}
+            height=64, width=96, every=1, options={"miniroom": {"frames": 18, "size_hw": (64, 96)}}
         ),
         pretrain=replace(
             _SMALL_TRAIN, epochs=2, milestones=(1,), batch_size=2, max_steps_per_epoch=3, warmup_steps=1

@@ -187,20 +187,18 @@ def open_stage(
     arch: str = "",
     labels: str = "",
     inputs: Mapping[str, str] | None = None,
-    name: str = "",
+    path: str = "",
 ) -> Iterator[Stage]:
     """Opens ``runs/<run>/<stage>/<arch>[/<labels>]`` for this process alone.
 
     Args:
         inputs: name -> sha256 of what earlier stages left; another set than the stored one is refused.
-        name: a last folder level, where a stage has several results (the evaluated split).
+        path: the folder below ``<stage>`` where it is not ``<arch>[/<labels>]``.
 
     Raises:
         RunError: the folder belongs to another configuration, to other inputs, or to a running process.
     """
-    folder = run_folder(config) / stage
-    for part in (arch, labels, name):
-        folder = folder / part if part else folder
+    folder = run_folder(config) / stage / (path or "/".join(p for p in (arch, labels) if p))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -210,8 +208,9 @@ def open_stage(
     try:
         result = Stage(folder, config, stage_config(config, stage, arch, labels), inputs or {})
         result._check()
-        for left in folder.glob(".*.part-*"):  # of a killed run; the lock says nobody is writing it
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if not result.done:
+            for left in list(folder.rglob(".*.part-*")):  # of a killed run; the lock says nobody is writing it
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         yield result
     finally:
         lock.release()

@@ -1,0 +1,145 @@
+"""The stages without a notebook: ``python -m d3d <stage> --profile demo --arch hrdepth``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from d3d.config import ARCHITECTURES, PARAMETERS, Config, make_config
+from d3d.errors import D3DError, unknown
+
+
+def _prepare(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    scenes = stages.training_scenes(config)
+    for s in scenes:
+        print(f"{s.scene.name}: {len(s.scene)} frames, {len(s.triples)} triples of {s.triples.targets_tried} targets")
+        for reason, count in s.triples.dropped.items():
+            print(f"    dropped {count}: {reason}")
+    print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
+
+
+def _pretrain(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    for arch in archs:
+        print(stages.pretrain(config, arch))
+
+
+def _project(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    for arch in archs:
+        print(stages.project(config, arch).folder)
+
+
+def _fuse(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    for arch in archs:
+        print(stages.fuse(config, arch).folder)
+
+
+def _distill(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    for arch in archs:
+        print(stages.distill(config, arch))
+
+
+def _evaluate(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import evaluation, stages
+
+    results = {}
+    for arch in archs:
+        for labels in ("", config.labels):
+            results[arch, labels] = stages.evaluate(config, arch, labels)
+    table = evaluation.table(results, config.data.dataset, config.evaluation.split)
+    print(evaluation.to_markdown(table))
+
+
+def _tables(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import evaluation, stages
+
+    print(evaluation.to_markdown(stages.tables(config)))
+
+
+def _all(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import evaluation, runs, stages
+
+    table = stages.run_all(config, archs)
+    split = config.evaluation.split
+    print(f"\n{config.data.dataset}, {split}, profile {config.profile}, seed {config.seed} (d3d; not the paper's data)\n")
+    print(evaluation.to_markdown(table))
+    for path in stages.run_figures(config, archs[0]):
+        print(f"figure: {path}")
+    print(f"everything is in {runs.run_folder(config)}")
+
+
+STAGES = {
+    "prepare": (_prepare, "list the training triples, and why targets fell out"),
+    "pretrain": (_pretrain, "self-supervised pretraining (3.1)"),
+    "project": (_project, "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)"),
+    "fuse": (_fuse, "uncertainty and pseudo-labels (3.2.3)"),
+    "distill": (_distill, "train a student on the labels (3.2.4)"),
+    "evaluate": (_evaluate, "score self-supervised network and student (4)"),
+    "tables": (_tables, "the table of all that was evaluated"),
+    "all": (_all, "all of it: three networks, self-taught and distilled student, table, figures"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        # argparse names no near misses; unknown options come here through `parse_known_args` below
+        self.exit(2, f"error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: a stage, then one option a parameter of the notebooks."""
+    result = _Parser(prog="python -m d3d", description=__doc__, allow_abbrev=False)
+    lines = "\n".join(f"  {name:10} {text}" for name, (_, text) in STAGES.items())
+    result.epilog = f"stages:\n{lines}\n\nA stage computes what an earlier one should have left, and skips what is done."
+    result.formatter_class = argparse.RawDescriptionHelpFormatter
+    result.add_argument("stage", metavar="stage", help=", ".join(STAGES))
+    for name, parameter in PARAMETERS.items():
+        kind = parameter.type[0]
+        options = {} if kind is bool else {"type": kind, "metavar": kind.__name__}
+        action = {"action": argparse.BooleanOptionalAction} if kind is bool else {}
+        flags = list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
+        result.add_argument(*flags, dest=name, default=None, help=parameter.help, **options, **action)
+    result.add_argument("--archs", default=None, help="several networks, with commas, or 'every'")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one stage; returns the exit status: 0, or 2 after one line that says what was wrong."""
+    arguments, rest = parser().parse_known_args(argv)
+    start = time.monotonic()
+    try:
+        if rest:
+            raise unknown("option", rest[0].split("=")[0].lstrip("-"), PARAMETERS)
+        if arguments.stage not in STAGES:
+            raise unknown("stage", arguments.stage, STAGES)
+        values = vars(arguments)
+        archs = values.pop("archs")
+        stage = values.pop("stage")
+        config = make_config(**values)
+        names = (config.arch,) if archs is None else ARCHITECTURES if archs == "every" else tuple(archs.split(","))
+        for name in names:
+            if name not in ARCHITECTURES:
+                raise unknown("arch", name, ARCHITECTURES)
+        STAGES[stage][0](config, names)
+    except D3DError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"({stage}: {time.monotonic() - start:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

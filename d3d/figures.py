@@ -1,0 +1,248 @@
+"""The paper's figures as pure functions: arrays in, a matplotlib Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from d3d.errors import DataError
+
+# viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
+COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
+UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a grid.
+
+    ``kind`` is "image" (uint8 or float in [0, 1]), "depth", "error", "uncertainty" (metres, 0 drawn as
+    white in depth: nothing there), "signed" (metres around 0), "mask" or "share" (a plain 0..limit map).
+    """
+
+    title: str
+    array: np.ndarray | None
+    kind: str = "image"
+    limit: float | None = None  # upper end of the colours; by default shared by all panels of a kind
+
+
+def _limit(panels: Sequence[Panel], kind: str) -> float:
+    given = [p.limit for p in panels if p.kind == kind and p.limit is not None]
+    if given:
+        return max(given)
+    arrays = [np.abs(p.array[np.isfinite(p.array)]) for p in panels if p.kind == kind and p.array is not None]
+    top = [float(np.percentile(a, 98)) for a in arrays if a.size]
+    return max([*top, 1e-3])
+
+
+def grid(rows: Sequence[Sequence[Panel]], title: str = "", width_in: float = 12.0) -> Figure:
+    """Panels in rows, with one colour scale a kind and its bar at the right.
+
+    Args:
+        rows: the panels; rows may differ in length.
+        width_in: width of the figure, inches.
+    """
+    panels = [p for row in rows for p in row]
+    if not panels:
+        raise DataError("a figure needs at least one panel.")
+    columns = max(len(row) for row in rows)
+    first = next(p.array for p in panels if p.array is not None)
+    aspect = first.shape[0] / first.shape[1]
+    kinds = [k for k in ("depth", "uncertainty", "error", "signed") if any(p.kind == k for p in panels)]
+    bar_width = 0.75 * len(kinds)
+    cell = (width_in - bar_width) / columns
+    height = len(rows) * (cell * aspect + 0.3) + (0.4 if title else 0.1)
+    figure = Figure(figsize=(width_in, height), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    shown: dict[str, Any] = {}
+    for r, row in enumerate(rows):
+        for c in range(columns):
+            axis = axes[r, c]
+            axis.set_axis_off()
+            if c >= len(row) or row[c].array is None:
+                continue
+            panel = row[c]
+            axis.set_title(panel.title, fontsize=9)
+            shown[panel.kind] = _draw(axis, panel, panels)
+    for kind in kinds:
+        if kind in shown:
+            bar = figure.colorbar(shown[kind], ax=axes, fraction=0.025, pad=0.01, aspect=30)
+            bar.set_label(f"{kind} ({UNITS[kind]})", fontsize=8)
+            bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _draw(axis: Any, panel: Panel, panels: Sequence[Panel]) -> Any:
+    from matplotlib import colormaps
+
+    if panel.kind == "image":
+        return axis.imshow(panel.array)
+    if panel.kind in ("mask", "share"):
+        return axis.imshow(panel.array, cmap="gray", vmin=0, vmax=1 if panel.kind == "mask" else panel.limit)
+    top = _limit(panels, panel.kind)
+    colours = colormaps[COLOURS[panel.kind]].with_extremes(bad="white")
+    array = np.asarray(panel.array, dtype=float)
+    if panel.kind == "depth":
+        array = np.where(array > 0, array, np.nan)
+    return axis.imshow(array, cmap=colours, vmin=-top if panel.kind == "signed" else 0, vmax=top)
+
+
+def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss over epochs, with the learning rate's drops marked."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axis = figure.subplots()
+    epochs = [h["epoch"] for h in history]
+    axis.plot(epochs, [h["loss"] for h in history], marker="o" if len(history) < 12 else None, color="tab:blue")
+    for a, b in zip(history, history[1:], strict=False):
+        if b["learning_rate"] < 0.5 * a["learning_rate"]:
+            axis.axvline(a["epoch"] + 0.5, color="gray", linestyle=":", linewidth=1)
+    axis.set_xlabel("epoch (dotted: learning rate / 10)")
+    axis.set_ylabel("mean training loss")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, title: str = "") -> Figure:
+    """Many frames at a glance."""
+    panels = [Panel(t, i) for t, i in zip(titles, images, strict=True)]
+    return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title)
+
+
+def triple(
+    target: np.ndarray,
+    sources: Sequence[np.ndarray],
+    warped: Sequence[np.ndarray],
+    errors: Sequence[np.ndarray],
+    title: str = "",
+) -> Figure:
+    """Eq. 1 and 2 on one triple: each source, warped into the target's view, and what differs; then the minimum.
+
+    Args:
+        target, sources, warped: images (h, w, 3).
+        errors: photometric error (h, w) of each warped source.
+    """
+    names = ("backward", "forward")
+    top = float(np.percentile(np.stack(errors), 99))
+    rows = [
+        [
+            Panel(f"source, {n}", s),
+            Panel(f"source, {n}, warped", w),
+            Panel("photometric error", e, "share", limit=top),
+        ]
+        for n, s, w, e in zip(names, sources, warped, errors, strict=True)
+    ]
+    rows.append(
+        [Panel("target", target), Panel("", None), Panel("minimum reprojection", np.minimum(*errors), "share", limit=top)]
+    )
+    return grid(rows, title, width_in=9)
+
+
+def fusion_inputs(
+    image: np.ndarray,
+    preds: Mapping[str, np.ndarray],
+    projs: Mapping[str, np.ndarray],
+    uncertainty: np.ndarray,
+    threshold_m: float,
+    gt: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Figure 4 of the paper: predicted depth, uncertainty; ground truth, projected depth, the binary mask.
+
+    Args:
+        preds, projs: network's name -> depth (h, w), metres.
+        uncertainty: (h, w), metres.
+        gt: depth (H, W) in metres, or None where there is none.
+    """
+    top = _limit([Panel("", d, "depth") for d in (*preds.values(), *projs.values())], "depth")
+    rows = [
+        [
+            Panel("image", image),
+            *(Panel(f"predicted, {n}", d, "depth", top) for n, d in preds.items()),
+            Panel("uncertainty", uncertainty, "uncertainty", max(2 * threshold_m, 1e-3)),
+        ],
+        [
+            Panel("ground truth" if gt is not None else "no ground truth", gt, "depth", top),
+            *(Panel(f"projected, {n}", d, "depth", top) for n, d in projs.items()),
+            Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask"),
+        ],
+    ]
+    return grid(rows, title)
+
+
+def label(
+    image: np.ndarray,
+    pred: np.ndarray,
+    proj: np.ndarray,
+    use_proj: np.ndarray,
+    label: np.ndarray,
+    gt: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Eq. 3 on one frame: what is chosen where, and how far predicted depth, projection and label are off.
+
+    Args:
+        use_proj: bool (h, w), where the projected depth is taken.
+        gt: depth at the labels' size (h, w), metres, 0 where there is none; or None.
+    """
+    top = _limit([Panel("", d, "depth") for d in (pred, proj, label)], "depth")
+    rows = [
+        [
+            Panel("image", image),
+            Panel("predicted D", pred, "depth", top),
+            Panel("projected P", proj, "depth", top),
+            Panel("label L", label, "depth", top),
+        ]
+    ]
+    if gt is not None:
+        off = [np.where((gt > 0) & (d > 0), d - gt, np.nan) for d in (pred, proj, label)]
+        names = ("D - truth", "P - truth", "L - truth")
+        rows.append([Panel("P taken here", use_proj, "mask")] + [Panel(n, o, "signed", 1.0) for n, o in zip(names, off, strict=True)])
+    else:
+        rows.append([Panel("P taken here", use_proj, "mask")])
+    return grid(rows, title)
+
+
+def before_after(
+    images: Sequence[np.ndarray],
+    gts: Sequence[np.ndarray | None],
+    depths: Mapping[str, Sequence[np.ndarray]],
+    errors: bool = True,
+    title: str = "",
+) -> Figure:
+    """Figure 5 of the paper: one row a frame, the depth of each training; under it how far it is off.
+
+    Args:
+        gts: ground truth (h, w) at the depth's size, metres.
+        depths: training's name -> one depth map a frame, metres.
+    """
+    top = _limit([Panel("", d, "depth") for ds in depths.values() for d in ds], "depth")
+    rows = []
+    for k, image in enumerate(images):
+        gt = gts[k]
+        rows.append(
+            [
+                Panel("image", image),
+                Panel("ground truth", gt, "depth", top),
+                *(Panel(name, ds[k], "depth", top) for name, ds in depths.items()),
+            ]
+        )
+        if errors and gt is not None:
+            off = (Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0) for n, ds in depths.items())
+            rows.append([Panel("", None), Panel("", None), *off])
+    return grid(rows, title)
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 110) -> Path:
+    """Writes a figure as PNG, whole or not at all; makes the folder."""
+    from d3d.runs import atomic
+
+    with atomic(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+    return Path(path)

@@ -1,0 +1,169 @@
+"""Uncertainty-guided depth fusion (section 3.2.3) and the label strategies of Table 6.
+
+Everything works alike on numpy arrays and torch tensors of any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d3d.errors import DataError, unknown
+from d3d.geometry import backproject, project
+
+
+def ensemble_std(depths: Any, ddof: int = 0) -> Any:
+    """Uncertainty U: standard deviation over the networks' depths, metres.
+
+    Args:
+        depths: (networks, ...) stacked, or a sequence of equal maps; metres.
+        ddof: 0 divides by n (numpy's default, taken here), 1 by n - 1: a factor of 1.22 for three
+            networks, thus on the threshold too. The paper does not say.
+    """
+    if isinstance(depths, (list, tuple)):
+        shapes = {tuple(d.shape) for d in depths}
+        if len(shapes) != 1:
+            raise DataError(f"depth maps of an ensemble must be of one size, got {sorted(shapes)}.")
+        depths = torch.stack(list(depths)) if isinstance(depths[0], Tensor) else np.stack(depths)
+    if len(depths) < 2:
+        raise DataError("an ensemble needs at least two networks' depth.")
+    return depths.std(dim=0, correction=ddof) if isinstance(depths, Tensor) else depths.std(axis=0, ddof=ddof)
+
+
+def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
+    """Projected depth where ``use_proj`` and the mesh is hit, predicted depth elsewhere."""
+    if not (pred.shape == proj.shape == use_proj.shape):
+        raise DataError(f"maps differ in size: {tuple(pred.shape)}, {tuple(proj.shape)}, {tuple(use_proj.shape)}.")
+    where = torch.where if isinstance(pred, Tensor) else np.where
+    return where(use_proj & (proj > 0), proj, pred)
+
+
+def fuse(pred: Any, proj: Any, uncertainty: Any, threshold_m: float = 0.4) -> Any:
+    """Eq. 3: projected depth where the uncertainty is at least the threshold, predicted depth elsewhere.
+
+    Args:
+        pred: D, depth predicted by the network that is distilled, metres.
+        proj: P, depth projected from that network's own mesh, metres; 0 where nothing is hit (D is taken).
+        uncertainty: U, metres.
+        threshold_m: alpha_uncer, metres.
+    """
+    return choose(pred, proj, uncertainty >= threshold_m)
+
+
+def inconsistent(
+    pred_b1hw: Tensor,
+    source_preds_sb1hw: Tensor,
+    K_b33: Tensor,
+    source_T_target_sb44: Tensor,
+    max_pixels: float = 1.0,
+    max_relative: float = 0.01,
+) -> Tensor:
+    """Pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv"); bool (B, 1, H, W).
+
+    A target pixel goes through its depth into a source, takes the source's depth there, and comes back. It
+    passes a source if it lands within ``max_pixels`` of where it began and the depth it comes back with
+    differs by less than ``max_relative``; it must pass every source.
+    """
+    b, _, h, w = pred_b1hw.shape
+    points = backproject(pred_b1hw, K_b33)
+    y, x = torch.meshgrid(
+        torch.arange(h, dtype=pred_b1hw.dtype, device=pred_b1hw.device),
+        torch.arange(w, dtype=pred_b1hw.dtype, device=pred_b1hw.device),
+        indexing="ij",
+    )
+    start = torch.stack((x, y))
+    failed = torch.zeros_like(pred_b1hw, dtype=torch.bool)
+
+    def move(T_b44: Tensor, p_b3hw: Tensor) -> Tensor:
+        return (T_b44[:, :3, :3] @ p_b3hw.flatten(2) + T_b44[:, :3, 3:]).reshape(b, 3, h, w)
+
+    for source_pred, source_T_target in zip(source_preds_sb1hw, source_T_target_sb44, strict=True):
+        pixels, z = project(move(source_T_target, points), K_b33)
+        px, py = pixels[:, 0], pixels[:, 1]
+        inside = (z[:, 0] > 1e-6) & (px >= 0) & (px <= w - 1) & (py >= 0) & (py <= h - 1)
+        grid = torch.stack((px * (2 / (w - 1)) - 1, py * (2 / (h - 1)) - 1), dim=-1).clamp(-2, 2)
+        sampled = F.grid_sample(source_pred, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        # the source pixel (px, py) at its own depth, back in the target
+        ones = torch.ones_like(px)
+        rays = torch.linalg.inv(K_b33) @ torch.stack((px, py, ones), dim=1).flatten(2)
+        back = move(torch.linalg.inv(source_T_target), rays.reshape(b, 3, h, w) * sampled)
+        again, z_again = project(back, K_b33)
+        distance = (again - start).pow(2).sum(dim=1).sqrt()
+        relative = (z_again[:, 0] - pred_b1hw[:, 0]).abs() / pred_b1hw[:, 0]
+        passed = inside & (distance < max_pixels) & (relative < max_relative)
+        failed |= ~passed[:, None]
+    return failed
+
+
+@dataclass(frozen=True)
+class LabelInputs:
+    """What a label strategy may look at, for one target frame; depth in metres, maps (h, w)."""
+
+    pred: np.ndarray
+    proj: np.ndarray
+    uncertainty: np.ndarray | None = None
+    source_preds: np.ndarray | None = None  # (2, h, w)
+    K: np.ndarray | None = None
+    source_T_target: np.ndarray | None = None  # (2, 4, 4)
+    threshold_m: float = 0.4
+
+
+def _pred(i: LabelInputs) -> np.ndarray:
+    return np.zeros(i.pred.shape, bool)
+
+
+def _proj(i: LabelInputs) -> np.ndarray:
+    return np.ones(i.pred.shape, bool)
+
+
+def _diff(i: LabelInputs) -> np.ndarray:
+    return i.pred - i.proj > 0.25 * i.proj
+
+
+def _mv(i: LabelInputs) -> np.ndarray:
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+
+    failed = inconsistent(
+        tensor(i.pred)[None, None],
+        tensor(i.source_preds)[:, None, None],
+        tensor(i.K)[None],
+        tensor(i.source_T_target)[:, None],
+    )
+    return failed[0, 0].numpy()
+
+
+def _uncer(i: LabelInputs) -> np.ndarray:
+    return i.uncertainty >= i.threshold_m
+
+
+# Table 6: name -> which pixels take the projected depth. A new strategy is one function and one line.
+STRATEGIES: dict[str, Callable[[LabelInputs], np.ndarray]] = {
+    "pred": _pred,
+    "proj": _proj,
+    "diff": _diff,
+    "mv": _mv,
+    "uncer": _uncer,
+}
+
+
+def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
+    """The pseudo-label (h, w) in metres by a named strategy.
+
+    Raises:
+        ConfigError: unknown strategy, with the near misses.
+        DataError: the label has a value that is not finite and positive.
+    """
+    if strategy not in STRATEGIES:
+        raise unknown("label strategy", strategy, STRATEGIES)
+    label = choose(inputs.pred, inputs.proj, STRATEGIES[strategy](inputs))
+    bad = ~(np.isfinite(label) & (label > 0))
+    if bad.any():
+        raise DataError(f"{np.count_nonzero(bad)} label pixels are not finite and positive.")
+    return label

@@ -1,0 +1,167 @@
+"""Stored depth, and trained networks over scenes (section 3.2.1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from d3d.datasets.scene import Scene
+from d3d.errors import DataError
+from d3d.geometry import disp_to_depth
+from d3d.models.base import DepthNetwork
+from d3d.progress import track
+from d3d.runs import atomic, read_json, write_json
+
+# 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
+MM = 1000.0
+
+
+def write_depth(path: Path, depth_hw: np.ndarray) -> bytes:
+    """Writes depth in metres as a 16-bit PNG in millimetres; returns the sha256 of the pixels.
+
+    Raises:
+        DataError: a value is not finite, negative or beyond 65.5 m.
+    """
+    depth = np.asarray(depth_hw)
+    if not np.isfinite(depth).all():
+        raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(depth))} depth values are not finite.")
+    millimetres = np.rint(depth * MM)
+    if millimetres.min() < 0 or millimetres.max() > 65535:
+        raise DataError(f"{path}: depth {depth.min():.3g} to {depth.max():.3g} m does not fit 16-bit millimetres.")
+    millimetres = millimetres.astype(np.uint16)
+    # level 1: three times faster than the default for 15 % more bytes
+    Image.fromarray(millimetres).save(path, format="PNG", compress_level=1)
+    return hashlib.sha256(millimetres.tobytes()).digest()
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Depth (h, w) float32 in metres from a 16-bit PNG in millimetres.
+
+    Raises:
+        DataError: missing or damaged, with the file's name.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: run the stage that makes it again.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not a readable depth PNG ({error}). Delete its folder and run again.") from None
+    if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
+        raise DataError(f"{path}: not a 16-bit grey PNG but {values.dtype} of shape {values.shape}.")
+    return values.astype(np.float32) / np.float32(MM)
+
+
+class DepthStore:
+    """Depth maps of many scenes in a folder: ``<scene>/<frame>.png``, with ``<scene>/index.json`` written last."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def scene_folder(self, scene: str) -> Path:
+        """A scene's folder; a name with slashes ("redkitchen/seq-01") stays one level deep."""
+        return self.folder / scene.replace("/", "__")
+
+    def has(self, scene: str) -> bool:
+        """Whether the scene is there, whole."""
+        return (self.scene_folder(scene) / "index.json").is_file()
+
+    def write_scene(self, scene: str, frames: Iterable[tuple[str, np.ndarray]], **files: bytes) -> None:
+        """Writes a scene's (frame id, depth (h, w) in metres), all or nothing.
+
+        Args:
+            **files: more files by name with the dot as "__" ("mesh__ply"), as bytes.
+        """
+        with atomic(self.scene_folder(scene)) as temporary:
+            temporary.mkdir()
+            digest, ids = hashlib.sha256(), []
+            for frame_id, depth in frames:
+                digest.update(write_depth(temporary / f"{frame_id}.png", depth))
+                ids.append(frame_id)
+            for name, content in files.items():
+                (temporary / name.replace("__", ".")).write_bytes(content)
+                digest.update(hashlib.sha256(content).digest())
+            write_json(temporary / "index.json", {"scene": scene, "frames": ids, "sha256": digest.hexdigest()})
+
+    def frames(self, scene: str) -> list[str]:
+        """Ids of the stored frames of a scene, in the order they were written."""
+        return self._index(scene)["frames"]
+
+    def sha256(self, scene: str) -> str:
+        """Digest of all of a scene's depth."""
+        return self._index(scene)["sha256"]
+
+    def _index(self, scene: str) -> dict:
+        path = self.scene_folder(scene) / "index.json"
+        if not path.is_file():
+            raise DataError(f"{self.folder} has no depth of scene {scene!r}: run the stage that makes it.")
+        return read_json(path)
+
+    def read(self, scene: str, frame_id: str) -> np.ndarray:
+        """Depth (h, w) float32 in metres, 0 where there is none."""
+        return read_depth(self.scene_folder(scene) / f"{frame_id}.png")
+
+
+@torch.inference_mode()
+def predict(
+    model: DepthNetwork, image: Tensor | np.ndarray
+) -> Tensor | np.ndarray:
+    """Depth in metres of one image or a batch.
+
+    Args:
+        model: from `d3d.create_model` or `d3d.models.load_model`; put in eval mode here.
+        image: (B, 3, H, W) or (3, H, W) float in [0, 1], or a uint8 array (H, W, 3); H and W multiples of 32.
+
+    Returns:
+        depth (B, 1, H, W), (1, H, W), or for a uint8 array an array (H, W); float32, metres.
+    """
+    model.eval()
+    parameter = next(model.parameters())
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}.")
+        batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(parameter.device) / 255
+    else:
+        if image.dim() not in (3, 4) or image.shape[-3] != 3:
+            raise DataError(f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}.")
+        batch = (image if image.dim() == 4 else image[None]).to(parameter.device)
+    depth = disp_to_depth(model(batch.float(), scales=(0,))[0].float(), model.min_depth, model.max_depth)
+    if isinstance(image, np.ndarray):
+        return depth[0, 0].cpu().numpy()
+    return depth if image.dim() == 4 else depth[0]
+
+
+def predict_scenes(
+    model: DepthNetwork,
+    scenes: Sequence[Scene],
+    frames: Sequence[Sequence[int]],
+    store: DepthStore,
+    size_hw: tuple[int, int],
+    *,
+    batch_size: int = 8,
+    what: str = "predict",
+) -> None:
+    """Predicts the given frames of each scene into ``store``; scenes already there are left as they are."""
+    bar = track(what=what, total=sum(map(len, frames)), unit="frame")
+    for scene, wanted in zip(scenes, frames, strict=True):
+        if not store.has(scene.name):
+            store.write_scene(scene.name, _predicted(model, scene, wanted, size_hw, batch_size, bar))
+        else:
+            bar.update(len(wanted))
+    bar.close()
+
+
+def _predicted(model, scene, wanted, size_hw, batch_size, bar):
+    for start in range(0, len(wanted), batch_size):
+        part = wanted[start : start + batch_size]
+        images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
+        depth = predict(model, torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
+        for i, d in zip(part, depth[:, 0].cpu().numpy(), strict=True):
+            yield scene.frame_ids[i], d
+        bar.update(len(part))

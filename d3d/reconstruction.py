@@ -1,0 +1,251 @@
+"""Projected depth (section 3.2.2): TSDF fusion of all views' depth into one mesh, rendered from each view.
+
+open3d and pyrender are imported where they are used: the rest of d3d works without them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from d3d.errors import ConfigError, DataError, unknown
+
+BACKENDS = ("open3d", "pyrender")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in world coordinates: vertices (V, 3) float64 metres, triangles (T, 3) int32, colours or None."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    colors: np.ndarray | None = None  # (V, 3) uint8
+
+    def to_npz(self) -> bytes:
+        """The mesh as the bytes of an .npz file."""
+        buffer = io.BytesIO()
+        colors = np.zeros((0, 3), np.uint8) if self.colors is None else self.colors
+        # float32 is good to a micrometre at room scale
+        np.savez_compressed(
+            buffer, vertices=self.vertices.astype(np.float32), triangles=self.triangles.astype(np.int32), colors=colors
+        )
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_npz(path) -> Mesh:
+        """Reads what `to_npz` made."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                colors = data["colors"]
+                return Mesh(data["vertices"].astype(np.float64), data["triangles"], colors if len(colors) else None)
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
+
+
+def reconstruct(
+    depths: np.ndarray,
+    K: np.ndarray,
+    world_T_cam: np.ndarray,
+    voxel_m: float = 0.05,
+    trunc_m: float = 1.0,
+    every: int = 10,
+    images: np.ndarray | None = None,
+    max_depth: float = 10.0,
+) -> Mesh:
+    """TSDF fusion and mesh extraction with Open3D (3.2.2, 3.3).
+
+    A truncation as large as a highlight's over-estimation makes the fusion nearly a mean, a small one a
+    majority vote; the paper's 1.0 m is the default. Integration uses pixel centres at integers.
+
+    Args:
+        depths: (n, h, w) z-depth, metres; 0 where there is none.
+        K: (3, 3) or (n, 3, 3) intrinsics, pixels.
+        world_T_cam: (n, 4, 4) poses.
+        voxel_m: voxel side, metres.
+        trunc_m: truncation distance, metres.
+        every: every Nth of the n views is integrated.
+        images: optional uint8 (n, h, w, 3), to colour the mesh.
+        max_depth: depth beyond this is ignored, metres.
+
+    Raises:
+        DataError: sizes disagree, depth is not finite, or the mesh is empty.
+        ConfigError: voxel or truncation make no sense.
+    """
+    import open3d as o3d
+
+    depths = np.asarray(depths, dtype=np.float32)
+    if depths.ndim != 3 or len(depths) != len(world_T_cam):
+        raise DataError(f"need (n, h, w) depths with n poses, got {depths.shape} and {np.shape(world_T_cam)}.")
+    if not np.isfinite(depths).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(depths))} depth values are not finite; use 0 for no depth.")
+    if not (0 < voxel_m <= trunc_m) or every < 1:
+        raise ConfigError(f"need 0 < voxel_m <= trunc_m and every >= 1, got {voxel_m}, {trunc_m}, {every}.")
+    n, h, w = depths.shape
+    Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (n, 3, 3))
+    colour_type = o3d.pipelines.integration.TSDFVolumeColorType
+    volume = o3d.pipelines.integration.ScalableTSDFVolume(
+        voxel_length=voxel_m,
+        sdf_trunc=trunc_m,
+        color_type=colour_type.NoColor if images is None else colour_type.RGB8,
+    )
+    blank = np.zeros((h, w, 3), np.uint8)
+    for i in range(0, n, every):
+        rgbd = o3d.geometry.RGBDImage.create_from_color_and_depth(
+            o3d.geometry.Image(blank if images is None else np.ascontiguousarray(images[i])),
+            o3d.geometry.Image(np.ascontiguousarray(depths[i])),
+            depth_scale=1.0,
+            depth_trunc=max_depth,
+            convert_rgb_to_intensity=False,
+        )
+        intrinsic = o3d.camera.PinholeCameraIntrinsic(w, h, Ks[i][0, 0], Ks[i][1, 1], Ks[i][0, 2], Ks[i][1, 2])
+        volume.integrate(rgbd, intrinsic, np.linalg.inv(world_T_cam[i]))
+    mesh = volume.extract_triangle_mesh()
+    vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
+    if len(triangles) == 0:
+        count = len(range(0, n, every))
+        raise DataError(
+            f"the mesh is empty after fusing {count} views ({np.count_nonzero(depths[::every])} pixels with depth "
+            f"under {max_depth} m; Open3D {o3d.__version__}, 0.19 is needed). Is the depth in metres, and are the "
+            f"poses camera-to-world?"
+        )
+    colors = None
+    if images is not None:
+        colors = np.rint(np.asarray(mesh.vertex_colors) * 255).clip(0, 255).astype(np.uint8)
+    return Mesh(vertices.copy(), triangles.astype(np.int32), colors)
+
+
+def render_depth(
+    mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int], backend: str = "open3d"
+) -> np.ndarray:
+    """Z-depth of a mesh from given views: the projected depth (3.2.2).
+
+    Args:
+        K: (3, 3) or (n, 3, 3) intrinsics in pixels, pixel centres at integers.
+        world_T_cam: (n, 4, 4) poses.
+        size_hw: height and width of the result.
+        backend: "open3d" casts rays on the CPU; "pyrender", the paper's choice, rasterises through EGL.
+
+    Returns:
+        (n, h, w) float32, metres, 0 where nothing is hit.
+    """
+    if backend not in BACKENDS:
+        raise unknown("renderer", backend, BACKENDS)
+    if len(mesh.triangles) == 0:
+        raise DataError("cannot render an empty mesh.")
+    poses = np.asarray(world_T_cam, dtype=np.float64)
+    Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (len(poses), 3, 3))
+    render = _render_open3d if backend == "open3d" else _render_pyrender
+    return render(mesh, Ks, poses, tuple(size_hw))
+
+
+def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    import open3d as o3d
+
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(mesh.vertices.astype(np.float32), mesh.triangles.astype(np.uint32))
+    h, w = size_hw
+    y, x = np.mgrid[0:h, 0:w]
+    pixels = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3).astype(np.float64)
+    result = np.empty((len(poses), h, w), np.float32)
+    for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
+        # Rays of our own through the integer pixel centres (Open3D's put the centre at 0.5), with z = 1 in
+        # the camera's frame: the ray parameter at the hit is then the z-depth.
+        directions = pixels @ np.linalg.inv(K).T @ pose[:3, :3].T
+        origins = np.broadcast_to(pose[:3, 3], directions.shape)
+        rays = np.concatenate((origins, directions), axis=1).astype(np.float32)
+        hit = scene.cast_rays(o3d.core.Tensor(rays))["t_hit"].numpy()
+        result[i] = np.where(np.isfinite(hit), hit, 0).reshape(h, w)
+    return result
+
+
+def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401  after a GL context its LLVM and Mesa's clash: a segmentation fault
+    np.infty = np.inf  # pyrender 0.1.45 still uses the name that numpy 2 dropped
+    import pyrender
+
+    h, w = size_hw
+    try:
+        renderer = pyrender.OffscreenRenderer(w, h)
+    except Exception as error:  # PyOpenGL and EGL raise many kinds
+        raise DataError(
+            f"pyrender cannot open an EGL context ({type(error).__name__}: {error}). Install libegl1 and "
+            f"libegl-mesa0, or use the renderer 'open3d', which needs no graphics."
+        ) from error
+    try:
+        # SEG switches 4x multisampling off, which blends depth at edges, but culls back faces: both sides are given
+        triangles = np.concatenate((mesh.triangles, mesh.triangles[:, ::-1]))
+        primitive = pyrender.Primitive(positions=mesh.vertices.astype(np.float32), indices=triangles)
+        scene = pyrender.Scene()
+        node = scene.add(pyrender.Mesh([primitive]))
+        opencv_to_opengl = np.diag((1.0, -1.0, -1.0, 1.0))
+        result = np.empty((len(poses), h, w), np.float32)
+        for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
+            # the rasteriser's centre of pixel (0, 0) is (0.5, 0.5)
+            camera = pyrender.IntrinsicsCamera(
+                K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, znear=0.05, zfar=50.0
+            )
+            camera_node = scene.add(camera, pose=pose @ opencv_to_opengl)
+            _, depth = renderer.render(scene, pyrender.RenderFlags.SEG, seg_node_map={node: (255, 255, 255)})
+            scene.remove_node(camera_node)
+            result[i] = depth
+    finally:
+        renderer.delete()
+    return result
+
+
+def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """A picture of the mesh from one view, uint8 (h, w, 3): its colours, or grey, under a headlight; white outside."""
+    import open3d as o3d
+
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(mesh.vertices.astype(np.float32), mesh.triangles.astype(np.uint32))
+    h, w = size_hw
+    y, x = np.mgrid[0:h, 0:w]
+    pixels = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3).astype(np.float64)
+    directions = pixels @ np.linalg.inv(K).T @ world_T_cam[:3, :3].T
+    origins = np.broadcast_to(world_T_cam[:3, 3], directions.shape)
+    hit = scene.cast_rays(o3d.core.Tensor(np.concatenate((origins, directions), axis=1).astype(np.float32)))
+    found = np.isfinite(hit["t_hit"].numpy())
+    normals = hit["primitive_normals"].numpy()[found]
+    view = directions[found] / np.linalg.norm(directions[found], axis=1, keepdims=True)
+    light = 0.35 + 0.65 * np.abs((normals * view).sum(axis=1, keepdims=True))
+    base = np.full((found.sum(), 3), 200.0)
+    if mesh.colors is not None:
+        corners = mesh.triangles[hit["primitive_ids"].numpy()[found].astype(np.int64)]
+        u, v = hit["primitive_uvs"].numpy()[found].T
+        weights = np.stack((1 - u - v, u, v), axis=1)
+        base = (mesh.colors[corners] * weights[:, :, None]).sum(axis=1)
+    picture = np.full((h * w, 3), 255, np.uint8)
+    picture[found] = (base * light).clip(0, 255).astype(np.uint8)
+    return picture.reshape(h, w, 3)
+
+
+def overview_camera(mesh: Mesh, size_hw: tuple[int, int], up: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """K and world_T_cam of a view onto the whole mesh from above one of its corners.
+
+    Args:
+        up: the world's upward direction (3,); by default -y, as cameras with OpenCV axes have it.
+    """
+    up = np.array((0.0, -1.0, 0.0)) if up is None else np.asarray(up, dtype=float) / np.linalg.norm(up)
+    # a few stray triangles behind a window must not set the scale
+    low, high = np.percentile(mesh.vertices, (2, 98), axis=0)
+    centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
+    side = np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0))
+    side /= np.linalg.norm(side)
+    position = centre + 1.9 * radius * (0.75 * up + 0.66 * side) / np.linalg.norm(0.75 * up + 0.66 * side)
+    forward = (centre - position) / np.linalg.norm(centre - position)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack((right, np.cross(forward, right), forward), axis=1)
+    pose[:3, 3] = position
+    h, w = size_hw
+    focal = 0.9 * min(h, w)
+    return np.array(((focal, 0, (w - 1) / 2), (0, focal, (h - 1) / 2), (0, 0, 1.0))), pose

@@ -1,0 +1,520 @@
+"""The stages of the paper over a run's folder, in order; each computes what an earlier one should have left.
+
+frames -> triples -> pretrain -> predict -> project -> uncertainty -> fuse -> distill -> evaluate. A
+stage that is done is skipped; one that was killed goes on where it was. Every function takes the
+configuration and returns the finished stage's folder (or what it read from it).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from d3d import evaluation, fusion, reconstruction, runs
+from d3d.config import ARCHITECTURES, Config, stage_config
+from d3d.datasets import Scene, Triples, find_triples, open_dataset
+from d3d.datasets.samples import LabelSamples, TripleSamples
+from d3d.errors import DataError
+from d3d.geometry import relative_pose
+from d3d.prediction import DepthStore, predict_scenes
+from d3d.progress import say, track
+from d3d.training import WEIGHTS, DistillTask, PretrainTask, select_device, train
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """A scene of the train split with its triples."""
+
+    scene: Scene
+    triples: Triples
+
+    @property
+    def targets(self) -> list[int]:
+        """Frames that are trained on and get a label."""
+        return [int(i) for i in self.triples.indices[:, 0]]
+
+    def frames_to_predict(self, integrate_every: int) -> list[int]:
+        """Every frame of a triple, and every frame that goes into the TSDF."""
+        return sorted({*map(int, self.triples.indices.ravel()), *range(0, len(self.scene), integrate_every)})
+
+
+_opened: dict[str, tuple] = {}
+
+
+def dataset(config: Config):
+    """The run's data set; opened once a process."""
+    key = repr((config.data.dataset, config.data.root, config.data.options))
+    if _opened.get("dataset", (None,))[0] != key:
+        _opened.clear()
+        data = open_dataset(config.data.dataset, config.data.root, **config.data.options)
+        _opened["dataset"] = key, data
+    return _opened["dataset"][1]
+
+
+def training_scenes(config: Config) -> list[TrainingScene]:
+    """The scenes of the train split that have triples (section 4.1).
+
+    Raises:
+        DataError: no scene has one; with the number of targets and the count of each reason.
+    """
+    d = config.data
+    result, tried, dropped = [], 0, Counter()
+    for scene in dataset(config).scenes("train"):
+        triples = find_triples(scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg)
+        tried += triples.targets_tried
+        dropped.update(triples.dropped)
+        if len(triples):
+            result.append(TrainingScene(scene, triples))
+    if not result:
+        Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common())).require(f"data set {d.dataset!r}")
+    return result
+
+
+def _missing(stage: str, why: str) -> None:
+    say(f"[{stage}] not there yet, computing it first ({why})")
+
+
+def _folder(config: Config, *parts: str) -> Path:
+    return runs.run_folder(config).joinpath(*[p for p in parts if p])
+
+
+def _outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, str] | None:
+    """Outputs of a finished stage of this very configuration, or None."""
+    folder = _folder(config, stage, arch, labels)
+    if not (folder / "DONE").is_file():
+        return None
+    # opening it checks that the configuration is the same; that is the next stage's business too
+    stored = runs.read_json(folder / "config.json")["config"]
+    if runs.differences(stage_config(config, stage, arch, labels), stored):
+        return None
+    return runs.read_json(folder / "DONE")["outputs"]
+
+
+def pretrain(config: Config, arch: str = "") -> Path:
+    """Section 3.1: trains one network with the photometric loss; leaves its weights."""
+    from d3d.models import create_model
+
+    arch = arch or config.arch
+    settings, d = config.training("pretrain", arch), config.data
+    with runs.open_stage(config, "pretrain", arch) as stage:
+        if stage.done:
+            return stage.folder
+        scenes = training_scenes(config)
+        samples = TripleSamples([s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed)
+        task = PretrainTask(
+            samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
+        )
+        _train(config, stage, task, settings, partial(create_model, arch, min_depth=d.min_depth, max_depth=d.max_depth))
+        return stage.folder
+
+
+def _train(config: Config, stage: runs.Stage, task, settings, factory) -> None:
+    device = select_device(config.device)
+    factory = partial(
+        factory, pretrained=settings.pretrained, weights=settings.weights, init_depth_m=settings.init_depth_m
+    )
+    relative = stage.folder.relative_to(runs.run_folder(config))
+    train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=str(relative))
+    stage.finish({WEIGHTS: runs.sha256(stage.folder / WEIGHTS)}, device=str(device), samples=len(task.samples))
+    (stage.folder / "training_state.pt").unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+
+
+def load_network(config: Config, arch: str, labels: str = ""):
+    """A trained network of this run on its device; labels "" is the self-supervised one."""
+    from d3d.models import load_model
+
+    folder = distill(config, arch, labels) if labels else pretrain(config, arch)
+    return load_model(folder / WEIGHTS).to(select_device(config.device)).eval()
+
+
+def predict(config: Config, arch: str = "") -> DepthStore:
+    """Section 3.2.1: stores the pretrained network's depth of the training frames."""
+    arch = arch or config.arch
+    inputs = _outputs(config, "pretrain", arch)
+    if inputs is None:
+        _missing(f"pretrain {arch}", "a training: minutes at profile demo, hours on a GPU at profile paper")
+        pretrain(config, arch)
+        inputs = _outputs(config, "pretrain", arch)
+    with runs.open_stage(config, "predict", arch, inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        predict_scenes(
+            load_network(config, arch),
+            [s.scene for s in scenes],
+            [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
+            store,
+            config.data.size_hw,
+            what=f"predict/{arch}",
+        )
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        return store
+
+
+def project(config: Config, arch: str = "") -> DepthStore:
+    """Section 3.2.2: one mesh a scene from the predicted depth, and its depth seen from every target frame."""
+    arch = arch or config.arch
+    inputs = _outputs(config, "predict", arch)
+    if inputs is None:
+        predicted = predict(config, arch)
+        inputs = _outputs(config, "predict", arch)
+    predicted = DepthStore(_folder(config, "predict", arch))
+    f, size_hw = config.fusion, config.data.size_hw
+    with runs.open_stage(config, "project", arch, inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        bar = track(what=f"project/{arch}", total=sum(len(s.targets) for s in scenes), unit="frame")
+        for s in scenes:
+            if not store.has(s.scene.name):
+                mesh = mesh_of(config, s.scene, predicted)
+                Ks = np.stack([s.scene.K(i, size_hw) for i in s.targets])
+                poses = s.scene.world_T_cams[s.targets]
+                # a few views at a time: memory does not grow with the length of a scene
+                parts = (
+                    (j, reconstruction.render_depth(mesh, Ks[j : j + 32], poses[j : j + 32], size_hw, f.renderer))
+                    for j in range(0, len(poses), 32)
+                )
+                frames = ((s.scene.frame_ids[s.targets[j + k]], d) for j, part in parts for k, d in enumerate(part))
+                store.write_scene(s.scene.name, frames, mesh__npz=mesh.to_npz())
+            bar.update(len(s.targets))
+        bar.close()
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        return store
+
+
+def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.Mesh:
+    """The TSDF mesh of a scene from stored depth of every ``integrate_every``-th frame (3.2.2)."""
+    f, size_hw = config.fusion, config.data.size_hw
+    used = range(0, len(scene), f.integrate_every)
+    return reconstruction.reconstruct(
+        np.stack([depths.read(scene.name, scene.frame_ids[i]) for i in used]),
+        np.stack([scene.K(i, size_hw) for i in used]),
+        scene.world_T_cams[list(used)],
+        f.voxel_m,
+        f.trunc_m,
+        every=1,
+        images=np.stack([scene.image(i, size_hw) for i in used]),
+        max_depth=config.data.max_depth,
+    )
+
+
+def read_mesh(config: Config, arch: str, scene: Scene) -> reconstruction.Mesh:
+    """The mesh that `project` left of a scene."""
+    return reconstruction.Mesh.from_npz(project(config, arch).scene_folder(scene.name) / "mesh.npz")
+
+
+def uncertainty(config: Config) -> DepthStore:
+    """Section 3.2.3: standard deviation of the three networks' depth of every target frame, in metres."""
+    for arch in ARCHITECTURES:
+        if _outputs(config, "predict", arch) is None:
+            predict(config, arch)
+    inputs = {f"{a}/{k}": v for a in ARCHITECTURES for k, v in _outputs(config, "predict", a).items()}
+    stores = [DepthStore(_folder(config, "predict", a)) for a in ARCHITECTURES]
+    with runs.open_stage(config, "uncertainty", inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        for s in scenes:
+            if not store.has(s.scene.name):
+                ids = [s.scene.frame_ids[i] for i in s.targets]
+                frames = ((i, fusion.ensemble_std([d.read(s.scene.name, i) for d in stores])) for i in ids)
+                store.write_scene(s.scene.name, frames)
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        return store
+
+
+def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
+    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
+    arch, labels = arch or config.arch, labels or config.labels
+    project(config, arch)
+    uncertainties = uncertainty(config) if labels == "uncer" else None
+    inputs = {f"predict/{k}": v for k, v in _outputs(config, "predict", arch).items()}
+    inputs |= {f"project/{k}": v for k, v in _outputs(config, "project", arch).items()}
+    if uncertainties:
+        inputs |= {f"uncertainty/{k}": v for k, v in _outputs(config, "uncertainty").items()}
+    with runs.open_stage(config, "fuse", arch, labels, inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        bar = track(what=f"fuse/{arch}/{labels}", total=sum(len(s.targets) for s in scenes), unit="frame")
+
+        def frames(s: TrainingScene):
+            for row in s.triples.indices:
+                yield s.scene.frame_ids[row[0]], fusion.make_label(labels, label_inputs(config, arch, s.scene, row, labels))
+                bar.update()
+
+        for s in scenes:
+            if store.has(s.scene.name):
+                bar.update(len(s.targets))
+            else:
+                store.write_scene(s.scene.name, frames(s))
+        bar.close()
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        return store
+
+
+def label_inputs(config: Config, arch: str, scene: Scene, triple: np.ndarray, labels: str) -> fusion.LabelInputs:
+    """What a label strategy sees of one target frame, read from the run's folder."""
+    target, *sources = map(int, triple)
+    frame = scene.frame_ids[target]
+    predicted = DepthStore(_folder(config, "predict", arch))
+    more = {}
+    if labels == "uncer":
+        more["uncertainty"] = DepthStore(_folder(config, "uncertainty")).read(scene.name, frame)
+    if labels == "mv":
+        more["source_preds"] = np.stack([predicted.read(scene.name, scene.frame_ids[i]) for i in sources])
+        more["K"] = scene.K(target, config.data.size_hw)
+        poses = scene.world_T_cams
+        more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
+    return fusion.LabelInputs(
+        pred=predicted.read(scene.name, frame),
+        proj=DepthStore(_folder(config, "project", arch)).read(scene.name, frame),
+        threshold_m=config.fusion.threshold_m,
+        **more,
+    )
+
+
+def distill(config: Config, arch: str = "", labels: str = "") -> Path:
+    """Section 3.2.4: trains a fresh network of the same architecture on the labels; leaves its weights."""
+    from d3d.models import create_model
+
+    arch, labels = arch or config.arch, labels or config.labels
+    settings, d = config.training("distill", arch), config.data
+    store = fuse(config, arch, labels)
+    with runs.open_stage(config, "distill", arch, labels, inputs=_outputs(config, "fuse", arch, labels)) as stage:
+        if stage.done:
+            return stage.folder
+        scenes = training_scenes(config)
+        frames = [(k, i) for k, s in enumerate(scenes) for i in s.targets]
+        samples = LabelSamples(
+            [s.scene for s in scenes],
+            frames,
+            lambda scene, i: store.read(scene.name, scene.frame_ids[i]),
+            d.size_hw,
+            config.seed,
+        )
+        task = DistillTask(samples, d.min_depth, d.max_depth)
+        _train(config, stage, task, settings, partial(create_model, arch, min_depth=d.min_depth, max_depth=d.max_depth))
+        return stage.folder
+
+
+def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
+    """Section 4: predicts and stores the evaluated split, then scores it; one row an image.
+
+    Args:
+        labels: "" evaluates the self-supervised network, else the student of that label strategy.
+    """
+    arch = arch or config.arch
+    e, d = config.evaluation, config.data
+    stage_name = "distill" if labels else "pretrain"
+    if _outputs(config, stage_name, arch, labels) is None:
+        distill(config, arch, labels) if labels else pretrain(config, arch)
+    inputs = _outputs(config, stage_name, arch, labels)
+    training = labels or evaluation.SELF_SUPERVISED
+    with runs.open_stage(
+        config, "evaluate", arch, labels, inputs=inputs, path=f"{arch}/{training}/{e.split}"
+    ) as stage:
+        csv = stage.folder / "per_image.csv"
+        if stage.done:
+            return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+        scenes = dataset(config).scenes(e.split)
+        if not any(s.has_depth for s in scenes):
+            raise DataError(f"split {e.split!r} of {d.dataset!r} has no ground-truth depth to evaluate against.")
+        frames = [range(0, len(s), e.every) for s in scenes]
+        store = DepthStore(stage.folder / "depth")
+        name = f"evaluate/{arch}/{training}"
+        predict_scenes(load_network(config, arch, labels), scenes, frames, store, d.size_hw, what=name)
+        per_image = evaluation.score(
+            lambda scene, i: store.read(scene.name, scene.frame_ids[i]),
+            scenes,
+            frames,
+            scale=e.scale,
+            min_depth=d.min_depth,
+            max_depth=d.max_depth,
+            what=name,
+        )
+        with runs.atomic(csv) as temporary:
+            per_image.to_csv(temporary, index=False, float_format="%.6g")
+        stage.finish({"per_image.csv": runs.sha256(csv)}, summary=evaluation.summary(per_image).to_dict())
+        return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+
+
+def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """One table of all that this run has evaluated, as CSV and Markdown in the run's ``tables/``.
+
+    Args:
+        trainings: (arch, labels) to evaluate; by default every one whose evaluation is there.
+
+    Raises:
+        DataError: nothing was evaluated.
+    """
+    split = config.evaluation.split
+    if trainings is None:
+        base = _folder(config, "evaluate")
+        trainings = [
+            (arch, "" if labels == evaluation.SELF_SUPERVISED else labels)
+            for arch in ARCHITECTURES
+            for labels in (evaluation.SELF_SUPERVISED, *fusion.STRATEGIES)
+            if (base / arch / labels / split / "DONE").is_file()
+        ]
+    if not trainings:
+        raise DataError(f"{_folder(config)} has no evaluation of split {split!r} yet: run `evaluate` first.")
+    results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
+    folder = _folder(config, "tables")
+    result = evaluation.table(results, config.data.dataset, split)
+    kinds = {p for r in results.values() for p in r["pixels"]}
+    for pixels in sorted(kinds):
+        part = evaluation.table(results, config.data.dataset, split, pixels)
+        stem = split if pixels == "all" else f"{split}-{pixels}"
+        with runs.atomic(folder / f"{stem}.csv") as temporary:
+            part.to_csv(temporary, index=False, float_format="%.6g")
+        with runs.atomic(folder / f"{stem}.md") as temporary:
+            temporary.write_text(evaluation.to_markdown(part))
+    return result
+
+
+def run_all(config: Config, archs: tuple[str, ...] = ("monodepth2",)) -> pd.DataFrame:
+    """The whole chain: all three networks pretrained; self-taught and distilled students of ``archs``; the table."""
+    trainings = [(arch, "") for arch in ARCHITECTURES]
+    for arch in ARCHITECTURES:
+        pretrain(config, arch)
+    for arch in archs:
+        for labels in dict.fromkeys(("pred", config.labels)):
+            distill(config, arch, labels)
+            trainings.append((arch, labels))
+    trainings.sort(key=lambda t: ARCHITECTURES.index(t[0]))
+    return tables(config, trainings)
+
+
+def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
+    """Figures 4 and 5 of this run, and the label of one frame, as PNG in the run's ``figures/``."""
+    from d3d import figures
+
+    arch = arch or config.arch
+    folder = _folder(config, "figures")
+    paths = []
+    example = example_frame(config, arch)
+    name = f"{example.scene.name}, frame {example.frame}"
+    picture = figures.fusion_inputs(
+        example.image, example.preds, example.projs, example.uncertainty, config.fusion.threshold_m, example.gt, name
+    )
+    paths.append(figures.save_png(picture, folder / "figure4.png"))
+    use = example.uncertainty >= config.fusion.threshold_m
+    picture = figures.label(
+        example.image,
+        example.preds[arch],
+        example.projs[arch],
+        use,
+        fusion.fuse(example.preds[arch], example.projs[arch], example.uncertainty, config.fusion.threshold_m),
+        example.gt,
+        f"label of {name}",
+    )
+    paths.append(figures.save_png(picture, folder / "label.png"))
+    paths.append(figures.save_png(before_after(config, arch, frames), folder / "figure5.png"))
+    return paths
+
+
+@dataclass(frozen=True)
+class Example:
+    """All that was made of one target frame; maps (h, w) at the network's size, metres."""
+
+    scene: Scene
+    index: int
+    image: np.ndarray
+    gt: np.ndarray | None
+    preds: dict[str, np.ndarray]
+    projs: dict[str, np.ndarray]
+    uncertainty: np.ndarray
+
+    @property
+    def frame(self) -> str:
+        return self.scene.frame_ids[self.index]
+
+
+def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:
+    """Ground truth at another size, by the nearest pixel: for pictures only, never for scores."""
+    if depth_hw is None:
+        return None
+    h, w = depth_hw.shape
+    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
+    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
+    return depth_hw[np.ix_(y, x)]
+
+
+def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
+    """One target frame with all that was made of it.
+
+    By default the one with the largest share of pixels at or above the threshold: where the method acts.
+    """
+    size_hw = config.data.size_hw
+    uncertain = uncertainty(config)
+    scenes = training_scenes(config)
+    if not frame:
+        shares = [
+            (float((uncertain.read(s.scene.name, s.scene.frame_ids[i]) >= config.fusion.threshold_m).mean()), k, i)
+            for k, s in enumerate(scenes)
+            for i in s.targets[:: max(1, len(s.targets) // 60)]
+        ]
+        _, k, index = max(shares)
+        scene = scenes[k].scene
+    else:
+        by_name = {s.scene.name: s.scene for s in scenes}
+        if scene_name not in by_name or frame not in by_name[scene_name].frame_ids:
+            raise DataError(f"no training scene {scene_name!r} with a frame {frame!r}.")
+        scene = by_name[scene_name]
+        index = scene.frame_ids.index(frame)
+    frame = scene.frame_ids[index]
+    return Example(
+        scene,
+        index,
+        scene.image(index, size_hw),
+        nearest_depth(scene.depth(index), size_hw),
+        {a: predict(config, a).read(scene.name, frame) for a in ARCHITECTURES},
+        {a: project(config, a).read(scene.name, frame) for a in ARCHITECTURES},
+        uncertain.read(scene.name, frame),
+    )
+
+
+def before_after(config: Config, arch: str = "", frames: int = 4):
+    """Figure 5 on the evaluated split: the frames that the self-supervised network gets most wrong, in time order."""
+    from d3d import figures
+
+    arch = arch or config.arch
+    trainings = ("", "pred", config.labels)
+    per_image = {labels: evaluate(config, arch, labels) for labels in trainings}
+    first = per_image[""]
+    worst = first[first["pixels"] == "all"].sort_values("sq_rel", ascending=False)
+    chosen: list[tuple[str, str]] = []
+    by_name = {s.name: s for s in dataset(config).scenes(config.evaluation.split)}
+    for scene_name, frame in zip(worst["scene"], worst["frame"], strict=True):
+        index = by_name[scene_name].frame_ids.index(frame)
+        # neighbours look alike: keep a tenth of the scene between chosen frames
+        apart = len(by_name[scene_name]) // 10
+        if all(n != scene_name or abs(by_name[n].frame_ids.index(f) - index) > apart for n, f in chosen):
+            chosen.append((scene_name, frame))
+        if len(chosen) == frames:
+            break
+    chosen.sort(key=lambda c: (c[0], by_name[c[0]].frame_ids.index(c[1])))
+    size_hw = config.data.size_hw
+    images, gts = [], []
+    for scene_name, frame in chosen:
+        scene = by_name[scene_name]
+        i = scene.frame_ids.index(frame)
+        images.append(scene.image(i, size_hw))
+        gts.append(nearest_depth(scene.depth(i), size_hw))
+    depths = {}
+    for labels in trainings:
+        training = labels or evaluation.SELF_SUPERVISED
+        store = DepthStore(_folder(config, "evaluate", arch, training, config.evaluation.split, "depth"))
+        depths[evaluation.training_name(labels)] = [store.read(s, f) for s, f in chosen]
+    return figures.before_after(images, gts, depths, title=f"{evaluation.ARCH_NAMES[arch]}, {config.data.dataset}")
