@@ -1,0 +1,46 @@
+"""Posed frames from every source in one form, and the training triples in them.
+
+A new data set is one file with a function that returns a `Dataset`, and one line in `DATASETS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+from d3d.datasets.miniroom import open_miniroom
+from d3d.datasets.scene import Dataset, Scene
+from d3d.datasets.sevenscenes import open_sevenscenes
+from d3d.datasets.triples import Triples, find_triples
+from d3d.errors import unknown
+
+__all__ = ["DATASETS", "Dataset", "Scene", "Triples", "find_triples", "open_dataset"]
+
+# name -> function(root, **options) -> Dataset
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "7scenes": open_sevenscenes,
+    "miniroom": open_miniroom,
+}
+
+
+def open_dataset(name: str, root: str | Path | None = None, **options: object) -> Dataset:
+    """Opens a data set by name.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the folder that holds it; not needed for sets that are rendered or shipped.
+        options: the data set's own options, see its module.
+
+    Raises:
+        ConfigError: unknown data set or option; names the near misses.
+        DataError: the folder is missing or is not such a data set; says how to get the data.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    opener = DATASETS[name]
+    known = [p for p in inspect.signature(opener).parameters if p != "root"]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of data set {name!r}", option, known)
+    return opener(root, **options)

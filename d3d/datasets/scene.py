@@ -1,0 +1,279 @@
+"""One internal form for every source of posed frames: `Scene`, and `Dataset`, its splits into scenes.
+
+Nothing downstream knows where a frame came from. A scene holds its poses in memory and reads images
+and depth only when asked for, so that a data set of thousands of scenes opens quickly.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d3d.errors import DataError, unknown
+from d3d.geometry import check_pose, scale_intrinsics
+
+HW = tuple[int, int]
+
+
+class Scene:
+    """Posed frames of one room in the order of time.
+
+    A source of data derives from this class and implements `_read_image` and `_read_K`, and where it
+    has them `_read_depth` and `_read_highlight_mask`; all return arrays at the native colour size.
+    The public methods check what these return, so that each bad file gives the same error whatever
+    its source.
+
+    Attributes:
+        name: unique in its data set and usable as a file name.
+        frame_ids: n names of frames, unique in the scene.
+        world_T_cams: (n, 4, 4) float64 poses of the colour camera, OpenCV axes, metres.
+        size_hw: native colour size.
+        has_depth: whether `depth` gives anything.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frame_ids: Sequence[str],
+        world_T_cams: np.ndarray,
+        size_hw: HW,
+        has_depth: bool = False,
+    ) -> None:
+        """Checks and keeps what is known without opening an image.
+
+        Raises:
+            DataError: no frame, another number of poses than of frames, or a pose that is not one.
+        """
+        if len(frame_ids) == 0:
+            raise DataError(f"scene {name!r} is empty: it has no frame.")
+        if len(world_T_cams) != len(frame_ids):
+            raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(world_T_cams)} poses.")
+        self.name = name
+        self.frame_ids = tuple(frame_ids)
+        self.size_hw: HW = (int(size_hw[0]), int(size_hw[1]))
+        self.has_depth = has_depth
+        self.world_T_cams = np.stack([check_pose(pose, self._where(i)) for i, pose in enumerate(world_T_cams)])
+
+    # what a source of data implements, at the native colour size
+
+    def _read_image(self, i: int) -> np.ndarray:
+        """Colour image i, uint8 (H, W, 3), RGB."""
+        raise NotImplementedError
+
+    def _read_K(self, i: int) -> np.ndarray | None:
+        """Intrinsics (3, 3) of the native colour image i, pixel centres at integers; None if not known."""
+        return None
+
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        """Depth i (H, W) in metres, registered to colour, 0 = invalid; asked for only if `has_depth`."""
+        raise NotImplementedError
+
+    def _read_highlight_mask(self, i: int) -> np.ndarray | None:
+        """Bool (H, W) where a mirror image of a light is seen; None where nobody knows."""
+        return None
+
+    # what the rest of the package uses
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    def __repr__(self) -> str:
+        h, w = self.size_hw
+        return f"<{type(self).__name__} {self.name!r}: {len(self)} frames of {w}x{h}>"
+
+    def image(self, i: int, size_hw: HW | None = None) -> np.ndarray:
+        """Colour image, uint8 (h, w, 3) RGB, at the native size or resized to ``size_hw``.
+
+        Raises:
+            DataError: the file is missing or broken, or the image is not of the size of its scene.
+        """
+        image = self._read_image(self._index(i))
+        if image.shape != (*self.size_hw, 3) or image.dtype != np.uint8:
+            raise DataError(
+                f"{self._where(i)}: the image has shape {image.shape} ({image.dtype}), but the scene's frames "
+                f"are {self.size_hw[1]}x{self.size_hw[0]} RGB. All frames of a scene must be of one size."
+            )
+        return resize_image(image, size_hw)
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth, float32 (H, W) in metres at the native colour size, 0 = invalid; None if there is none.
+
+        It is never resized: averaging depth invents surfaces between two true ones. Evaluation resizes
+        the prediction to it instead.
+
+        Raises:
+            DataError: the file is missing or broken, or its size is not that of the colour image.
+        """
+        i = self._index(i)
+        depth = self._read_depth(i) if self.has_depth else None
+        if depth is None:
+            return None
+        if depth.shape != self.size_hw:
+            raise DataError(
+                f"{self._where(i)}: the depth map has shape {depth.shape}, but depth registered to this scene's "
+                f"colour must have {self.size_hw}."
+            )
+        return np.ascontiguousarray(depth, dtype=np.float32)
+
+    def K(self, i: int, size_hw: HW | None = None) -> np.ndarray:
+        """Intrinsics, float64 (3, 3), pixel centres at integers, of `image` at the same ``size_hw``.
+
+        Raises:
+            DataError: the intrinsics are missing, not 3x3, not finite, or without a positive focal length.
+        """
+        K = self._read_K(self._index(i))
+        if K is None:
+            raise DataError(f"{self._where(i)}: no intrinsics K. Without them no pixel can be warped.")
+        K = np.array(K, dtype=np.float64)
+        if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+            raise DataError(f"{self._where(i)}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}.")
+        return K if size_hw is None else scale_intrinsics(K, self.size_hw, size_hw)
+
+    def highlight_mask(self, i: int, size_hw: HW | None = None) -> np.ndarray | None:
+        """Bool (h, w), true where a mirror image of a light is seen; None where the set does not know.
+
+        A resized mask is true where at least half of the pixel's area is highlight.
+        """
+        mask = self._read_highlight_mask(self._index(i))
+        if mask is None or size_hw is None or tuple(size_hw) == mask.shape:
+            return mask
+        grey = Image.fromarray(mask.astype(np.uint8) * 255)
+        return np.asarray(grey.resize((size_hw[1], size_hw[0]), Image.Resampling.BOX)) >= 128
+
+    def block(self, start: int, stop: int, name: str | None = None) -> Scene:
+        """Frames ``start`` .. ``stop - 1`` as a scene of its own, so that no triple crosses its ends.
+
+        Raises:
+            DataError: no frame lies in the block, or it reaches beyond the scene.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise DataError(f"scene {self.name!r} has frames 0..{len(self) - 1}: no block {start}..{stop - 1}.")
+        return self.subset(range(start, stop), name or f"{self.name}.{start}-{stop - 1}")
+
+    def subset(self, indices: Iterable[int], name: str) -> Scene:
+        """The frames ``indices`` (in the order given) as a scene of its own; nothing is read or copied."""
+        return _Subset(self, [self._index(i) for i in indices], name)
+
+    def _index(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"scene {self.name!r} has {len(self)} frames, there is no frame {i}.")
+        return int(i) % len(self)
+
+    def _where(self, i: int) -> str:
+        return f"scene {self.name!r}, frame {self.frame_ids[i]}"
+
+
+class _Subset(Scene):
+    """Some frames of another scene, read through it."""
+
+    def __init__(self, parent: Scene, indices: list[int], name: str) -> None:
+        if isinstance(parent, _Subset):  # a subset of a subset reads straight from the source
+            indices, parent = [parent._indices[i] for i in indices], parent._parent
+        self._parent, self._indices = parent, indices
+        ids = [parent.frame_ids[i] for i in indices]
+        super().__init__(name, ids, parent.world_T_cams[indices], parent.size_hw, parent.has_depth)
+
+    def _read_image(self, i: int) -> np.ndarray:
+        return self._parent._read_image(self._indices[i])
+
+    def _read_K(self, i: int) -> np.ndarray | None:
+        return self._parent._read_K(self._indices[i])
+
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        return self._parent._read_depth(self._indices[i])
+
+    def _read_highlight_mask(self, i: int) -> np.ndarray | None:
+        return self._parent._read_highlight_mask(self._indices[i])
+
+
+class Dataset:
+    """A named set of scenes in splits; a split's scenes are made when first asked for.
+
+    Attributes:
+        name: the name in the registry.
+        splits: names of the splits there are: "train" and "val", and "test" where there is one.
+    """
+
+    def __init__(self, name: str, splits: Mapping[str, Callable[[], list[Scene]]]) -> None:
+        self.name = name
+        self.splits = tuple(splits)
+        self._make = dict(splits)
+        self._scenes: dict[str, list[Scene]] = {}
+
+    def scenes(self, split: str) -> list[Scene]:
+        """The scenes of a split.
+
+        Raises:
+            ConfigError: no such split.
+            DataError: the split has no scene, or one of them cannot be read.
+        """
+        if split not in self._make:
+            raise unknown(f"split of data set {self.name!r}", split, self.splits)
+        if split not in self._scenes:
+            self._scenes[split] = self._make[split]()
+            if not self._scenes[split]:
+                raise DataError(f"the {split!r} split of data set {self.name!r} has no scene.")
+        return list(self._scenes[split])
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"
+
+
+def require_root(name: str, root: str | Path | None, how_to_get: str) -> Path:
+    """The folder of a data set that must be downloaded.
+
+    Raises:
+        DataError: none was given or it does not exist; says how to get the data.
+    """
+    if root is None:
+        raise DataError(f"data set {name!r} needs root=, the folder that holds it. {how_to_get}")
+    if not Path(root).is_dir():
+        raise DataError(f"data set {name!r}: there is no folder {root}. {how_to_get}")
+    return Path(root)
+
+
+def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
+    """Antialiased resize of a uint8 (H, W, 3) image; the image itself where the size is the same.
+
+    Point or plain bilinear sampling aliases fine texture, differently in each view, and the
+    photometric error of a correct warp is then no longer small. PIL widens Lanczos' support with the
+    reduction and keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes; the
+    reducing gap takes a cheap box step first where the reduction is large.
+    """
+    if size_hw is None or tuple(size_hw) == image.shape[:2]:
+        return image
+    size = (size_hw[1], size_hw[0])
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def read_png_or_jpeg(path: Path, where: str) -> Image.Image:
+    """A fully decoded image file.
+
+    Raises:
+        DataError: missing, truncated or not an image; names ``where`` (scene and frame) and the file.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
+            return image
+    except FileNotFoundError:
+        raise DataError(f"{where}: {path} is missing.") from None
+    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+        raise DataError(f"{where}: {path} is truncated or not an image ({error}). Copy it again.") from error
+
+
+def read_color(path: Path, where: str) -> np.ndarray:
+    """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
+    return np.asarray(read_png_or_jpeg(path, where).convert("RGB"))
+
+
+def read_depth_png(path: Path, where: str) -> np.ndarray:
+    """A 16-bit depth png as uint16 (H, W), units as stored; raises DataError, also where it has 8 bits or colour."""
+    image = read_png_or_jpeg(path, where)
+    if image.mode not in ("I;16", "I;16B", "I"):
+        raise DataError(f"{where}: {path} is not a 16-bit grey depth png (it has mode {image.mode}).")
+    return np.asarray(image).astype(np.uint16)

@@ -1,0 +1,143 @@
+"""Training triples: a target frame and two sources, one backwards and one forwards in time.
+
+The paper does not say how its triples are chosen beyond the bounds on the relative pose. Reading
+taken here: every 10th frame is a target, and of the frames within the bounds the source on each side
+is the one nearest to the target in time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from d3d.errors import ConfigError, DataError
+
+# Gaps looked at in one step: enough to amortise the call, few enough that 5000 targets take some 10 MB.
+_GAPS_PER_STEP = 32
+_NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = "no frame there", "moved too little", "moved too far", "rotated too much"
+
+
+@dataclass(frozen=True)
+class Triples:
+    """What `find_triples` found.
+
+    Attributes:
+        indices: (m, 3) int64 frame indices [target, backward source, forward source].
+        targets_tried: number of targets that were looked at.
+        dropped: reason -> number of targets that fell out for it; each target counts once, so that
+            ``len(self) + sum(dropped.values()) == targets_tried``.
+    """
+
+    indices: np.ndarray
+    targets_tried: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def require(self, where: str) -> Triples:
+        """Returns itself, or says why there is nothing to train on.
+
+        Raises:
+            DataError: there is no triple; with the number of targets and why they fell out.
+        """
+        if len(self):
+            return self
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items())
+        raise DataError(
+            f"{where}: no training triple from {self.targets_tried} target frames. Why they fell out: {reasons}. "
+            "Poses must be in metres and frames in the order of time; sparse video needs wider bounds."
+        )
+
+
+def find_triples(
+    world_T_cams: np.ndarray,
+    every: int = 10,
+    translation_m: tuple[float, float] = (0.05, 0.10),
+    max_rotation_deg: float = 3.0,
+    max_gap: int | None = None,
+) -> Triples:
+    """Finds for every Nth frame the nearest source backwards and forwards in time within the bounds.
+
+    A side without a source gets one of these reasons: there is no frame on it; no frame on it is as
+    far as the lower bound ("moved too little"); frames within the bounds on translation all rotated
+    too much; or the camera jumped over those bounds ("moved too far").
+
+    Args:
+        world_T_cams: (n, 4, 4) poses in the order of time, metres.
+        every: every how many frames one is a target.
+        translation_m: least and greatest distance of the camera centres, metres, both included.
+        max_rotation_deg: greatest angle of the relative rotation, included.
+        max_gap: greatest difference in frames; None for any.
+
+    Raises:
+        ConfigError: a bound that makes no sense.
+        DataError: not an array of finite poses.
+    """
+    low, high = translation_m
+    if every < 1 or not 0 <= low < high or max_rotation_deg <= 0 or (max_gap is not None and max_gap < 1):
+        raise ConfigError(
+            "find_triples needs every >= 1, 0 <= translation_m[0] < translation_m[1], max_rotation_deg > 0 and "
+            f"max_gap >= 1 or None; got {every}, {translation_m}, {max_rotation_deg}, {max_gap}."
+        )
+    poses = np.asarray(world_T_cams, dtype=np.float64)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4):
+        raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
+    if not np.isfinite(poses).all():
+        bad = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
+        raise DataError(f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out.")
+    targets = np.arange(0, len(poses), every)
+    bounds = (low, high, max_rotation_deg, max_gap or len(poses))
+    backward, why_backward = _nearest(poses, targets, -1, *bounds)
+    forward, why_forward = _nearest(poses, targets, 1, *bounds)
+    found = (backward >= 0) & (forward >= 0)
+    dropped: Counter[str] = Counter()
+    for b, f in zip(why_backward[~found], why_forward[~found], strict=True):
+        if b and f:
+            dropped[f"no source on either side: {b}" if b == f else f"no source on either side: {b} | {f}"] += 1
+        else:
+            dropped[f"no source backwards: {b}" if b else f"no source forwards: {f}"] += 1
+    indices = np.stack((targets, backward, forward), axis=1)[found]
+    return Triples(indices.astype(np.int64), len(targets), dict(dropped.most_common()))
+
+
+def _nearest(
+    poses: np.ndarray, targets: np.ndarray, direction: int, low: float, high: float, max_deg: float, max_gap: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
+
+    All targets advance together, a few gaps at a time, and leave when they have found their source:
+    memory stays linear in the number of frames, and a smooth path is done after the first step.
+    """
+    n = len(poses)
+    centres, rotations = poses[:, :3, 3], poses[:, :3, :3].reshape(n, 9)
+    # |A - B|_F = 2 sqrt(2) sin(angle / 2): unlike arccos of the trace, exact for small angles and
+    # insensitive to rotations that are orthonormal only to a few digits.
+    max_chord = 2 * np.sqrt(2) * np.sin(np.deg2rad(min(max_deg, 180.0)) / 2) * (1 + 1e-12)
+    source = np.full(len(targets), -1)
+    far_enough = np.zeros(len(targets), bool)
+    in_bounds = np.zeros(len(targets), bool)
+    room = np.minimum(targets if direction < 0 else n - 1 - targets, max_gap)
+    active = np.flatnonzero(room > 0)
+    gap = 1
+    while len(active):
+        t = targets[active, None]
+        gaps = np.arange(gap, gap + _GAPS_PER_STEP)
+        inside = gaps <= room[active, None]
+        s = np.where(inside, t + direction * gaps, t)
+        distance = np.linalg.norm(centres[s] - centres[t], axis=-1)
+        moved = inside & (distance >= low)
+        near = moved & (distance <= high)
+        fits = near & (np.linalg.norm(rotations[s] - rotations[t], axis=-1) <= max_chord)
+        far_enough[active] |= moved.any(axis=1)
+        in_bounds[active] |= near.any(axis=1)
+        hit = fits.any(axis=1)
+        source[active[hit]] = s[hit, fits[hit].argmax(axis=1)]
+        gap += _GAPS_PER_STEP
+        active = active[~hit & (room[active] >= gap)]
+    why = np.select(
+        [source >= 0, room == 0, ~far_enough, in_bounds], ["", _NO_FRAME, _TOO_LITTLE, _ROTATED], _TOO_FAR
+    )
+    return source, why
