@@ -36,7 +36,10 @@ def resnet18(pretrained: bool = True) -> nn.Module:
     import timm
 
     def build(pretrained: bool) -> nn.Module:
-        return timm.create_model(NAME, pretrained=pretrained, features_only=True, out_indices=(0, 1, 2, 3, 4))
+        # zero_init_last is timm's habit; torchvision's ResNet, which the baselines start from, has it not.
+        return timm.create_model(
+            NAME, pretrained=pretrained, features_only=True, out_indices=(0, 1, 2, 3, 4), zero_init_last=False
+        )
 
     if not pretrained:
         return build(False)
