@@ -56,7 +56,9 @@ class Scene:
         self.frame_ids = tuple(frame_ids)
         self.size_hw: HW = (int(size_hw[0]), int(size_hw[1]))
         self.has_depth = has_depth
-        self.world_T_cams = np.stack([check_pose(pose, self._where(i)) for i, pose in enumerate(world_T_cams)])
+        self.world_T_cams = np.stack(
+            [check_pose(pose, self._where(i)) for i, pose in enumerate(world_T_cams)]
+        )
 
     # what a source of data implements, at the native colour size
 
@@ -130,7 +132,9 @@ class Scene:
             raise DataError(f"{self._where(i)}: no intrinsics K. Without them no pixel can be warped.")
         K = np.array(K, dtype=np.float64)
         if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-            raise DataError(f"{self._where(i)}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}.")
+            raise DataError(
+                f"{self._where(i)}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}."
+            )
         return K if size_hw is None else scale_intrinsics(K, self.size_hw, size_hw)
 
     def highlight_mask(self, i: int, size_hw: HW | None = None) -> np.ndarray | None:
@@ -151,7 +155,9 @@ class Scene:
             DataError: no frame lies in the block, or it reaches beyond the scene.
         """
         if not 0 <= start < stop <= len(self):
-            raise DataError(f"scene {self.name!r} has frames 0..{len(self) - 1}: no block {start}..{stop - 1}.")
+            raise DataError(
+                f"scene {self.name!r} has frames 0..{len(self) - 1}: no block {start}..{stop - 1}."
+            )
         return self.subset(range(start, stop), name or f"{self.name}.{start}-{stop - 1}")
 
     def subset(self, indices: Iterable[int], name: str) -> Scene:

@@ -16,7 +16,12 @@ from d3d.errors import ConfigError, DataError
 
 # Gaps looked at in one step: enough to amortise the call, few enough that 5000 targets take some 10 MB.
 _GAPS_PER_STEP = 32
-_NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = "no frame there", "moved too little", "moved too far", "rotated too much"
+_NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = (
+    "no frame there",
+    "moved too little",
+    "moved too far",
+    "rotated too much",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,9 @@ def find_triples(
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
     if not np.isfinite(poses).all():
         bad = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
-        raise DataError(f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out.")
+        raise DataError(
+            f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out."
+        )
     targets = np.arange(0, len(poses), every)
     bounds = (low, high, max_rotation_deg, max_gap or len(poses))
     backward, why_backward = _nearest(poses, targets, -1, *bounds)
@@ -96,7 +103,9 @@ def find_triples(
     dropped: Counter[str] = Counter()
     for b, f in zip(why_backward[~found], why_forward[~found], strict=True):
         if b and f:
-            dropped[f"no source on either side: {b}" if b == f else f"no source on either side: {b} | {f}"] += 1
+            dropped[
+                f"no source on either side: {b}" if b == f else f"no source on either side: {b} | {f}"
+            ] += 1
         else:
             dropped[f"no source backwards: {b}" if b else f"no source forwards: {f}"] += 1
     indices = np.stack((targets, backward, forward), axis=1)[found]
@@ -104,7 +113,13 @@ def find_triples(
 
 
 def _nearest(
-    poses: np.ndarray, targets: np.ndarray, direction: int, low: float, high: float, max_deg: float, max_gap: int
+    poses: np.ndarray,
+    targets: np.ndarray,
+    direction: int,
+    low: float,
+    high: float,
+    max_deg: float,
+    max_gap: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
 
