@@ -14,6 +14,7 @@ from d3d.errors import DataError
 
 # viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
 COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
+NAMES = {"depth": "depth", "error": "error", "uncertainty": "uncertainty", "signed": "too near (blue) / too far (red)"}
 UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
 
 
@@ -74,7 +75,7 @@ def grid(rows: Sequence[Sequence[Panel]], title: str = "", width_in: float = 12.
     for kind in kinds:
         if kind in shown:
             bar = figure.colorbar(shown[kind], ax=axes, fraction=0.025, pad=0.01, aspect=30)
-            bar.set_label(f"{kind} ({UNITS[kind]})", fontsize=8)
+            bar.set_label(f"{NAMES[kind]} ({UNITS[kind]})", fontsize=8)
             bar.ax.tick_params(labelsize=7)
     return figure
 
@@ -160,7 +161,8 @@ def fusion_inputs(
         uncertainty: (h, w), metres.
         gt: depth (H, W) in metres, or None where there is none.
     """
-    top = _limit([Panel("", d, "depth") for d in (*preds.values(), *projs.values())], "depth")
+    maps = [*preds.values(), *projs.values(), *([] if gt is None else [gt])]
+    top = _limit([Panel("", d, "depth") for d in maps], "depth")
     rows = [
         [
             Panel("image", image),
@@ -222,7 +224,8 @@ def before_after(
         gts: ground truth (h, w) at the depth's size, metres.
         depths: training's name -> one depth map a frame, metres.
     """
-    top = _limit([Panel("", d, "depth") for ds in depths.values() for d in ds], "depth")
+    maps = [*(d for ds in depths.values() for d in ds), *(g for g in gts if g is not None)]
+    top = _limit([Panel("", d, "depth") for d in maps], "depth")
     rows = []
     for k, image in enumerate(images):
         gt = gts[k]

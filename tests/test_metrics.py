@@ -1,0 +1,65 @@
+"""The seven metrics against values computed by hand."""
+
+import numpy as np
+import pytest
+
+from d3d.errors import ConfigError, DataError
+from d3d.metrics import METRICS, depth_metrics, resize_depth
+
+
+def test_hand_computed_values():
+    gt = np.array([[2.0, 4.0], [1.0, 0.0]])
+    pred = np.array([[3.0, 4.0], [0.5, 9.0]])  # the last has no ground truth
+    m = depth_metrics(pred, gt)
+    assert m["abs_rel"] == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert m["sq_rel"] == pytest.approx((1 / 2 + 0 + 0.25 / 1) / 3)
+    assert m["rmse"] == pytest.approx(np.sqrt((1 + 0 + 0.25) / 3))
+    assert m["rmse_log"] == pytest.approx(np.sqrt((np.log(1.5) ** 2 + np.log(0.5) ** 2) / 3))
+    assert m["a1"] == pytest.approx(1 / 3)  # 1.5 and 2 are beyond 1.25
+    assert m["a2"] == pytest.approx(2 / 3)  # 1.5 is within 1.5625
+    assert m["a3"] == pytest.approx(2 / 3)  # 2 is beyond 1.953
+    assert tuple(m) == METRICS
+
+
+def test_truth_against_itself_is_perfect():
+    gt = np.random.default_rng(0).uniform(0.5, 5, (6, 8))
+    m = depth_metrics(gt, gt)
+    assert [m[k] for k in METRICS] == pytest.approx([0, 0, 0, 0, 1, 1, 1])
+
+
+def test_median_scaling_undoes_a_scale_and_only_a_scale():
+    gt = np.random.default_rng(0).uniform(0.5, 5, (6, 8))
+    assert depth_metrics(gt * 1.7, gt, scale="median")["abs_rel"] == pytest.approx(0, abs=1e-12)
+    assert depth_metrics(gt * 1.7, gt)["abs_rel"] == pytest.approx(0.7)
+    assert depth_metrics(gt + 1, gt, scale="median")["abs_rel"] > 0.05
+
+
+def test_clamp_comes_after_scaling():
+    gt = np.full((2, 2), 8.0)
+    assert depth_metrics(np.full((2, 2), 50.0), gt)["abs_rel"] == pytest.approx(0.25)  # clamped to 10
+    assert depth_metrics(np.full((2, 2), 50.0), gt, scale="median")["abs_rel"] == pytest.approx(0)
+
+
+def test_mask_counts_only_its_pixels_and_empty_is_nan():
+    gt = np.full((2, 2), 2.0)
+    pred = np.array([[2.0, 4.0], [4.0, 4.0]])
+    mask = np.array([[True, False], [False, False]])
+    assert depth_metrics(pred, gt, mask)["abs_rel"] == 0
+    assert all(np.isnan(v) for v in depth_metrics(pred, np.zeros((2, 2))).values())
+
+
+def test_prediction_is_resized_to_the_ground_truth():
+    gt = np.tile(np.linspace(1, 2, 8), (4, 1))
+    small = np.tile(np.linspace(1, 2, 8).reshape(4, 2).mean(1), (2, 1))
+    assert resize_depth(small, (4, 8)).shape == (4, 8)
+    assert depth_metrics(small, gt)["abs_rel"] < 0.03
+
+
+def test_bad_input():
+    gt = np.ones((2, 2))
+    with pytest.raises(ConfigError, match="scale"):
+        depth_metrics(gt, gt, scale="mean")
+    with pytest.raises(DataError, match="mask"):
+        depth_metrics(gt, gt, np.ones((3, 2), bool))
+    with pytest.raises(DataError, match="not finite"):
+        depth_metrics(np.full((2, 2), np.nan), gt)
