@@ -9,21 +9,28 @@ Submodules are imported when first used, so that ``import d3d`` is fast and need
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from d3d.models import create_model
-    from d3d.prediction import predict
-
 _FUNCTIONS = {"create_model": "d3d.models", "predict": "d3d.prediction"}
 _MODULES = (
-    "config datasets errors evaluation figures fusion geometry losses metrics models prediction "
-    "reconstruction runs stages training"
-).split()
-
-__all__ = ["__version__", *_FUNCTIONS, *_MODULES]
+    "config",
+    "datasets",
+    "errors",
+    "evaluation",
+    "figures",
+    "fusion",
+    "geometry",
+    "losses",
+    "metrics",
+    "models",
+    "prediction",
+    "reconstruction",
+    "runs",
+    "showcase",
+    "stages",
+    "training",
+)
 
 
 def __getattr__(name: str) -> object:
@@ -35,4 +42,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(("__version__", *_FUNCTIONS, *_MODULES))

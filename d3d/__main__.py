@@ -15,7 +15,9 @@ def _prepare(config: Config, archs: tuple[str, ...]) -> None:
 
     scenes = stages.training_scenes(config)
     for s in scenes:
-        print(f"{s.scene.name}: {len(s.scene)} frames, {len(s.triples)} triples of {s.triples.targets_tried} targets")
+        print(
+            f"{s.scene.name}: {len(s.scene)} frames, {len(s.triples)} triples of {s.triples.targets_tried} targets"
+        )
         for reason, count in s.triples.dropped.items():
             print(f"    dropped {count}: {reason}")
     print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
@@ -67,13 +69,15 @@ def _tables(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _all(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d import evaluation, runs, stages
+    from d3d import evaluation, runs, showcase, stages
 
     table = stages.run_all(config, archs)
     split = config.evaluation.split
-    print(f"\n{config.data.dataset}, {split}, profile {config.profile}, seed {config.seed} (d3d; not the paper's data)\n")
+    print(
+        f"\n{config.data.dataset}, {split}, profile {config.profile}, seed {config.seed} (d3d; not the paper's data)\n"
+    )
     print(evaluation.to_markdown(table))
-    for path in stages.run_figures(config, archs[0]):
+    for path in showcase.run_figures(config, archs[0]):
         print(f"figure: {path}")
     print(f"everything is in {runs.run_folder(config)}")
 
@@ -100,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line: a stage, then one option a parameter of the notebooks."""
     result = _Parser(prog="python -m d3d", description=__doc__, allow_abbrev=False)
     lines = "\n".join(f"  {name:10} {text}" for name, (_, text) in STAGES.items())
-    result.epilog = f"stages:\n{lines}\n\nA stage computes what an earlier one should have left, and skips what is done."
+    result.epilog = (
+        f"stages:\n{lines}\n\nA stage computes what an earlier one should have left, and skips what is done."
+    )
     result.formatter_class = argparse.RawDescriptionHelpFormatter
     result.add_argument("stage", metavar="stage", help=", ".join(STAGES))
     for name, parameter in PARAMETERS.items():
@@ -126,7 +132,13 @@ def main(argv: list[str] | None = None) -> int:
         archs = values.pop("archs")
         stage = values.pop("stage")
         config = make_config(**values)
-        names = (config.arch,) if archs is None else ARCHITECTURES if archs == "every" else tuple(archs.split(","))
+        names = (
+            (config.arch,)
+            if archs is None
+            else ARCHITECTURES
+            if archs == "every"
+            else tuple(archs.split(","))
+        )
         for name in names:
             if name not in ARCHITECTURES:
                 raise unknown("arch", name, ARCHITECTURES)

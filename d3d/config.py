@@ -62,7 +62,9 @@ class TrainConfig:
     def scaled(self, epochs: int) -> TrainConfig:
         """The same schedule over another number of epochs: the drops keep their share of it."""
         return replace(
-            self, epochs=epochs, milestones=tuple(max(1, round(m * epochs / self.epochs)) for m in self.milestones)
+            self,
+            epochs=epochs,
+            milestones=tuple(max(1, round(m * epochs / self.epochs)) for m in self.milestones),
         )
 
 
@@ -173,7 +175,9 @@ class Parameter:
 
 _STR, _INT, _FLOAT, _BOOL = (str,), (int,), (float, int), (bool,)
 PARAMETERS: dict[str, Parameter] = {
-    "profile": Parameter(_STR, "profile", "smoke, demo or paper: size, steps and thresholds", tuple(PROFILES)),
+    "profile": Parameter(
+        _STR, "profile", "smoke, demo or paper: size, steps and thresholds", tuple(PROFILES)
+    ),
     "arch": Parameter(_STR, "arch", "network of this run", ARCHITECTURES),
     "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", LABELS),
     "dataset": Parameter(_STR, "data.dataset", "data set, by its name in d3d.datasets"),
@@ -195,8 +199,12 @@ PARAMETERS: dict[str, Parameter] = {
     "voxel_m": Parameter(_FLOAT, "fusion.voxel_m", "TSDF voxel, metres", minimum=1e-3),
     "trunc_m": Parameter(_FLOAT, "fusion.trunc_m", "TSDF truncation, metres", minimum=1e-3),
     "integrate_every": Parameter(_INT, "fusion.integrate_every", "every Nth frame into the TSDF", minimum=1),
-    "renderer": Parameter(_STR, "fusion.renderer", "open3d (ray casting) or pyrender", ("open3d", "pyrender")),
-    "threshold_m": Parameter(_FLOAT, "fusion.threshold_m", "uncertainty threshold of Eq. 3, metres", minimum=0.0),
+    "renderer": Parameter(
+        _STR, "fusion.renderer", "open3d (ray casting) or pyrender", ("open3d", "pyrender")
+    ),
+    "threshold_m": Parameter(
+        _FLOAT, "fusion.threshold_m", "uncertainty threshold of Eq. 3, metres", minimum=0.0
+    ),
     "split": Parameter(_STR, "evaluation.split", "split that is evaluated"),
     "scale": Parameter(_STR, "evaluation.scale", "none (absolute depth) or median", ("none", "median")),
     "eval_every": Parameter(_INT, "evaluation.every", "every Nth frame is evaluated", minimum=1),
@@ -215,7 +223,9 @@ def _check(name: str, value: Any) -> Any:
     if parameter.choices is not None and value not in parameter.choices:
         raise unknown(name, value, parameter.choices)
     if parameter.minimum is not None and not value >= parameter.minimum:
-        raise ConfigError(f"parameter {name} = {value!r} must be at least {parameter.minimum} ({parameter.help}).")
+        raise ConfigError(
+            f"parameter {name} = {value!r} must be at least {parameter.minimum} ({parameter.help})."
+        )
     return value
 
 
@@ -251,17 +261,24 @@ def make_config(**parameters: Any) -> Config:
     if epochs is not None or train:
         pretrain, distill = replace(config.pretrain, **train), replace(config.distill, **train)
         # what the user sets holds for every architecture, over the profile's own exceptions
-        per_arch = {a: {k: v for k, v in over.items() if k not in train} for a, over in config.per_arch.items()}
+        per_arch = {
+            a: {k: v for k, v in over.items() if k not in train} for a, over in config.per_arch.items()
+        }
         config = replace(config, pretrain=pretrain, distill=distill, per_arch=per_arch)
     if epochs is not None:
         config = replace(
-            config, pretrain=config.pretrain.scaled(epochs), distill=config.distill.scaled(epochs), pretrain_epochs={}
+            config,
+            pretrain=config.pretrain.scaled(epochs),
+            distill=config.distill.scaled(epochs),
+            pretrain_epochs={},
         )
     config = replace(config, **given)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:
             low = max(32, value // 32 * 32)
-            raise ConfigError(f"{name} = {value} must be a multiple of 32: {low} or {value // 32 * 32 + 32}, say.")
+            raise ConfigError(
+                f"{name} = {value} must be a multiple of 32: {low} or {value // 32 * 32 + 32}, say."
+            )
     if not config.run:
         config = replace(config, run=f"{config.data.dataset}-{config.profile}-seed{config.seed}")
     if config.run in (".", "..") or any(c in config.run for c in "/\\\0"):
@@ -356,7 +373,9 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         result = stage_config(config, "distill" if labels else "pretrain", arch, labels)
         result["evaluation"] = dataclasses.asdict(config.evaluation)
     else:
-        raise unknown("stage", stage, ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate"))
+        raise unknown(
+            "stage", stage, ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
+        )
     return _plain(result)
 
 

@@ -68,7 +68,13 @@ def score(
                 if count:
                     metrics = depth_metrics(pred, gt, mask, scale, min_depth, max_depth)
                     rows.append(
-                        {"scene": scene.name, "frame": scene.frame_ids[i], "pixels": pixels, "count": count, **metrics}
+                        {
+                            "scene": scene.name,
+                            "frame": scene.frame_ids[i],
+                            "pixels": pixels,
+                            "count": count,
+                            **metrics,
+                        }
                     )
     bar.close()
     if not rows:
@@ -108,7 +114,9 @@ PAPER_SPLITS = {
 }
 
 
-def table(results: dict[tuple[str, str], pd.DataFrame], dataset: str, split: str, pixels: str = "all") -> pd.DataFrame:
+def table(
+    results: dict[tuple[str, str], pd.DataFrame], dataset: str, split: str, pixels: str = "all"
+) -> pd.DataFrame:
     """One table: our rows, with the paper's under them where data set and split are the paper's.
 
     Args:
@@ -124,7 +132,9 @@ def table(results: dict[tuple[str, str], pd.DataFrame], dataset: str, split: str
     rows = []
     for (arch, labels), per_image in results.items():
         name, training = ARCH_NAMES[arch], training_name(labels)
-        rows.append({"architecture": name, "training": training, "source": "ours", **summary(per_image, pixels)})
+        rows.append(
+            {"architecture": name, "training": training, "source": "ours", **summary(per_image, pixels)}
+        )
         if paper is not None:
             same = paper[(paper["architecture"] == name) & (paper["training"] == training)]
             rows += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ from d3d.errors import DataError
 
 # viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
 COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
-NAMES = {"depth": "depth", "error": "error", "uncertainty": "uncertainty", "signed": "too near (blue) / too far (red)"}
+NAMES = {
+    "depth": "depth",
+    "error": "error",
+    "uncertainty": "uncertainty",
+    "signed": "too near (blue) / too far (red)",
+}
 UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
 
 
@@ -100,8 +106,10 @@ def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     figure = Figure(figsize=(5, 3), layout="constrained")
     axis = figure.subplots()
     epochs = [h["epoch"] for h in history]
-    axis.plot(epochs, [h["loss"] for h in history], marker="o" if len(history) < 12 else None, color="tab:blue")
-    for a, b in zip(history, history[1:], strict=False):
+    axis.plot(
+        epochs, [h["loss"] for h in history], marker="o" if len(history) < 12 else None, color="tab:blue"
+    )
+    for a, b in itertools.pairwise(history):
         if b["learning_rate"] < 0.5 * a["learning_rate"]:
             axis.axvline(a["epoch"] + 0.5, color="gray", linestyle=":", linewidth=1)
     axis.set_xlabel("epoch (dotted: learning rate / 10)")
@@ -110,7 +118,9 @@ def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, title: str = "") -> Figure:
+def contact_sheet(
+    images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, title: str = ""
+) -> Figure:
     """Many frames at a glance."""
     panels = [Panel(t, i) for t, i in zip(titles, images, strict=True)]
     return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title)
@@ -140,7 +150,11 @@ def triple(
         for n, s, w, e in zip(names, sources, warped, errors, strict=True)
     ]
     rows.append(
-        [Panel("target", target), Panel("", None), Panel("minimum reprojection", np.minimum(*errors), "share", limit=top)]
+        [
+            Panel("target", target),
+            Panel("", None),
+            Panel("minimum reprojection", np.minimum(*errors), "share", limit=top),
+        ]
     )
     return grid(rows, title, width_in=9)
 
@@ -205,7 +219,10 @@ def label(
     if gt is not None:
         off = [np.where((gt > 0) & (d > 0), d - gt, np.nan) for d in (pred, proj, label)]
         names = ("D - truth", "P - truth", "L - truth")
-        rows.append([Panel("P taken here", use_proj, "mask")] + [Panel(n, o, "signed", 1.0) for n, o in zip(names, off, strict=True)])
+        rows.append(
+            [Panel("P taken here", use_proj, "mask")]
+            + [Panel(n, o, "signed", 1.0) for n, o in zip(names, off, strict=True)]
+        )
     else:
         rows.append([Panel("P taken here", use_proj, "mask")])
     return grid(rows, title)
@@ -237,7 +254,10 @@ def before_after(
             ]
         )
         if errors and gt is not None:
-            off = (Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0) for n, ds in depths.items())
+            off = (
+                Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0)
+                for n, ds in depths.items()
+            )
             rows.append([Panel("", None), Panel("", None), *off])
     return grid(rows, title)
 

@@ -39,7 +39,9 @@ def ensemble_std(depths: Any, ddof: int = 0) -> Any:
 def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
     """Projected depth where ``use_proj`` and the mesh is hit, predicted depth elsewhere."""
     if not (pred.shape == proj.shape == use_proj.shape):
-        raise DataError(f"maps differ in size: {tuple(pred.shape)}, {tuple(proj.shape)}, {tuple(use_proj.shape)}.")
+        raise DataError(
+            f"maps differ in size: {tuple(pred.shape)}, {tuple(proj.shape)}, {tuple(use_proj.shape)}."
+        )
     where = torch.where if isinstance(pred, Tensor) else np.where
     return where(use_proj & (proj > 0), proj, pred)
 

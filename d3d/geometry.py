@@ -95,7 +95,9 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
         torch.arange(width, dtype=like.dtype, device=like.device),
         indexing="ij",
     )
-    return torch.stack((x.reshape(-1), y.reshape(-1), torch.ones(height * width, dtype=like.dtype, device=like.device)))
+    return torch.stack(
+        (x.reshape(-1), y.reshape(-1), torch.ones(height * width, dtype=like.dtype, device=like.device))
+    )
 
 
 def backproject(depth_b1hw: Tensor, K_b33: Tensor) -> Tensor:

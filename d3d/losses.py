@@ -148,5 +148,7 @@ def log_depth_loss(pred: Tensor, label: Tensor, mask: Tensor | None = None) -> T
     dtype = torch.promote_types(pred.dtype, torch.float32)
     # where a label is missing both logs are of 1, so that no NaN can reach the gradient
     one = torch.ones((), dtype=dtype, device=pred.device)
-    difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(torch.where(mask, label.to(dtype), one))
+    difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(
+        torch.where(mask, label.to(dtype), one)
+    )
     return difference.abs().sum() / mask.sum().clamp(min=1)

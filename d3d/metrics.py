@@ -20,7 +20,9 @@ def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     import torch
 
     t = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
-    return torch.nn.functional.interpolate(t, tuple(size_hw), mode="bilinear", align_corners=False)[0, 0].numpy()
+    return torch.nn.functional.interpolate(t, tuple(size_hw), mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
 
 
 def depth_metrics(

@@ -9,7 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def track(iterable: Iterable[Any] | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
+def track(
+    iterable: Iterable[Any] | None = None, what: str = "", total: int | None = None, unit: str = "it"
+) -> tqdm:
     """A progress bar with time left; in a log file one line every half minute instead of a redrawn one."""
     terminal = sys.stderr.isatty()
     return tqdm(

@@ -30,7 +30,10 @@ class Mesh:
         colors = np.zeros((0, 3), np.uint8) if self.colors is None else self.colors
         # float32 is good to a micrometre at room scale
         np.savez_compressed(
-            buffer, vertices=self.vertices.astype(np.float32), triangles=self.triangles.astype(np.int32), colors=colors
+            buffer,
+            vertices=self.vertices.astype(np.float32),
+            triangles=self.triangles.astype(np.int32),
+            colors=colors,
         )
         return buffer.getvalue()
 
@@ -40,7 +43,9 @@ class Mesh:
         try:
             with np.load(path, allow_pickle=False) as data:
                 colors = data["colors"]
-                return Mesh(data["vertices"].astype(np.float64), data["triangles"], colors if len(colors) else None)
+                return Mesh(
+                    data["vertices"].astype(np.float64), data["triangles"], colors if len(colors) else None
+                )
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
 
@@ -78,9 +83,13 @@ def reconstruct(
 
     depths = np.asarray(depths, dtype=np.float32)
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
-        raise DataError(f"need (n, h, w) depths with n poses, got {depths.shape} and {np.shape(world_T_cam)}.")
+        raise DataError(
+            f"need (n, h, w) depths with n poses, got {depths.shape} and {np.shape(world_T_cam)}."
+        )
     if not np.isfinite(depths).all():
-        raise DataError(f"{np.count_nonzero(~np.isfinite(depths))} depth values are not finite; use 0 for no depth.")
+        raise DataError(
+            f"{np.count_nonzero(~np.isfinite(depths))} depth values are not finite; use 0 for no depth."
+        )
     if not (0 < voxel_m <= trunc_m) or every < 1:
         raise ConfigError(f"need 0 < voxel_m <= trunc_m and every >= 1, got {voxel_m}, {trunc_m}, {every}.")
     n, h, w = depths.shape
@@ -100,7 +109,9 @@ def reconstruct(
             depth_trunc=max_depth,
             convert_rgb_to_intensity=False,
         )
-        intrinsic = o3d.camera.PinholeCameraIntrinsic(w, h, Ks[i][0, 0], Ks[i][1, 1], Ks[i][0, 2], Ks[i][1, 2])
+        intrinsic = o3d.camera.PinholeCameraIntrinsic(
+            w, h, Ks[i][0, 0], Ks[i][1, 1], Ks[i][0, 2], Ks[i][1, 2]
+        )
         volume.integrate(rgbd, intrinsic, np.linalg.inv(world_T_cam[i]))
     mesh = volume.extract_triangle_mesh()
     vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
@@ -167,7 +178,7 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
 
     with contextlib.suppress(ImportError):
         import triton  # noqa: F401  after a GL context its LLVM and Mesa's clash: a segmentation fault
-    np.infty = np.inf  # pyrender 0.1.45 still uses the name that numpy 2 dropped
+    np.inf = np.inf  # pyrender 0.1.45 still uses the name that numpy 2 dropped
     import pyrender
 
     h, w = size_hw
@@ -227,7 +238,9 @@ def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: t
     return picture.reshape(h, w, 3)
 
 
-def overview_camera(mesh: Mesh, size_hw: tuple[int, int], up: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def overview_camera(
+    mesh: Mesh, size_hw: tuple[int, int], up: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """K and world_T_cam of a view onto the whole mesh from above one of its corners.
 
     Args:

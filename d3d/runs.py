@@ -75,7 +75,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise RunError(f"{path}: not readable as JSON ({error}). Delete the folder {path.parent} and run again.") from None
+        raise RunError(
+            f"{path}: not readable as JSON ({error}). Delete the folder {path.parent} and run again."
+        ) from None
 
 
 def sha256(path: Path) -> str:
@@ -156,7 +158,9 @@ class Stage:
         path = self.folder / "config.json"
         if not path.is_file():
             if self.folder.is_dir() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
-                raise RunError(f"{self.folder} holds files but no config.json: not a run of d3d. Name another run.")
+                raise RunError(
+                    f"{self.folder} holds files but no config.json: not a run of d3d. Name another run."
+                )
             write_json(path, {"config": self._what, "inputs": self.inputs})
             return
         stored = read_json(path)
@@ -176,7 +180,10 @@ class Stage:
     def finish(self, outputs: Mapping[str, str], **extra: Any) -> None:
         """Writes the provenance and then DONE; ``outputs`` maps artefact names to sha256."""
         seconds = round(time.monotonic() - self._start, 1)
-        write_json(self.folder / "provenance.json", provenance(self.config, inputs=self.inputs, seconds=seconds, **extra))
+        write_json(
+            self.folder / "provenance.json",
+            provenance(self.config, inputs=self.inputs, seconds=seconds, **extra),
+        )
         write_json(self.folder / "DONE", {"outputs": dict(outputs), "seconds": seconds})
 
 
@@ -204,12 +211,16 @@ def open_stage(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"{folder} is in use by another process. Wait for it, or give this run another name.") from None
+        raise RunError(
+            f"{folder} is in use by another process. Wait for it, or give this run another name."
+        ) from None
     try:
         result = Stage(folder, config, stage_config(config, stage, arch, labels), inputs or {})
         result._check()
         if not result.done:
-            for left in list(folder.rglob(".*.part-*")):  # of a killed run; the lock says nobody is writing it
+            for left in list(
+                folder.rglob(".*.part-*")
+            ):  # of a killed run; the lock says nobody is writing it
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         yield result
     finally:

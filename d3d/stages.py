@@ -23,7 +23,7 @@ from d3d.errors import DataError
 from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import say, track
-from d3d.training import WEIGHTS, DistillTask, PretrainTask, select_device, train
+from d3d.training import STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def _missing(stage: str, why: str) -> None:
     say(f"[{stage}] not there yet, computing it first ({why})")
 
 
-def _folder(config: Config, *parts: str) -> Path:
-    return runs.run_folder(config).joinpath(*[p for p in parts if p])
+def folder_of(config: Config, *parts: str) -> Path:
+    """A folder of this run, by the levels below it."""
+    return runs.runfolder_of(config).joinpath(*[p for p in parts if p])
 
 
 def _outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, str] | None:
     """Outputs of a finished stage of this very configuration, or None."""
-    folder = _folder(config, stage, arch, labels)
+    folder = folder_of(config, stage, arch, labels)
     if not (folder / "DONE").is_file():
         return None
     # opening it checks that the configuration is the same; that is the next stage's business too
@@ -97,31 +98,40 @@ def _outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> di
 
 def pretrain(config: Config, arch: str = "") -> Path:
     """Section 3.1: trains one network with the photometric loss; leaves its weights."""
-    from d3d.models import create_model
-
     arch = arch or config.arch
     settings, d = config.training("pretrain", arch), config.data
     with runs.open_stage(config, "pretrain", arch) as stage:
         if stage.done:
             return stage.folder
         scenes = training_scenes(config)
-        samples = TripleSamples([s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed)
+        samples = TripleSamples(
+            [s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed
+        )
         task = PretrainTask(
             samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
         )
-        _train(config, stage, task, settings, partial(create_model, arch, min_depth=d.min_depth, max_depth=d.max_depth))
+        _train(config, stage, arch, task, "pretrain")
         return stage.folder
 
 
-def _train(config: Config, stage: runs.Stage, task, settings, factory) -> None:
-    device = select_device(config.device)
+def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | DistillTask, kind: str) -> None:
+    from d3d.models import create_model
+
+    settings, device = config.training(kind, arch), select_device(config.device)
     factory = partial(
-        factory, pretrained=settings.pretrained, weights=settings.weights, init_depth_m=settings.init_depth_m
+        create_model,
+        arch,
+        pretrained=settings.pretrained,
+        weights=settings.weights,
+        init_depth_m=settings.init_depth_m,
+        min_depth=config.data.min_depth,
+        max_depth=config.data.max_depth,
     )
-    relative = stage.folder.relative_to(runs.run_folder(config))
-    train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=str(relative))
-    stage.finish({WEIGHTS: runs.sha256(stage.folder / WEIGHTS)}, device=str(device), samples=len(task.samples))
-    (stage.folder / "training_state.pt").unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+    what = str(stage.folder.relative_to(runs.run_folder(config)))
+    train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
+    weights = stage.folder / WEIGHTS
+    stage.finish({WEIGHTS: runs.sha256(weights)}, device=str(device), samples=len(task.samples))
+    (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
 
 
 def load_network(config: Config, arch: str, labels: str = ""):
@@ -164,7 +174,7 @@ def project(config: Config, arch: str = "") -> DepthStore:
     if inputs is None:
         predicted = predict(config, arch)
         inputs = _outputs(config, "predict", arch)
-    predicted = DepthStore(_folder(config, "predict", arch))
+    predicted = DepthStore(folder_of(config, "predict", arch))
     f, size_hw = config.fusion, config.data.size_hw
     with runs.open_stage(config, "project", arch, inputs=inputs) as stage:
         store = DepthStore(stage.folder)
@@ -179,10 +189,17 @@ def project(config: Config, arch: str = "") -> DepthStore:
                 poses = s.scene.world_T_cams[s.targets]
                 # a few views at a time: memory does not grow with the length of a scene
                 parts = (
-                    (j, reconstruction.render_depth(mesh, Ks[j : j + 32], poses[j : j + 32], size_hw, f.renderer))
+                    (
+                        j,
+                        reconstruction.render_depth(
+                            mesh, Ks[j : j + 32], poses[j : j + 32], size_hw, f.renderer
+                        ),
+                    )
                     for j in range(0, len(poses), 32)
                 )
-                frames = ((s.scene.frame_ids[s.targets[j + k]], d) for j, part in parts for k, d in enumerate(part))
+                frames = (
+                    (s.scene.frame_ids[s.targets[j + k]], d) for j, part in parts for k, d in enumerate(part)
+                )
                 store.write_scene(s.scene.name, frames, mesh__npz=mesh.to_npz())
             bar.update(len(s.targets))
         bar.close()
@@ -217,7 +234,7 @@ def uncertainty(config: Config) -> DepthStore:
         if _outputs(config, "predict", arch) is None:
             predict(config, arch)
     inputs = {f"{a}/{k}": v for a in ARCHITECTURES for k, v in _outputs(config, "predict", a).items()}
-    stores = [DepthStore(_folder(config, "predict", a)) for a in ARCHITECTURES]
+    stores = [DepthStore(folder_of(config, "predict", a)) for a in ARCHITECTURES]
     with runs.open_stage(config, "uncertainty", inputs=inputs) as stage:
         store = DepthStore(stage.folder)
         if stage.done:
@@ -250,7 +267,10 @@ def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
 
         def frames(s: TrainingScene):
             for row in s.triples.indices:
-                yield s.scene.frame_ids[row[0]], fusion.make_label(labels, label_inputs(config, arch, s.scene, row, labels))
+                yield (
+                    s.scene.frame_ids[row[0]],
+                    fusion.make_label(labels, label_inputs(config, arch, s.scene, row, labels)),
+                )
                 bar.update()
 
         for s in scenes:
@@ -263,14 +283,16 @@ def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
         return store
 
 
-def label_inputs(config: Config, arch: str, scene: Scene, triple: np.ndarray, labels: str) -> fusion.LabelInputs:
+def label_inputs(
+    config: Config, arch: str, scene: Scene, triple: np.ndarray, labels: str
+) -> fusion.LabelInputs:
     """What a label strategy sees of one target frame, read from the run's folder."""
     target, *sources = map(int, triple)
     frame = scene.frame_ids[target]
-    predicted = DepthStore(_folder(config, "predict", arch))
+    predicted = DepthStore(folder_of(config, "predict", arch))
     more = {}
     if labels == "uncer":
-        more["uncertainty"] = DepthStore(_folder(config, "uncertainty")).read(scene.name, frame)
+        more["uncertainty"] = DepthStore(folder_of(config, "uncertainty")).read(scene.name, frame)
     if labels == "mv":
         more["source_preds"] = np.stack([predicted.read(scene.name, scene.frame_ids[i]) for i in sources])
         more["K"] = scene.K(target, config.data.size_hw)
@@ -278,7 +300,7 @@ def label_inputs(config: Config, arch: str, scene: Scene, triple: np.ndarray, la
         more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
     return fusion.LabelInputs(
         pred=predicted.read(scene.name, frame),
-        proj=DepthStore(_folder(config, "project", arch)).read(scene.name, frame),
+        proj=DepthStore(folder_of(config, "project", arch)).read(scene.name, frame),
         threshold_m=config.fusion.threshold_m,
         **more,
     )
@@ -286,12 +308,11 @@ def label_inputs(config: Config, arch: str, scene: Scene, triple: np.ndarray, la
 
 def distill(config: Config, arch: str = "", labels: str = "") -> Path:
     """Section 3.2.4: trains a fresh network of the same architecture on the labels; leaves its weights."""
-    from d3d.models import create_model
-
-    arch, labels = arch or config.arch, labels or config.labels
-    settings, d = config.training("distill", arch), config.data
+    arch, labels, d = arch or config.arch, labels or config.labels, config.data
     store = fuse(config, arch, labels)
-    with runs.open_stage(config, "distill", arch, labels, inputs=_outputs(config, "fuse", arch, labels)) as stage:
+    with runs.open_stage(
+        config, "distill", arch, labels, inputs=_outputs(config, "fuse", arch, labels)
+    ) as stage:
         if stage.done:
             return stage.folder
         scenes = training_scenes(config)
@@ -304,7 +325,7 @@ def distill(config: Config, arch: str = "", labels: str = "") -> Path:
             config.seed,
         )
         task = DistillTask(samples, d.min_depth, d.max_depth)
-        _train(config, stage, task, settings, partial(create_model, arch, min_depth=d.min_depth, max_depth=d.max_depth))
+        _train(config, stage, arch, task, "distill")
         return stage.folder
 
 
@@ -329,7 +350,9 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
             return pd.read_csv(csv, dtype={"scene": str, "frame": str})
         scenes = dataset(config).scenes(e.split)
         if not any(s.has_depth for s in scenes):
-            raise DataError(f"split {e.split!r} of {d.dataset!r} has no ground-truth depth to evaluate against.")
+            raise DataError(
+                f"split {e.split!r} of {d.dataset!r} has no ground-truth depth to evaluate against."
+            )
         frames = [range(0, len(s), e.every) for s in scenes]
         store = DepthStore(stage.folder / "depth")
         name = f"evaluate/{arch}/{training}"
@@ -360,7 +383,7 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
     """
     split = config.evaluation.split
     if trainings is None:
-        base = _folder(config, "evaluate")
+        base = folder_of(config, "evaluate")
         trainings = [
             (arch, "" if labels == evaluation.SELF_SUPERVISED else labels)
             for arch in ARCHITECTURES
@@ -368,9 +391,11 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
             if (base / arch / labels / split / "DONE").is_file()
         ]
     if not trainings:
-        raise DataError(f"{_folder(config)} has no evaluation of split {split!r} yet: run `evaluate` first.")
+        raise DataError(
+            f"{folder_of(config)} has no evaluation of split {split!r} yet: run `evaluate` first."
+        )
     results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
-    folder = _folder(config, "tables")
+    folder = folder_of(config, "tables")
     result = evaluation.table(results, config.data.dataset, split)
     kinds = {p for r in results.values() for p in r["pixels"]}
     for pixels in sorted(kinds):
@@ -394,127 +419,3 @@ def run_all(config: Config, archs: tuple[str, ...] = ("monodepth2",)) -> pd.Data
             trainings.append((arch, labels))
     trainings.sort(key=lambda t: ARCHITECTURES.index(t[0]))
     return tables(config, trainings)
-
-
-def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
-    """Figures 4 and 5 of this run, and the label of one frame, as PNG in the run's ``figures/``."""
-    from d3d import figures
-
-    arch = arch or config.arch
-    folder = _folder(config, "figures")
-    paths = []
-    example = example_frame(config, arch)
-    name = f"{example.scene.name}, frame {example.frame}"
-    picture = figures.fusion_inputs(
-        example.image, example.preds, example.projs, example.uncertainty, config.fusion.threshold_m, example.gt, name
-    )
-    paths.append(figures.save_png(picture, folder / "figure4.png"))
-    use = example.uncertainty >= config.fusion.threshold_m
-    picture = figures.label(
-        example.image,
-        example.preds[arch],
-        example.projs[arch],
-        use,
-        fusion.fuse(example.preds[arch], example.projs[arch], example.uncertainty, config.fusion.threshold_m),
-        example.gt,
-        f"label of {name}",
-    )
-    paths.append(figures.save_png(picture, folder / "label.png"))
-    paths.append(figures.save_png(before_after(config, arch, frames), folder / "figure5.png"))
-    return paths
-
-
-@dataclass(frozen=True)
-class Example:
-    """All that was made of one target frame; maps (h, w) at the network's size, metres."""
-
-    scene: Scene
-    index: int
-    image: np.ndarray
-    gt: np.ndarray | None
-    preds: dict[str, np.ndarray]
-    projs: dict[str, np.ndarray]
-    uncertainty: np.ndarray
-
-    @property
-    def frame(self) -> str:
-        return self.scene.frame_ids[self.index]
-
-
-def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:
-    """Ground truth at another size, by the nearest pixel: for pictures only, never for scores."""
-    if depth_hw is None:
-        return None
-    h, w = depth_hw.shape
-    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
-    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
-    return depth_hw[np.ix_(y, x)]
-
-
-def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
-    """One target frame with all that was made of it.
-
-    By default the one with the largest share of pixels at or above the threshold: where the method acts.
-    """
-    size_hw = config.data.size_hw
-    uncertain = uncertainty(config)
-    scenes = training_scenes(config)
-    if not frame:
-        shares = [
-            (float((uncertain.read(s.scene.name, s.scene.frame_ids[i]) >= config.fusion.threshold_m).mean()), k, i)
-            for k, s in enumerate(scenes)
-            for i in s.targets[:: max(1, len(s.targets) // 60)]
-        ]
-        _, k, index = max(shares)
-        scene = scenes[k].scene
-    else:
-        by_name = {s.scene.name: s.scene for s in scenes}
-        if scene_name not in by_name or frame not in by_name[scene_name].frame_ids:
-            raise DataError(f"no training scene {scene_name!r} with a frame {frame!r}.")
-        scene = by_name[scene_name]
-        index = scene.frame_ids.index(frame)
-    frame = scene.frame_ids[index]
-    return Example(
-        scene,
-        index,
-        scene.image(index, size_hw),
-        nearest_depth(scene.depth(index), size_hw),
-        {a: predict(config, a).read(scene.name, frame) for a in ARCHITECTURES},
-        {a: project(config, a).read(scene.name, frame) for a in ARCHITECTURES},
-        uncertain.read(scene.name, frame),
-    )
-
-
-def before_after(config: Config, arch: str = "", frames: int = 4):
-    """Figure 5 on the evaluated split: the frames that the self-supervised network gets most wrong, in time order."""
-    from d3d import figures
-
-    arch = arch or config.arch
-    trainings = ("", "pred", config.labels)
-    per_image = {labels: evaluate(config, arch, labels) for labels in trainings}
-    first = per_image[""]
-    worst = first[first["pixels"] == "all"].sort_values("sq_rel", ascending=False)
-    chosen: list[tuple[str, str]] = []
-    by_name = {s.name: s for s in dataset(config).scenes(config.evaluation.split)}
-    for scene_name, frame in zip(worst["scene"], worst["frame"], strict=True):
-        index = by_name[scene_name].frame_ids.index(frame)
-        # neighbours look alike: keep a tenth of the scene between chosen frames
-        apart = len(by_name[scene_name]) // 10
-        if all(n != scene_name or abs(by_name[n].frame_ids.index(f) - index) > apart for n, f in chosen):
-            chosen.append((scene_name, frame))
-        if len(chosen) == frames:
-            break
-    chosen.sort(key=lambda c: (c[0], by_name[c[0]].frame_ids.index(c[1])))
-    size_hw = config.data.size_hw
-    images, gts = [], []
-    for scene_name, frame in chosen:
-        scene = by_name[scene_name]
-        i = scene.frame_ids.index(frame)
-        images.append(scene.image(i, size_hw))
-        gts.append(nearest_depth(scene.depth(i), size_hw))
-    depths = {}
-    for labels in trainings:
-        training = labels or evaluation.SELF_SUPERVISED
-        store = DepthStore(_folder(config, "evaluate", arch, training, config.evaluation.split, "depth"))
-        depths[evaluation.training_name(labels)] = [store.read(s, f) for s, f in chosen]
-    return figures.before_after(images, gts, depths, title=f"{evaluation.ARCH_NAMES[arch]}, {config.data.dataset}")

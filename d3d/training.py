@@ -160,7 +160,9 @@ def train(
     if first:
         say(f"{what}: goes on after epoch {first} of {config.epochs}")
     else:
-        say(f"{what}: {len(task.samples)} samples, {config.epochs} epochs of {len(batches)} steps on {device}")
+        say(
+            f"{what}: {len(task.samples)} samples, {config.epochs} epochs of {len(batches)} steps on {device}"
+        )
     bar = track(what=what, total=config.epochs * len(batches), unit="step")
     bar.update(first * len(batches))
     start = time.monotonic()
@@ -194,7 +196,9 @@ def train(
                 f"{what}: the loss is {means['loss']} in epoch {epoch + 1}. Are poses and intrinsics those of these "
                 f"images? A lower learning_rate or precision = 'float32' may help."
             )
-        history.append({"epoch": epoch + 1, "steps": (epoch + 1) * len(batches), "learning_rate": rate, **means})
+        history.append(
+            {"epoch": epoch + 1, "steps": (epoch + 1) * len(batches), "learning_rate": rate, **means}
+        )
         save_weights(model, folder / WEIGHTS)
         _checkpoint(folder, model, optimizer, epoch + 1, history)
         bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
@@ -204,13 +208,22 @@ def train(
     if first < config.epochs:
         speed = (config.epochs - first) * len(batches) * min(config.batch_size, len(task.samples))
         seconds = time.monotonic() - start
-        say(f"{what}: done in {seconds:.0f} s ({speed / seconds:.1f} images/s), loss {history[-1]['loss']:.4f}")
+        say(
+            f"{what}: done in {seconds:.0f} s ({speed / seconds:.1f} images/s), loss {history[-1]['loss']:.4f}"
+        )
     return model.eval()
 
 
-def _checkpoint(folder: Path, model: nn.Module, optimizer: Any, epoch: int, history: list[dict[str, float]]) -> None:
+def _checkpoint(
+    folder: Path, model: nn.Module, optimizer: Any, epoch: int, history: list[dict[str, float]]
+) -> None:
     # one file for all of it: two renames could be separated by a kill
-    state = {"epoch": epoch, "history": history, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "epoch": epoch,
+        "history": history,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     with atomic(folder / STATE) as temporary:
         torch.save(state, temporary)
     with atomic(folder / CURVE) as temporary, open(temporary, "w", newline="") as f:
@@ -222,7 +235,9 @@ def _checkpoint(folder: Path, model: nn.Module, optimizer: Any, epoch: int, hist
     save_png(loss_curve(history), folder / "loss.png")
 
 
-def _resume(path: Path, model: nn.Module, optimizer: Any, device: torch.device) -> tuple[int, list[dict[str, float]]]:
+def _resume(
+    path: Path, model: nn.Module, optimizer: Any, device: torch.device
+) -> tuple[int, list[dict[str, float]]]:
     if not path.is_file():
         return 0, []
     try:
@@ -231,4 +246,6 @@ def _resume(path: Path, model: nn.Module, optimizer: Any, device: torch.device) 
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epoch"]), list(state["history"])
     except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a usable training state ({error}). Delete its folder to start anew.") from error
+        raise DataError(
+            f"{path}: not a usable training state ({error}). Delete its folder to start anew."
+        ) from error

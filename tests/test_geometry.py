@@ -46,7 +46,8 @@ def test_known_shift_samples_the_neighbouring_pixel():
     depth = torch.full((1, 1, 48, 64), 2.0, dtype=torch.float64)
     warped, valid = warp(image, depth, tensor(K), tensor(pose(translation=(0.1, 0, 0))))
     assert torch.allclose(warped[..., :-3], image[..., 3:], atol=1e-9)
-    assert valid[..., :-3].all() and not valid[..., -3:].any()
+    assert valid[..., :-3].all()
+    assert not valid[..., -3:].any()
     assert torch.allclose(warped[..., -1], image[..., -1])  # border padding
 
 
@@ -55,9 +56,9 @@ def test_warp_agrees_with_backproject_and_project():
     depth = torch.as_tensor(rng.uniform(1, 3, (1, 1, 48, 64)))
     source_T_target = pose((2, -3, 1), (0.05, -0.02, 0.04))
     points = backproject(depth, tensor(K))
-    moved = (tensor(source_T_target)[:, :3, :3] @ points.flatten(2) + tensor(source_T_target)[:, :3, 3:]).reshape(
-        1, 3, 48, 64
-    )
+    moved = (
+        tensor(source_T_target)[:, :3, :3] @ points.flatten(2) + tensor(source_T_target)[:, :3, 3:]
+    ).reshape(1, 3, 48, 64)
     pixels, z = project(moved, tensor(K))
     # an image whose value is its own x coordinate shows where each pixel was taken from
     x_image = torch.arange(64, dtype=torch.float64).expand(1, 1, 48, 64)
@@ -70,7 +71,12 @@ def test_warp_agrees_with_backproject_and_project():
 
 def test_a_point_behind_the_source_is_not_valid():
     depth = torch.ones(1, 1, 48, 64)
-    _, valid = warp(torch.rand(1, 3, 48, 64), depth, tensor(K, torch.float32), tensor(pose(translation=(0, 0, -2)), torch.float32))
+    _, valid = warp(
+        torch.rand(1, 3, 48, 64),
+        depth,
+        tensor(K, torch.float32),
+        tensor(pose(translation=(0, 0, -2)), torch.float32),
+    )
     assert not valid.any()
 
 
@@ -85,11 +91,16 @@ def test_gradcheck_of_warp_to_depth_and_image():
 
 def test_flipping_image_intrinsics_and_pose_is_a_flip_of_the_warp():
     torch.manual_seed(1)
-    image, depth = torch.rand(1, 3, 48, 64, dtype=torch.float64), torch.rand(1, 1, 48, 64, dtype=torch.float64) + 1
+    image, depth = (
+        torch.rand(1, 3, 48, 64, dtype=torch.float64),
+        torch.rand(1, 1, 48, 64, dtype=torch.float64) + 1,
+    )
     T = pose((1, 2, -1), (0.05, 0.01, 0.03))
     mirror = np.diag((-1.0, 1, 1, 1))
     plain, _ = warp(image, depth, tensor(K), tensor(T))
-    flipped, _ = warp(image.flip(-1), depth.flip(-1), tensor(flip_intrinsics(K, 64)), tensor(mirror @ T @ mirror))
+    flipped, _ = warp(
+        image.flip(-1), depth.flip(-1), tensor(flip_intrinsics(K, 64)), tensor(mirror @ T @ mirror)
+    )
     assert torch.allclose(flipped.flip(-1), plain, atol=1e-9)
 
 
@@ -99,14 +110,16 @@ def test_warp_stays_float32_under_autocast():
     plain, _ = warp(image, depth, tensor(K, torch.float32), T)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast, _ = warp(image, depth, tensor(K, torch.float32), T)
-    assert cast.dtype == torch.float32 and torch.equal(cast, plain)
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, plain)
 
 
 def test_scaled_intrinsics_keep_the_half_pixel():
     # the centre of the image, (size - 1) / 2, stays the centre at any size
     centred = np.array([[525.0, 0, 319.5], [0, 525.0, 239.5], [0, 0, 1]])
     half = scale_intrinsics(centred, (480, 640), (96, 128))
-    assert np.allclose(half[:2, 2], (63.5, 47.5)) and np.allclose(half[0, 0], 105)
+    assert np.allclose(half[:2, 2], (63.5, 47.5))
+    assert np.allclose(half[0, 0], 105)
     assert np.allclose(scale_intrinsics(half, (96, 128), (480, 640)), centred)
     # ScanNet's 1296x968 to 384x288, as the data sheet has it
     factors = scale_intrinsics(np.diag((1.0, 1.0, 1.0)), (968, 1296), (288, 384))

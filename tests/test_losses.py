@@ -35,7 +35,9 @@ def slow_photometric_error(a, b, alpha=0.85):
                     mp, mq = p.mean(), q.mean()
                     vp, vq, cov = p.var(), q.var(), ((p - mp) * (q - mq)).mean()
                     s = (2 * mp * mq + 1e-4) * (2 * cov + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4))
-                    total += alpha * min(max((1 - s) / 2, 0), 1) + (1 - alpha) * abs(a[n, k, y, x] - b[n, k, y, x])
+                    total += alpha * min(max((1 - s) / 2, 0), 1) + (1 - alpha) * abs(
+                        a[n, k, y, x] - b[n, k, y, x]
+                    )
                 result[n, 0, y, x] = total / c
     return result
 
@@ -58,7 +60,8 @@ def test_photometric_error_is_float32_under_autocast():
     a, b = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = photometric_error(a, b)
-    assert cast.dtype == torch.float32 and torch.equal(cast, photometric_error(a, b))
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, photometric_error(a, b))
 
 
 def test_gradcheck_of_the_photometric_error():
@@ -95,7 +98,8 @@ def test_log_depth_loss_by_hand_with_missing_labels():
     loss = log_depth_loss(pred, label)
     assert loss.item() == pytest.approx(np.log(2) / 2)
     loss.backward()
-    assert pred.grad[2] == 0 and torch.isfinite(pred.grad).all()
+    assert pred.grad[2] == 0
+    assert torch.isfinite(pred.grad).all()
     only_second = log_depth_loss(pred, label, torch.tensor([False, True, True]))
     assert only_second.item() == 0
     with pytest.raises(DataError, match="shape"):
@@ -135,7 +139,9 @@ def test_every_scale_counts_alike_and_parts_add_up():
     target, sources, K, poses = scene_for_loss()
     disps = {s: disparity(1.5 + s, (24 // 2**s, 32 // 2**s)) for s in (0, 1, 2)}
     loss, parts = self_supervised_loss(disps, target, sources, K, poses)
-    single = [self_supervised_loss({s: d}, target, sources, K, poses)[1]["photometric"] for s, d in disps.items()]
+    single = [
+        self_supervised_loss({s: d}, target, sources, K, poses)[1]["photometric"] for s, d in disps.items()
+    ]
     assert parts["photometric"].item() == pytest.approx(torch.stack(single).mean().item())
     assert loss.item() == pytest.approx((parts["photometric"] + 1e-3 * parts["smoothness"]).item())
 
@@ -146,7 +152,9 @@ def test_automask_only_lowers_the_loss():
     plain, _ = self_supervised_loss(disps, target, sources, K, poses)
     masked, _ = self_supervised_loss(disps, target, sources, K, poses, automask=True)
     assert masked < plain
-    still, _ = self_supervised_loss({0: disparity(0.3, (24, 32))}, target, target.repeat(2, 1, 1, 1, 1), K, poses, automask=True)
+    still, _ = self_supervised_loss(
+        {0: disparity(0.3, (24, 32))}, target, target.repeat(2, 1, 1, 1, 1), K, poses, automask=True
+    )
     assert still.item() < 1e-4  # a camera that stands still: nothing to learn from
 
 

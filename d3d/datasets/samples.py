@@ -159,7 +159,9 @@ class EpochBatches(Sampler):
     def __init__(self, length: int, batch_size: int, seed: int, max_batches: int | None = None):
         self._length, self._batch, self._seed = length, min(batch_size, length), seed
         # an incomplete last batch would weigh its images more and disturb batch normalisation
-        self._count = length // self._batch if max_batches is None else min(max_batches, length // self._batch)
+        self._count = (
+            length // self._batch if max_batches is None else min(max_batches, length // self._batch)
+        )
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
