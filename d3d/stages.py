@@ -81,7 +81,7 @@ def _missing(stage: str, why: str) -> None:
 
 def folder_of(config: Config, *parts: str) -> Path:
     """A folder of this run, by the levels below it."""
-    return runs.runfolder_of(config).joinpath(*[p for p in parts if p])
+    return runs.run_folder(config).joinpath(*[p for p in parts if p])
 
 
 def _outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, str] | None:
