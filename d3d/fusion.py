@@ -89,7 +89,11 @@ def inconsistent(
         pixels, z = project(move(source_T_target, points), K_b33)
         px, py = pixels[:, 0], pixels[:, 1]
         inside = (z[:, 0] > 1e-6) & (px >= 0) & (px <= w - 1) & (py >= 0) & (py <= h - 1)
-        grid = torch.stack((px * (2 / (w - 1)) - 1, py * (2 / (h - 1)) - 1), dim=-1).clamp(-2, 2)
+        grid = (
+            torch.stack((px * (2 / (w - 1)) - 1, py * (2 / (h - 1)) - 1), dim=-1)
+            .nan_to_num(nan=2.0)
+            .clamp(-2, 2)
+        )
         sampled = F.grid_sample(source_pred, grid, mode="bilinear", padding_mode="border", align_corners=True)
         # the source pixel (px, py) at its own depth, back in the target
         ones = torch.ones_like(px)

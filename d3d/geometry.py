@@ -54,6 +54,17 @@ def relative_pose(world_T_dst: np.ndarray, world_T_src: np.ndarray) -> np.ndarra
     return np.linalg.inv(world_T_dst) @ world_T_src
 
 
+def upward(world_T_cams: np.ndarray) -> np.ndarray:
+    """The world's upward direction (3,): the axis that lies nearest to the cameras' mean upward direction.
+
+    Args:
+        world_T_cams: (n, 4, 4) poses of cameras that are held more or less upright.
+    """
+    up = -np.asarray(world_T_cams)[:, :3, 1].mean(axis=0)
+    axis = np.abs(up).argmax()
+    return np.eye(3)[axis] * (1.0 if up[axis] >= 0 else -1.0)
+
+
 def scale_intrinsics(K_33: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
     """Intrinsics of an image resized from ``from_hw`` to ``to_hw``; (3, 3), pixels.
 
@@ -163,8 +174,9 @@ def warp(
         # half a pixel of slack: a pixel centre on the border row itself must not fall out by rounding
         valid = (z[:, 0] > 1e-6) & (x > -0.5) & (x < ws - 0.5) & (y > -0.5) & (y < hs - 0.5)
         grid = torch.stack((x * (2 / (ws - 1)) - 1, y * (2 / (hs - 1)) - 1), dim=-1).reshape(b, h, w, 2)
-        # grid_sample clips the coordinates itself; very large ones overflow its integer cast on some devices
-        grid = grid.clamp(-1e4, 1e4)
+        # grid_sample turns coordinates into indices before it clips them: on a CPU a NaN, or one that overflows,
+        # is a segmentation fault in the backward pass
+        grid = grid.nan_to_num(nan=2.0).clamp(-1e4, 1e4)
         warped = F.grid_sample(
             source_b3hw.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Mesh:
                 return Mesh(
                     data["vertices"].astype(np.float64), data["triangles"], colors if len(colors) else None
                 )
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
 
 

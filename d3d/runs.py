@@ -37,8 +37,13 @@ def project_root() -> Path:
 
 
 def run_folder(config: Config) -> Path:
-    """``runs/<name>``; the notebook kernel's working folder never matters."""
-    base = Path(config.runs_dir).expanduser() if config.runs_dir else project_root() / "runs"
+    """``runs/<name>``; the notebook kernel's working folder never matters.
+
+    The folder that holds the runs is the parameter ``runs_dir``, else the environment variable
+    ``D3D_RUNS`` (tests point it to a temporary folder), else ``runs`` in the checkout.
+    """
+    given = config.runs_dir or os.environ.get("D3D_RUNS")
+    base = Path(given).expanduser() if given else project_root() / "runs"
     return base.absolute() / config.run
 
 

@@ -165,7 +165,7 @@ def train(
         )
     bar = track(what=what, total=config.epochs * len(batches), unit="step")
     bar.update(first * len(batches))
-    start = time.monotonic()
+    start = drawn = time.monotonic()
     for epoch in range(first, config.epochs):
         batches.set_epoch(epoch)
         torch.manual_seed(seed * 1_000_003 + epoch)  # drop path: the same after a resume
@@ -202,9 +202,15 @@ def train(
         save_weights(model, folder / WEIGHTS)
         _checkpoint(folder, model, optimizer, epoch + 1, history)
         bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
+        if (
+            time.monotonic() - drawn > 60
+        ):  # a picture to look at while it trains, but not one after each tiny epoch
+            _draw(folder, history)
+            drawn = time.monotonic()
         if on_epoch is not None:
             on_epoch(epoch + 1)
     bar.close()
+    _draw(folder, history)
     if first < config.epochs:
         speed = (config.epochs - first) * len(batches) * min(config.batch_size, len(task.samples))
         seconds = time.monotonic() - start
@@ -230,6 +236,9 @@ def _checkpoint(
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+def _draw(folder: Path, history: list[dict[str, float]]) -> None:
     from d3d.figures import loss_curve, save_png
 
     save_png(loss_curve(history), folder / "loss.png")

@@ -155,3 +155,10 @@ def test_a_bad_pose_is_named(change, message):
     with np.errstate(invalid="ignore"), pytest.raises(DataError, match=message) as error:
         check_pose(change(pose((1, 2, 3), (1, 1, 1))), "scene a, frame 7")
     assert "scene a, frame 7" in str(error.value)
+
+
+def test_depth_that_is_not_a_number_is_not_valid_and_does_not_crash():
+    depth = torch.full((1, 1, 48, 64), float("nan"), requires_grad=True)
+    warped, valid = warp(torch.rand(1, 3, 48, 64), depth, tensor(K, torch.float32), torch.eye(4)[None])
+    assert not valid.any()
+    warped.sum().backward()  # grid_sample's backward pass dies of NaN coordinates

@@ -1,0 +1,128 @@
+"""Profiles, strict parameters, and what identifies a stage."""
+
+import json
+
+import pytest
+
+from d3d import config as c
+from d3d import fusion, models
+from d3d.errors import ConfigError
+from d3d.runs import differences
+
+
+def test_names_agree_with_the_registries():
+    assert models.ARCHITECTURES == c.ARCHITECTURES
+    assert set(fusion.STRATEGIES) == set(c.LABELS)
+
+
+def test_profile_paper_has_the_papers_numbers():
+    cfg = c.make_config(profile="paper")
+    assert cfg.data.size_hw == (288, 384)
+    assert (cfg.data.every, cfg.data.translation_m, cfg.data.max_rotation_deg) == (10, (0.05, 0.10), 3.0)
+    assert (cfg.fusion.voxel_m, cfg.fusion.trunc_m, cfg.fusion.integrate_every) == (0.05, 1.0, 10)
+    assert cfg.fusion.threshold_m == 0.4
+    for stage in ("pretrain", "distill"):
+        for arch, batch in (("monodepth2", 12), ("hrdepth", 12), ("monovit", 8)):
+            train = cfg.training(stage, arch)
+            assert (train.batch_size, train.epochs, train.learning_rate) == (batch, 41, 1e-4)
+            assert train.milestones == (26, 36)
+            assert train.scales == (0, 1, 2, 3)
+            assert train.pretrained
+            assert not train.automask
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"archh": "hrdepth"}, r"unknown parameter 'archh'.*'arch'"),
+        ({"arch": "resnet"}, r"unknown arch 'resnet'.*hrdepth, monodepth2, monovit"),
+        ({"arch": "hrdeph"}, r"Did you mean 'hrdepth'"),
+        ({"profile": "smok"}, r"unknown profile 'smok'.*'smoke'"),
+        ({"labels": "uncertain"}, r"unknown labels 'uncertain'.*'uncer'"),
+        ({"epochs": True}, r"epochs = True must be int"),
+        ({"epochs": 2.0}, r"epochs = 2.0 must be int"),
+        ({"epochs": 0}, r"at least 1"),
+        ({"threshold_m": "0.4"}, r"threshold_m = '0.4' must be float"),
+        ({"threshold_m": float("nan")}, r"at least 0"),
+        ({"height": 100}, r"multiple of 32: 96 or 128"),
+        ({"run": "../elsewhere"}, r"plain folder name"),
+        ({"unknown_thing": None}, r"unknown parameter"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_error(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        c.make_config(**parameters)
+
+
+def test_none_means_as_the_profile_has_it_and_values_arrive():
+    assert c.make_config(profile="demo", epochs=None) == c.make_config(profile="demo")
+    cfg = c.make_config(profile="demo", threshold_m=0.1, batch_size=3, epochs=41, dataset="7scenes", root="x")
+    assert cfg.fusion.threshold_m == 0.1
+    assert cfg.training("pretrain", "monovit").batch_size == 3
+    assert cfg.training("distill", "hrdepth").epochs == 41
+    assert cfg.training("pretrain", "monovit").milestones == (26, 36)
+    assert cfg.run == "7scenes-demo-seed0"
+
+
+def test_the_users_batch_size_beats_the_profiles_exception():
+    assert c.make_config(profile="paper", batch_size=2).training("pretrain", "monovit").batch_size == 2
+    assert c.make_config(profile="paper", learning_rate=1e-3).training("pretrain", "monovit").batch_size == 8
+
+
+def notebook(*cells):
+    """A notebook's globals after these cells ran."""
+    namespace = {"In": ["", *cells]}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
+
+
+def test_resolve_reads_the_parameters_cell_and_the_injected_one():
+    parameters = "# tagged\nprofile: str = 'smoke'  # help\narch: str = 'monodepth2'\nroot = None"
+    cfg = c.resolve(notebook("import os\nvalue = len('ab')", parameters, "# Parameters\narch = 'hrdepth'\n"))
+    assert (cfg.profile, cfg.arch) == ("smoke", "hrdepth")
+
+
+def test_resolve_refuses_what_papermill_only_warns_about():
+    with pytest.raises(ConfigError, match=r"unknown parameter 'archh'.*'arch'"):
+        c.resolve(notebook("arch = 'monodepth2'", "# Parameters\narchh = 'hrdepth'"))
+
+
+def test_resolve_does_not_mind_other_variables_when_a_cell_is_run_again():
+    cells = (
+        "profile = 'smoke'",
+        "steps = len('abc')\nloss = steps * 0.5",
+        "for i in range(3):\n    best = i",
+    )
+    assert c.resolve(notebook(*cells)).profile == "smoke"
+
+
+def test_resolve_outside_ipython_takes_every_literal():
+    assert c.resolve({"profile": "smoke", "__name__": "x", "os": pytest}).profile == "smoke"
+    with pytest.raises(ConfigError, match="profil"):
+        c.resolve({"profil": "smoke"})
+
+
+def test_stage_identity_holds_what_matters_and_nothing_else():
+    base = c.make_config(profile="smoke")
+    for stage in ("pretrain", "predict", "project", "fuse", "distill", "evaluate"):
+        plain = c.stage_config(base, stage, "hrdepth", "uncer")
+        assert json.loads(json.dumps(plain)) == plain  # survives being read back
+        elsewhere = c.make_config(profile="smoke", root="elsewhere", device="cpu", workers=2, run="other")
+        assert c.stage_config(elsewhere, stage, "hrdepth", "uncer") == plain
+        assert c.stage_config(c.make_config(profile="smoke", seed=1), stage, "hrdepth", "uncer") != plain
+
+    def changed(stage, labels="uncer", **parameters):
+        other = c.make_config(profile="smoke", **parameters)
+        return differences(
+            c.stage_config(other, stage, "hrdepth", labels), c.stage_config(base, stage, "hrdepth", labels)
+        )
+
+    assert not changed("project", threshold_m=0.1)
+    assert changed("distill", threshold_m=0.1)
+    assert not changed("distill", "pred", threshold_m=0.1)
+    assert not changed("pretrain", voxel_m=0.1)
+    assert changed("project", voxel_m=0.1)
+    assert changed("pretrain", batch_size=3)
+    assert changed("evaluate", scale="median")
+    assert not changed("distill", scale="median")

@@ -1,0 +1,117 @@
+"""Runs: done is skipped, another configuration or process is refused, nothing half-written is taken for whole."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from d3d import runs
+from d3d.config import make_config
+from d3d.errors import RunError
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    return make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
+
+
+def test_a_finished_stage_has_provenance_and_is_done(cfg, tmp_path):
+    with runs.open_stage(cfg, "pretrain", "hrdepth", inputs={"a": "1"}) as stage:
+        assert not stage.done
+        assert stage.folder == tmp_path / "r" / "pretrain" / "hrdepth"
+        stage.finish({"weights": "abc"}, note="x")
+    with runs.open_stage(cfg, "pretrain", "hrdepth", inputs={"a": "1"}) as stage:
+        assert stage.done
+        assert stage.outputs == {"weights": "abc"}
+    provenance = json.loads((stage.folder / "provenance.json").read_text())
+    assert {"git", "versions", "seed", "machine", "command", "time", "inputs", "seconds"} <= set(provenance)
+    assert provenance["versions"]["torch"]
+    assert provenance["inputs"] == {"a": "1"}
+
+
+def test_another_configuration_is_refused_and_says_what_differs(cfg):
+    with runs.open_stage(cfg, "pretrain", "hrdepth") as stage:
+        stage.finish({})
+    other = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", batch_size=7)
+    with (
+        pytest.raises(RunError, match=r"pretrain.batch_size: 2 there, 7 now"),
+        runs.open_stage(other, "pretrain", "hrdepth"),
+    ):
+        pass
+
+
+def test_other_inputs_are_refused(cfg):
+    with runs.open_stage(cfg, "predict", "hrdepth", inputs={"weights": "1"}) as stage:
+        stage.finish({})
+    with (
+        pytest.raises(RunError, match="other inputs"),
+        runs.open_stage(cfg, "predict", "hrdepth", inputs={"weights": "2"}),
+    ):
+        pass
+
+
+def test_two_processes_in_the_same_folder_are_refused(cfg):
+    script = textwrap.dedent(f"""
+        from d3d import runs
+        from d3d.config import make_config
+        cfg = make_config(profile="smoke", runs_dir={cfg.runs_dir!r}, run="r")
+        with runs.open_stage(cfg, "pretrain", "hrdepth"):
+            print("held", flush=True)
+            input()
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as p:
+        assert p.stdout.readline().strip() == "held"
+        with (
+            pytest.raises(RunError, match="in use by another process"),
+            runs.open_stage(cfg, "pretrain", "hrdepth"),
+        ):
+            pass
+        p.kill()
+    # the lock of a killed process does not stay
+    with runs.open_stage(cfg, "pretrain", "hrdepth") as stage:
+        assert not stage.done
+
+
+def test_a_folder_of_somebody_else_is_not_touched(cfg, tmp_path):
+    folder = tmp_path / "r" / "pretrain" / "hrdepth"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="not a run of d3d"), runs.open_stage(cfg, "pretrain", "hrdepth"):
+        pass
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_damaged_config_names_its_file(cfg, tmp_path):
+    with runs.open_stage(cfg, "pretrain", "hrdepth") as stage:
+        pass
+    (stage.folder / "config.json").write_text('{"config": {')
+    with pytest.raises(RunError, match=r"config\.json"), runs.open_stage(cfg, "pretrain", "hrdepth"):
+        pass
+
+
+def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail():
+        with runs.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_leftovers_of_a_killed_run_are_cleared(cfg):
+    with runs.open_stage(cfg, "predict", "hrdepth") as stage:
+        half = stage.folder / ".123.part-scene"
+        half.mkdir()
+        (half / "000.png").write_bytes(b"x")
+    with runs.open_stage(cfg, "predict", "hrdepth") as stage:
+        assert not half.exists()

@@ -1,0 +1,224 @@
+"""The loop: schedule, learning, resuming to the same weights, one draw a triple, labels that are no labels."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from d3d.config import TrainConfig
+from d3d.datasets import Scene, find_triples
+from d3d.datasets.augment import Augmentation, unflip
+from d3d.datasets.samples import EpochBatches, LabelSamples, TripleSamples
+from d3d.errors import ConfigError, DataError
+from d3d.models import create_model
+from d3d.prediction import predict
+from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, learning_rate, select_device, train
+
+SIZE = (32, 64)
+
+
+class Wall(Scene):
+    """A textured wall 2 m in front of a camera that moves sideways, 7 cm a frame."""
+
+    def __init__(self, n=10):
+        T = np.tile(np.eye(4), (n, 1, 1))
+        T[:, 0, 3] = 0.07 * np.arange(n)
+        super().__init__("wall", [f"{i:03d}" for i in range(n)], T, SIZE, True)
+
+    def _read_image(self, i):
+        y, x = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]
+        X, Y = (x - 31.5) / 40 * 2 + 0.07 * i, (y - 15.5) / 40 * 2
+        image = [
+            0.5 + 0.25 * np.sin(9 * X + k) * np.cos(8 * Y - k) + 0.2 * np.sin(23 * X * (k + 1))
+            for k in range(3)
+        ]
+        return (np.stack(image, -1).clip(0, 1) * 255).astype(np.uint8)
+
+    def _read_K(self, i):
+        return np.array([[40.0, 0, 31.5], [0, 40.0, 15.5], [0, 0, 1]])
+
+    def _read_depth(self, i):
+        return np.full(SIZE, 2.0, np.float32)
+
+
+class TinyNet(nn.Module):
+    """A network of the interface, small enough to train in a test. Not one of the paper's."""
+
+    arch, min_depth, max_depth = "monodepth2", 0.1, 10.0
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1)
+        )
+        self.head = nn.Conv2d(8, 1, 3, padding=1)
+        nn.init.constant_(self.head.bias, -3.0)
+
+    def forward(self, image, scales=(0, 1, 2, 3)):
+        disp = torch.sigmoid(self.head(self.body(image)))
+        return {s: nn.functional.avg_pool2d(disp, 2**s) if s else disp for s in scales}
+
+
+def samples(n=10, augment=True, size_hw=SIZE):
+    scene = Wall(n)
+    return TripleSamples(
+        [scene], [find_triples(scene.world_T_cams, every=1)], size_hw, seed=3, augment=augment
+    )
+
+
+def config(**values):
+    base = {"epochs": 4, "milestones": (3,), "batch_size": 4, "learning_rate": 1e-2, "pretrained": False}
+    return TrainConfig(**(base | values))
+
+
+def test_rate_drops_after_its_epochs_and_warms_up():
+    paper = TrainConfig()
+    rates = [learning_rate(paper, e, 10_000) for e in range(41)]
+    assert rates[:26] == [1e-4] * 26  # 26 epochs at the full rate
+    assert rates[26:36] == pytest.approx([1e-5] * 10)
+    assert rates[36:] == pytest.approx([1e-6] * 5)
+    warm = TrainConfig(warmup_steps=4)
+    assert [learning_rate(warm, 0, s) / 1e-4 for s in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_training_finds_the_wall_and_leaves_its_files(tmp_path):
+    task = PretrainTask(samples(), scales=(0,))
+    torch.manual_seed(0)
+    model = train(TinyNet, task, config(epochs=60, milestones=(50,)), tmp_path, seed=1)
+    image = torch.from_numpy(Wall().image(4).transpose(2, 0, 1)).float()[None] / 255
+    depth = predict(model, image)
+    assert 1.7 < depth.median() < 2.3  # metric, from poses alone
+    rows = list(csv.DictReader((tmp_path / CURVE).open()))
+    assert len(rows) == 60
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert (tmp_path / WEIGHTS).is_file()
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_training_ends_at_the_same_weights(tmp_path, stop_after):
+    class Killed(Exception):
+        pass
+
+    def stop(epoch):
+        if epoch == stop_after:
+            raise Killed
+
+    task = PretrainTask(samples(), scales=(0, 1))
+    whole = train(TinyNet, task, config(), tmp_path / "a", seed=1)
+    with pytest.raises(Killed):
+        train(TinyNet, task, config(), tmp_path / "b", seed=1, on_epoch=stop)
+    torch.rand(7)  # whatever else used the generator in between
+    resumed = train(TinyNet, task, config(), tmp_path / "b", seed=1)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert (tmp_path / "a" / CURVE).read_text() == (tmp_path / "b" / CURVE).read_text()
+
+
+def test_a_real_network_resumes_to_the_same_weights(tmp_path):
+    """MonoViT has drop path and batch statistics: what a resume most easily gets wrong."""
+
+    class Killed(Exception):
+        pass
+
+    def stop(epoch):
+        raise Killed
+
+    def factory():
+        return create_model("monovit", pretrained=False, init_depth_m=2.0)
+
+    task = PretrainTask(samples(size_hw=(64, 64)), scales=(0,))
+    short = config(epochs=2, milestones=(1,), max_steps_per_epoch=1, batch_size=2, precision="bf16")
+    whole = train(factory, task, short, tmp_path / "a", seed=1)
+    with pytest.raises(Killed):
+        train(factory, task, short, tmp_path / "b", seed=1, on_epoch=stop)
+    resumed = train(factory, task, short, tmp_path / "b", seed=1)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_damaged_state_names_its_file(tmp_path):
+    task = PretrainTask(samples(), scales=(0,))
+    train(TinyNet, task, config(epochs=1), tmp_path, seed=1)
+    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:500])
+    with pytest.raises(DataError, match=r"training_state\.pt"):
+        train(TinyNet, task, config(epochs=2), tmp_path, seed=1)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(tmp_path):
+    task = PretrainTask(samples(), scales=(0,))
+    task.smoothness = float("inf")
+    with pytest.raises(DataError, match=r"loss is (inf|nan) in epoch 1"):
+        train(TinyNet, task, config(), tmp_path, seed=1)
+    assert not (tmp_path / STATE).exists()
+
+
+def test_distillation_learns_its_label(tmp_path):
+    scene = Wall()
+    label = np.full(SIZE, 3.0, np.float32)
+    task = DistillTask(LabelSamples([scene], [(0, i) for i in range(8)], lambda s, i: label, SIZE))
+    model = train(TinyNet, task, config(epochs=40, milestones=(35,)), tmp_path, seed=1)
+    assert np.abs(predict(model, scene.image(4)) - 3.0).mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(np.full(SIZE, np.nan, np.float32), "not finite"), (np.ones((8, 8), np.float32), "network's size")],
+)
+def test_a_label_that_is_none_is_named(label, message):
+    bad = LabelSamples([Wall()], [(0, 3)], lambda s, i: label, SIZE)
+    with pytest.raises(DataError, match=f"scene wall, frame 003.*{message}"):
+        bad[0, 0]
+    with pytest.raises(DataError, match="no frames"):
+        LabelSamples([Wall()], [], lambda s, i: label, SIZE)
+
+
+def test_one_draw_is_the_same_change_for_every_frame_of_a_triple():
+    rng = np.random.default_rng(0)
+    draws = [Augmentation.draw(rng) for _ in range(400)]
+    assert 0.4 < np.mean([d.flip for d in draws]) < 0.6
+    assert 0.4 < np.mean([d.jitter is not None for d in draws]) < 0.6
+    jittered = next(d for d in draws if d.jitter is not None)
+    frame = torch.rand(3, 8, 8)
+    assert torch.equal(jittered(frame), jittered(frame.clone()))
+    assert (jittered(frame) - frame).abs().max() > 0.01
+    factors = np.array([d.jitter for d in draws if d.jitter is not None])
+    assert factors[:, :3].min() >= 0.8
+    assert factors[:, :3].max() <= 1.2
+    assert np.abs(factors[:, 3]).max() <= 0.1
+    assert np.abs(factors[:, 3]).max() > 0.05
+
+
+def test_the_network_sees_the_augmented_image_and_the_loss_the_plain_one():
+    data, plain = samples(), samples(augment=False)
+    seen_flip = seen_jitter = False
+    for epoch in range(6):
+        item, reference = data[epoch, 2], plain[epoch, 2]
+        for name in ("target", "sources", "K", "source_T_target"):
+            assert torch.equal(item[name], reference[name])
+        restored = unflip(item["input"][None], item["flip"][None])[0]
+        seen_flip |= bool(item["flip"]) and not torch.equal(item["input"], restored)
+        seen_jitter |= not torch.equal(restored, item["target"])
+        assert torch.equal(data[epoch, 2]["input"], item["input"])  # depends on nothing but its key
+    assert seen_flip
+    assert seen_jitter
+
+
+def test_batches_cover_an_epoch_once_and_differ_between_epochs():
+    batches = EpochBatches(10, 4, seed=0)
+    first = [i for b in batches for e, i in b]
+    assert len(batches) == 2
+    assert len(set(first)) == 8
+    batches.set_epoch(1)
+    assert [i for b in batches for e, i in b] != first
+    assert len(EpochBatches(3, 8, seed=0)) == 1  # fewer samples than a batch still train
+
+
+def test_asking_for_a_gpu_that_is_not_there():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="no GPU"):
+        select_device("cuda")
+    assert select_device("auto").type == "cpu"
