@@ -25,11 +25,13 @@ _MODULES = (
     "metrics",
     "models",
     "prediction",
+    "premise",
     "reconstruction",
     "runs",
     "showcase",
     "stages",
     "training",
+    "widgets",
 )
 
 

@@ -36,6 +36,7 @@ class Panel:
     array: np.ndarray | None
     kind: str = "image"
     limit: float | None = None  # upper end of the colours; by default shared by all panels of a kind
+    outline: np.ndarray | None = None  # bool map drawn as a red line on top
 
 
 def _limit(panels: Sequence[Panel], kind: str) -> float:
@@ -78,6 +79,8 @@ def grid(rows: Sequence[Sequence[Panel]], title: str = "", width_in: float = 12.
             panel = row[c]
             axis.set_title(panel.title, fontsize=9)
             shown[panel.kind] = _draw(axis, panel, panels)
+            if panel.outline is not None and panel.outline.any():
+                axis.contour(panel.outline, levels=[0.5], colors="tab:red", linewidths=1.0)
     for kind in kinds:
         if kind in shown:
             bar = figure.colorbar(shown[kind], ax=axes, fraction=0.025, pad=0.01, aspect=30)
@@ -103,18 +106,80 @@ def _draw(axis: Any, panel: Panel, panels: Sequence[Panel]) -> Any:
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     """Loss over epochs, with the learning rate's drops marked."""
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axis = figure.subplots()
-    epochs = [h["epoch"] for h in history]
-    axis.plot(
-        epochs, [h["loss"] for h in history], marker="o" if len(history) < 12 else None, color="tab:blue"
+    return loss_curves({"": history})
+
+
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Several trainings side by side, each on its own scale: losses of different kinds do not compare."""
+    figure = Figure(figsize=(0.5 + 4.5 * len(histories), 3), layout="constrained")
+    axes = figure.subplots(1, len(histories), squeeze=False)[0]
+    for axis, (name, history) in zip(axes, histories.items(), strict=True):
+        marker = "o" if len(history) < 12 else None
+        axis.plot(
+            [h["epoch"] for h in history], [h["loss"] for h in history], marker=marker, color="tab:blue"
+        )
+        for a, b in itertools.pairwise(history):
+            if b["learning_rate"] < 0.5 * a["learning_rate"]:
+                axis.axvline(a["epoch"] + 0.5, color="gray", linestyle=":", linewidth=1)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("epoch (dotted: learning rate / 10)")
+        axis.set_ylabel("mean training loss")
+        axis.set_title(name, fontsize=10)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def camera_path(
+    world_T_cams: np.ndarray, triples: np.ndarray, up: np.ndarray, shown: int = 0, title: str = ""
+) -> Figure:
+    """The cameras seen from above, with the triples' targets and one triple enlarged (section 4.1).
+
+    Args:
+        world_T_cams: (n, 4, 4) poses in the order of time, metres.
+        triples: (m, 3) frame indices [target, backward source, forward source].
+        up: the world's upward direction (3,).
+        shown: which of the triples is enlarged.
+    """
+    up = np.asarray(up, dtype=float) / np.linalg.norm(up)
+    across = np.cross(np.eye(3)[np.abs(up).argmin()], up)
+    across /= np.linalg.norm(across)
+    # seen from above: across to the right, cross(up, across) up the page
+    plane = np.stack((across, np.cross(up, across)))
+    centres, views = world_T_cams[:, :3, 3] @ plane.T, world_T_cams[:, :3, 2] @ plane.T
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    whole, near = figure.subplots(1, 2)
+    row = triples[shown]
+    whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)
+    whole.plot(*centres[triples[:, 0]].T, ".", color="tab:blue", markersize=4, label="targets")
+    whole.plot(*centres[0], "k^", markersize=6, label="first frame")
+    some = slice(None, None, max(1, len(centres) // 30))
+    for axis in (whole, near):
+        axis.quiver(
+            *centres[some if axis is whole else row].T,
+            *views[some if axis is whole else row].T,
+            color="gray" if axis is whole else ["tab:blue", "tab:orange", "tab:green"],
+            width=0.003 if axis is whole else 0.006,
+            angles="xy",
+        )
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.set_xlabel("metres")
+        axis.grid(alpha=0.3)
+    for name, i, colour in zip(
+        ("target", "backward", "forward"), row, ("blue", "orange", "green"), strict=True
+    ):
+        metres = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
+        text = f"{name}: frame {i}" + (f", {100 * metres:.1f} cm away" if i != row[0] else "")
+        near.plot(*centres[i], "o", color=f"tab:{colour}", label=text)
+    whole.plot(
+        *centres[row[0]], "o", color="none", markeredgecolor="tab:red", markersize=12, label="this triple"
     )
-    for a, b in itertools.pairwise(history):
-        if b["learning_rate"] < 0.5 * a["learning_rate"]:
-            axis.axvline(a["epoch"] + 0.5, color="gray", linestyle=":", linewidth=1)
-    axis.set_xlabel("epoch (dotted: learning rate / 10)")
-    axis.set_ylabel("mean training loss")
-    axis.grid(alpha=0.3)
+    near.margins(0.4)
+    whole.set_title("all cameras and where they look, from above", fontsize=10)
+    near.set_title("one triple", fontsize=10)
+    whole.legend(fontsize=7)
+    near.legend(fontsize=7)
     return figure
 
 
@@ -226,6 +291,81 @@ def label(
     else:
         rows.append([Panel("P taken here", use_proj, "mask")])
     return grid(rows, title)
+
+
+def against_truth(
+    image: np.ndarray,
+    depths: Mapping[str, np.ndarray],
+    gt: np.ndarray | None = None,
+    highlight: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Depth maps of one frame beside the truth, under each how far it is off; highlights are outlined.
+
+    Args:
+        depths: name -> depth (h, w), metres, 0 where there is none.
+        gt: depth (h, w), metres, 0 where there is none; or None.
+        highlight: bool (h, w), or None where the data set knows none.
+    """
+    top = _limit([Panel("", d, "depth") for d in (*depths.values(), *([] if gt is None else [gt]))], "depth")
+    rows = [
+        [
+            Panel("image", image, outline=highlight),
+            Panel("ground truth", gt, "depth", top, highlight),
+            *(Panel(n, d, "depth", top, highlight) for n, d in depths.items()),
+        ]
+    ]
+    if gt is not None:
+        off = {n: np.where((gt > 0) & (d > 0), d - gt, np.nan) for n, d in depths.items()}
+        blank = [Panel("", None), Panel("", None)]
+        rows.append(blank + [Panel(f"{n} - truth", o, "signed", 1.0, highlight) for n, o in off.items()])
+    return grid(rows, title, width_in=3.0 * len(rows[0]))
+
+
+def threshold_curve(table: Any, threshold_m: float) -> Figure:
+    """How the choice of Eq. 3 depends on its threshold: share of projected pixels, and the label's error.
+
+    Args:
+        table: data frame with threshold_m, projected (a share) and, where there is truth, abs_rel.
+        threshold_m: the run's own, marked.
+    """
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    columns = [("projected", "share of projected pixels"), ("abs_rel", "Abs Rel of the label")]
+    columns = [c for c in columns if c[0] in table]
+    for axis, (column, text) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        axis.plot(table["threshold_m"], table[column], marker="o", color="tab:blue")
+        axis.axvline(threshold_m, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
+        axis.set_xlabel("threshold on the uncertainty (m)")
+        axis.set_ylabel(text)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def per_image(first: Any, others: Mapping[str, Any], metric: str = "sq_rel", label: str = "Sq Rel") -> Figure:
+    """One point an image: its error before (across) and after (up); under the diagonal it became better.
+
+    Args:
+        first: per-image metrics of `evaluation.score`, of the training compared against.
+        others: training's name -> per-image metrics of the same images.
+    """
+    kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]
+    figure = Figure(figsize=(0.5 + 3.6 * len(kinds), 3.6), layout="constrained")
+    keys = ["scene", "frame", "pixels"]
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        values = []
+        for (name, table), marker in zip(others.items(), "ox^s", strict=False):
+            both = first[first["pixels"] == kind].merge(table, on=keys, suffixes=("", "_after"))
+            x, y = both[metric], both[f"{metric}_after"]
+            values += [x.max(), y.max()]
+            axis.plot(x, y, marker, markersize=4, alpha=0.7, label=f"{name}: {(y < x).mean():.0%} better")
+        top = 1.05 * max(values)
+        axis.plot([0, top], [0, top], color="gray", linewidth=1)
+        axis.set(xlim=(0, top), ylim=(0, top), xlabel=f"{label}, self-supervised", ylabel=f"{label}, student")
+        axis.set_title(f"{kind} pixels", fontsize=10)
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return figure
 
 
 def before_after(

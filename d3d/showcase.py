@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import evaluation, figures, fusion, stages
 from d3d.config import ARCHITECTURES, Config
 from d3d.datasets import Scene
 from d3d.errors import DataError
+from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore
 
 
@@ -32,16 +36,7 @@ def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
         name,
     )
     paths.append(figures.save_png(picture, folder / "figure4.png"))
-    use = example.uncertainty >= config.fusion.threshold_m
-    picture = figures.label(
-        example.image,
-        example.preds[arch],
-        example.projs[arch],
-        use,
-        fusion.fuse(example.preds[arch], example.projs[arch], example.uncertainty, config.fusion.threshold_m),
-        example.gt,
-        f"label of {name}",
-    )
+    picture = label_picture(example, arch, config.fusion.threshold_m)
     paths.append(figures.save_png(picture, folder / "label.png"))
     paths.append(figures.save_png(before_after(config, arch, frames), folder / "figure5.png"))
     return paths
@@ -112,6 +107,183 @@ def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: s
         {a: stages.project(config, a).read(scene.name, frame) for a in ARCHITECTURES},
         uncertain.read(scene.name, frame),
     )
+
+
+@dataclass(frozen=True)
+class TripleExample:
+    """A training triple and all that is known of its target; maps (h, w) at the network's size, depth in metres."""
+
+    scene: Scene
+    row: np.ndarray  # frame indices [target, backward source, forward source]
+    index: int  # which of the scene's triples
+    target: np.ndarray
+    sources: list[np.ndarray]
+    K: np.ndarray
+    source_T_target: np.ndarray
+    gt: np.ndarray | None
+    highlight: np.ndarray | None
+    virtual: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.scene.name}, frame {self.scene.frame_ids[self.row[0]]}"
+
+    @property
+    def true_depth(self) -> np.ndarray:
+        """Ground truth with its holes filled by the nearest pixel: for pictures only, never for scores."""
+        from scipy.ndimage import distance_transform_edt
+
+        if self.gt is None or not (self.gt > 0).any():
+            raise DataError(f"{self.name}: no ground-truth depth, which this picture needs.")
+        nearest = distance_transform_edt(self.gt <= 0, return_distances=False, return_indices=True)
+        return self.gt[tuple(nearest)]
+
+
+def example_triple(config: Config) -> TripleExample:
+    """The triple whose target shows most highlight; the first scene's middle one where nobody knows highlights."""
+    size_hw = config.data.size_hw
+    scenes = stages.training_scenes(config)
+    chosen, most = (scenes[0], len(scenes[0].triples) // 2), 0
+    for s in scenes[:10]:
+        for j in range(0, len(s.triples), max(1, len(s.triples) // 30)):
+            mask = s.scene.highlight_mask(s.targets[j])
+            if mask is None:
+                break
+            if mask.mean() > most:
+                chosen, most = (s, j), mask.mean()
+    s, j = chosen
+    row = s.triples.indices[j]
+    target, *sources = map(int, row)
+    poses = s.scene.world_T_cams
+    virtual = getattr(s.scene, "virtual_depth", None)
+    return TripleExample(
+        s.scene,
+        row,
+        j,
+        s.scene.image(target, size_hw),
+        [s.scene.image(i, size_hw) for i in sources],
+        s.scene.K(target, size_hw),
+        np.stack([relative_pose(poses[i], poses[target]) for i in sources]),
+        nearest_depth(s.scene.depth(target), size_hw),
+        s.scene.highlight_mask(target, size_hw),
+        None if virtual is None else nearest_depth(virtual(target), size_hw),
+    )
+
+
+def dropped_targets(config: Config) -> pd.DataFrame:
+    """How many targets there are, how many became triples, and why the others fell out (section 4.1)."""
+    scenes = stages.training_scenes(config)
+    reasons = Counter()
+    for s in scenes:
+        reasons.update(s.triples.dropped)
+    rows = [
+        ("targets looked at", sum(s.triples.targets_tried for s in scenes)),
+        ("training triples", sum(len(s.triples) for s in scenes)),
+        *((f"dropped: {reason}", count) for reason, count in reasons.most_common()),
+    ]
+    return pd.DataFrame(rows, columns=["", "count"]).set_index("")
+
+
+def mesh_views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str, np.ndarray]:
+    """Pictures (h, w, 3) of a scene's mesh: from above, from one frame's camera, and that frame's image."""
+    from d3d.geometry import upward
+    from d3d.reconstruction import overview_camera, render_shaded
+
+    size_hw = tuple(2 * x for x in config.data.size_hw)
+    mesh = stages.read_mesh(config, arch or config.arch, scene)
+    above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
+    camera = scene.K(index, size_hw), scene.world_T_cams[index]
+    return {
+        f"mesh from above, {len(mesh.triangles)} triangles": render_shaded(mesh, *above, size_hw),
+        "mesh from the camera": render_shaded(mesh, *camera, size_hw),
+        "image": scene.image(index, size_hw),
+    }
+
+
+def label_scores(config: Config, arch: str = "", frames: int = 60) -> pd.DataFrame:
+    """Error of predicted D, projected P and label L on training frames: one row each, and kind of pixels.
+
+    Where the mesh is not hit P has no depth and D stands in, as in a label. At most about ``frames`` frames
+    of each scene are looked at.
+    """
+    arch = arch or config.arch
+    d = config.data
+    scenes = stages.training_scenes(config)
+    chosen = [s.targets[:: max(1, len(s.targets) // frames)] for s in scenes]
+    predicted, projected = stages.predict(config, arch), stages.project(config, arch)
+    label = stages.fuse(config, arch)
+
+    def maps(scene: Scene, i: int) -> dict[str, np.ndarray]:
+        frame = scene.frame_ids[i]
+        pred, proj = predicted.read(scene.name, frame), projected.read(scene.name, frame)
+        return {"D": pred, "P": np.where(proj > 0, proj, pred), "L": label.read(scene.name, frame)}
+
+    rows = []
+    for key, name in {"D": "predicted D", "P": "projected P", "L": f"label L ({config.labels})"}.items():
+        scored = evaluation.score(
+            lambda scene, i, key=key: maps(scene, i)[key],
+            [s.scene for s in scenes],
+            chosen,
+            scale=config.evaluation.scale,
+            min_depth=d.min_depth,
+            max_depth=d.max_depth,
+            what=name,
+        )
+        rows += [
+            {"depth": name, "pixels": p, **evaluation.summary(scored, p)} for p in scored["pixels"].unique()
+        ]
+    order = {p: k for k, p in enumerate(("all", "highlight", "diffuse"))}
+    result = pd.DataFrame(rows).sort_values("pixels", key=lambda c: c.map(order), kind="stable")
+    return result.astype({"images": int}).set_index(["pixels", "depth"]).round(3)
+
+
+def threshold_sweep(
+    config: Config,
+    arch: str = "",
+    shares: Sequence[float] = (0.25, 0.5, 0.75, 1, 1.5, 2, 4),
+    frames: int = 30,
+) -> pd.DataFrame:
+    """Eq. 3 with other thresholds: share of projected pixels, and Abs Rel of the label where there is truth.
+
+    Args:
+        shares: the thresholds tried, as multiples of the run's own.
+        frames: at most about so many frames of each scene are looked at.
+    """
+    from d3d.metrics import depth_metrics
+
+    arch = arch or config.arch
+    d = config.data
+    predicted, projected, uncertain = (
+        stages.predict(config, arch),
+        stages.project(config, arch),
+        stages.uncertainty(config),
+    )
+    thresholds = [k * config.fusion.threshold_m for k in shares]
+    rows = []
+    for s in stages.training_scenes(config):
+        for i in s.targets[:: max(1, len(s.targets) // frames)]:
+            at = s.scene.name, s.scene.frame_ids[i]
+            pred, proj, std = predicted.read(*at), projected.read(*at), uncertain.read(*at)
+            gt = s.scene.depth(i)
+            for t in thresholds:
+                row = {"threshold_m": t, "projected": ((std >= t) & (proj > 0)).mean()}
+                if gt is not None:
+                    label = fusion.fuse(pred, proj, std, t)
+                    metrics = depth_metrics(
+                        label, gt, None, config.evaluation.scale, d.min_depth, d.max_depth
+                    )
+                    row["abs_rel"] = metrics["abs_rel"]
+                rows.append(row)
+    return pd.DataFrame(rows).groupby("threshold_m", as_index=False).mean()
+
+
+def label_picture(example: Example, arch: str, threshold_m: float) -> Figure:
+    """Eq. 3 on one frame at one threshold: a pure function of its arguments, for a slider to wrap."""
+    pred, proj = example.preds[arch], example.projs[arch]
+    use = (example.uncertainty >= threshold_m) & (proj > 0)
+    label = fusion.fuse(pred, proj, example.uncertainty, threshold_m)
+    title = f"{example.scene.name}, frame {example.frame}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected"
+    return figures.label(example.image, pred, proj, use, label, example.gt, title)
 
 
 def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:

@@ -7,7 +7,10 @@ configuration and returns the finished stage's folder (or what it read from it).
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from d3d.errors import DataError
 from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import say, track
-from d3d.training import STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
+from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,16 @@ def training_scenes(config: Config) -> list[TrainingScene]:
     return result
 
 
-def _missing(stage: str, why: str) -> None:
-    say(f"[{stage}] not there yet, computing it first ({why})")
+@contextlib.contextmanager
+def _missing(stage: str, estimate: str) -> Iterator[None]:
+    """Says that an earlier stage is computed now, how long that may take, and how long it took."""
+    say(f"[{stage}] not there yet, computing it first ({estimate})")
+    start = time.monotonic()
+    yield
+    say(f"[{stage}] took {time.monotonic() - start:.0f} s")
+
+
+_TRAINING = "a training: seconds at profile smoke, minutes at demo, hours on a GPU at paper"
 
 
 def folder_of(config: Config, *parts: str) -> Path:
@@ -134,6 +145,12 @@ def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | Di
     (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
 
 
+def loss_history(config: Config, arch: str = "", labels: str = "") -> list[dict[str, float]]:
+    """Loss, parts and learning rate of each epoch of a training; labels "" is the self-supervised one."""
+    folder = distill(config, arch, labels) if labels else pretrain(config, arch)
+    return pd.read_csv(folder / CURVE).to_dict("records")
+
+
 def load_network(config: Config, arch: str, labels: str = ""):
     """A trained network of this run on its device; labels "" is the self-supervised one."""
     from d3d.models import load_model
@@ -147,8 +164,8 @@ def predict(config: Config, arch: str = "") -> DepthStore:
     arch = arch or config.arch
     inputs = _outputs(config, "pretrain", arch)
     if inputs is None:
-        _missing(f"pretrain {arch}", "a training: minutes at profile demo, hours on a GPU at profile paper")
-        pretrain(config, arch)
+        with _missing(f"pretrain {arch}", _TRAINING):
+            pretrain(config, arch)
         inputs = _outputs(config, "pretrain", arch)
     with runs.open_stage(config, "predict", arch, inputs=inputs) as stage:
         store = DepthStore(stage.folder)
@@ -172,7 +189,8 @@ def project(config: Config, arch: str = "") -> DepthStore:
     arch = arch or config.arch
     inputs = _outputs(config, "predict", arch)
     if inputs is None:
-        predicted = predict(config, arch)
+        with _missing(f"predict {arch}", "one pass over the training frames"):
+            predict(config, arch)
         inputs = _outputs(config, "predict", arch)
     predicted = DepthStore(folder_of(config, "predict", arch))
     f, size_hw = config.fusion, config.data.size_hw
@@ -232,7 +250,8 @@ def uncertainty(config: Config) -> DepthStore:
     """Section 3.2.3: standard deviation of the three networks' depth of every target frame, in metres."""
     for arch in ARCHITECTURES:
         if _outputs(config, "predict", arch) is None:
-            predict(config, arch)
+            with _missing(f"predict {arch}", "one pass over the training frames"):
+                predict(config, arch)
     inputs = {f"{a}/{k}": v for a in ARCHITECTURES for k, v in _outputs(config, "predict", a).items()}
     stores = [DepthStore(folder_of(config, "predict", a)) for a in ARCHITECTURES]
     with runs.open_stage(config, "uncertainty", inputs=inputs) as stage:
@@ -252,7 +271,10 @@ def uncertainty(config: Config) -> DepthStore:
 def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
     """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
     arch, labels = arch or config.arch, labels or config.labels
-    project(config, arch)
+    if _outputs(config, "project", arch) is None:
+        with _missing(f"project {arch}", "fusion and rendering: a few frames a second"):
+            project(config, arch)
+    project(config, arch)  # also where it is there: this refuses one made from other inputs
     uncertainties = uncertainty(config) if labels == "uncer" else None
     inputs = {f"predict/{k}": v for k, v in _outputs(config, "predict", arch).items()}
     inputs |= {f"project/{k}": v for k, v in _outputs(config, "project", arch).items()}
@@ -309,6 +331,9 @@ def label_inputs(
 def distill(config: Config, arch: str = "", labels: str = "") -> Path:
     """Section 3.2.4: trains a fresh network of the same architecture on the labels; leaves its weights."""
     arch, labels, d = arch or config.arch, labels or config.labels, config.data
+    if _outputs(config, "fuse", arch, labels) is None:
+        with _missing(f"fuse {arch} {labels}", "many frames a second"):
+            fuse(config, arch, labels)
     store = fuse(config, arch, labels)
     with runs.open_stage(
         config, "distill", arch, labels, inputs=_outputs(config, "fuse", arch, labels)
@@ -339,7 +364,8 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
     e, d = config.evaluation, config.data
     stage_name = "distill" if labels else "pretrain"
     if _outputs(config, stage_name, arch, labels) is None:
-        distill(config, arch, labels) if labels else pretrain(config, arch)
+        with _missing(f"{stage_name} {arch} {labels}".rstrip(), _TRAINING):
+            distill(config, arch, labels) if labels else pretrain(config, arch)
     inputs = _outputs(config, stage_name, arch, labels)
     training = labels or evaluation.SELF_SUPERVISED
     with runs.open_stage(

@@ -88,6 +88,27 @@ class MiniRoom(Scene):
     def _read_highlight_mask(self, i: int) -> np.ndarray:
         return self._render(i)[2].copy()
 
+    def virtual_depth(self, i: int) -> np.ndarray:
+        """Z-depth (H, W) at which the mirror image in a glossy surface appears, metres; 0 on any other surface.
+
+        A mirror ray of length t from a surface at depth d comes as if from a point at d + t straight on.
+        """
+        depth = self._render(i)[1].reshape(-1)
+        h, w = self.size_hw
+        pose, room = self.world_T_cams[i], self._room
+        y, x = np.mgrid[:h, :w].reshape(2, -1)
+        rays = np.linalg.inv(self._K) @ np.stack((x, y, np.ones_like(x)))
+        direction = (pose[:3, :3] @ rays).astype(np.float32)
+        origin = pose[:3, 3:].astype(np.float32)
+        _, face = room.trace(origin, direction)
+        mirrors = np.flatnonzero(room.glossy[face // 6] & (face % 6 == np.where(face // 6 == ROOM, 4, 5)))
+        result = np.zeros(h * w, np.float32)
+        if len(mirrors):
+            bounced = direction[:, mirrors] * np.array([[1], [1], [-1]], np.float32)
+            t, _ = room.trace((origin + depth * direction)[:, mirrors], bounced)
+            result[mirrors] = depth[mirrors] + t
+        return result.reshape(h, w)
+
     def _render(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, exact z-depth at the pixel centres, highlight mask."""
         if self._room is None:
