@@ -46,6 +46,7 @@ class Room:
         self.emits = np.zeros(ends[-1], bool)
 
     def texels(self, face: int) -> slice:
+        """Where a face's texels are in `radiance` and `emits`."""
         return slice(self.offset[face], self.offset[face] + self.width[face] * self.height[face])
 
     def trace(self, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +142,8 @@ class _Painter:
             ph, pw = self.rng.integers(20, 45, 2)
             if h > ph + 60 and w > pw + 10:
                 y, x = self.rng.integers(40, h - ph - 10), self.rng.integers(5, w - pw - 5)
-                art = self.color(0.05, 0.8) + self.noise(ph, pw, (0.1, 0.3, 0.5, 0))[..., None] * self.color(
-                    -0.5, 0.5
-                )
+                noise = self.noise(ph, pw, (0.1, 0.3, 0.5, 0))[..., None]
+                art = self.color(0.05, 0.8) + noise * self.color(-0.5, 0.5)
                 albedo[y : y + ph, x : x + pw] = 0.06  # frame
                 albedo[y + 2 : y + ph - 2, x + 2 : x + pw - 2] = art[2:-2, 2:-2].clip(0.03, 0.85)
 
@@ -188,6 +188,7 @@ def build(seed: int) -> Room:
 
 
 def room_size(seed: int) -> tuple[float, float, float]:
+    """Extent of a room in x, y and z (up), metres."""
     rng = np.random.default_rng([seed, 0])
     return rng.uniform(5.0, 5.6), rng.uniform(4.4, 4.9), 2.6
 
@@ -199,7 +200,7 @@ _LIGHTS = ((3, 0.55, 1.7, 0.95, 2.1, 14.0, 3), (2, 0.45, 1.3, 0.95, 2.05, 14.0, 
 
 def _light(room: Room, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
     """Puts windows and lamps on the walls; returns a function face -> irradiance over pi (h, w, 3) of its texels."""
-    lamps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # point, normal, power over pi
+    lamps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # 9 points a light, normal, power over pi
     for face, where, width, bottom, top, strength, panes in _LIGHTS:
         axis, side = face // 2, face % 2
         h, w = room.height[face], room.width[face]
@@ -215,14 +216,14 @@ def _light(room: Room, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
         glow = strength * sky.clip(0.2, 1.2)[..., None] * tint
         room.emits[room.texels(face)] = emits.ravel()
         room.radiance[0, room.texels(face)] = np.where(emits[..., None], glow, 0).reshape(-1, 3)
-        normal = np.zeros(3)
-        normal[axis] = 1 - 2 * side
+        inwards = np.zeros(3)
+        inwards[axis] = 1 - 2 * side
         for a, b in itertools.product((1 / 6, 1 / 2, 5 / 6), repeat=2):
             point = np.zeros(3)
             point[axis], point[1 - axis] = room.hi[0, axis] * side, left + a * width
             point[2] = bottom + b * (top - bottom)
-            power = glow[emits].mean(axis=0) * width * (top - bottom) / 9 / np.pi
-            lamps.append((point, normal, power))
+            lamps.append((point, inwards, glow[emits].mean(axis=0) * width * (top - bottom) / 9 / np.pi))
+    lamp, normal, power = (np.stack(column) for column in zip(*lamps, strict=True))  # each (lamps, 3)
 
     def irradiance(face: int) -> np.ndarray:
         box, axis, side = face // 6, face % 6 // 2, face % 2
@@ -235,16 +236,17 @@ def _light(room: Room, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
         outwards = (2 * side - 1) * (-1 if box == ROOM else 1)
         points[axis] = (room.hi if side else room.lo)[box, axis] + 2e-3 * outwards
         p = points.reshape(3, -1)
-        light = np.full((p.shape[1], 3), 0.15 + 0.04 * (axis == 2) * outwards)
-        for sample, normal, power in lamps:
-            d = sample[:, None] - p
-            r2 = (d**2).sum(axis=0)
-            cosines = (d[axis] * outwards).clip(0) * (-normal @ d).clip(0) / r2
-            seen = np.flatnonzero(cosines > 0)
-            if len(seen):
-                t, _ = room.trace(p[:, seen].astype(np.float32), d[:, seen].astype(np.float32))
-                lit = seen[t > 0.995]  # nothing before the lamp itself
-                light[lit] += (cosines[lit] / np.maximum(r2[lit], 0.15))[:, None] * power
+        d = lamp.T[:, :, None] - p[:, None]  # (3, lamps, points)
+        r2 = (d**2).sum(axis=0)
+        reaches = (d[axis] * outwards).clip(0) * np.einsum("lk,kln->ln", -normal, d).clip(0) / r2
+        reaches /= np.maximum(r2, 0.15)  # a lamp is not a point: no more light than from 0.4 m
+        at_lamp, at_point = np.nonzero(reaches)
+        if len(at_lamp):
+            start, towards = p[:, at_point].astype(np.float32), d[:, at_lamp, at_point].astype(np.float32)
+            reaches[at_lamp, at_point] *= (
+                room.trace(start, towards)[0] > 0.995
+            )  # nothing before the lamp itself
+        light = 0.15 + 0.04 * (axis == 2) * outwards + reaches.T @ power
         zoom = (room.height[face] / nv, room.width[face] / nu, 1)
         return ndimage.zoom(light.reshape(nv, nu, 3), zoom, order=1, mode="nearest", grid_mode=True)
 

@@ -253,7 +253,7 @@ def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
     if size_hw is None or tuple(size_hw) == image.shape[:2]:
         return image
     size = (size_hw[1], size_hw[0])
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
 def read_png_or_jpeg(path: Path, where: str) -> Image.Image:
@@ -274,7 +274,7 @@ def read_png_or_jpeg(path: Path, where: str) -> Image.Image:
 
 def read_color(path: Path, where: str) -> np.ndarray:
     """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
-    return np.asarray(read_png_or_jpeg(path, where).convert("RGB"))
+    return np.array(read_png_or_jpeg(path, where).convert("RGB"))  # a copy: PIL's own buffer is read-only
 
 
 def read_depth_png(path: Path, where: str) -> np.ndarray:

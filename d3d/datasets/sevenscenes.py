@@ -15,6 +15,7 @@ import numpy as np
 
 from d3d.datasets.scene import Dataset, Scene, read_color, read_depth_png, read_png_or_jpeg, require_root
 from d3d.errors import ConfigError, DataError
+from d3d.geometry import check_pose
 
 HOW_TO_GET = (
     "Get it from Microsoft Research's page 'RGB-D Dataset 7-Scenes' (non-commercial terms), unpack each scene's "
@@ -26,9 +27,9 @@ DEPTH_K = np.array([[585.0, 0, 320.0], [0, 585.0, 240.0], [0, 0, 1]])
 
 # 7-Scenes states no extrinsics. Nominal Kinect v1: parallel axes, a point's x in the colour camera is its
 # x in the depth camera minus 2.5 cm. Checked on a RedKitchen sequence by the median distance from depth
-# edges to image edges over 23 frames: 8.5 px unregistered, 4.0 px with 2.5 cm; 4.5 with 1.0, 4.2 with 1.5,
-# 4.0 with 2.0 and 4.2 with 3.0 cm, so that 2 to 2.5 cm is the optimum. The rotation and offset that several
-# public set-up scripts take from the calibration of another Kinect give 5.1 px here.
+# edges to image edges (as tests/test_sevenscenes.py measures it), 23 frames: 5.7 px unregistered, 2.2 px
+# with 2.5 and with 2.0 cm; 3.4 with none, 2.7 with 1.0, 2.5 with 3.0, 4.0 with the wrong sign. The extrinsics
+# that public set-up scripts take from the calibration of another Kinect give 3.3 px here.
 COLOR_T_DEPTH = np.eye(4)
 COLOR_T_DEPTH[0, 3] = -0.025
 
@@ -138,7 +139,7 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
         ConfigError: val_block is not two fractions in order.
         DataError: no folder, or no sequence in it.
     """
-    start, stop = val_block
+    start, stop = val_block if len(val_block) == 2 else (1, 0)
     if not 0 <= start < stop <= 1:
         raise ConfigError(f"val_block must be fractions 0 <= start < stop <= 1, got {val_block}.")
     folder = require_root("7scenes", root, HOW_TO_GET)
@@ -177,10 +178,11 @@ def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], lis
 
 
 def _read_pose(path: Path, where: str) -> np.ndarray:
-    """A 4x4 text file as float64; whether it is a pose is checked with all the others by `Scene`."""
+    """A 4x4 text file as float64, checked before it is multiplied with anything."""
     try:
-        return np.array(path.read_text().split(), dtype=np.float64).reshape(4, 4)
+        pose = np.array(path.read_text().split(), dtype=np.float64).reshape(4, 4)
     except FileNotFoundError:
         raise DataError(f"{where}: {path} is missing.") from None
     except ValueError as error:
         raise DataError(f"{where}: {path} does not hold 16 numbers ({error}).") from error
+    return check_pose(pose, where)

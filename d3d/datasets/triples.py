@@ -16,6 +16,7 @@ from d3d.errors import ConfigError, DataError
 
 # Gaps looked at in one step: enough to amortise the call, few enough that 5000 targets take some 10 MB.
 _GAPS_PER_STEP = 32
+_ROUNDING_M = 1e-9  # five steps of 1 cm are 5 cm
 _NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = (
     "no frame there",
     "moved too little",
@@ -143,8 +144,8 @@ def _nearest(
         inside = gaps <= room[active, None]
         s = np.where(inside, t + direction * gaps, t)
         distance = np.linalg.norm(centres[s] - centres[t], axis=-1)
-        moved = inside & (distance >= low)
-        near = moved & (distance <= high)
+        moved = inside & (distance >= low - _ROUNDING_M)
+        near = moved & (distance <= high + _ROUNDING_M)
         fits = near & (np.linalg.norm(rotations[s] - rotations[t], axis=-1) <= max_chord)
         far_enough[active] |= moved.any(axis=1)
         in_bounds[active] |= near.any(axis=1)
