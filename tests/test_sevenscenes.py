@@ -68,7 +68,7 @@ def test_test_split_is_the_papers_sequences_that_are_there(root):
     [
         ((0.8, 1.0), [range(8)], range(8, 10)),
         ((0.0, 0.3), [range(3, 10)], range(3)),
-        ((0.4, 0.6), [range(4), range(6, 10)], range(4, 6)),
+        ((0.4, 0.6), [[*range(4), *range(6, 10)]], range(4, 6)),
         ((0.0, 1.0), [], range(10)),
     ],
 )

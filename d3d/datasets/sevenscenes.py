@@ -133,7 +133,8 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
     Args:
         root: the folder with the scenes' folders.
         val_block: start and stop of the "val" block as fractions of each sequence; where it lies in the
-            middle, "train" has the block before and the block after it as two scenes.
+            middle, "train" is what lies before and after it, as one scene: it is one room, and section 3.2.2
+            fuses all its views into one mesh. A triple across the gap is as true as any other.
 
     Raises:
         ConfigError: val_block is not two fractions in order.
@@ -167,14 +168,16 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
 
 def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], list[Scene]]:
-    """Cuts the block between two fractions out of a scene: (the one or two scenes around it, the block).
+    """Cuts the block between two fractions out of a scene: (the scene without it, the block), in lists.
 
-    A sequence too short for a block of one frame has none.
+    A list is empty where nothing is left: a sequence too short for a block of one frame has none.
     """
     n = len(scene)
     first, last = round(start * n), round(stop * n)
-    around = [scene.block(a, b) for a, b in ((0, first), (last, n)) if b > a]
-    return around, [scene.block(first, last)] if last > first else []
+    rest = [*range(first), *range(last, n)]
+    name = f"{scene.name}.without-{first}-{last - 1}"
+    train = [scene if last == first else scene.subset(rest, name)] if rest else []
+    return train, [scene.block(first, last)] if last > first else []
 
 
 def _read_pose(path: Path, where: str) -> np.ndarray:
