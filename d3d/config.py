@@ -149,7 +149,16 @@ PROFILES: dict[str, Config] = {
         profile="demo",
         # 7-Scenes: a fifth of each sequence, not at its end, is kept for validation: in redkitchen it passes the
         # black worktop and the red cupboards, which the rest sees too, from other places
-        data=DataConfig(height=96, width=128, every=1, options={"7scenes": {"val_block": (0.6, 0.8)}}),
+        data=DataConfig(
+            height=96,
+            width=128,
+            every=1,
+            options={
+                "7scenes": {"val_block": (0.6, 0.8)},
+                # a round of each room, so that every highlight is also seen clean
+                "miniroom": {"rooms": (3, 1), "frames": 150},
+            },
+        ),
         pretrain=_SMALL_TRAIN.scaled(30),
         distill=_SMALL_TRAIN.scaled(30),
         per_arch={},

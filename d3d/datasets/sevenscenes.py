@@ -174,9 +174,10 @@ def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], lis
     """
     n = len(scene)
     first, last = round(start * n), round(stop * n)
-    rest = [*range(first), *range(last, n)]
-    name = f"{scene.name}.without-{first}-{last - 1}"
-    train = [scene if last == first else scene.subset(rest, name)] if rest else []
+    if 0 < first < last < n:
+        train = [scene.subset([*range(first), *range(last, n)], f"{scene.name}.without-{first}-{last - 1}")]
+    else:
+        train = [scene.block(a, b) for a, b in ((0, first), (last, n)) if b > a]
     return train, [scene.block(first, last)] if last > first else []
 
 
