@@ -56,8 +56,8 @@ def test_a_wrong_parameter_is_one_clear_error(parameters, message):
 
 def test_none_means_as_the_profile_has_it_and_values_arrive():
     assert c.make_config(profile="demo", epochs=None) == c.make_config(profile="demo")
-    cfg = c.make_config(profile="demo", threshold_m=0.1, batch_size=3, epochs=41, dataset="7scenes", root="x")
-    assert cfg.fusion.threshold_m == 0.1
+    cfg = c.make_config(profile="demo", threshold_m=0.33, batch_size=3, epochs=41, dataset="7scenes", root="x")
+    assert cfg.fusion.threshold_m == 0.33
     assert cfg.training("pretrain", "monovit").batch_size == 3
     assert cfg.training("distill", "hrdepth").epochs == 41
     assert cfg.training("pretrain", "monovit").milestones == (26, 36)
@@ -118,9 +118,9 @@ def test_stage_identity_holds_what_matters_and_nothing_else():
             c.stage_config(other, stage, "hrdepth", labels), c.stage_config(base, stage, "hrdepth", labels)
         )
 
-    assert not changed("project", threshold_m=0.1)
-    assert changed("distill", threshold_m=0.1)
-    assert not changed("distill", "pred", threshold_m=0.1)
+    assert not changed("project", threshold_m=0.33)
+    assert changed("distill", threshold_m=0.33)
+    assert not changed("distill", "pred", threshold_m=0.33)
     assert not changed("pretrain", voxel_m=0.1)
     assert changed("project", voxel_m=0.1)
     assert changed("pretrain", batch_size=3)
