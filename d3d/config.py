@@ -154,7 +154,7 @@ PROFILES: dict[str, Config] = {
             width=128,
             every=1,
             options={
-                "7scenes": {"val_block": (0.6, 0.8)},
+                "7scenes": {"val_block": (0.58, 0.8)},
                 # a round of each room, so that every highlight is also seen clean
                 "miniroom": {"rooms": (3, 1), "frames": 150},
             },

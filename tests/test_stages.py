@@ -1,0 +1,201 @@
+"""The chain over a run's folder: computed once, skipped when done, refused when another's; and its command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from d3d import prediction, runs, stages
+from d3d.__main__ import main
+from d3d.config import make_config
+from d3d.errors import DataError, RunError
+from d3d.prediction import DepthStore, read_depth, write_depth
+
+pytest.importorskip("open3d")
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory):
+    return make_config(profile="smoke", runs_dir=str(tmp_path_factory.mktemp("runs")), run="r", labels="diff")
+
+
+@pytest.fixture(scope="module")
+def chain(cfg):
+    """Monodepth2 through the stages that need no ensemble."""
+    stages.distill(cfg, "monodepth2", "diff")
+    return stages.evaluate(cfg, "monodepth2", "diff")
+
+
+def test_every_stage_left_its_artefact_and_provenance(cfg, chain):
+    folder = runs.run_folder(cfg)
+    for stage in ("pretrain", "predict", "project", "fuse", "distill", "evaluate"):
+        (done,) = (folder / stage / "monodepth2").rglob("DONE")
+        provenance = json.loads((done.parent / "provenance.json").read_text())
+        assert provenance["seed"] == 0
+        assert json.loads((done.parent / "config.json").read_text())["config"]["arch"] == "monodepth2"
+    assert not list(folder.rglob("training_state.pt"))
+    assert not list(folder.rglob(".*part-*"))
+    # the images of the validation room that are evaluated, each on three kinds of pixels
+    assert (chain["pixels"] == "all").sum() == 6
+    assert set(chain["pixels"]) == {"all", "highlight", "diffuse"}
+
+
+def test_labels_are_predicted_or_projected_depth_by_their_rule(cfg, chain):
+    (scene,) = stages.training_scenes(cfg)
+    folder = runs.run_folder(cfg)
+    frame = scene.scene.frame_ids[scene.targets[3]]
+    pred, proj, label = (
+        DepthStore(folder / s).read(scene.scene.name, frame)
+        for s in ("predict/monodepth2", "project/monodepth2", "fuse/monodepth2/diff")
+    )
+    use = (pred - proj > 0.25 * proj) & (proj > 0)
+    assert np.array_equal(label, np.where(use, proj, pred))
+    assert (proj > 0).mean() > 0.5
+
+
+def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    for name in ("train", "predict_scenes"):
+        monkeypatch.setattr(stages, name, never)
+    again = stages.evaluate(cfg, "monodepth2", "diff")
+    assert again.equals(chain)
+
+
+def test_another_configuration_in_the_same_place_is_refused(cfg, chain):
+    other = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", labels="diff", voxel_m=0.1)
+    with pytest.raises(RunError, match=r"fusion.voxel_m: 0.05 there, 0.1 now"):
+        stages.distill(other, "monodepth2", "diff")
+    other = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", learning_rate=1e-3)
+    with pytest.raises(RunError, match=r"learning_rate"):
+        stages.predict(other, "monodepth2")
+
+
+def test_an_artefact_made_anew_makes_what_follows_stale(cfg, chain, tmp_path):
+    import shutil
+
+    shutil.copytree(runs.run_folder(cfg), tmp_path / "r")
+    copy = make_config(profile="smoke", runs_dir=str(tmp_path), run="r", labels="diff")
+    done = tmp_path / "r" / "pretrain" / "monodepth2" / "DONE"
+    done.write_text(json.dumps({"outputs": {"weights.safetensors": "another"}, "seconds": 1}))
+    with pytest.raises(RunError, match="other inputs"):
+        stages.predict(copy, "monodepth2")
+
+
+def test_a_killed_projection_resumes_to_the_same_depth(cfg, chain, tmp_path):
+    import shutil
+
+    shutil.copytree(
+        runs.run_folder(cfg), tmp_path / "r", ignore=shutil.ignore_patterns("project", "fuse", "distill")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "d3d",
+        "project",
+        "--profile",
+        "smoke",
+        "--runs-dir",
+        str(tmp_path),
+        "--run",
+        "r",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "r").glob("project/monodepth2/.*part-*/*.png")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+    copy = make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
+    store = stages.project(copy, "monodepth2")
+    (scene,) = stages.training_scenes(copy)
+    assert store.sha256(scene.scene.name) == stages.project(cfg, "monodepth2").sha256(scene.scene.name)
+    assert not list((tmp_path / "r").rglob(".*part-*"))
+
+
+def test_stored_depth_is_good_to_half_a_millimetre_and_refuses_nonsense(tmp_path):
+    depth = np.random.default_rng(0).uniform(0, 10, (7, 9))
+    write_depth(tmp_path / "d.png", depth)
+    assert np.abs(read_depth(tmp_path / "d.png") - depth).max() <= 0.000501
+    for bad, message in ((np.nan, "not finite"), (-1.0, "does not fit"), (70.0, "does not fit")):
+        with pytest.raises(DataError, match=message):
+            write_depth(tmp_path / "e.png", np.full((2, 2), bad))
+    with pytest.raises(DataError, match=r"missing\.png is missing"):
+        read_depth(tmp_path / "missing.png")
+    (tmp_path / "d.png").write_bytes((tmp_path / "d.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"d\.png: not a readable depth PNG"):
+        read_depth(tmp_path / "d.png")
+
+
+def test_a_scene_is_stored_whole_or_not_at_all(tmp_path):
+    store = DepthStore(tmp_path)
+
+    def frames():
+        yield "0", np.ones((2, 2))
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write_scene("room/a", frames())
+    assert not store.has("room/a")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="no depth of scene 'room/a'"):
+        store.frames("room/a")
+
+
+def test_predict_takes_arrays_and_tensors_alike():
+    import torch
+
+    from d3d.models import create_model
+
+    model = create_model("monodepth2", pretrained=False, init_depth_m=2.0)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    array = prediction.predict(model, image)
+    batch = prediction.predict(model, torch.from_numpy(image.transpose(2, 0, 1)).float()[None] / 255)
+    assert array.shape == (64, 96)
+    assert np.allclose(array, batch[0, 0].numpy(), atol=1e-6)
+    assert 0.1 <= array.min() <= array.max() <= 10
+    with pytest.raises(DataError, match="uint8"):
+        prediction.predict(model, image.astype(np.float64))
+    with pytest.raises(DataError, match="multiples of 32"):
+        prediction.predict(model, image[:50])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian"], "unknown stage 'pretrian'. Did you mean 'pretrain'"),
+        (["pretrain", "--arch", "resnet"], "unknown arch 'resnet'"),
+        (["pretrain", "--archh", "hrdepth"], "unknown option 'archh'. Did you mean 'arch"),
+        (["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
+        (["prepare", "--dataset", "7scenes"], "7scenes"),
+        (["prepare", "--dataset", "7scenes", "--root", "nowhere"], "there is no folder nowhere"),
+        (["pretrain", "--epochs", "many"], "invalid int value"),
+        (["tables", "--run", "never-made", "--profile", "smoke"], "no evaluation of split"),
+        (["all", "--archs", "monodepth2,hrdep"], "unknown arch 'hrdep'. Did you mean 'hrdepth'"),
+    ],
+)
+def test_the_command_line_names_what_is_wrong(arguments, message, capsys):
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
+    from d3d.datasets import Dataset, open_dataset
+
+    scene = open_dataset("miniroom", frames=12, size_hw=(64, 96)).scenes("train")[0]
+    still = scene.subset(range(0, 12, 11), "sparse")
+    monkeypatch.setattr(stages, "dataset", lambda config: Dataset("miniroom", {"train": lambda: [still]}))
+    with pytest.raises(DataError, match=r"no training triple from 2 target frames.*fell out: 1 x .*; 1 x "):
+        stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path)))
