@@ -11,6 +11,8 @@ ROOT ?=
 RUN ?=
 SEED ?=
 ARGS ?=
+# pytest's processes, one thread each; 0 runs the tests in one process
+WORKERS ?= 2
 
 .PHONY: help setup test demo notebooks figures lint format constraints clean
 
@@ -24,22 +26,17 @@ setup: ## create .venv from pyproject.toml and constraints.txt (minutes the firs
 	@scripts/setup.sh
 
 test: setup ## run the tests
-	$(PY) -m pytest -q $(ARGS)
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, evaluate
 	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \
 	    $(if $(ROOT),--root "$(ROOT)") $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-notebooks: setup ## write each notebook's .ipynb from its .py, outputs kept
-	@test -n "$(NOTEBOOKS)" || { echo "no notebooks/*.py yet"; exit 1; }
-	$(PY) -m jupytext --to ipynb --update $(NOTEBOOKS)
+notebooks: setup ## write each notebook's .ipynb from its .py and run it (PROFILE=smoke unless given)
+	$(PY) scripts/notebooks.py $(NOTEBOOKS) --profile $(if $(filter file,$(origin PROFILE)),smoke,"$(PROFILE)") \
+	    $(if $(RUN),--run "$(RUN)")
 
 figures: notebooks ## run the notebooks in order: their outputs and paper_figures/ are made again
-	for source in $(NOTEBOOKS); do \
-	    notebook="$${source%.py}.ipynb"; echo "running $$notebook"; \
-	    $(PY) -m nbconvert --to notebook --execute --inplace --log-level WARN \
-	        --ExecutePreprocessor.timeout=-1 "$$notebook" || exit 1; \
-	done
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

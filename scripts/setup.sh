@@ -128,7 +128,7 @@ fi
 started=$SECONDS
 say "installing d3d[$extras] and the $(grep -c == constraints.txt) packages of constraints.txt"
 say "an empty $venv takes about 3 minutes and 8 GB, most of it CUDA libraries; what is there is kept"
-$venv/bin/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-input \
+$venv/bin/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-input --use-pep517 \
     --constraint constraints.txt --editable ".[$extras]" ||
     fail "pip could not install the packages (see above)." \
         "Nothing is lost: the same make command goes on from here."
