@@ -324,8 +324,8 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
 
     Looks at every cell run so far that consists of assignments of literals: that is the cell tagged
     ``parameters`` and the one papermill injects. Each name in them must be a parameter, so that
-    ``-p archh hrdepth`` fails instead of being ignored. Outside IPython every literal in the
-    namespace counts.
+    ``-p archh hrdepth`` fails instead of being ignored. Where there is no record of cells (plain Python,
+    a kernel without history) every literal in the namespace counts.
 
     Args:
         namespace: ``globals()``.
@@ -335,11 +335,11 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
         ConfigError: as `make_config`.
     """
     cells = namespace.get("In")
-    if isinstance(cells, list):
-        names: set[str] = set()
-        for cell in cells:
-            names |= _literal_names(cell) or set()
-    else:
+    names: set[str] = set()
+    for cell in cells if isinstance(cells, list) else ():
+        names |= _literal_names(cell) or set()
+    if not names:
+        # Plain Python, or a kernel that is run without history (nbval): every literal must be a parameter
         literal = (str, int, float, bool, type(None))
         names = {k for k, v in namespace.items() if not k.startswith("_") and isinstance(v, literal)}
     parameters = {name: namespace[name] for name in sorted(names) if name in namespace}

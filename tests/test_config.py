@@ -56,7 +56,9 @@ def test_a_wrong_parameter_is_one_clear_error(parameters, message):
 
 def test_none_means_as_the_profile_has_it_and_values_arrive():
     assert c.make_config(profile="demo", epochs=None) == c.make_config(profile="demo")
-    cfg = c.make_config(profile="demo", threshold_m=0.33, batch_size=3, epochs=41, dataset="7scenes", root="x")
+    cfg = c.make_config(
+        profile="demo", threshold_m=0.33, batch_size=3, epochs=41, dataset="7scenes", root="x"
+    )
     assert cfg.fusion.threshold_m == 0.33
     assert cfg.training("pretrain", "monovit").batch_size == 3
     assert cfg.training("distill", "hrdepth").epochs == 41
@@ -95,6 +97,13 @@ def test_resolve_does_not_mind_other_variables_when_a_cell_is_run_again():
         "for i in range(3):\n    best = i",
     )
     assert c.resolve(notebook(*cells)).profile == "smoke"
+
+
+def test_resolve_in_a_kernel_without_history_takes_every_literal():
+    """nbval runs cells so: parameters that were not seen would silently be the default profile's."""
+    assert c.resolve({"In": [""], "Out": {}, "profile": "smoke", "arch": "hrdepth"}).profile == "smoke"
+    with pytest.raises(ConfigError, match="archh"):
+        c.resolve({"In": [""], "profile": "smoke", "archh": "hrdepth"})
 
 
 def test_resolve_outside_ipython_takes_every_literal():
