@@ -145,6 +145,23 @@ def table(
     return result.astype({"images": "Int64", **dict.fromkeys(METRICS, float)})
 
 
+def by_pixels(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means over all, highlight and diffuse pixels of each training; only "all" where the set has no mask.
+
+    Args:
+        results: labels ("" is self-supervised) -> per-image metrics from `score`.
+    """
+    kinds = [
+        k for k in ("all", "highlight", "diffuse") if any((r["pixels"] == k).any() for r in results.values())
+    ]
+    rows = [
+        {"pixels": kind, "training": training_name(labels), **summary(per_image, kind)}
+        for kind in kinds
+        for labels, per_image in results.items()
+    ]
+    return pd.DataFrame(rows).astype({"images": int})
+
+
 def to_markdown(frame: pd.DataFrame) -> str:
     """The table as Markdown with three decimals; the best of our rows of an architecture in bold."""
     lines = ["| " + " | ".join(_head(c) for c in frame.columns) + " |", "|" + " --- |" * len(frame.columns)]

@@ -14,6 +14,8 @@ import numpy as np
 
 from d3d.errors import ConfigError, DataError, unknown
 
+# In a notebook open3d otherwise starts a web server for its viewer, and says so in the cell
+os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
 BACKENDS = ("open3d", "pyrender")
 
 

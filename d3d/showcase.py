@@ -200,18 +200,20 @@ def mesh_views(config: Config, scene: Scene, index: int, arch: str = "") -> dict
     }
 
 
-def label_scores(config: Config, arch: str = "", frames: int = 60) -> pd.DataFrame:
+def label_scores(config: Config, arch: str = "", labels: str = "", frames: int = 60) -> pd.DataFrame:
     """Error of predicted D, projected P and label L on training frames: one row each, and kind of pixels.
+
+    Labels "pred" and "proj" are D and P themselves and get no row.
 
     Where the mesh is not hit P has no depth and D stands in, as in a label. At most about ``frames`` frames
     of each scene are looked at.
     """
-    arch = arch or config.arch
+    arch, labels = arch or config.arch, labels or config.labels
     d = config.data
     scenes = stages.training_scenes(config)
     chosen = [s.targets[:: max(1, len(s.targets) // frames)] for s in scenes]
     predicted, projected = stages.predict(config, arch), stages.project(config, arch)
-    label = stages.fuse(config, arch)
+    label = stages.fuse(config, arch, labels) if labels not in ("pred", "proj") else predicted
 
     def maps(scene: Scene, i: int) -> dict[str, np.ndarray]:
         frame = scene.frame_ids[i]
@@ -219,7 +221,10 @@ def label_scores(config: Config, arch: str = "", frames: int = 60) -> pd.DataFra
         return {"D": pred, "P": np.where(proj > 0, proj, pred), "L": label.read(scene.name, frame)}
 
     rows = []
-    for key, name in {"D": "predicted D", "P": "projected P", "L": f"label L ({config.labels})"}.items():
+    names = {"D": "predicted D", "P": "projected P"}
+    if labels not in ("pred", "proj"):
+        names["L"] = f"label L ({labels})"
+    for key, name in names.items():
         scored = evaluation.score(
             lambda scene, i, key=key: maps(scene, i)[key],
             [s.scene for s in scenes],

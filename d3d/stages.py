@@ -398,6 +398,11 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         return pd.read_csv(csv, dtype={"scene": str, "frame": str})
 
 
+def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
+    """Per-image scores by labels: "" (self-supervised), "pred" (self-taught) and the run's own, in this order."""
+    return {labels: evaluate(config, arch, labels) for labels in dict.fromkeys(("", "pred", config.labels))}
+
+
 def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd.DataFrame:
     """One table of all that this run has evaluated, as CSV and Markdown in the run's ``tables/``.
 

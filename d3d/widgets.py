@@ -14,7 +14,7 @@ def slider(draw: Callable[[float], Figure], value: float, maximum: float, name: 
     Args:
         draw: pure function of the value that returns the picture.
         value: where the slider starts.
-        maximum: its upper end; the lower end is 0.
+        maximum: its upper end (1 if it is 0); the lower end is 0.
         name: what stands beside it.
 
     Returns:
@@ -22,6 +22,7 @@ def slider(draw: Callable[[float], Figure], value: float, maximum: float, name: 
     """
     import ipywidgets
 
+    maximum = maximum or 1.0
     control = ipywidgets.FloatSlider(
         value=value,
         min=0,
@@ -31,4 +32,5 @@ def slider(draw: Callable[[float], Figure], value: float, maximum: float, name: 
         readout_format=".2f",
         continuous_update=False,
     )
-    return ipywidgets.interactive(draw, **{name: control})
+    # auto_display: the returned picture is shown, not only kept
+    return ipywidgets.interactive(lambda value: draw(value), {"auto_display": True}, value=control)

@@ -1,0 +1,106 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 Data: posed frames and training triples
+#
+# **Paper** sections 3.1 and 4.1, Eq. 1 and 2. **In:** posed frames of rooms. **Out:** the training triples;
+# nothing is written. **Time** at profile smoke: 6 s on two CPU cores; on a GPU the same, nothing is
+# trained here.
+#
+# `papermill 00_data.ipynb out.ipynb -p dataset 7scenes -p root ../../shared/data/7scenes -p profile demo`
+#
+# Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
+# name or value is an error that names the near misses. The first printed line says with which profile the
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain on a laptop).
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (half an hour) or paper (a GPU)
+dataset: str = None  # miniroom or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: it is rendered or shipped
+seed: int = 0  # of initialisation, order and augmentation
+run: str = None  # name of the folder under runs/; None: dataset-profile-seed
+
+# %%
+# %matplotlib inline
+import numpy as np
+
+import d3d
+
+cfg = d3d.config.resolve(globals())
+print(d3d.config.describe(cfg))
+
+# %% [markdown]
+# ## Frames
+# A scene is a video with a camera pose for each frame. `miniroom` is rendered on the fly: a small room
+# whose floor and table are varnished, so that windows and lamps are mirrored in them. Depth and poses are
+# exact, and the pixels that show the mirror image of a light are known.
+
+# %%
+scenes = d3d.stages.training_scenes(cfg)
+scene, triples = scenes[0].scene, scenes[0].triples
+every = -(-len(scene) // 12)
+chosen = range(0, len(scene), every)
+d3d.figures.contact_sheet(
+    [scene.image(i) for i in chosen], [scene.frame_ids[i] for i in chosen], title=scene.name
+)
+
+# %% [markdown]
+# ## Triples
+# Of the frames, every Nth is a target $I_t$. For each "we find a source frame both backwards and forwards
+# in time with a relative translation of 5-10 cm and a relative rotation of at most 3 degrees". A target
+# without such a source on either side falls out.
+
+# %%
+d3d.showcase.dropped_targets(cfg)
+
+# %%
+example = d3d.showcase.example_triple(cfg)
+up = d3d.geometry.upward(example.scene.world_T_cams)
+d3d.figures.camera_path(example.scene.world_T_cams, triples.indices, up, example.index, title=example.name)
+
+# %% [markdown]
+# ## Warping a source into the target's view
+# With the depth $D_t$ of the target, the relative pose $T_{t \to s}$ and the intrinsics $K$, a pixel $x$ of
+# the target is seen in the source at $x' \sim K\, T_{t \to s}\, D_t(x)\, K^{-1} x$ (Eq. 1). Sampling the
+# source there gives the target's view, and Eq. 2 says how much the two differ:
+#
+# $$pe(a, b) = \frac{\alpha}{2}\,(1 - \mathrm{SSIM}(a, b)) + (1 - \alpha)\,\lVert a - b \rVert_1, \qquad \alpha = 0.85$$
+#
+# Below, the depth is the **true** one. What is hidden from one source is dark in the other, hence the
+# minimum over the two sources. But look at the mirrored lights: they glow in both. Their true depth does
+# not explain how they move. That is what the paper is about.
+
+# %%
+view = d3d.premise.reproject(
+    example.target, example.sources, example.true_depth, example.K, example.source_T_target
+)
+d3d.figures.triple(
+    example.target, example.sources, view.warped, view.errors, title=f"{example.name}, warped by true depth"
+)
+
+# %% [markdown]
+# A check that must hold for any data: an image warped by the identity pose is itself, whatever the depth.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+still = d3d.premise.reproject(
+    example.target, [example.target], example.true_depth, example.K, np.eye(4)[None]
+)
+assert np.abs(still.warped[0] - example.target / 255).max() < 1e-3
+assert still.errors.max() < 1e-3
+print("the identity warp gives the image itself")
+
+# %% [markdown]
+# Next: [01_pretrain](01_pretrain.ipynb) trains a network to minimise that error, and shows what it makes of
+# the lights.

@@ -1,0 +1,110 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 Fusion: where to believe the mesh
+#
+# **Paper** section 3.2.3, Eq. 3 and Figure 4. **In:** predicted depth of all three networks and the
+# projected depth of the one that is distilled (computed now if not there). **Out:** uncertainty and labels,
+# `runs/<run>/uncertainty` and `/fuse`. **Time** at profile smoke: 24 s on two CPU cores, most of it
+# the other two networks; on one GPU not measured.
+#
+# `papermill 03_fuse.ipynb out.ipynb -p arch hrdepth -p threshold_m 0.3`
+#
+# Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
+# name or value is an error that names the near misses. The first printed line says with which profile the
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain on a laptop).
+
+# %% tags=["parameters"]
+profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (half an hour) or paper (a GPU)
+arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
+labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
+dataset: str = None  # miniroom or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: it is rendered or shipped
+seed: int = 0  # of initialisation, order and augmentation
+run: str = None  # name of the folder under runs/; None: dataset-profile-seed
+threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
+
+# %%
+# %matplotlib inline
+import d3d
+
+cfg = d3d.config.resolve(globals())
+print(d3d.config.describe(cfg))
+
+# %% [markdown]
+# ## Figure 4: three networks, their uncertainty, the mask
+# "The depth predictions at specular highlights are varying, which increases the uncertainty there."
+# $U_t(x)$ is the standard deviation of the three networks' depth, in metres. Of the training frames, this
+# one has the largest share of uncertain pixels.
+
+# %%
+d3d.stages.fuse(cfg)
+example = d3d.showcase.example_frame(cfg)
+threshold = cfg.fusion.threshold_m
+title = f"{example.scene.name}, frame {example.frame}"
+d3d.figures.fusion_inputs(
+    example.image, example.preds, example.projs, example.uncertainty, threshold, example.gt, title
+)
+
+# %% [markdown]
+# ## Eq. 3: the label
+#
+# $$L_t(x) = \begin{cases}
+# P_t(x) & \text{if } U_t(x) \geq \alpha_\mathrm{uncer} \\
+# D_t(x) & \text{otherwise}
+# \end{cases}$$
+#
+# $D$ where the networks agree keeps the details; $P$ where they do not keeps out the reflections. Below:
+# how far each is off, red is too far.
+
+# %%
+d3d.showcase.label_picture(example, cfg.arch, threshold)
+
+# %% [markdown]
+# The slider redraws that picture (in a running notebook):
+
+# %%
+d3d.widgets.slider(lambda t: d3d.showcase.label_picture(example, cfg.arch, t), threshold, 4 * threshold)
+
+# %% [markdown]
+# ## How the choice depends on the threshold
+# Too low, and the mesh's smoothness is everywhere; too high, and no reflection is corrected.
+
+# %%
+sweep = d3d.showcase.threshold_sweep(cfg)
+d3d.figures.threshold_curve(sweep, threshold)
+
+# %%
+sweep.round(3)
+
+# %% [markdown]
+# ## How good the labels are
+# The labels of this run's strategy against the truth, over the training frames:
+
+# %%
+d3d.showcase.label_scores(cfg)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+D, P, U = example.preds[cfg.arch], example.projs[cfg.arch], example.uncertainty
+L = d3d.fusion.fuse(D, P, U, threshold)
+assert ((L == D) | (L == P)).all()
+assert (L[(threshold <= U) & (P > 0)] == P[(threshold <= U) & (P > 0)]).all()
+assert (L[threshold > U] == D[threshold > U]).all()
+stored = d3d.stages.fuse(cfg).read(example.scene.name, example.frame)
+assert ((stored == D) | (stored == P)).all()
+print("the label is D or P at every pixel")
+
+# %% [markdown]
+# Next: [04_distill](04_distill.ipynb) trains a new network on these labels.

@@ -1,0 +1,94 @@
+"""The premise of Figure 1a: diffuse pixels are explained by their true depth, highlights by the mirror image's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d3d import premise
+from d3d.config import make_config
+from d3d.errors import DataError
+from d3d.showcase import example_triple
+
+
+@pytest.fixture(scope="module")
+def example():
+    return example_triple(make_config(profile="smoke"))
+
+
+@pytest.fixture(scope="module")
+def errors(example):
+    return premise.sweep(
+        example.target, example.sources, example.true_depth, example.K, example.source_T_target
+    )
+
+
+def _least(errors: np.ndarray, mask: np.ndarray) -> float:
+    return float(premise.SCALES[np.nanmean(errors[:, mask], axis=1).argmin()])
+
+
+def test_the_chosen_triple_shows_highlights(example) -> None:
+    assert example.highlight.any()
+    assert example.row[1] < example.row[0] < example.row[2]
+
+
+def test_diffuse_pixels_are_least_wrong_at_their_true_depth(example, errors) -> None:
+    assert _least(errors, ~example.highlight) == pytest.approx(1, abs=0.1)
+
+
+def test_highlights_are_least_wrong_where_the_mirror_image_is(example, errors) -> None:
+    """Beyond the surface, and on average where the mirrored light appears: physics, not a fit."""
+    mask = example.highlight
+    least = _least(errors, mask)
+    mirrored = np.median(example.virtual[mask] / example.true_depth[mask])
+    assert least > 1.5
+    assert least == pytest.approx(mirrored, rel=0.25)
+
+
+def test_the_clearest_pixels_lie_where_they_should(example, errors) -> None:
+    pixels = premise.clearest_pixels(errors, example.highlight)
+    assert example.highlight[pixels["highlight"]]
+    assert not example.highlight[pixels["diffuse"]]
+    y, x = pixels["highlight"]
+    found = premise.SCALES[errors[:, y, x].argmin()] * example.true_depth[y, x]
+    assert found == pytest.approx(example.virtual[y, x], rel=0.25)
+
+
+def test_without_a_mask_there_is_a_diffuse_pixel_only(errors) -> None:
+    assert set(premise.clearest_pixels(errors)) == {"diffuse"}
+
+
+def test_mirror_image_lies_behind_the_surface_and_nowhere_else(example) -> None:
+    glossy = example.virtual > 0
+    assert (example.highlight <= glossy).all()
+    assert (example.virtual[glossy] > example.true_depth[glossy]).all()
+    assert 0 < glossy.mean() < 1
+
+
+def test_the_identity_pose_gives_the_image_itself(example) -> None:
+    view = premise.reproject(example.target, [example.target], example.true_depth, example.K, np.eye(4)[None])
+    np.testing.assert_allclose(view.warped[0], example.target / 255, atol=1e-3)
+    assert view.valid.all()
+
+
+def test_a_pixel_that_no_source_sees_has_no_error(example) -> None:
+    away = np.eye(4)
+    away[0, 3] = 100.0
+    view = premise.reproject(example.target, [example.target], example.true_depth, example.K, away[None])
+    assert np.isnan(view.minimum).all()
+    with pytest.raises(DataError, match="no pixel is seen"):
+        premise.clearest_pixels(np.stack([view.minimum] * len(premise.SCALES)))
+
+
+def test_depth_with_holes_is_refused(example) -> None:
+    depth = example.true_depth.copy()
+    depth[0, :3] = 0
+    with pytest.raises(DataError, match="3 pixels have no depth"):
+        premise.reproject(example.target, example.sources, depth, example.K, example.source_T_target)
+
+
+def test_the_figure_draws_with_and_without_a_mask(example, errors) -> None:
+    for mask, virtual in ((example.highlight, example.virtual), (None, None)):
+        figure = premise.figure(example.target, errors, example.true_depth, mask, virtual)
+        assert len(figure.axes) == 3
+        assert len(figure.axes[2].get_legend().get_texts()) == (1 if mask is None else 2)
