@@ -107,6 +107,16 @@ def _git_state() -> dict[str, Any]:
         return {"git": None}
 
 
+def _peak_memory_mb() -> int | None:
+    """Largest resident memory of this process so far."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
 def provenance(config: Config, **extra: Any) -> dict[str, Any]:
     """What made an artefact: code, versions, seed, machine, command."""
     versions = {"python": platform.python_version()}
@@ -124,6 +134,7 @@ def provenance(config: Config, **extra: Any) -> dict[str, Any]:
         "profile": config.profile,
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "device": device},
         "threads": torch.get_num_threads() if torch is not None else None,
+        "peak_memory_mb": _peak_memory_mb(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **extra,

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,62 +18,14 @@ import pandas as pd
 
 from d3d import evaluation, fusion, reconstruction, runs
 from d3d.config import ARCHITECTURES, Config, stage_config
-from d3d.datasets import Scene, Triples, find_triples, open_dataset
+from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.errors import DataError
 from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import say, track
+from d3d.scenes import TrainingScene, dataset, frames_digest, training_scenes
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
-
-
-@dataclass(frozen=True)
-class TrainingScene:
-    """A scene of the train split with its triples."""
-
-    scene: Scene
-    triples: Triples
-
-    @property
-    def targets(self) -> list[int]:
-        """Frames that are trained on and get a label."""
-        return [int(i) for i in self.triples.indices[:, 0]]
-
-    def frames_to_predict(self, integrate_every: int) -> list[int]:
-        """Every frame of a triple, and every frame that goes into the TSDF."""
-        return sorted({*map(int, self.triples.indices.ravel()), *range(0, len(self.scene), integrate_every)})
-
-
-_opened: dict[str, tuple] = {}
-
-
-def dataset(config: Config):
-    """The run's data set; opened once a process."""
-    key = repr((config.data.dataset, config.data.root, config.data.options))
-    if _opened.get("dataset", (None,))[0] != key:
-        _opened.clear()
-        data = open_dataset(config.data.dataset, config.data.root, **config.data.options)
-        _opened["dataset"] = key, data
-    return _opened["dataset"][1]
-
-
-def training_scenes(config: Config) -> list[TrainingScene]:
-    """The scenes of the train split that have triples (section 4.1).
-
-    Raises:
-        DataError: no scene has one; with the number of targets and the count of each reason.
-    """
-    d = config.data
-    result, tried, dropped = [], 0, Counter()
-    for scene in dataset(config).scenes("train"):
-        triples = find_triples(scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg)
-        tried += triples.targets_tried
-        dropped.update(triples.dropped)
-        if len(triples):
-            result.append(TrainingScene(scene, triples))
-    if not result:
-        Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common())).require(f"data set {d.dataset!r}")
-    return result
 
 
 @contextlib.contextmanager
@@ -141,7 +91,10 @@ def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | Di
     what = str(stage.folder.relative_to(runs.run_folder(config)))
     train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
     weights = stage.folder / WEIGHTS
-    stage.finish({WEIGHTS: runs.sha256(weights)}, device=str(device), samples=len(task.samples))
+    frames = frames_digest(training_scenes(config))
+    stage.finish(
+        {WEIGHTS: runs.sha256(weights)}, device=str(device), samples=len(task.samples), frames_sha256=frames
+    )
     (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
 
 

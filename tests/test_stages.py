@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from d3d import prediction, runs, stages
+from d3d import prediction, runs, scenes, stages
 from d3d.__main__ import main
 from d3d.config import make_config
 from d3d.errors import DataError, RunError
@@ -37,6 +37,8 @@ def test_every_stage_left_its_artefact_and_provenance(cfg, chain):
         (done,) = (folder / stage / "monodepth2").rglob("DONE")
         provenance = json.loads((done.parent / "provenance.json").read_text())
         assert provenance["seed"] == 0
+        assert provenance["peak_memory_mb"] > 100
+        assert stage not in ("pretrain", "distill") or len(provenance["frames_sha256"]) == 64
         assert json.loads((done.parent / "config.json").read_text())["config"]["arch"] == "monodepth2"
     assert not list(folder.rglob("training_state.pt"))
     assert not list(folder.rglob(".*part-*"))
@@ -196,6 +198,6 @@ def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
 
     scene = open_dataset("miniroom", frames=12, size_hw=(64, 96)).scenes("train")[0]
     still = scene.subset(range(0, 12, 11), "sparse")
-    monkeypatch.setattr(stages, "dataset", lambda config: Dataset("miniroom", {"train": lambda: [still]}))
+    monkeypatch.setattr(scenes, "dataset", lambda config: Dataset("miniroom", {"train": lambda: [still]}))
     with pytest.raises(DataError, match=r"no training triple from 2 target frames.*fell out: 1 x .*; 1 x "):
         stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path)))

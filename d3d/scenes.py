@@ -1,0 +1,70 @@
+"""Which scenes and frames a run trains on: its data set, and the triples of its train split (section 4.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from d3d.config import Config
+from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """A scene of the train split with its triples."""
+
+    scene: Scene
+    triples: Triples
+
+    @property
+    def targets(self) -> list[int]:
+        """Frames that are trained on and get a label."""
+        return [int(i) for i in self.triples.indices[:, 0]]
+
+    def frames_to_predict(self, integrate_every: int) -> list[int]:
+        """Every frame of a triple, and every frame that goes into the TSDF."""
+        return sorted({*map(int, self.triples.indices.ravel()), *range(0, len(self.scene), integrate_every)})
+
+
+_opened: dict[str, Dataset] = {}
+
+
+def dataset(config: Config) -> Dataset:
+    """The run's data set; the last one opened is kept, as every stage asks for it."""
+    key = repr((config.data.dataset, config.data.root, config.data.options))
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = open_dataset(config.data.dataset, config.data.root, **config.data.options)
+    return _opened[key]
+
+
+def training_scenes(config: Config) -> list[TrainingScene]:
+    """The scenes of the train split that have triples (section 4.1).
+
+    Raises:
+        DataError: no scene has one; with the number of targets and the count of each reason.
+    """
+    d = config.data
+    result, tried, dropped = [], 0, Counter()
+    for scene in dataset(config).scenes("train"):
+        triples = find_triples(scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg)
+        tried += triples.targets_tried
+        dropped.update(triples.dropped)
+        if len(triples):
+            result.append(TrainingScene(scene, triples))
+    if not result:
+        Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common())).require(f"data set {d.dataset!r}")
+    return result
+
+
+def frames_digest(scenes: list[TrainingScene]) -> str:
+    """sha256 of names, frames, poses and triples: which data a network was trained on."""
+    digest = hashlib.sha256()
+    for s in scenes:
+        digest.update(json.dumps([s.scene.name, s.scene.frame_ids, s.triples.indices.tolist()]).encode())
+        digest.update((s.scene.world_T_cams.round(6) + 0.0).tobytes())  # no negative zeros
+    return digest.hexdigest()
