@@ -36,7 +36,9 @@ notebooks: setup ## write each notebook's .ipynb from its .py and run it (PROFIL
 	$(PY) scripts/notebooks.py $(NOTEBOOKS) --profile $(if $(filter file,$(origin PROFILE)),smoke,"$(PROFILE)") \
 	    $(if $(RUN),--run "$(RUN)")
 
-figures: notebooks ## run the notebooks in order: their outputs and paper_figures/ are made again
+figures: setup ## make paper_figures/ again, with the CSV behind each
+	$(PY) -m d3d figures --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(ROOT),--root "$(ROOT)") \
+	    $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

@@ -68,6 +68,13 @@ def _tables(config: Config, archs: tuple[str, ...]) -> None:
     print(evaluation.to_markdown(stages.tables(config)))
 
 
+def _figures(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import runs, showcase
+
+    for path in showcase.premise_figure(config, runs.project_root() / "paper_figures"):
+        print(path)
+
+
 def _all(config: Config, archs: tuple[str, ...]) -> None:
     from d3d import evaluation, runs, showcase, stages
 
@@ -90,6 +97,7 @@ STAGES = {
     "distill": (_distill, "train a student on the labels (3.2.4)"),
     "evaluate": (_evaluate, "score self-supervised network and student (4)"),
     "tables": (_tables, "the table of all that was evaluated"),
+    "figures": (_figures, "figures that need no training, into paper_figures/"),
     "all": (_all, "all of it: three networks, self-taught and distilled student, table, figures"),
 }
 

@@ -182,3 +182,21 @@ def figure(
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     return result
+
+
+def curves(
+    errors: np.ndarray, depth_hw: np.ndarray, highlight: np.ndarray | None = None, scales: np.ndarray = SCALES
+) -> dict[str, np.ndarray]:
+    """The numbers behind `figure`, column by column: factor, each pixel's depth tried and error, and the means."""
+    columns = {"factor": scales}
+    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
+        columns[f"{name}_pixel_depth_m"] = scales * float(depth_hw[y, x])
+        columns[f"{name}_pixel_error"] = errors[:, y, x]
+    kinds = {
+        "diffuse": np.ones(depth_hw.shape, bool) if highlight is None else ~highlight,
+        "highlight": highlight,
+    }
+    for name, mask in kinds.items():
+        if mask is not None and mask.any():
+            columns[f"{name}_mean_error"] = np.nanmean(errors[:, mask], axis=1)
+    return columns

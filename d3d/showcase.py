@@ -11,12 +11,32 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from d3d import evaluation, figures, fusion, stages
+from d3d import evaluation, figures, fusion, premise, runs, stages
 from d3d.config import ARCHITECTURES, Config
 from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore
+
+
+def premise_figure(config: Config, folder: Path) -> list[Path]:
+    """Figure 1a measured on one triple: ``figure1a`` as PNG, vector PDF and the CSV behind it. Needs no training."""
+    example = example_triple(config)
+    errors = premise.sweep(
+        example.target, example.sources, example.true_depth, example.K, example.source_T_target
+    )
+    title = f"{config.data.dataset}: {example.name}"
+    picture = premise.figure(
+        example.target, errors, example.true_depth, example.highlight, example.virtual, title=title
+    )
+    paths = [folder / f"figure1a.{kind}" for kind in ("png", "pdf", "csv")]
+    figures.save_png(picture, paths[0])
+    with runs.atomic(paths[1]) as temporary:
+        picture.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    with runs.atomic(paths[2]) as temporary:
+        columns = premise.curves(errors, example.true_depth, example.highlight)
+        pd.DataFrame(columns).to_csv(temporary, index=False, float_format="%.5g")
+    return paths
 
 
 def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
