@@ -155,23 +155,34 @@ def render_depth(
     return render(mesh, Ks, poses, tuple(size_hw))
 
 
-def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def _raycasting_scene(mesh: Mesh):
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene()
     scene.add_triangles(mesh.vertices.astype(np.float32), mesh.triangles.astype(np.uint32))
-    h, w = size_hw
-    y, x = np.mgrid[0:h, 0:w]
-    pixels = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3).astype(np.float64)
-    result = np.empty((len(poses), h, w), np.float32)
+    return scene
+
+
+def _rays(K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """(h * w, 6) float32 origin and direction in the world of the rays through integer pixel centres.
+
+    Made here because Open3D's own put the centre at 0.5. A direction's z is 1 in the camera's frame, so
+    that the ray parameter at the hit is the z-depth.
+    """
+    y, x = np.mgrid[0 : size_hw[0], 0 : size_hw[1]]
+    pixels = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3)
+    directions = pixels @ (world_T_cam[:3, :3] @ np.linalg.inv(K)).T
+    return np.concatenate(
+        (np.broadcast_to(world_T_cam[:3, 3], directions.shape), directions), axis=1, dtype=np.float32
+    )
+
+
+def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    scene = _raycasting_scene(mesh)
+    result = np.empty((len(poses), *size_hw), np.float32)
     for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
-        # Rays of our own through the integer pixel centres (Open3D's put the centre at 0.5), with z = 1 in
-        # the camera's frame: the ray parameter at the hit is then the z-depth.
-        directions = pixels @ np.linalg.inv(K).T @ pose[:3, :3].T
-        origins = np.broadcast_to(pose[:3, 3], directions.shape)
-        rays = np.concatenate((origins, directions), axis=1).astype(np.float32)
-        hit = scene.cast_rays(o3d.core.Tensor(rays))["t_hit"].numpy()
-        result[i] = np.where(np.isfinite(hit), hit, 0).reshape(h, w)
+        hit = scene.cast_rays(_rays(K, pose, size_hw))["t_hit"].numpy()
+        result[i] = np.where(np.isfinite(hit), hit, 0).reshape(size_hw)
     return result
 
 
@@ -216,19 +227,12 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
 
 def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """A picture of the mesh from one view, uint8 (h, w, 3): its colours, or grey, under a headlight; white outside."""
-    import open3d as o3d
-
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(mesh.vertices.astype(np.float32), mesh.triangles.astype(np.uint32))
     h, w = size_hw
-    y, x = np.mgrid[0:h, 0:w]
-    pixels = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3).astype(np.float64)
-    directions = pixels @ np.linalg.inv(K).T @ world_T_cam[:3, :3].T
-    origins = np.broadcast_to(world_T_cam[:3, 3], directions.shape)
-    hit = scene.cast_rays(o3d.core.Tensor(np.concatenate((origins, directions), axis=1).astype(np.float32)))
+    rays = _rays(K, world_T_cam, size_hw)
+    hit = _raycasting_scene(mesh).cast_rays(rays)
     found = np.isfinite(hit["t_hit"].numpy())
     normals = hit["primitive_normals"].numpy()[found]
-    view = directions[found] / np.linalg.norm(directions[found], axis=1, keepdims=True)
+    view = rays[found, 3:] / np.linalg.norm(rays[found, 3:], axis=1, keepdims=True)
     light = 0.35 + 0.65 * np.abs((normals * view).sum(axis=1, keepdims=True))
     base = np.full((found.sum(), 3), 200.0)
     if mesh.colors is not None:
