@@ -23,10 +23,10 @@
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (half an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
 dataset: str = None  # miniroom or 7scenes; None: as the profile has it
