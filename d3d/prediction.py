@@ -70,7 +70,10 @@ class DepthStore:
 
     def scene_folder(self, scene: str) -> Path:
         """A scene's folder; a name with slashes ("redkitchen/seq-01") stays one level deep."""
-        return self.folder / scene.replace("/", "__")
+        name = scene.replace("/", "__")
+        if not name or name.startswith(".") or "\\" in name:
+            raise DataError(f"scene name {scene!r} cannot be a folder's: it must not begin with a dot.")
+        return self.folder / name
 
     def has(self, scene: str) -> bool:
         """Whether the scene is there, whole."""

@@ -148,6 +148,9 @@ def test_a_scene_is_stored_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="no depth of scene 'room/a'"):
         store.frames("room/a")
+    for name in ("..", "../elsewhere", ".hidden", ""):
+        with pytest.raises(DataError, match="cannot be a folder"):
+            store.write_scene(name, [])
 
 
 def test_predict_takes_arrays_and_tensors_alike():

@@ -142,9 +142,10 @@ def test_a_real_network_resumes_to_the_same_weights(tmp_path):
 def test_a_damaged_state_names_its_file(tmp_path):
     task = PretrainTask(samples(), scales=(0,))
     train(TinyNet, task, config(epochs=1), tmp_path, seed=1)
-    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:500])
-    with pytest.raises(DataError, match=r"training_state\.pt"):
-        train(TinyNet, task, config(epochs=2), tmp_path, seed=1)
+    for damaged in ((tmp_path / STATE).read_bytes()[:500], b"not a state at all", b""):
+        (tmp_path / STATE).write_bytes(damaged)
+        with pytest.raises(DataError, match=r"training_state\.pt"):
+            train(TinyNet, task, config(epochs=2), tmp_path, seed=1)
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_reason(tmp_path):
