@@ -6,8 +6,9 @@ import argparse
 import sys
 import time
 
-from d3d.config import ARCHITECTURES, PARAMETERS, Config, make_config
+from d3d.config import PARAMETERS, Config, make_config
 from d3d.errors import D3DError, unknown
+from d3d.models import ARCHITECTURES
 
 
 def _prepare(config: Config, archs: tuple[str, ...]) -> None:

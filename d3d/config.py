@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from d3d.errors import ConfigError, unknown
+from d3d.fusion import STRATEGIES
+from d3d.models import ARCHITECTURES
 
-ARCHITECTURES = ("monodepth2", "hrdepth", "monovit")
-LABELS = ("uncer", "pred", "proj", "diff", "mv")
+# The networks whose spread is the uncertainty (3.2.3): the paper's three, whatever else is registered
+ENSEMBLE = ("monodepth2", "hrdepth", "monovit")
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ PARAMETERS: dict[str, Parameter] = {
         _STR, "profile", "smoke, demo or paper: size, steps and thresholds", tuple(PROFILES)
     ),
     "arch": Parameter(_STR, "arch", "network of this run", ARCHITECTURES),
-    "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", LABELS),
+    "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", tuple(STRATEGIES)),
     "dataset": Parameter(_STR, "data.dataset", "data set, by its name in d3d.datasets"),
     "root": Parameter(_STR, "data.root", "folder of the data set"),
     "seed": Parameter(_INT, "seed", "seed of initialisation, order and augmentation", minimum=0),
@@ -386,7 +388,7 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     elif stage == "project":
         result = {**base, "fusion": fusion}
     elif stage == "uncertainty":
-        result = {"ensemble": {a: stage_config(config, "predict", a) for a in ARCHITECTURES}}
+        result = {"ensemble": {a: stage_config(config, "predict", a) for a in ENSEMBLE}}
     elif stage in ("fuse", "distill"):
         result = {**base, "fusion": fusion, "labels": labels}
         if labels == "uncer":

@@ -14,8 +14,13 @@ from d3d.metrics import HIGHER_IS_BETTER, METRICS, depth_metrics
 from d3d.progress import track
 from d3d.runs import project_root
 
-ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}
+_ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}
 SELF_SUPERVISED = "self-supervised"
+
+
+def arch_name(arch: str) -> str:
+    """The paper's spelling of a network's name; any other network's name as it is."""
+    return _ARCH_NAMES.get(arch, arch)
 
 
 def training_name(labels: str) -> str:
@@ -131,7 +136,7 @@ def table(
         paper = paper[(paper["split"] == PAPER_SPLITS[dataset, split]) & (paper["table"] < 6)]
     rows = []
     for (arch, labels), per_image in results.items():
-        name, training = ARCH_NAMES[arch], training_name(labels)
+        name, training = arch_name(arch), training_name(labels)
         rows.append(
             {"architecture": name, "training": training, "source": "ours", **summary(per_image, pixels)}
         )

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import evaluation, figures, fusion, premise, runs, stages
-from d3d.config import ARCHITECTURES, Config
+from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.geometry import relative_pose
@@ -123,8 +123,8 @@ def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: s
         index,
         scene.image(index, size_hw),
         nearest_depth(scene.depth(index), size_hw),
-        {a: stages.predict(config, a).read(scene.name, frame) for a in ARCHITECTURES},
-        {a: stages.project(config, a).read(scene.name, frame) for a in ARCHITECTURES},
+        {a: stages.predict(config, a).read(scene.name, frame) for a in ENSEMBLE},
+        {a: stages.project(config, a).read(scene.name, frame) for a in ENSEMBLE},
         uncertain.read(scene.name, frame),
     )
 
@@ -344,5 +344,5 @@ def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
         )
         depths[evaluation.training_name(labels)] = [store.read(s, f) for s, f in chosen]
     return figures.before_after(
-        images, gts, depths, title=f"{evaluation.ARCH_NAMES[arch]}, {config.data.dataset}"
+        images, gts, depths, title=f"{evaluation.arch_name(arch)}, {config.data.dataset}"
     )

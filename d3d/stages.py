@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from d3d import evaluation, fusion, reconstruction, runs
-from d3d.config import ARCHITECTURES, Config, stage_config
+from d3d.config import ENSEMBLE, Config, stage_config
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.errors import DataError
 from d3d.geometry import relative_pose
+from d3d.models import ARCHITECTURES
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import say, track
 from d3d.scenes import TrainingScene, dataset, frames_digest, training_scenes
@@ -201,12 +202,12 @@ def read_mesh(config: Config, arch: str, scene: Scene) -> reconstruction.Mesh:
 
 def uncertainty(config: Config) -> DepthStore:
     """Section 3.2.3: standard deviation of the three networks' depth of every target frame, in metres."""
-    for arch in ARCHITECTURES:
+    for arch in ENSEMBLE:
         if _outputs(config, "predict", arch) is None:
             with _missing(f"predict {arch}", "one pass over the training frames"):
                 predict(config, arch)
-    inputs = {f"{a}/{k}": v for a in ARCHITECTURES for k, v in _outputs(config, "predict", a).items()}
-    stores = [DepthStore(folder_of(config, "predict", a)) for a in ARCHITECTURES]
+    inputs = {f"{a}/{k}": v for a in ENSEMBLE for k, v in _outputs(config, "predict", a).items()}
+    stores = [DepthStore(folder_of(config, "predict", a)) for a in ENSEMBLE]
     with runs.open_stage(config, "uncertainty", inputs=inputs) as stage:
         store = DepthStore(stage.folder)
         if stage.done:
@@ -394,8 +395,8 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
 
 def run_all(config: Config, archs: tuple[str, ...] = ("monodepth2",)) -> pd.DataFrame:
     """The whole chain: all three networks pretrained; self-taught and distilled students of ``archs``; the table."""
-    trainings = [(arch, "") for arch in ARCHITECTURES]
-    for arch in ARCHITECTURES:
+    trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
+    for arch, _ in trainings:
         pretrain(config, arch)
     for arch in archs:
         for labels in dict.fromkeys(("pred", config.labels)):

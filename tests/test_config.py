@@ -10,9 +10,11 @@ from d3d.errors import ConfigError
 from d3d.runs import differences
 
 
-def test_names_agree_with_the_registries():
-    assert models.ARCHITECTURES == c.ARCHITECTURES
-    assert set(fusion.STRATEGIES) == set(c.LABELS)
+def test_every_registered_name_is_a_parameter_and_the_ensemble_is_the_papers():
+    assert c.PARAMETERS["arch"].choices == models.ARCHITECTURES
+    assert c.PARAMETERS["labels"].choices == tuple(fusion.STRATEGIES)
+    assert c.ENSEMBLE == ("monodepth2", "hrdepth", "monovit")
+    assert set(c.ENSEMBLE) <= set(models.ARCHITECTURES)
 
 
 def test_profile_paper_has_the_papers_numbers():
