@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from d3d.datasets.glossyrooms import open_glossyrooms
 from d3d.datasets.miniroom import open_miniroom
 from d3d.datasets.scene import Dataset, Scene
 from d3d.datasets.sevenscenes import open_sevenscenes
@@ -20,6 +21,7 @@ __all__ = ["DATASETS", "Dataset", "Scene", "Triples", "find_triples", "open_data
 # name -> function(root, **options) -> Dataset
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "7scenes": open_sevenscenes,
+    "glossyrooms": open_glossyrooms,
     "miniroom": open_miniroom,
 }
 

@@ -17,6 +17,7 @@ from d3d.errors import DataError, unknown
 from d3d.geometry import check_pose, scale_intrinsics
 
 HW = tuple[int, int]
+FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
 
 
 class Scene:
@@ -204,10 +205,17 @@ class Dataset:
         splits: names of the splits there are: "train" and "val", and "test" where there is one.
     """
 
-    def __init__(self, name: str, splits: Mapping[str, Callable[[], list[Scene]]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        splits: Mapping[str, Callable[[], list[Scene]]],
+        lists: Mapping[str, Callable[[], Mapping[str, FrameList]]] | None = None,
+    ) -> None:
+        """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames."""
         self.name = name
         self.splits = tuple(splits)
         self._make = dict(splits)
+        self._make_lists = dict(lists or {})
         self._scenes: dict[str, list[Scene]] = {}
 
     def scenes(self, split: str) -> list[Scene]:
@@ -224,6 +232,20 @@ class Dataset:
             if not self._scenes[split]:
                 raise DataError(f"the {split!r} split of data set {self.name!r} has no scene.")
         return list(self._scenes[split])
+
+    def lists(self, split: str) -> dict[str, FrameList]:
+        """Subsets of a split's frames to be scored apart, by name; empty where the data set has none.
+
+        "Reflection" frames show highlights, "NoReflection" frames show none, "Mirror" frames show a mirror,
+        which the paper leaves unsolved.
+
+        Raises:
+            ConfigError: no such split.
+            DataError: a list cannot be read, or names a frame that is not there.
+        """
+        if split not in self._make:
+            raise unknown(f"split of data set {self.name!r}", split, self.splits)
+        return dict(self._make_lists[split]()) if split in self._make_lists else {}
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"
