@@ -1,8 +1,7 @@
-"""Every number of a run: frozen dataclasses one a stage, profiles, and the strict check of notebook parameters.
+"""Parameters: a profile with the user's own values in place, checked strictly; and what identifies a stage.
 
-A profile is a complete configuration with a name. `make_config` starts from one and applies what the
-user set; `resolve` does the same from a notebook's parameters cell, where papermill itself only warns
-about a name that does not exist.
+`make_config` starts from a profile of `d3d.profiles` and applies what the user set; `resolve` does the
+same from a notebook's parameters cell, where papermill itself only warns about a name that does not exist.
 """
 
 from __future__ import annotations
@@ -10,169 +9,36 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from d3d.errors import ConfigError, unknown
-from d3d.fusion import STRATEGIES
+from d3d.fusion import STRATEGIES, find_strategy
 from d3d.models import ARCHITECTURES
-
-# The networks whose spread is the uncertainty (3.2.3): the paper's three, whatever else is registered
-ENSEMBLE = ("monodepth2", "hrdepth", "monovit")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which frames, at which size, and the triple rule of section 4.1."""
-
-    dataset: str = "miniroom"
-    root: str | None = None
-    height: int = 288
-    width: int = 384
-    every: int = 10  # every Nth frame is a target
-    translation_m: tuple[float, float] = (0.05, 0.10)
-    max_rotation_deg: float = 3.0
-    min_depth: float = 0.1
-    max_depth: float = 10.0
-    options: dict[str, Any] = field(default_factory=dict)  # passed to open_dataset
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        return self.height, self.width
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training, pretraining (section 3.1) or distillation (3.2.4); the defaults are the paper's (3.3)."""
-
-    epochs: int = 41
-    milestones: tuple[int, ...] = (26, 36)  # learning rate x0.1 at the end of these epochs
-    batch_size: int = 12
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    max_steps_per_epoch: int | None = None
-    scales: tuple[int, ...] = (0, 1, 2, 3)
-    smoothness: float = 1e-3
-    automask: bool = False
-    pretrained: bool = True  # ImageNet initialisation of the encoder
-    weights: str | None = None  # a local file to take that initialisation from
-    init_depth_m: float | None = None  # bias of the disparity heads; None leaves the usual start (0.2 m)
-    precision: str = "float32"  # or "bf16": autocast of the network; geometry and losses stay float32
-    channels_last: bool = True
-    workers: int = 0
-
-    def scaled(self, epochs: int) -> TrainConfig:
-        """The same schedule over another number of epochs: the drops keep their share of it."""
-        return replace(
-            self,
-            epochs=epochs,
-            milestones=tuple(max(1, round(m * epochs / self.epochs)) for m in self.milestones),
-        )
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """TSDF fusion and rendering (3.2.2, 3.3), uncertainty and its threshold (3.2.3)."""
-
-    voxel_m: float = 0.05
-    trunc_m: float = 1.0
-    integrate_every: int = 10  # every Nth frame of the scene goes into the TSDF
-    renderer: str = "open3d"  # or "pyrender", the paper's
-    threshold_m: float = 0.4
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """How predictions are scored (4.1)."""
-
-    split: str = "val"
-    scale: str = "none"  # "median" for relative depth
-    every: int = 1
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a run needs; what `make_config` and `resolve` return."""
-
-    profile: str = "paper"
-    arch: str = "monodepth2"
-    labels: str = "uncer"
-    seed: int = 0
-    device: str = "auto"
-    run: str = ""
-    runs_dir: str | None = None
-    data: DataConfig = DataConfig()
-    pretrain: TrainConfig = TrainConfig()
-    distill: TrainConfig = TrainConfig()
-    # what one architecture has otherwise: {"monovit": {"batch_size": 8}}; applies to both trainings
-    per_arch: dict[str, dict[str, Any]] = field(default_factory=lambda: {"monovit": {"batch_size": 8}})
-    pretrain_epochs: dict[str, int] = field(default_factory=dict)
-    fusion: FusionConfig = FusionConfig()
-    evaluation: EvalConfig = EvalConfig()
-
-    def training(self, stage: str, arch: str) -> TrainConfig:
-        """The training configuration of "pretrain" or "distill" for one architecture."""
-        train = replace(getattr(self, stage), **self.per_arch.get(arch, {}))
-        if stage == "pretrain" and arch in self.pretrain_epochs:
-            train = train.scaled(self.pretrain_epochs[arch])
-        return train
-
-
-# The budget of two cores: small images, networks from scratch, a head bias that starts at a room's depth
-# (an untouched start is 0.2 m and needs hundreds of steps to leave), two loss scales (at 128x96 scales 1 and
-# 3 add cost and no accuracy), and a higher rate for the few steps.
-_SMALL_TRAIN = TrainConfig(
-    batch_size=8,
-    learning_rate=3e-4,
-    warmup_steps=50,
-    scales=(0, 2),
-    pretrained=False,
-    init_depth_m=2.3,
-    precision="bf16",
+from d3d.profiles import (
+    ENSEMBLE,
+    PROFILES,
+    Config,
+    DataConfig,
+    EvalConfig,
+    FusionConfig,
+    TrainConfig,
 )
 
-PROFILES: dict[str, Config] = {
-    "smoke": Config(
-        profile="smoke",
-        data=DataConfig(
-            height=64, width=96, every=1, options={"miniroom": {"frames": 18, "size_hw": (64, 96)}}
-        ),
-        pretrain=replace(
-            _SMALL_TRAIN, epochs=2, milestones=(1,), batch_size=2, max_steps_per_epoch=3, warmup_steps=1
-        ),
-        distill=replace(
-            _SMALL_TRAIN, epochs=2, milestones=(1,), batch_size=2, max_steps_per_epoch=3, warmup_steps=1
-        ),
-        per_arch={},
-        fusion=FusionConfig(integrate_every=3, threshold_m=0.1),  # six steps leave the networks alike
-        evaluation=EvalConfig(every=3),
-    ),
-    "demo": Config(
-        profile="demo",
-        # 7-Scenes: a fifth of each sequence, not at its end, is kept for validation: in redkitchen it passes the
-        # black worktop and the red cupboards, which the rest sees too, from other places
-        data=DataConfig(
-            height=96,
-            width=128,
-            every=1,
-            options={
-                "7scenes": {"val_block": (0.58, 0.8)},
-                # a round of each room, so that every highlight is also seen clean
-                "miniroom": {"rooms": (3, 1), "frames": 150},
-            },
-        ),
-        pretrain=_SMALL_TRAIN.scaled(30),
-        distill=_SMALL_TRAIN.scaled(30),
-        per_arch={},
-        pretrain_epochs={"monodepth2": 30, "hrdepth": 26, "monovit": 16},
-        fusion=FusionConfig(threshold_m=0.25),
-    ),
-    "paper": Config(
-        profile="paper",
-        pretrain=TrainConfig(workers=8, precision="bf16"),
-        distill=TrainConfig(workers=8, precision="bf16"),
-    ),
-}
+__all__ = [
+    "ENSEMBLE",
+    "PARAMETERS",
+    "PROFILES",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "FusionConfig",
+    "TrainConfig",
+    "describe",
+    "make_config",
+    "resolve",
+    "stage_config",
+]
 
 
 @dataclass(frozen=True)
@@ -189,7 +55,7 @@ class Parameter:
 _STR, _INT, _FLOAT, _BOOL = (str,), (int,), (float, int), (bool,)
 PARAMETERS: dict[str, Parameter] = {
     "profile": Parameter(
-        _STR, "profile", "smoke, demo or paper: size, steps and thresholds", tuple(PROFILES)
+        _STR, "profile", f"{', '.join(PROFILES)}: size, steps and thresholds", tuple(PROFILES)
     ),
     "arch": Parameter(_STR, "arch", "network of this run", ARCHITECTURES),
     "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", tuple(STRATEGIES)),
@@ -203,6 +69,7 @@ PARAMETERS: dict[str, Parameter] = {
     "width": Parameter(_INT, "data.width", "network width in pixels, a multiple of 32", minimum=64),
     "every": Parameter(_INT, "data.every", "every Nth frame is a target", minimum=1),
     "epochs": Parameter(_INT, "epochs", "epochs of every training (the drops keep their share)", minimum=1),
+    "steps": Parameter(_INT, "steps", "steps of every training, instead of epochs", minimum=1),
     "batch_size": Parameter(_INT, "batch_size", "images a step", minimum=1),
     "learning_rate": Parameter(_FLOAT, "learning_rate", "Adam's initial rate", minimum=1e-9),
     "pretrained": Parameter(_BOOL, "pretrained", "ImageNet initialisation of the encoders"),
@@ -267,11 +134,13 @@ def make_config(**parameters: Any) -> Config:
         fusion=replace(config.fusion, **fusion),
         evaluation=replace(config.evaluation, **evaluation),
     )
-    epochs = given.pop("epochs", None)
+    epochs, steps = given.pop("epochs", None), given.pop("steps", None)
+    if epochs is not None and steps is not None:
+        raise ConfigError(f"epochs = {epochs} and steps = {steps}: set one of them, the other follows.")
     train = {f.name: given.pop(f.name) for f in dataclasses.fields(TrainConfig) if f.name in given}
     if "weights" in train:
         train.setdefault("pretrained", True)
-    if epochs is not None or train:
+    if train:
         pretrain, distill = replace(config.pretrain, **train), replace(config.distill, **train)
         # what the user sets holds for every architecture, over the profile's own exceptions
         per_arch = {
@@ -283,7 +152,14 @@ def make_config(**parameters: Any) -> Config:
             config,
             pretrain=config.pretrain.scaled(epochs),
             distill=config.distill.scaled(epochs),
-            pretrain_epochs={},
+            steps={},
+        )
+    if steps is not None:
+        config = replace(
+            config,
+            pretrain=replace(config.pretrain, steps=steps),
+            distill=replace(config.distill, steps=steps),
+            steps={},
         )
     config = replace(config, **given)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
@@ -357,7 +233,7 @@ def describe(config: Config) -> str:
     )
     return (
         f"profile {config.profile}: {d.dataset} at {d.width}x{d.height}, {config.arch}, labels {config.labels}, seed "
-        f"{config.seed}\n{pretrain.epochs} + {distill.epochs} epochs in batches of {pretrain.batch_size}, threshold "
+        f"{config.seed}\n{pretrain.length} + {distill.length} in batches of {pretrain.batch_size}, threshold "
         f"{config.fusion.threshold_m:g} m; run {config.run}"
     )
 
@@ -365,8 +241,8 @@ def describe(config: Config) -> str:
 def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, Any]:
     """What determines a stage's result, with that of the stages before it, as plain JSON values.
 
-    Two runs whose stage configurations agree may share the artefact; device, folder and number of
-    loading processes are left out because they do not change it.
+    Two runs whose stage configurations agree may share the artefact; device, folder, number of
+    loading processes and how often a training is checkpointed are left out because they do not change it.
 
     Args:
         stage: "pretrain", "predict", "project", "uncertainty", "fuse", "distill" or "evaluate".
@@ -377,7 +253,8 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
 
     def train(kind: str) -> dict[str, Any]:
         values = dataclasses.asdict(config.training(kind, arch))
-        values.pop("workers")
+        for name in ("workers", "checkpoint_steps"):
+            values.pop(name)
         return values
 
     fusion = dataclasses.asdict(config.fusion)
@@ -391,7 +268,7 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         result = {"ensemble": {a: stage_config(config, "predict", a) for a in ENSEMBLE}}
     elif stage in ("fuse", "distill"):
         result = {**base, "fusion": fusion, "labels": labels}
-        if labels == "uncer":
+        if "uncertainty" in find_strategy(labels).needs:
             result["threshold_m"] = threshold
             result["ensemble"] = stage_config(config, "uncertainty")["ensemble"]
         if stage == "distill":

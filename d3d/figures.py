@@ -105,7 +105,7 @@ def _draw(axis: Any, panel: Panel, panels: Sequence[Panel]) -> Any:
 
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss over epochs, with the learning rate's drops marked."""
+    """Loss over steps, with the learning rate's drops marked."""
     return loss_curves({"": history})
 
 
@@ -116,13 +116,13 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
     for axis, (name, history) in zip(axes, histories.items(), strict=True):
         marker = "o" if len(history) < 12 else None
         axis.plot(
-            [h["epoch"] for h in history], [h["loss"] for h in history], marker=marker, color="tab:blue"
+            [h["steps"] for h in history], [h["loss"] for h in history], marker=marker, color="tab:blue"
         )
         for a, b in itertools.pairwise(history):
             if b["learning_rate"] < 0.5 * a["learning_rate"]:
-                axis.axvline(a["epoch"] + 0.5, color="gray", linestyle=":", linewidth=1)
+                axis.axvline(a["steps"], color="gray", linestyle=":", linewidth=1)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("epoch (dotted: learning rate / 10)")
+        axis.set_xlabel("step (dotted: learning rate / 10)")
         axis.set_ylabel("mean training loss")
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)

@@ -149,14 +149,39 @@ def _uncer(i: LabelInputs) -> np.ndarray:
     return i.uncertainty >= i.threshold_m
 
 
-# Table 6: name -> which pixels take the projected depth. A new strategy is one function and one line.
-STRATEGIES: dict[str, Callable[[LabelInputs], np.ndarray]] = {
-    "pred": _pred,
-    "proj": _proj,
-    "diff": _diff,
-    "mv": _mv,
-    "uncer": _uncer,
+@dataclass(frozen=True)
+class Strategy:
+    """A rule of Table 6.
+
+    Attributes:
+        use_proj: which pixels take the projected depth, bool (h, w).
+        needs: what it looks at beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``),
+            "sources" (``source_preds``, ``K``, ``source_T_target``).
+    """
+
+    use_proj: Callable[[LabelInputs], np.ndarray]
+    needs: frozenset[str] = frozenset()
+
+
+# A new strategy is one function and one line.
+STRATEGIES: dict[str, Strategy] = {
+    "pred": Strategy(_pred),
+    "proj": Strategy(_proj),
+    "diff": Strategy(_diff),
+    "mv": Strategy(_mv, needs=frozenset({"sources"})),
+    "uncer": Strategy(_uncer, needs=frozenset({"uncertainty"})),
 }
+
+
+def find_strategy(name: str) -> Strategy:
+    """A strategy by its name.
+
+    Raises:
+        ConfigError: there is none, with the near misses.
+    """
+    if name not in STRATEGIES:
+        raise unknown("label strategy", name, STRATEGIES)
+    return STRATEGIES[name]
 
 
 def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
@@ -166,9 +191,7 @@ def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
         ConfigError: unknown strategy, with the near misses.
         DataError: the label has a value that is not finite and positive.
     """
-    if strategy not in STRATEGIES:
-        raise unknown("label strategy", strategy, STRATEGIES)
-    label = choose(inputs.pred, inputs.proj, STRATEGIES[strategy](inputs))
+    label = choose(inputs.pred, inputs.proj, find_strategy(strategy).use_proj(inputs))
     bad = ~(np.isfinite(label) & (label > 0))
     if bad.any():
         raise DataError(f"{np.count_nonzero(bad)} label pixels are not finite and positive.")

@@ -229,7 +229,7 @@ def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
         with _missing(f"project {arch}", "fusion and rendering: a few frames a second"):
             project(config, arch)
     project(config, arch)  # also where it is there: this refuses one made from other inputs
-    uncertainties = uncertainty(config) if labels == "uncer" else None
+    uncertainties = uncertainty(config) if "uncertainty" in fusion.find_strategy(labels).needs else None
     inputs = {f"predict/{k}": v for k, v in _outputs(config, "predict", arch).items()}
     inputs |= {f"project/{k}": v for k, v in _outputs(config, "project", arch).items()}
     if uncertainties:
@@ -266,10 +266,10 @@ def label_inputs(
     target, *sources = map(int, triple)
     frame = scene.frame_ids[target]
     predicted = DepthStore(folder_of(config, "predict", arch))
-    more = {}
-    if labels == "uncer":
+    needs, more = fusion.find_strategy(labels).needs, {}
+    if "uncertainty" in needs:
         more["uncertainty"] = DepthStore(folder_of(config, "uncertainty")).read(scene.name, frame)
-    if labels == "mv":
+    if "sources" in needs:
         more["source_preds"] = np.stack([predicted.read(scene.name, scene.frame_ids[i]) for i in sources])
         more["K"] = scene.K(target, config.data.size_hw)
         poses = scene.world_T_cams

@@ -1,7 +1,7 @@
 """One training loop for pretraining (section 3.1) and distillation (3.2.4).
 
 A task says what a batch and a loss are; the loop owns optimisation, precision, checkpoints, resuming
-and progress. Adam; the rate drops tenfold after the milestone epochs (3.3).
+and progress. Adam; the rate drops tenfold at the milestones (3.3).
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ def select_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def learning_rate(config: TrainConfig, epoch: int, step: int) -> float:
-    """Adam's rate in this epoch (0-based) at this step of the whole training (0-based).
+def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
+    """Adam's rate at this step (0-based) of a training of so many.
 
     "Reduced after 26 epochs" means that epochs 0..25 run at the full rate.
     """
-    drops = sum(epoch >= m for m in config.milestones)
+    drops = sum(step >= d for d in config.drops(total_steps))
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return config.learning_rate * 0.1**drops * warmup
 
@@ -120,17 +120,17 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     what: str = "",
-    on_epoch: Callable[[int], None] | None = None,
+    on_checkpoint: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Trains a network, leaving ``weights.safetensors``, ``loss.csv`` and ``loss.png`` in ``folder``.
 
-    After each epoch the whole state is checkpointed under a temporary name and renamed. A killed
-    training that is started again goes on from its last epoch and ends at the same weights (bit for
-    bit on a CPU with the same number of threads), as every random choice depends on seed and epoch alone.
+    After each epoch, or every ``config.checkpoint_steps``, the whole state is checkpointed under a temporary
+    name and renamed. A killed training that is started again goes on from there and ends at the same weights
+    (bit for bit on a CPU with the same number of threads), as every random choice depends on seed and step alone.
 
     Args:
         model_factory: makes the network; called after seeding, so its initialisation is the seed's.
-        on_epoch: called with the number of finished epochs after each checkpoint.
+        on_checkpoint: called with the number of finished steps after each checkpoint.
 
     Returns:
         the trained network in eval mode.
@@ -149,84 +149,86 @@ def train(
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     first, history = _resume(folder / STATE, model, optimizer, device)
-    batches = EpochBatches(len(task.samples), config.batch_size, seed, config.max_steps_per_epoch)
+    per_epoch = EpochBatches(len(task.samples), config.batch_size, seed).per_epoch
+    total = config.total_steps(per_epoch)
+    every = config.checkpoint_steps or per_epoch
     loader = DataLoader(
         task.samples,
-        batch_sampler=batches,
+        batch_sampler=EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total)),
         num_workers=config.workers,
-        persistent_workers=config.workers > 0,
         pin_memory=device.type == "cuda",
     )
     what = what or task.name
     if first:
-        say(f"{what}: goes on after epoch {first} of {config.epochs}")
+        say(f"{what}: goes on after step {first} of {total}")
     else:
         say(
-            f"{what}: {len(task.samples)} samples, {config.epochs} epochs of {len(batches)} steps on {device}"
+            f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
+            f"on {device}"
         )
-    bar = track(what=what, total=config.epochs * len(batches), unit="step")
-    bar.update(first * len(batches))
+    bar = track(what=what, total=total, unit="step")
+    bar.update(first)
     start = drawn = time.monotonic()
-    for epoch in range(first, config.epochs):
-        batches.set_epoch(epoch)
-        torch.manual_seed(seed * 1_000_003 + epoch)  # drop path: the same after a resume
-        model.train()
-        parts_sum: dict[str, Tensor] = {}
-        for step, batch in enumerate(loader):
-            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-            image = batch["input"]
-            if config.channels_last:
-                image = image.contiguous(memory_format=torch.channels_last)
-            rate = learning_rate(config, epoch, epoch * len(batches) + step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-                disps = model(image, scales=task.scales)
-            disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
-            loss, parts = task.loss(disps, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            # summed on the device: reading a value here would make a GPU wait in every step
-            for name, value in {"loss": loss.detach(), **parts}.items():
-                parts_sum[name] = parts_sum.get(name, 0) + value
-            bar.update()
-        means = {name: float(value) / len(batches) for name, value in parts_sum.items()}
+    sums: dict[str, Tensor] = {}
+    since = first  # the steps that `sums` is of
+    model.train()
+    for step, batch in enumerate(loader, first):
+        torch.manual_seed(seed * 1_000_003 + step)  # drop path: the same after a resume
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        image = batch["input"]
+        if config.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        rate = learning_rate(config, step, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+            disps = model(image, scales=task.scales)
+        disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
+        loss, parts = task.loss(disps, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        # summed on the device: reading a value here would make a GPU wait in every step
+        for name, value in {"loss": loss.detach(), **parts}.items():
+            sums[name] = sums.get(name, 0) + value
+        bar.update()
+        done = step + 1
+        if done % every and done != total:
+            continue
+        means = {name: float(value) / (done - since) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise DataError(
-                f"{what}: the loss is {means['loss']} in epoch {epoch + 1}. Are poses and intrinsics those of these "
-                f"images? A lower learning_rate or precision = 'float32' may help."
+                f"{what}: the loss is {means['loss']} in steps {since + 1} to {done}. Are poses and intrinsics those "
+                f"of these images? A lower learning_rate or precision = 'float32' may help."
             )
-        history.append(
-            {"epoch": epoch + 1, "steps": (epoch + 1) * len(batches), "learning_rate": rate, **means}
-        )
+        history.append({"epoch": round(done / per_epoch, 3), "steps": done, "learning_rate": rate, **means})
+        sums, since = {}, done
         save_weights(model, folder / WEIGHTS)
-        _checkpoint(folder, model, optimizer, epoch + 1, history)
+        _checkpoint(folder, model, optimizer, done, history)
         bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
-        if (
-            time.monotonic() - drawn > 60
-        ):  # a picture to look at while it trains, but not one after each tiny epoch
+        # a picture to look at while it trains, but not one after each tiny epoch
+        if time.monotonic() - drawn > 60:
             _draw(folder, history)
             drawn = time.monotonic()
-        if on_epoch is not None:
-            on_epoch(epoch + 1)
+        if on_checkpoint is not None:
+            on_checkpoint(done)
     bar.close()
     _draw(folder, history)
-    if first < config.epochs:
-        speed = (config.epochs - first) * len(batches) * min(config.batch_size, len(task.samples))
+    if first < total:
         seconds = time.monotonic() - start
+        images = (total - first) * min(config.batch_size, len(task.samples))
         say(
-            f"{what}: done in {seconds:.0f} s ({speed / seconds:.1f} images/s), loss {history[-1]['loss']:.4f}"
+            f"{what}: done in {seconds:.0f} s ({images / seconds:.1f} images/s), loss {history[-1]['loss']:.4f}"
         )
     return model.eval()
 
 
 def _checkpoint(
-    folder: Path, model: nn.Module, optimizer: Any, epoch: int, history: list[dict[str, float]]
+    folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict[str, float]]
 ) -> None:
     # one file for all of it: two renames could be separated by a kill
     state = {
-        "epoch": epoch,
+        "step": step,
         "history": history,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -254,7 +256,7 @@ def _resume(
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["epoch"]), list(state["history"])
+        return int(state["step"]), list(state["history"])
     except (RuntimeError, KeyError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path}: not a usable training state ({error}). Delete its folder to start anew."

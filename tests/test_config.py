@@ -44,6 +44,7 @@ def test_profile_paper_has_the_papers_numbers():
         ({"epochs": True}, r"epochs = True must be int"),
         ({"epochs": 2.0}, r"epochs = 2.0 must be int"),
         ({"epochs": 0}, r"at least 1"),
+        ({"epochs": 2, "steps": 9}, r"epochs = 2 and steps = 9: set one"),
         ({"threshold_m": "0.4"}, r"threshold_m = '0.4' must be float"),
         ({"threshold_m": float("nan")}, r"at least 0"),
         ({"height": 100}, r"multiple of 32: 96 or 128"),
@@ -66,6 +67,18 @@ def test_none_means_as_the_profile_has_it_and_values_arrive():
     assert cfg.training("distill", "hrdepth").epochs == 41
     assert cfg.training("pretrain", "monovit").milestones == (26, 36)
     assert cfg.run == "7scenes-demo-seed0"
+
+
+def test_the_users_length_beats_the_profiles_in_epochs_or_in_steps():
+    for profile in c.PROFILES:
+        for arch in c.ENSEMBLE:
+            for stage in ("pretrain", "distill"):
+                in_steps = c.make_config(profile=profile, steps=82).training(stage, arch)
+                assert in_steps.total_steps(300) == 82
+                assert in_steps.drops(82) == (52, 72)
+                in_epochs = c.make_config(profile=profile, epochs=82).training(stage, arch)
+                assert in_epochs.total_steps(300) == 82 * 300
+                assert in_epochs.drops(82 * 300) == (52 * 300, 72 * 300)
 
 
 def test_the_users_batch_size_beats_the_profiles_exception():

@@ -51,6 +51,22 @@ def test_every_strategy_takes_each_pixel_from_one_of_the_two():
         make_label("uncertain", inputs)
 
 
+def test_a_strategy_makes_do_with_what_it_says_it_needs():
+    rng = np.random.default_rng(0)
+    pred, proj = rng.uniform(1, 3, (2, 6, 8))
+    inputs = {
+        "uncertainty": {"uncertainty": rng.uniform(0, 1, (6, 8))},
+        "sources": {
+            "source_preds": rng.uniform(1, 3, (2, 6, 8)),
+            "K": np.array([[6.0, 0, 3.5], [0, 6.0, 2.5], [0, 0, 1]]),
+            "source_T_target": np.tile(np.eye(4), (2, 1, 1)),
+        },
+    }
+    for name, strategy in STRATEGIES.items():
+        given = {k: v for need in strategy.needs for k, v in inputs[need].items()}
+        assert make_label(name, LabelInputs(pred, proj, **given)).shape == pred.shape
+
+
 def test_a_label_that_is_not_a_depth_is_refused():
     bad = np.array([[1.0, np.nan]])
     with pytest.raises(DataError, match="1 label pixels are not finite"):

@@ -75,12 +75,21 @@ def config(**values):
 
 def test_rate_drops_after_its_epochs_and_warms_up():
     paper = TrainConfig()
-    rates = [learning_rate(paper, e, 10_000) for e in range(41)]
-    assert rates[:26] == [1e-4] * 26  # 26 epochs at the full rate
-    assert rates[26:36] == pytest.approx([1e-5] * 10)
-    assert rates[36:] == pytest.approx([1e-6] * 5)
+    rates = [learning_rate(paper, 7 * e + k, 7 * 41) for e in range(41) for k in range(7)]
+    assert rates[: 7 * 26] == [1e-4] * 7 * 26  # 26 epochs at the full rate
+    assert rates[7 * 26 : 7 * 36] == pytest.approx([1e-5] * 70)
+    assert rates[7 * 36 :] == pytest.approx([1e-6] * 35)
     warm = TrainConfig(warmup_steps=4)
-    assert [learning_rate(warm, 0, s) / 1e-4 for s in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert [learning_rate(warm, s, 100) / 1e-4 for s in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_a_length_in_steps_keeps_the_shares_of_the_drops():
+    short = TrainConfig(steps=1000)
+    assert short.total_steps(300) == 1000
+    assert short.drops(1000) == (634, 878)  # 26 and 36 of 41
+    assert TrainConfig().total_steps(300) == 12300
+    assert TrainConfig().drops(12300) == (7800, 10800)
+    assert short.scaled(41) == TrainConfig()  # epochs take the place of steps
 
 
 def test_training_finds_the_wall_and_leaves_its_files(tmp_path):
@@ -97,24 +106,41 @@ def test_training_finds_the_wall_and_leaves_its_files(tmp_path):
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_resumed_training_ends_at_the_same_weights(tmp_path, stop_after):
+@pytest.mark.parametrize(
+    ("length", "stop_after"),
+    [({}, 2), ({}, 6), ({"steps": 7, "checkpoint_steps": 3}, 3), ({"steps": 7, "checkpoint_steps": 3}, 6)],
+)
+def test_a_resumed_training_ends_at_the_same_weights(tmp_path, length, stop_after):
+    """After an epoch (two steps), and in the middle of one."""
+
     class Killed(Exception):
         pass
 
-    def stop(epoch):
-        if epoch == stop_after:
+    def stop(step):
+        if step == stop_after:
             raise Killed
 
     task = PretrainTask(samples(), scales=(0, 1))
-    whole = train(TinyNet, task, config(), tmp_path / "a", seed=1)
+    whole = train(TinyNet, task, config(**length), tmp_path / "a", seed=1)
     with pytest.raises(Killed):
-        train(TinyNet, task, config(), tmp_path / "b", seed=1, on_epoch=stop)
+        train(TinyNet, task, config(**length), tmp_path / "b", seed=1, on_checkpoint=stop)
     torch.rand(7)  # whatever else used the generator in between
-    resumed = train(TinyNet, task, config(), tmp_path / "b", seed=1)
+    resumed = train(TinyNet, task, config(**length), tmp_path / "b", seed=1)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert (tmp_path / "a" / CURVE).read_text() == (tmp_path / "b" / CURVE).read_text()
+
+
+def test_how_often_a_training_is_checkpointed_changes_nothing(tmp_path):
+    task = PretrainTask(samples(), scales=(0,))
+    often = train(TinyNet, task, config(steps=5, checkpoint_steps=1), tmp_path / "a", seed=1)
+    seldom = train(TinyNet, task, config(steps=5, checkpoint_steps=100), tmp_path / "b", seed=1)
+    for a, b in zip(often.state_dict().values(), seldom.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    rows = list(csv.DictReader((tmp_path / "a" / CURVE).open()))
+    assert [row["steps"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [float(row["epoch"]) for row in rows] == [0.5, 1, 1.5, 2, 2.5]
+    assert len(list(csv.DictReader((tmp_path / "b" / CURVE).open()))) == 1
 
 
 def test_a_real_network_resumes_to_the_same_weights(tmp_path):
@@ -123,17 +149,17 @@ def test_a_real_network_resumes_to_the_same_weights(tmp_path):
     class Killed(Exception):
         pass
 
-    def stop(epoch):
+    def stop(step):
         raise Killed
 
     def factory():
         return create_model("monovit", pretrained=False, init_depth_m=2.0)
 
     task = PretrainTask(samples(size_hw=(64, 64)), scales=(0,))
-    short = config(epochs=2, milestones=(1,), max_steps_per_epoch=1, batch_size=2, precision="bf16")
+    short = config(epochs=2, milestones=(1,), steps=2, checkpoint_steps=1, batch_size=2, precision="bf16")
     whole = train(factory, task, short, tmp_path / "a", seed=1)
     with pytest.raises(Killed):
-        train(factory, task, short, tmp_path / "b", seed=1, on_epoch=stop)
+        train(factory, task, short, tmp_path / "b", seed=1, on_checkpoint=stop)
     resumed = train(factory, task, short, tmp_path / "b", seed=1)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -151,7 +177,7 @@ def test_a_damaged_state_names_its_file(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_a_reason(tmp_path):
     task = PretrainTask(samples(), scales=(0,))
     task.smoothness = float("inf")
-    with pytest.raises(DataError, match=r"loss is (inf|nan) in epoch 1"):
+    with pytest.raises(DataError, match=r"loss is (inf|nan) in steps 1 to 2"):
         train(TinyNet, task, config(), tmp_path, seed=1)
     assert not (tmp_path / STATE).exists()
 
@@ -210,10 +236,12 @@ def test_the_network_sees_the_augmented_image_and_the_loss_the_plain_one():
 def test_batches_cover_an_epoch_once_and_differ_between_epochs():
     batches = EpochBatches(10, 4, seed=0)
     first = [i for b in batches for e, i in b]
-    assert len(batches) == 2
+    assert batches.per_epoch == len(batches) == 2
     assert len(set(first)) == 8
-    batches.set_epoch(1)
-    assert [i for b in batches for e, i in b] != first
+    second = list(EpochBatches(10, 4, seed=0, first=2, last=4))
+    assert {e for b in second for e, i in b} == {1}
+    assert [i for b in second for e, i in b] != first
+    assert list(EpochBatches(10, 4, seed=0, first=1, last=4)) == [*list(batches)[1:], *second]
     assert len(EpochBatches(3, 8, seed=0)) == 1  # fewer samples than a batch still train
 
 

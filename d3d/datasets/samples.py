@@ -154,23 +154,28 @@ class LabelSamples(TorchDataset):
 
 
 class EpochBatches(Sampler):
-    """Shuffled batches of (epoch, index): the order depends on seed and epoch alone. Call `set_epoch` first."""
+    """Shuffled batches of (epoch, index), epoch after epoch, from one step of a training to another.
 
-    def __init__(self, length: int, batch_size: int, seed: int, max_batches: int | None = None):
+    The order within an epoch depends on seed and epoch alone, so a training may go on at any step.
+
+    Args:
+        length: number of samples.
+        first, last: the batches' steps, first <= step < last; by default the first epoch's.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, first: int = 0, last: int | None = None):
         self._length, self._batch, self._seed = length, min(batch_size, length), seed
         # an incomplete last batch would weigh its images more and disturb batch normalisation
-        self._count = (
-            length // self._batch if max_batches is None else min(max_batches, length // self._batch)
-        )
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
+        self.per_epoch = length // self._batch
+        self._first, self._last = first, self.per_epoch if last is None else last
 
     def __len__(self) -> int:
-        return self._count
+        return self._last - self._first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._length)
-        for b in range(self._count):
-            yield [(self._epoch, int(i)) for i in order[b * self._batch : (b + 1) * self._batch]]
+        drawn = None
+        for step in range(self._first, self._last):
+            epoch, b = divmod(step, self.per_epoch)
+            if epoch != drawn:
+                order, drawn = np.random.default_rng((self._seed, epoch)).permutation(self._length), epoch
+            yield [(epoch, int(i)) for i in order[b * self._batch : (b + 1) * self._batch]]
