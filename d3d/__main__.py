@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from d3d.config import PARAMETERS, Config, make_config
 from d3d.errors import D3DError, unknown
 from d3d.models import ARCHITECTURES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _prepare(config: Config, archs: tuple[str, ...]) -> None:
@@ -53,20 +57,27 @@ def _distill(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _evaluate(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d import evaluation, stages
+    from d3d import stages
 
-    results = {}
-    for arch in archs:
-        for labels in ("", config.labels):
-            results[arch, labels] = stages.evaluate(config, arch, labels)
-    table = evaluation.table(results, config.data.dataset, config.evaluation.split)
-    print(evaluation.to_markdown(table))
+    _print_table(
+        config, stages.tables(config, [(a, labels) for a in archs for labels in ("", config.labels)])
+    )
 
 
 def _tables(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import stages
+
+    _print_table(config, stages.tables(config))
+
+
+def _print_table(config: Config, table: pd.DataFrame) -> None:
     from d3d import evaluation, stages
 
-    print(evaluation.to_markdown(stages.tables(config)))
+    print(
+        f"\n{config.data.dataset}, {config.evaluation.split}, profile {config.profile}, seed {config.seed}: metres, "
+        f"means over images (in brackets, how many)\n\n{evaluation.printed(table)}\n"
+        f"all metrics, highlights and other pixels: {stages.folder_of(config, 'tables')}"
+    )
 
 
 def _figures(config: Config, archs: tuple[str, ...]) -> None:
@@ -77,14 +88,10 @@ def _figures(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _all(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d import evaluation, runs, showcase, stages
+    from d3d import runs, showcase, stages
 
     table = stages.run_all(config, archs)
-    split = config.evaluation.split
-    print(
-        f"\n{config.data.dataset}, {split}, profile {config.profile}, seed {config.seed} (d3d; not the paper's data)\n"
-    )
-    print(evaluation.to_markdown(table))
+    _print_table(config, table)
     for path in showcase.run_figures(config, archs[0]):
         print(f"figure: {path}")
     print(f"everything is in {runs.run_folder(config)}")
@@ -99,7 +106,7 @@ STAGES = {
     "evaluate": (_evaluate, "score self-supervised network and student (4)"),
     "tables": (_tables, "the table of all that was evaluated"),
     "figures": (_figures, "figures that need no training, into paper_figures/"),
-    "all": (_all, "all of it: three networks, self-taught and distilled student, table, figures"),
+    "all": (_all, "all of it: three networks, self-taught and distilled students, table, figures"),
 }
 
 
@@ -141,13 +148,12 @@ def main(argv: list[str] | None = None) -> int:
         archs = values.pop("archs")
         stage = values.pop("stage")
         config = make_config(**values)
-        names = (
-            (config.arch,)
-            if archs is None
-            else ARCHITECTURES
-            if archs == "every"
-            else tuple(archs.split(","))
-        )
+        if archs is not None:
+            names = ARCHITECTURES if archs == "every" else tuple(archs.split(","))
+        elif stage == "all" and values["arch"] is None:
+            names = config.students
+        else:
+            names = (config.arch,)
         for name in names:
             if name not in ARCHITECTURES:
                 raise unknown("arch", name, ARCHITECTURES)

@@ -372,33 +372,37 @@ def before_after(
     images: Sequence[np.ndarray],
     gts: Sequence[np.ndarray | None],
     depths: Mapping[str, Sequence[np.ndarray]],
-    errors: bool = True,
+    names: Sequence[str] | None = None,
+    highlights: Sequence[np.ndarray | None] | None = None,
     title: str = "",
 ) -> Figure:
     """Figure 5 of the paper: one row a frame, the depth of each training; under it how far it is off.
 
     Args:
-        gts: ground truth (h, w) at the depth's size, metres.
+        gts: ground truth (h, w) at the depth's size, metres, 0 where there is none.
         depths: training's name -> one depth map a frame, metres.
+        names: what each frame is called.
+        highlights: bool (h, w) a frame, outlined in the pictures, or None where nobody knows.
     """
     maps = [*(d for ds in depths.values() for d in ds), *(g for g in gts if g is not None)]
     top = _limit([Panel("", d, "depth") for d in maps], "depth")
     rows = []
     for k, image in enumerate(images):
-        gt = gts[k]
+        gt, outline = gts[k], highlights[k] if highlights else None
         rows.append(
             [
-                Panel("image", image),
+                Panel(names[k] if names else "image", image),
                 Panel("ground truth", gt, "depth", top),
                 *(Panel(name, ds[k], "depth", top) for name, ds in depths.items()),
             ]
         )
-        if errors and gt is not None:
+        if gt is not None:
             off = (
-                Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0)
+                Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0, outline)
                 for n, ds in depths.items()
             )
-            rows.append([Panel("", None), Panel("", None), *off])
+            second = Panel("highlight", image, outline=outline) if outline is not None else Panel("", None)
+            rows.append([second, Panel("", None), *off])
     return grid(rows, title)
 
 

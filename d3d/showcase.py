@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from d3d import evaluation, figures, fusion, premise, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
+from d3d.datasets.scene import FrameList
 from d3d.errors import DataError
 from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore
@@ -92,25 +93,23 @@ def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.n
 def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
     """One target frame with all that was made of it.
 
-    By default the one with the largest share of pixels at or above the threshold: where the method acts.
+    By default one that tells: among those with ground truth, where there is any, the one with the largest
+    share of pixels that are uncertain (at or above the threshold), on a highlight where these are known.
     """
     size_hw = config.data.size_hw
     uncertain = stages.uncertainty(config)
     scenes = stages.training_scenes(config)
     if not frame:
-        shares = [
-            (
-                float(
-                    (uncertain.read(s.scene.name, s.scene.frame_ids[i]) >= config.fusion.threshold_m).mean()
-                ),
-                k,
-                i,
-            )
-            for k, s in enumerate(scenes)
-            for i in s.targets[:: max(1, len(s.targets) // 60)]
-        ]
+        shown = [s for s in scenes if s.scene.has_depth] or scenes
+        shares = []
+        for k, s in enumerate(shown):
+            for i in s.targets[:: max(1, len(s.targets) // 60)]:
+                std = uncertain.read(s.scene.name, s.scene.frame_ids[i])
+                highlight = s.scene.highlight_mask(i, std.shape)
+                use = std >= config.fusion.threshold_m
+                shares.append((float((use if highlight is None else use & highlight).mean()), k, i))
         _, k, index = max(shares)
-        scene = scenes[k].scene
+        scene = shown[k].scene
     else:
         by_name = {s.scene.name: s.scene for s in scenes}
         if scene_name not in by_name or frame not in by_name[scene_name].frame_ids:
@@ -311,38 +310,58 @@ def label_picture(example: Example, arch: str, threshold_m: float) -> Figure:
     return figures.label(example.image, pred, proj, use, label, example.gt, title)
 
 
-def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
-    """Figure 5 on the evaluated split: the frames that the self-supervised network gets most wrong, in time order."""
-    arch = arch or config.arch
-    trainings = ("", "pred", config.labels)
-    per_image = {labels: stages.evaluate(config, arch, labels) for labels in trainings}
-    first = per_image[""]
-    worst = first[first["pixels"] == "all"].sort_values("sq_rel", ascending=False)
+def reflective_frames(
+    per_image: pd.DataFrame, among: FrameList | None, frames: int, apart: int = 5
+) -> list[tuple[str, str]]:
+    """The (scene, frame) of an evaluated split that show most highlight, one a scene as far as that goes.
+
+    Where nobody knows highlights, those that are most wrong. Sorted by name.
+
+    Args:
+        per_image: from `evaluation.score`, of the self-supervised network.
+        among: the frames to choose from; None or none of them evaluated: any.
+        apart: neighbours look alike: this many evaluated frames lie between two chosen ones of a scene.
+    """
+    whole = per_image[per_image["pixels"] == "all"].set_index(["scene", "frame"])
+    highlight = per_image[per_image["pixels"] == "highlight"].set_index(["scene", "frame"])
+    if highlight.empty:
+        share = whole["sq_rel"]
+    else:
+        share = (highlight["count"] / whole["count"]).fillna(0)
+    number = dict(zip(whole.index, whole.groupby(level=0, sort=False).cumcount(), strict=True))
+    best = share.sort_values(ascending=False, kind="stable").index
+    best = [key for key in best if among is None or key in among] or list(best)
     chosen: list[tuple[str, str]] = []
-    by_name = {s.name: s for s in stages.dataset(config).scenes(config.evaluation.split)}
-    for scene_name, frame in zip(worst["scene"], worst["frame"], strict=True):
-        index = by_name[scene_name].frame_ids.index(frame)
-        # neighbours look alike: keep a tenth of the scene between chosen frames
-        apart = len(by_name[scene_name]) // 10
-        if all(n != scene_name or abs(by_name[n].frame_ids.index(f) - index) > apart for n, f in chosen):
-            chosen.append((scene_name, frame))
-        if len(chosen) == frames:
-            break
-    chosen.sort(key=lambda c: (c[0], by_name[c[0]].frame_ids.index(c[1])))
-    size_hw = config.data.size_hw
-    images, gts = [], []
+    for only_new_scenes in (True, False):
+        for scene, frame in best:
+            same = [f for s, f in chosen if s == scene]
+            near = any(abs(number[scene, f] - number[scene, frame]) <= apart for f in same)
+            if len(chosen) < frames and not near and not (only_new_scenes and same):
+                chosen.append((scene, frame))
+    return sorted(chosen)
+
+
+def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
+    """Figure 5 on the evaluated split: images with much highlight, one a room, before and after distillation."""
+    arch = arch or config.arch
+    split, size_hw = config.evaluation.split, config.data.size_hw
+    trainings = tuple(dict.fromkeys(("", "pred", config.labels)))
+    per_image = {labels: stages.evaluate(config, arch, labels) for labels in trainings}
+    among = stages.dataset(config).lists(split).get("Reflection")
+    chosen = reflective_frames(per_image[""], among, frames)
+    by_name = {s.name: s for s in stages.dataset(config).scenes(split)}
+    images, gts, highlights = [], [], []
     for scene_name, frame in chosen:
         scene = by_name[scene_name]
         i = scene.frame_ids.index(frame)
         images.append(scene.image(i, size_hw))
         gts.append(nearest_depth(scene.depth(i), size_hw))
+        highlights.append(scene.highlight_mask(i, size_hw))
     depths = {}
     for labels in trainings:
         training = labels or evaluation.SELF_SUPERVISED
-        store = DepthStore(
-            stages.folder_of(config, "evaluate", arch, training, config.evaluation.split, "depth")
-        )
+        store = DepthStore(stages.folder_of(config, "evaluate", arch, training, split, "depth"))
         depths[evaluation.training_name(labels)] = [store.read(s, f) for s, f in chosen]
-    return figures.before_after(
-        images, gts, depths, title=f"{evaluation.arch_name(arch)}, {config.data.dataset}"
-    )
+    names = [f"{s}, frame {f}" for s, f in chosen]
+    title = f"{evaluation.arch_name(arch)}, {config.data.dataset}, {split}"
+    return figures.before_after(images, gts, depths, names, highlights, title)

@@ -360,6 +360,9 @@ def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
 def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd.DataFrame:
     """One table of all that this run has evaluated, as CSV and Markdown in the run's ``tables/``.
 
+    It has the whole split and each list of images that the data set knows of it; a file of its own for
+    highlights and one for the other pixels.
+
     Args:
         trainings: (arch, labels) to evaluate; by default every one whose evaluation is there.
 
@@ -381,20 +384,24 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
         )
     results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
     folder = folder_of(config, "tables")
-    result = evaluation.table(results, config.data.dataset, split)
-    kinds = {p for r in results.values() for p in r["pixels"]}
-    for pixels in sorted(kinds):
-        part = evaluation.table(results, config.data.dataset, split, pixels)
+    make = partial(evaluation.table, results, config.data.dataset, split, dataset(config).lists(split))
+    for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
+        part = make(pixels=pixels)
         stem = split if pixels == "all" else f"{split}-{pixels}"
         with runs.atomic(folder / f"{stem}.csv") as temporary:
             part.to_csv(temporary, index=False, float_format="%.6g")
         with runs.atomic(folder / f"{stem}.md") as temporary:
             temporary.write_text(evaluation.to_markdown(part))
-    return result
+    return make()
 
 
-def run_all(config: Config, archs: tuple[str, ...] = ("monodepth2",)) -> pd.DataFrame:
-    """The whole chain: all three networks pretrained; self-taught and distilled students of ``archs``; the table."""
+def run_all(config: Config, archs: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The whole chain: all three networks pretrained, self-taught and distilled students, the table.
+
+    Args:
+        archs: networks that get students; by default the profile's.
+    """
+    archs = archs or config.students
     trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
     for arch, _ in trainings:
         pretrain(config, arch)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import figures
+from d3d import figures, showcase
 from d3d.geometry import upward
 
 
@@ -56,6 +56,34 @@ def test_against_truth_leaves_out_what_has_no_depth() -> None:
     off = np.ma.filled(off.astype(float), np.nan)
     assert np.isnan(off[:2]).all()
     np.testing.assert_allclose(off[2:], 0.5)
+
+
+def _scores(scenes: dict[str, list[int]]) -> pd.DataFrame:
+    """Rows as `evaluation.score` gives them, from each scene's counts of highlight pixels of 100."""
+    rows = []
+    for scene, counts in scenes.items():
+        for i, count in enumerate(counts):
+            at = {"scene": scene, "frame": f"{i:03d}", "sq_rel": 1.0 - i / 100}
+            rows.append({**at, "pixels": "all", "count": 100})
+            if count:
+                rows.append({**at, "pixels": "highlight", "count": count})
+    return pd.DataFrame(rows)
+
+
+def test_figure_5_shows_the_most_reflective_frame_of_each_room_first() -> None:
+    scores = _scores({"a": [9, 30, 29, 0, 0, 0, 0, 0, 20], "b": [3, 5, 0], "c": [50]})
+    choose = showcase.reflective_frames
+    assert choose(scores, None, 2) == [("a", "001"), ("c", "000")]
+    assert choose(scores, None, 3) == [("a", "001"), ("b", "001"), ("c", "000")]
+    # a second one of a room is no neighbour of the first
+    assert choose(scores, None, 4) == [("a", "001"), ("a", "008"), ("b", "001"), ("c", "000")]
+    assert choose(scores, frozenset({("b", "000"), ("a", "000")}), 3) == [("a", "000"), ("b", "000")]
+    assert choose(scores, frozenset({("z", "000")}), 1) == [("c", "000")]
+
+
+def test_figure_5_shows_the_worst_frames_where_highlights_are_not_known() -> None:
+    scores = _scores({"a": [0, 0, 0], "b": [0]})
+    assert showcase.reflective_frames(scores, None, 2) == [("a", "000"), ("b", "000")]
 
 
 def test_the_threshold_curve_has_one_picture_without_truth() -> None:
