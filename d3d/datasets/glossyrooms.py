@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import struct
 import zipfile
 import zlib
@@ -29,9 +28,10 @@ from d3d.glossyrooms.archive import (
     LISTED_SPLITS,
     LISTS,
     MATERIAL_BITS,
-    MATERIALS,
     NAME,
+    SAFE_NAME,
     SPLITS,
+    mask_is_valid,
 )
 
 HOW_TO_GET = (
@@ -39,8 +39,6 @@ HOW_TO_GET = (
     "data/README.md says how to make others."
 )
 
-# A name becomes part of a file's name, also of what is computed from it
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
 _Span = tuple[int, int, int]  # of a member's content in the archive: offset, bytes, CRC-32
 
@@ -92,7 +90,7 @@ class GlossyRoom(Scene):
             if scene.get(key) != value:
                 raise DataError(f"{where}: {key} is {scene.get(key)!r}, but the manifest has {value!r}.")
         ids = _field(scene, "frame_ids", list, where)
-        if not all(isinstance(i, str) and _SAFE_NAME.fullmatch(i) for i in ids) or len(set(ids)) != len(ids):
+        if not all(isinstance(i, str) and SAFE_NAME.fullmatch(i) for i in ids) or len(set(ids)) != len(ids):
             raise DataError(
                 f"{where}: frame_ids must be different names of letters, digits, '_', '-' and '.'."
             )
@@ -144,7 +142,7 @@ class GlossyRoom(Scene):
 
     def _read_mask(self, i: int) -> np.ndarray:
         mask = self._read_picture("mask", i, "PNG", "L")
-        if (mask & MATERIAL_BITS).max() >= len(MATERIALS) or mask.max() > HIGHLIGHT + MATERIAL_BITS:
+        if not mask_is_valid(mask):
             raise DataError(
                 f"{self._where(i)}: the mask in {self.path} has values that stand for no material."
             )
@@ -252,7 +250,7 @@ def _read_manifest(folder: Path) -> tuple[HW, list[_Room]]:
         if not isinstance(entry, dict):
             raise DataError(f"{where}: not an object with name, split, file and so on.")
         name, split, file = (_field(entry, key, str, where) for key in ("name", "split", "file"))
-        if split not in SPLITS or not _SAFE_NAME.fullmatch(name) or file != f"{split}/{name}.zip":
+        if split not in SPLITS or not SAFE_NAME.fullmatch(name) or file != f"{split}/{name}.zip":
             raise DataError(
                 f"{where}: name {name!r}, split {split!r} and file {file!r} do not fit together. A room's file is "
                 f"<split>/<name>.zip, the split one of {', '.join(SPLITS)}, a name letters, digits, '_', '-', '.'."
