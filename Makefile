@@ -14,13 +14,13 @@ ARGS ?=
 # pytest's processes, one thread each; 0 runs the tests in one process
 WORKERS ?= 2
 
-.PHONY: help setup test demo notebooks figures lint format constraints clean
+.PHONY: help setup test demo notebooks figures rooms lint format constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo takes DATASET=$(DATASET) PROFILE=$(PROFILE) and, when given, ROOT=folder RUN=name SEED=number"
-	@echo "  make test and make demo hand ARGS='...' on to pytest and to python -m d3d all"
+	@echo "  make test, demo and rooms hand ARGS='...' on to pytest, python -m d3d all and d3d.glossyrooms.make"
 
 setup: ## create .venv from pyproject.toml and constraints.txt (minutes the first time, then a moment)
 	@scripts/setup.sh
@@ -39,6 +39,9 @@ notebooks: setup ## write each notebook's .ipynb from its .py and run it (PROFIL
 figures: setup ## make paper_figures/ again, with the CSV behind each
 	$(PY) -m d3d figures --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(ROOT),--root "$(ROOT)") \
 	    $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+rooms: setup ## render data/glossyrooms again (ARGS="--out FOLDER --train 200 ..." for another set)
+	$(PY) -m d3d.glossyrooms.make --out data/glossyrooms $(ARGS)
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

@@ -25,21 +25,27 @@ supported_version() {
         2>/dev/null || true
 }
 
+apt_command() { echo "apt-get update && apt-get install -y --no-install-recommends $*"; }
+
+# The command $1 as someone who is not root types it.
+as_root() { if command -v sudo >/dev/null 2>&1; then echo "sudo sh -c '$1'"; else echo "su -c '$1'"; fi; }
+
+run_apt() { DEBIAN_FRONTEND=noninteractive sh -c "$1" </dev/null >$venv/apt.log 2>&1; }
+
 # Installs the system packages $2... as root, else says how; $1 is the reason.
 install_packages() {
     local reason=$1 command
     shift
-    command="apt-get update && apt-get install -y --no-install-recommends $*"
+    command=$(apt_command "$@")
     if ! command -v apt-get >/dev/null 2>&1; then
         fail "$reason" "This is no Debian or Ubuntu; there the packages are called: $*" \
             "Install what your system calls them, then give the same make command again."
     fi
     if ! is_root; then
-        command -v sudo >/dev/null 2>&1 && command="sudo sh -c '$command'" || command="su -c '$command'"
-        fail "$reason" "Type this, then give the same make command again:" "" "  $command"
+        fail "$reason" "Type this, then give the same make command again:" "" "  $(as_root "$command")"
     fi
     say "installing system packages: $*"
-    if ! DEBIAN_FRONTEND=noninteractive sh -c "$command" </dev/null >$venv/apt.log 2>&1; then
+    if ! run_apt "$command"; then
         tail -n 5 $venv/apt.log >&2
         fail "$reason" "apt-get could not install them (all that it said: $venv/apt.log). By hand:" "" "  $command"
     fi
@@ -67,16 +73,16 @@ find_python() {
         "elsewhere:    install one of them, then: make setup PYTHON=/path/to/python3.12"
 }
 
-missing_libraries() { [ -n "${D3D_NO_SYSTEM_CHECK:-}" ] || "$1" scripts/system_libraries.py; }
+missing_libraries() { [ -n "${D3D_NO_SYSTEM_CHECK:-}" ] || "$1" scripts/system_libraries.py "${@:2}"; }
 
 # Everything the interpreter $1 needs of the system, in one go; $2 is yes where it is to make an environment.
 check_system() {
     local python=$1 packages reason
     packages=$(missing_libraries "$python" | tr '\n' ' ')
-    reason="system libraries that open3d and pyrender load are missing."
+    reason="system libraries that open3d, pyrender and mitsuba load are missing."
     if [ "$2" = yes ] && ! has_venv "$python"; then
         packages="python$(supported_version "$python")-venv $packages"
-        reason="system packages are missing: Python's venv module or libraries that open3d and pyrender load."
+        reason="system packages are missing: Python's venv module or libraries that open3d, pyrender and mitsuba load."
     fi
     [ -n "$packages" ] || return 0
     # shellcheck disable=SC2086  # a list of names
@@ -88,6 +94,25 @@ check_system() {
     [ -z "$packages" ] ||
         fail "apt-get ran, yet the libraries of these packages still cannot be loaded: $packages" \
             "To go on without them (no mesh fusion, no rendering): D3D_NO_SYSTEM_CHECK=1 make setup"
+}
+
+# What only makes rendering rooms faster: installed where that is possible, else named, and setup goes on.
+add_optional() {
+    local packages command
+    packages=$(missing_libraries "$1" --optional | tr '\n' ' ')
+    packages=${packages% }
+    [ -n "$packages" ] || return 0
+    command=$(apt_command "$packages")
+    if ! command -v apt-get >/dev/null 2>&1; then
+        command="what your system calls it"
+    elif ! is_root; then
+        command=$(as_root "$command")
+    else
+        say "installing system packages: $packages"
+        if run_apt "$command"; then return 0; fi
+    fi
+    say "without $packages mitsuba renders rooms with its scalar variant, which is slower; nothing else needs it"
+    say "to add it: $command"
 }
 
 # What the environment is made from; the folder counts, for a virtual environment does not survive a move.
@@ -124,6 +149,8 @@ else
     say "creating $venv with $python ($("$python" --version))"
     "$python" -m venv --clear $venv
 fi
+
+add_optional $venv/bin/python
 
 started=$SECONDS
 say "installing d3d[$extras] and the $(grep -c == constraints.txt) packages of constraints.txt"

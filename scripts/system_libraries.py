@@ -1,4 +1,6 @@
-"""Print the Debian packages of the system libraries that open3d and pyrender load and this machine lacks.
+"""Print the Debian packages of the system libraries that open3d, pyrender and mitsuba load and this machine lacks.
+
+With --optional: those that make something faster, and that some systems do not have.
 
 Asks the loader itself, not dpkg: a library may come from elsewhere. Standard library only, for it runs
 before anything is installed.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import os
 import sys
 
 # Each package, and what shows that it is there: any one of these can be loaded.
@@ -18,7 +21,11 @@ LIBRARIES = {
     "libxrender1": ["libXrender.so.1"],
     # libEGL.so.1 only dispatches: pyrender needs a driver behind it
     "libegl-mesa0": ["libEGL_mesa.so.0", "libEGL_nvidia.so.0"],
+    "libatomic1": ["libatomic.so.1"],
 }
+# mitsuba compiles its kernels with it, else it renders with its scalar variant. Nothing older: OpenGL's drivers may
+# bring LLVM 15, which mitsuba takes and then dies of (d3d/glossyrooms/mitsuba_setup.py tries what is there).
+OPTIONAL = {"libllvm19": [f"libLLVM.so.{version}.1" for version in (19, 20, 21, 22)]}
 SOFTWARE_RENDERER = [
     "/usr/lib/*/dri/swrast_dri.so",
     "/usr/lib*/dri/swrast_dri.so",
@@ -49,7 +56,14 @@ def missing_packages(loads=loads, exists=lambda pattern: bool(glob.glob(pattern)
     return missing
 
 
+def missing_optional(loads=loads) -> list[str]:
+    """Names of the Debian packages that would make rendering rooms faster; none where the user names an LLVM."""
+    if os.environ.get("DRJIT_LIBLLVM_PATH"):
+        return []
+    return [package for package, sonames in OPTIONAL.items() if not any(map(loads, sonames))]
+
+
 if __name__ == "__main__":
     if sys.platform == "linux":
-        for package in missing_packages():
+        for package in missing_optional() if "--optional" in sys.argv[1:] else missing_packages():
             print(package)

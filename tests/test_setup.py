@@ -72,8 +72,8 @@ def test_every_requirement_has_a_pin_that_it_allows(project, pins):
         assert pins[name] in requirement.specifier, f"{requirement} does not allow {pins[name]}"
 
 
-def test_all_means_every_extra_but_rooms(project):
-    assert extras_of_all(project) == set(project["optional-dependencies"]) - {"all", "rooms"}
+def test_all_means_every_extra(project):
+    assert extras_of_all(project) == set(project["optional-dependencies"]) - {"all"}
 
 
 def test_conda_list_holds_no_versions_of_its_own(environment, project):
@@ -158,9 +158,17 @@ class Sandbox:
         """From now on libgl1 is missing until apt-get, a stand-in too, has run."""
         installed = self.folder.parent / "installed"
         (self.folder / "scripts" / "system_libraries.py").write_text(
-            f"import os\nif not os.path.exists({str(installed)!r}): print('libgl1')\n"
+            "import os, sys\n"
+            f"if '--optional' not in sys.argv and not os.path.exists({str(installed)!r}): print('libgl1')\n"
         )
         self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\ntouch "{installed}"\n')
+
+    def lack_llvm(self) -> None:
+        """All that is missing is libllvm19, which apt-get, a stand-in too, does not find."""
+        (self.folder / "scripts" / "system_libraries.py").write_text(
+            "import sys\nif '--optional' in sys.argv: print('libllvm19')\n"
+        )
+        self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\n[ "$1" = update ]\n')
 
     def setup(self, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -290,24 +298,49 @@ def test_a_library_lost_later_is_noticed(sandbox):
     assert "libgl1" in result.stderr
 
 
-def test_missing_packages_are_told_from_what_loads(repo_dir):
+@linux
+@pytest.mark.parametrize("user", ["root", "someone"])
+def test_setup_goes_on_without_what_is_only_faster(sandbox, user):
+    sandbox.lack_llvm()
+    sandbox.fake("id", f"#!/bin/bash\necho {0 if user == 'root' else 1000}\n")
+    result = sandbox.setup()
+    assert result.returncode == 0, result.stderr
+    assert "without libllvm19 mitsuba renders rooms with its scalar variant" in result.stdout
+    (by_hand,) = [line for line in result.stdout.splitlines() if "to add it: " in line]
+    assert "apt-get install -y --no-install-recommends libllvm19" in by_hand
+    assert ("su" in by_hand) == (user != "root")
+    tried = [call for call in sandbox.calls() if call.startswith("apt-get install")]
+    assert len(tried) == (user == "root")
+    # Said where something is installed, not with every make command
+    again = sandbox.setup()
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_missing_packages_are_told_from_what_loads(repo_dir, monkeypatch):
     libraries = load_script(repo_dir / "scripts" / "system_libraries.py")
     assert libraries.missing_packages(loads=lambda _: True, exists=lambda _: False) == []
     assert libraries.missing_packages(loads=lambda _: False, exists=lambda _: False) == [
-        *("libgl1", "libegl1", "libgomp1", "libxrender1", "libegl-mesa0", "libgl1-mesa-dri")
+        *("libgl1", "libegl1", "libgomp1", "libxrender1", "libegl-mesa0", "libatomic1", "libgl1-mesa-dri")
     ]
     no_nvidia = libraries.missing_packages(loads=lambda name: "nvidia" not in name, exists=lambda _: True)
     assert no_nvidia == []
     assert not libraries.loads("libnosuchlibrary.so.7")
 
+    monkeypatch.delenv("DRJIT_LIBLLVM_PATH", raising=False)
+    # LLVM 15, which OpenGL's drivers bring, does not count; a newer one than Debian's does
+    assert libraries.missing_optional(loads=lambda name: name == "libLLVM-15.so.1") == ["libllvm19"]
+    assert libraries.missing_optional(loads=lambda name: name == "libLLVM.so.21.1") == []
+    monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "/opt/llvm/lib/libLLVM.so")
+    assert libraries.missing_optional(loads=lambda _: False) == []
+
 
 # --- make and CI -----------------------------------------------------------------------------------------
 
 
-def make_demo(repo: Path, *variables: str) -> str:
+def dry_make(repo: Path, target: str, *variables: str) -> str:
     ours = {"ROOT", "RUN", "SEED", "ARGS", "DATASET", "PROFILE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     result = subprocess.run(
-        ["make", "--no-print-directory", "-n", "demo", *variables],
+        ["make", "--no-print-directory", "-n", target, *variables],
         cwd=repo,
         env={key: value for key, value in os.environ.items() if key not in ours},
         capture_output=True,
@@ -318,9 +351,18 @@ def make_demo(repo: Path, *variables: str) -> str:
 
 
 def test_make_demo_hands_on_only_what_is_set(repo_dir):
-    assert make_demo(repo_dir).endswith('-m d3d all --profile "demo" --dataset "miniroom"')
-    given = make_demo(repo_dir, "DATASET=7scenes", "ROOT=a folder", "PROFILE=smoke", "RUN=r1", "SEED=3")
+    assert dry_make(repo_dir, "demo").endswith('-m d3d all --profile "demo" --dataset "miniroom"')
+    given = dry_make(
+        repo_dir, "demo", "DATASET=7scenes", "ROOT=a folder", "PROFILE=smoke", "RUN=r1", "SEED=3"
+    )
     assert given.endswith('--profile "smoke" --dataset "7scenes" --root "a folder" --run "r1" --seed "3"')
+
+
+def test_make_rooms_renders_the_shipped_set_unless_told_otherwise(repo_dir):
+    assert dry_make(repo_dir, "rooms").endswith("-m d3d.glossyrooms.make --out data/glossyrooms")
+    assert dry_make(repo_dir, "rooms", "ARGS=--out a --train 2").endswith(
+        "data/glossyrooms --out a --train 2"
+    )
 
 
 def test_ci_runs_the_readme_s_commands(repo_dir):
@@ -333,7 +375,7 @@ def test_ci_runs_the_readme_s_commands(repo_dir):
 
 # --- import d3d ------------------------------------------------------------------------------------------
 
-OPTIONAL = ["open3d", "pyrender", "mitsuba"]
+OPTIONAL = ["open3d", "pyrender", "mitsuba", "drjit", "pyoidn"]
 
 
 def run_python(code: str) -> dict:
