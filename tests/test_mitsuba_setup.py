@@ -48,6 +48,14 @@ print(json.dumps([mi.variant(), os.environ.get("D3D_MITSUBA_VARIANT"), mean]))
 """
 
 
+LOAD_AND_FAIL = """
+try:
+    load_mitsuba({arguments})
+except Exception as error:
+    print(json.dumps(type(error).__name__ + ": " + str(error)))
+"""
+
+
 @pytest.mark.parametrize(
     ("call", "module", "named"),
     [
@@ -90,7 +98,7 @@ def test_the_trial_s_answer_is_kept_for_child_processes_and_a_bad_one_is_refused
     assert found[2] == pytest.approx(mean, rel=0.2)
 
     _, message = run_python(
-        "try: load_mitsuba()\nexcept Exception as error: print(json.dumps(f'{type(error).__name__}: {error}'))",
+        LOAD_AND_FAIL.format(arguments=""),
         D3D_MITSUBA_VARIANT="scalar_rbg",
     )
     assert "ConfigError" in message
@@ -107,7 +115,7 @@ def test_an_llvm_that_cannot_be_loaded_is_named_and_the_scalar_variant_taken(tmp
     assert "let it name the libLLVM.so of LLVM 19" in result.stdout
 
     _, message = run_python(
-        "try: load_mitsuba('llvm_ad_rgb')\nexcept Exception as error: print(json.dumps(f'{type(error).__name__}: {error}'))",
+        LOAD_AND_FAIL.format(arguments="'llvm_ad_rgb'"),
         DRJIT_LIBLLVM_PATH=str(broken),
     )
     assert "ConfigError" in message
