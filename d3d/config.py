@@ -74,7 +74,9 @@ PARAMETERS: dict[str, Parameter] = {
     "learning_rate": Parameter(_FLOAT, "learning_rate", "Adam's initial rate", minimum=1e-9),
     "pretrained": Parameter(_BOOL, "pretrained", "ImageNet initialisation of the encoders"),
     "weights": Parameter(_STR, "weights", "a local file to take that initialisation from"),
-    "precision": Parameter(_STR, "precision", "float32 or bf16 (autocast)", ("float32", "bf16")),
+    "precision": Parameter(
+        _STR, "precision", "float32 or bf16 (autocast), in training and prediction", ("float32", "bf16")
+    ),
     "workers": Parameter(_INT, "workers", "processes that load images", minimum=0),
     "voxel_m": Parameter(_FLOAT, "fusion.voxel_m", "TSDF voxel, metres", minimum=1e-3),
     "trunc_m": Parameter(_FLOAT, "fusion.trunc_m", "TSDF truncation, metres", minimum=1e-3),
@@ -161,6 +163,8 @@ def make_config(**parameters: Any) -> Config:
             distill=replace(config.distill, steps=steps),
             steps={},
         )
+    if "precision" in train:
+        given["predict_precision"] = train["precision"]
     config = replace(config, **given)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:
@@ -260,7 +264,10 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     fusion = dataclasses.asdict(config.fusion)
     threshold = fusion.pop("threshold_m")
     base = {"arch": arch, "seed": config.seed, "data": data, "pretrain": train("pretrain") if arch else None}
-    if stage in ("pretrain", "predict"):
+    if stage == "pretrain":
+        return _plain(base)
+    base["predict_precision"] = config.predict_precision
+    if stage == "predict":
         result = base
     elif stage == "project":
         result = {**base, "fusion": fusion}
@@ -276,6 +283,7 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     elif stage == "evaluate":
         result = stage_config(config, "distill" if labels else "pretrain", arch, labels)
         result["evaluation"] = dataclasses.asdict(config.evaluation)
+        result["predict_precision"] = config.predict_precision
     else:
         raise unknown(
             "stage", stage, ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")

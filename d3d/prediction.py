@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,10 @@ class DepthStore:
         """Depth (h, w) float32 in metres, 0 where there is none."""
         return read_depth(self.scene_folder(scene) / f"{frame_id}.png")
 
+    def read_of(self, scene: Scene, i: int) -> np.ndarray:
+        """As `read`, of frame i of a scene."""
+        return self.read(scene.name, scene.frame_ids[i])
+
 
 @torch.inference_mode()
 def predict(model: DepthNetwork, image: Tensor | np.ndarray) -> Tensor | np.ndarray:
@@ -158,23 +163,33 @@ def predict_scenes(
     size_hw: tuple[int, int],
     *,
     batch_size: int = 8,
+    precision: str = "float32",
     what: str = "predict",
 ) -> None:
-    """Predicts the given frames of each scene into ``store``; scenes already there are left as they are."""
+    """Predicts the given frames of each scene into ``store``; scenes already there are left as they are.
+
+    Args:
+        precision: "float32", or "bf16": autocast of the network, as in a training.
+    """
+    device = next(model.parameters()).device.type
+    autocast = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16")
     bar = track(what=what, total=sum(map(len, frames)), unit="frame")
     for scene, wanted in zip(scenes, frames, strict=True):
         if not store.has(scene.name):
-            store.write_scene(scene.name, _predicted(model, scene, wanted, size_hw, batch_size, bar))
+            store.write_scene(
+                scene.name, _predicted(model, scene, wanted, size_hw, batch_size, autocast, bar)
+            )
         else:
             bar.update(len(wanted))
     bar.close()
 
 
-def _predicted(model, scene, wanted, size_hw, batch_size, bar):
+def _predicted(model, scene, wanted, size_hw, batch_size, autocast, bar):
     for start in range(0, len(wanted), batch_size):
         part = wanted[start : start + batch_size]
         images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
-        depth = predict(model, torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
+        with autocast():
+            depth = predict(model, torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
         for i, d in zip(part, depth[:, 0].cpu().numpy(), strict=True):
             yield scene.frame_ids[i], d
         bar.update(len(part))

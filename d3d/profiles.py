@@ -118,6 +118,7 @@ class Config:
     per_arch: dict[str, dict[str, Any]] = field(default_factory=lambda: {"monovit": {"batch_size": 8}})
     # steps of an architecture's training by stage: {"pretrain": {"monovit": 380}}; the costs of a step differ
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
+    predict_precision: str = "float32"  # of the networks whose depth is stored; or "bf16"
     fusion: FusionConfig = FusionConfig()
     evaluation: EvalConfig = EvalConfig()
 
@@ -181,7 +182,8 @@ PROFILES: dict[str, Config] = {
         pretrain=_SMALL_TRAIN,
         distill=_SMALL_TRAIN,
         per_arch={},
-        steps={"pretrain": {"monodepth2": 850, "hrdepth": 650, "monovit": 400}},
+        steps={"pretrain": {"monodepth2": 750, "hrdepth": 600, "monovit": 380}},
+        predict_precision="bf16",  # thousands of frames by three networks: minutes
         fusion=FusionConfig(threshold_m=0.25),
     ),
     "laptop": Config(
@@ -189,12 +191,12 @@ PROFILES: dict[str, Config] = {
         # 192x128: as wide as the shipped images. Their height, 144, is no multiple of 32, and 160 would only
         # make up rows; K is scaled in each direction, so that pixels which are not square cost nothing.
         data=DataConfig(height=128, width=192, every=1, options={"7scenes": {"val_block": (0.58, 0.8)}}),
-        pretrain=replace(_SMALL_TRAIN, steps=4000, warmup_steps=200),
-        distill=replace(_SMALL_TRAIN, steps=2500, warmup_steps=200),
+        pretrain=replace(_SMALL_TRAIN, steps=5000, warmup_steps=200, checkpoint_steps=50),
+        distill=replace(_SMALL_TRAIN, steps=2500, warmup_steps=200, checkpoint_steps=50),
         per_arch={},
         steps={
-            "pretrain": {"monodepth2": 4500, "hrdepth": 4000, "monovit": 3000},
-            "distill": {"monodepth2": 2500, "hrdepth": 2500, "monovit": 1200},
+            "pretrain": {"monodepth2": 5000, "hrdepth": 4000, "monovit": 2500},
+            "distill": {"monodepth2": 2500, "hrdepth": 2000, "monovit": 1000},
         },
         fusion=FusionConfig(threshold_m=0.25),
     ),
@@ -204,3 +206,38 @@ PROFILES: dict[str, Config] = {
         distill=TrainConfig(workers=8, precision="bf16"),
     ),
 }
+
+
+def markdown(name: str) -> str:
+    """A profile as the tables of ``docs/profiles.md``: what it is made of, and each training."""
+    config = PROFILES[name]
+    data, fusion = config.data, config.fusion
+    options = ", ".join(f"{d}: {o}" for d, o in data.options.items()) or "none"
+    facts = {
+        "images": f"{data.width}x{data.height}, every {_nth(data.every)} frame a target",
+        "options of data sets": options,
+        "threshold of Eq. 3": f"{fusion.threshold_m:g} m",
+        "TSDF": f"voxels of {fusion.voxel_m:g} m, truncated at {fusion.trunc_m:g} m, every "
+        f"{_nth(fusion.integrate_every)} frame",
+        "scored": f"every {_nth(config.evaluation.every)} image of {config.evaluation.split!r}",
+        "students of": ", ".join(config.students),
+        "precision": f"{config.pretrain.precision} in training, {config.predict_precision} in prediction",
+        "encoders": "from ImageNet" if config.pretrain.pretrained else "from scratch",
+    }
+    head = "| training | length | batch | rate | warm-up | rate / 10 after | loss scales |"
+    lines = ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "", head]
+    lines.append("| --- " * head.count(" | ") + "| --- |")
+    for stage, archs in (("pretrain", ENSEMBLE), ("distill", config.students)):
+        for arch in archs:
+            t = config.training(stage, arch)
+            drops = " and ".join(f"{m / t.epochs:.0%}" for m in t.milestones)
+            scales = ", ".join(map(str, t.scales if stage == "pretrain" else (0,)))
+            lines.append(
+                f"| {stage} {arch} | {t.length} | {t.batch_size} | {t.learning_rate:g} | {t.warmup_steps} steps "
+                f"| {drops} | {scales} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _nth(n: int) -> str:
+    return {1: "single", 2: "2nd", 3: "3rd"}.get(n, f"{n}th")

@@ -132,6 +132,7 @@ def predict(config: Config, arch: str = "") -> DepthStore:
             [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
             store,
             config.data.size_hw,
+            precision=config.predict_precision,
             what=f"predict/{arch}",
         )
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
@@ -299,7 +300,7 @@ def distill(config: Config, arch: str = "", labels: str = "") -> Path:
         samples = LabelSamples(
             [s.scene for s in scenes],
             frames,
-            lambda scene, i: store.read(scene.name, scene.frame_ids[i]),
+            store.read_of,
             d.size_hw,
             config.seed,
         )
@@ -336,9 +337,17 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         frames = [range(0, len(s), e.every) for s in scenes]
         store = DepthStore(stage.folder / "depth")
         name = f"evaluate/{arch}/{training}"
-        predict_scenes(load_network(config, arch, labels), scenes, frames, store, d.size_hw, what=name)
+        predict_scenes(
+            load_network(config, arch, labels),
+            scenes,
+            frames,
+            store,
+            d.size_hw,
+            precision=config.predict_precision,
+            what=name,
+        )
         per_image = evaluation.score(
-            lambda scene, i: store.read(scene.name, scene.frame_ids[i]),
+            store.read_of,
             scenes,
             frames,
             scale=e.scale,

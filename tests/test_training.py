@@ -1,6 +1,7 @@
 """The loop: schedule, learning, resuming to the same weights, one draw a triple, labels that are no labels."""
 
 import csv
+import pickle
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from torch import nn
 from d3d.config import TrainConfig
 from d3d.datasets import Scene, find_triples
 from d3d.datasets.augment import Augmentation, unflip
-from d3d.datasets.samples import EpochBatches, LabelSamples, TripleSamples
+from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
 from d3d.models import create_model
-from d3d.prediction import predict
+from d3d.prediction import DepthStore, predict
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, learning_rate, select_device, train
 
 SIZE = (32, 64)
@@ -200,6 +201,31 @@ def test_a_label_that_is_none_is_named(label, message):
         bad[0, 0]
     with pytest.raises(DataError, match="no frames"):
         LabelSamples([Wall()], [], lambda s, i: label, SIZE)
+
+
+def test_a_cache_reads_once_and_lets_go_of_what_was_used_least():
+    read = []
+
+    def load(scene, frame):
+        read.append((scene, frame))
+        return np.full(2**18, frame, np.uint8)  # four in a megabyte
+
+    cache = Cache(load, budget_mb=1)
+    for frame in (0, 1, 2, 3, 0, 4, 0, 1):
+        assert cache(7, frame)[0] == frame
+    assert read == [(7, f) for f in (0, 1, 2, 3, 4, 1)]  # 4 took the place of 1
+    large = Cache(lambda s, i: np.zeros(2**21, np.uint8), budget_mb=1)
+    assert large(0, 0) is large(0, 0)  # more than the budget: the last one is kept all the same
+
+
+def test_samples_can_be_sent_to_a_process_that_was_not_forked(tmp_path):
+    store = DepthStore(tmp_path)
+    store.write_scene("wall", [("003", np.full(SIZE, 2.0))])
+    labelled = LabelSamples([Wall()], [(0, 3)], store.read_of, SIZE)
+    for data in (samples(), labelled):
+        copy = pickle.loads(pickle.dumps(data))
+        for name, value in data[1, 0].items():
+            assert torch.equal(copy[1, 0][name], value), name
 
 
 def test_one_draw_is_the_same_change_for_every_frame_of_a_triple():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,30 +19,41 @@ from d3d.errors import DataError
 from d3d.geometry import relative_pose
 
 
-class FrameCache:
-    """Decoded frames at the network's size, least recently used first out, within a budget of bytes.
+class Cache:
+    """Maps that were read, least recently used first out, within a budget of bytes.
 
     Decoding and resizing a 640x480 frame takes longer than all else a sample needs at 128x96.
+
+    Args:
+        read: function of (scene index, frame index) that returns an array.
     """
 
-    def __init__(self, scenes: Sequence[Scene], size_hw: tuple[int, int], budget_mb: int = 512):
-        self._scenes = scenes
-        self._size_hw = size_hw
-        self._capacity = max(16, budget_mb * 2**20 // (size_hw[0] * size_hw[1] * 3))
-        self._frames: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+    def __init__(self, read: Callable[[int, int], np.ndarray], budget_mb: int):
+        self._read, self._free = read, budget_mb * 2**20
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def __call__(self, scene: int, frame: int) -> np.ndarray:
-        """uint8 (h, w, 3)."""
+        """The array; not to be written to."""
         key = (scene, frame)
-        image = self._frames.get(key)
-        if image is None:
-            image = self._scenes[scene].image(frame, self._size_hw)
-            self._frames[key] = image
-            if len(self._frames) > self._capacity:
-                self._frames.popitem(last=False)
+        array = self._kept.get(key)
+        if array is None:
+            array = self._kept[key] = self._read(scene, frame)
+            self._free -= array.nbytes
+            while self._free < 0 and len(self._kept) > 1:
+                self._free += self._kept.popitem(last=False)[1].nbytes
         else:
-            self._frames.move_to_end(key)
-        return image
+            self._kept.move_to_end(key)
+        return array
+
+
+def _read_image(scenes: Sequence[Scene], size_hw: tuple[int, int], scene: int, frame: int) -> np.ndarray:
+    return scenes[scene].image(frame, size_hw)
+
+
+def _frame_cache(scenes: Sequence[Scene], size_hw: tuple[int, int]) -> Cache:
+    """Frames at the network's size, uint8 (h, w, 3)."""
+    # no lambda: where processes are not forked, samples are pickled for those that load them
+    return Cache(partial(_read_image, scenes, size_hw), budget_mb=512)
 
 
 def _float_image(image_hw3: np.ndarray) -> Tensor:
@@ -74,7 +86,7 @@ class TripleSamples(TorchDataset):
         self._index = [(s, *map(int, row)) for s, t in enumerate(triples) for row in t.indices]
         if not self._index:
             raise DataError("no training triples: every target lacks a usable neighbour.")
-        self._frame = FrameCache(scenes, size_hw)
+        self._frame = _frame_cache(scenes, size_hw)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -121,9 +133,10 @@ class LabelSamples(TorchDataset):
     ):
         if not frames:
             raise DataError("no frames with a label to train on.")
-        self._scenes, self._frames, self._label = scenes, list(frames), label
+        self._scenes, self._frames, self._read_label = scenes, list(frames), label
         self._size_hw, self._seed, self._augment = size_hw, seed, augment
-        self._frame = FrameCache(scenes, size_hw)
+        self._label = Cache(self._checked_label, budget_mb=256)
+        self._frame = _frame_cache(scenes, size_hw)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -131,8 +144,18 @@ class LabelSamples(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
         s, i = self._frames[index]
+        draw = Augmentation()
+        if self._augment:
+            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+        return {
+            "input": draw(_float_image(self._frame(s, i))),
+            "label": torch.from_numpy(self._label(s, i))[None],
+            "flip": torch.tensor(draw.flip),
+        }
+
+    def _checked_label(self, s: int, i: int) -> np.ndarray:
         scene = self._scenes[s]
-        label = np.asarray(self._label(scene, i), dtype=np.float32)
+        label = np.array(self._read_label(scene, i), dtype=np.float32)
         if not np.isfinite(label).all():
             raise DataError(
                 f"label of scene {scene.name}, frame {scene.frame_ids[i]}: {np.count_nonzero(~np.isfinite(label))} "
@@ -143,14 +166,7 @@ class LabelSamples(TorchDataset):
                 f"label of scene {scene.name}, frame {scene.frame_ids[i]} is {label.shape}, "
                 f"the network's size is {tuple(self._size_hw)}."
             )
-        draw = Augmentation()
-        if self._augment:
-            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
-        return {
-            "input": draw(_float_image(self._frame(s, i))),
-            "label": torch.from_numpy(label)[None],
-            "flip": torch.tensor(draw.flip),
-        }
+        return label
 
 
 class EpochBatches(Sampler):
