@@ -24,6 +24,13 @@ HIDDEN_M = 0.05  # a surface so much nearer is another one, which hides the poin
 TEXTURE = 4.0  # standard deviation of grey levels (of 255) in 5x5 pixels: enough to match
 
 
+def filled_depth(scene: Scene, i: int) -> np.ndarray:
+    """Float64 (h, w) metres; a pixel without depth takes that of the nearest one with it."""
+    depth = scene.depth(i).astype(np.float64)
+    nearest = ndimage.distance_transform_edt(depth <= 0, return_distances=False, return_indices=True)
+    return depth[tuple(nearest)]
+
+
 def away_from_edges(depth: np.ndarray) -> np.ndarray:
     """Bool (h, w): not within a pixel of an edge of an object or of a crease, where interpolating depth means nothing.
 
@@ -47,7 +54,7 @@ def disagreement(scene: Scene, t: int, s: int) -> np.ndarray:
     NaN where not both see it: outside of frame s, at edges in either, or hidden in frame s by something nearer. A
     surface that frame s sees behind the point is no excuse: then one of the two depth maps is wrong.
     """
-    depth, other = scene.depth(t).astype(np.float64), scene.depth(s).astype(np.float64)
+    depth, other = filled_depth(scene, t), filled_depth(scene, s)
     pose = relative_pose(scene.world_T_cams[s], scene.world_T_cams[t])
     K = scene.K(t)
     maps = torch.from_numpy(np.stack((1 / other, away_from_edges(other).astype(np.float64))))[None]
@@ -92,7 +99,7 @@ def _views(scene: Scene, row: np.ndarray) -> tuple:
     target, *sources = map(int, row)
     poses = [relative_pose(scene.world_T_cams[s], scene.world_T_cams[target]) for s in sources]
     images = [scene.image(s) for s in sources]
-    return scene.image(target), images, scene.depth(target), scene.K(target), np.stack(poses)
+    return scene.image(target), images, filled_depth(scene, target), scene.K(target), np.stack(poses)
 
 
 def errors_at_truth(scenes: Sequence[Scene], each: int = 8) -> dict[str, np.ndarray]:
@@ -112,7 +119,7 @@ def best_scales(scenes: Sequence[Scene], each: int = 4) -> dict[str, np.ndarray]
     for scene, row in triples(scenes, each):
         views = _views(scene, row)
         errors = premise.sweep(*views, SCALES)
-        seen = np.isfinite(errors).all(axis=0) & away_from_edges(scene.depth(row[0]))
+        seen = np.isfinite(errors).all(axis=0) & away_from_edges(filled_depth(scene, row[0]))
         kinds = matt_and_highlight(scene, row[0])
         kinds["matt"] &= textured(views[0])
         for kind, mask in kinds.items():
