@@ -214,12 +214,12 @@ def markdown(name: str) -> str:
     data, fusion = config.data, config.fusion
     options = ", ".join(f"{d}: {o}" for d, o in data.options.items()) or "none"
     facts = {
-        "images": f"{data.width}x{data.height}, every {_nth(data.every)} frame a target",
+        "images": f"{data.width}x{data.height}, {_every(data.every, 'frame')} a target",
         "options of data sets": options,
         "threshold of Eq. 3": f"{fusion.threshold_m:g} m",
-        "TSDF": f"voxels of {fusion.voxel_m:g} m, truncated at {fusion.trunc_m:g} m, every "
-        f"{_nth(fusion.integrate_every)} frame",
-        "scored": f"every {_nth(config.evaluation.every)} image of {config.evaluation.split!r}",
+        "TSDF": f"voxels of {fusion.voxel_m:g} m, truncated at {fusion.trunc_m:g} m, "
+        f"{_every(fusion.integrate_every, 'frame')} integrated",
+        "scored": f"{_every(config.evaluation.every, 'image')} of split {config.evaluation.split!r}",
         "students of": ", ".join(config.students),
         "precision": f"{config.pretrain.precision} in training, {config.predict_precision} in prediction",
         "encoders": "from ImageNet" if config.pretrain.pretrained else "from scratch",
@@ -239,5 +239,6 @@ def markdown(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nth(n: int) -> str:
-    return {1: "single", 2: "2nd", 3: "3rd"}.get(n, f"{n}th")
+def _every(n: int, what: str) -> str:
+    """ "every frame", "every 10th frame"."""
+    return f"every {what}" if n == 1 else f"every {n}{ {2: 'nd', 3: 'rd'}.get(n, 'th') } {what}"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from d3d import config as c
-from d3d import fusion, models
+from d3d import fusion, models, profiles
 from d3d.errors import ConfigError
 from d3d.runs import differences
 
@@ -31,6 +31,27 @@ def test_profile_paper_has_the_papers_numbers():
             assert train.scales == (0, 1, 2, 3)
             assert train.pretrained
             assert not train.automask
+
+
+@pytest.mark.parametrize("name", c.PROFILES)
+def test_the_documented_profiles_are_those_of_the_code(name, repo_dir):
+    text = (repo_dir / "docs" / "profiles.md").read_text()
+    section = text.split(f"\n## {name}: ", 1)[1].split("\n## ", 1)[0]
+    table = profiles.markdown(name)
+    assert table.strip() in section, f"docs/profiles.md: the tables of {name!r} must be\n\n{table}"
+
+
+def test_the_demo_is_planned_for_less_than_half_an_hour():
+    """Seconds a step on two quiet cores, measured; 6 minutes are left for prediction, meshes and evaluation."""
+    cfg = c.make_config(profile="demo")
+    pretrain = {"monodepth2": 0.36, "hrdepth": 0.40, "monovit": 1.0}
+    seconds = sum(s * cfg.training("pretrain", a).total_steps(300) for a, s in pretrain.items())
+    assert cfg.students == ("monodepth2",)
+    seconds += 2 * 0.27 * cfg.training("distill", "monodepth2").total_steps(300)
+    assert seconds < 24 * 60
+    # a kill loses little: a checkpoint at least every two minutes
+    for arch, step in pretrain.items():
+        assert cfg.training("pretrain", arch).checkpoint_steps * step < 120
 
 
 @pytest.mark.parametrize(
