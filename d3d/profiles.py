@@ -241,4 +241,5 @@ def markdown(name: str) -> str:
 
 def _every(n: int, what: str) -> str:
     """ "every frame", "every 10th frame"."""
-    return f"every {what}" if n == 1 else f"every {n}{ {2: 'nd', 3: 'rd'}.get(n, 'th') } {what}"
+    ending = {2: "nd", 3: "rd"}.get(n, "th")
+    return f"every {what}" if n == 1 else f"every {n}{ending} {what}"
