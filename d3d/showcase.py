@@ -313,7 +313,7 @@ def label_picture(example: Example, arch: str, threshold_m: float) -> Figure:
 def reflective_frames(
     per_image: pd.DataFrame, among: FrameList | None, frames: int, apart: int = 5
 ) -> list[tuple[str, str]]:
-    """The (scene, frame) of an evaluated split that show most highlight, one a scene as far as that goes.
+    """The (scene, frame) of an evaluated split that show most highlight, evenly spread over the scenes.
 
     Where nobody knows highlights, those that are most wrong. Sorted by name.
 
@@ -332,11 +332,11 @@ def reflective_frames(
     best = share.sort_values(ascending=False, kind="stable").index
     best = [key for key in best if among is None or key in among] or list(best)
     chosen: list[tuple[str, str]] = []
-    for only_new_scenes in (True, False):
+    for of_one_scene in range(frames):  # one of each, then a second one of each, ...
         for scene, frame in best:
-            same = [f for s, f in chosen if s == scene]
-            near = any(abs(number[scene, f] - number[scene, frame]) <= apart for f in same)
-            if len(chosen) < frames and not near and not (only_new_scenes and same):
+            same = [number[s, f] for s, f in chosen if s == scene]
+            near = any(abs(n - number[scene, frame]) <= apart for n in same)
+            if len(chosen) < frames and len(same) <= of_one_scene and not near:
                 chosen.append((scene, frame))
     return sorted(chosen)
 

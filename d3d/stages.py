@@ -38,7 +38,9 @@ def _missing(stage: str, estimate: str) -> Iterator[None]:
     say(f"[{stage}] took {time.monotonic() - start:.0f} s")
 
 
-_TRAINING = "a training: seconds at profile smoke, minutes at demo, hours on a GPU at paper"
+_TRAINING = (
+    "a training: seconds at profile smoke, minutes at demo, an hour at laptop, hours on a GPU at paper"
+)
 
 
 def folder_of(config: Config, *parts: str) -> Path:
