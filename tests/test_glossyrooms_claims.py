@@ -135,6 +135,44 @@ def disagreements(scenes: Sequence[Scene], each: int = 8) -> tuple[np.ndarray, f
     return np.abs(values[compared]), compared.mean()
 
 
+class Floor(Scene):
+    """Exact depth of a floor 1.4 m below a camera that walks over it and looks down by 30 degrees."""
+
+    def __init__(self, factor: float = 1.0, post: bool = False) -> None:
+        c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+        poses = np.tile(np.eye(4), (3, 1, 1))
+        poses[:, :3, :3] = [[1, 0, 0], [0, c, s], [0, -s, c]]
+        poses[:, 0, 3] = 0.07 * np.arange(3)
+        poses[:, 1, 3] = -1.4
+        self.factor, self.post = factor, post
+        super().__init__("floor", ["0", "1", "2"], poses, (72, 96), has_depth=True)
+
+    def _read_K(self, i: int) -> np.ndarray:
+        return np.array([[80, 0, 47.5], [0, 80, 35.5], [0, 0, 1]])
+
+    def _read_depth(self, i: int) -> np.ndarray:
+        y, x = np.indices(self.size_hw)
+        rays = np.linalg.inv(self._read_K(i)) @ np.stack((x.ravel(), y.ravel(), np.ones(x.size)))
+        down = (self.world_T_cams[i][:3, :3] @ rays)[1].reshape(self.size_hw)
+        depth = 1.4 / down * (self.factor if i == 1 else 1)
+        # something thin at 1 m: a frame later it stands before another part of the floor
+        column = round(47.5 + 80 * (0.07 - self.world_T_cams[i][0, 3]) / 1.0)
+        return np.where(self.post & (abs(x - column) < 4), np.minimum(depth, 1.0), depth)
+
+
+def test_the_measure_of_agreement_knows_right_from_wrong():
+    """Exact depth agrees also where something hides it; depth that is 1 % off in one frame does not."""
+    for scene in (Floor(), Floor(post=True)):
+        exact = disagreement(scene, 0, 1)
+        assert np.isfinite(exact).mean() > 0.5
+        assert np.nanmax(np.abs(exact)) < 1e-5
+    assert (
+        np.isfinite(disagreement(Floor(post=True), 0, 1)).mean()
+        < np.isfinite(disagreement(Floor(), 0, 1)).mean()
+    )
+    assert np.nanmedian(disagreement(Floor(factor=1.01), 0, 1)) == pytest.approx(0.02, abs=0.01)
+
+
 @pytest.fixture(scope="module")
 def scenes(repo_dir) -> list[Scene]:
     if not (repo_dir / "data" / "glossyrooms" / "manifest.json").is_file():
