@@ -115,9 +115,9 @@ class GlossyRoom(Scene):
         super().__init__(room.name, ids[:frames], poses[:frames], size_hw, room.depth)
 
     def virtual_depth(self, i: int) -> np.ndarray | None:
-        """Z-depth (H, W) at which the mirror image of a light appears, metres; 0 at pixels that are no highlight.
+        """Z-depth (H, W) at which the mirror image of a light appears, metres; None where the room has no depth.
 
-        None where the room has no depth.
+        0 at pixels that are no highlight, and on curved surfaces, where mirror images are not so simply found.
         """
         return self._read_millimetres("virtual", self._index(i)) if self.has_depth else None
 
