@@ -59,9 +59,10 @@ def _distill(config: Config, archs: tuple[str, ...]) -> None:
 def _evaluate(config: Config, archs: tuple[str, ...]) -> None:
     from d3d import stages
 
-    _print_table(
-        config, stages.tables(config, [(a, labels) for a in archs for labels in ("", config.labels)])
-    )
+    for arch in archs:
+        for labels in ("", config.labels):
+            stages.evaluate(config, arch, labels)
+    _tables(config, archs)
 
 
 def _tables(config: Config, archs: tuple[str, ...]) -> None:

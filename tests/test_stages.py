@@ -70,6 +70,39 @@ def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
     assert again.equals(chain)
 
 
+def test_tables_have_rows_for_each_list_of_images(cfg, chain, monkeypatch):
+    frame = chain["scene"].iloc[0], chain["frame"].iloc[0]
+    monkeypatch.setattr(stages.dataset(cfg), "lists", lambda split: {"Reflection": frozenset({frame})})
+    table = stages.tables(cfg)
+    assert list(zip(table["list"], table["images"], strict=True)) == [("Val", 6), ("Reflection", 1)]
+    assert table["sq_rel"].iloc[1] == chain["sq_rel"].iloc[0]
+    folder = runs.run_folder(cfg) / "tables"
+    for stem in ("val", "val-highlight", "val-diffuse"):
+        assert "Reflection" in (folder / f"{stem}.csv").read_text()
+        assert "Reflection" in (folder / f"{stem}.md").read_text()
+
+
+def test_the_whole_chain_makes_what_its_table_needs_and_no_more(monkeypatch):
+    done = []
+    for name in ("pretrain", "distill"):
+        monkeypatch.setattr(stages, name, lambda config, *what: done.append(what))
+    monkeypatch.setattr(stages, "tables", lambda config, trainings: trainings)
+    trainings = stages.run_all(make_config(profile="demo"))
+    assert done == [
+        ("monodepth2",),
+        ("hrdepth",),
+        ("monovit",),
+        ("monodepth2", "pred"),
+        ("monodepth2", "uncer"),
+    ]
+    assert sorted(trainings) == sorted(
+        [(a, "") for a in ("monodepth2", "hrdepth", "monovit")]
+        + [("monodepth2", "pred"), ("monodepth2", "uncer")]
+    )
+    assert len(stages.run_all(make_config(profile="laptop"))) == 9
+    assert len(stages.run_all(make_config(profile="laptop"), ("hrdepth",))) == 5
+
+
 def test_another_configuration_in_the_same_place_is_refused(cfg, chain):
     other = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", labels="diff", voxel_m=0.1)
     with pytest.raises(RunError, match=r"fusion.voxel_m: 0.05 there, 0.1 now"):
