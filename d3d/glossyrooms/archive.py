@@ -269,9 +269,9 @@ def sha256(path: Path) -> str:
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Colour at full resolution: at the same number of bytes it is 0.2 dB better than halved colour of more quality."""
+    """Colour at half the resolution, as cameras store it: a fifth smaller, and at 128x96 nobody sees it."""
     data = io.BytesIO()
-    Image.fromarray(image).save(data, "jpeg", quality=quality, subsampling=0, optimize=True)
+    Image.fromarray(image).save(data, "jpeg", quality=quality, subsampling=2, optimize=True)
     return data.getvalue()
 
 
