@@ -20,7 +20,7 @@ import numpy as np
 from d3d.glossyrooms.mesh import GLOSSY, LIGHT, MIRROR, Geometry
 from d3d.glossyrooms.textures import Texture
 
-F0 = 0.04  # reflectance at normal incidence of n = 1.5: varnish, polished stone, glaze, plastic
+IOR = 1.5  # varnish, polished stone, glaze, plastic
 MIRROR_REFLECTANCE = 0.88
 SUBPIXELS = 3  # a side
 DIRECT_SAMPLES, GATHER_RAYS, BOUNCES = 128, 96, 2
@@ -153,6 +153,7 @@ class Renderer:
             seed: of the sampling.
         """
         self.geometry, self.seed = geometry, seed
+        self.exposure = 1.0  # until `expose`
         self.trace = Tracer(mi, geometry)
         self._textures = _Textures([m.texture for m in geometry.materials])
         self._kind = np.array([m.kind for m in geometry.materials])
@@ -168,7 +169,6 @@ class Renderer:
         h, w = self._textures.size(g.material).T
         self._texel_m = np.sqrt(self._area / np.maximum(uv_area * h * w, 1e-9)).clip(1e-4).astype(np.float32)
         self._irradiance = np.zeros_like(g.vertices)
-        self._exposure = 1.0
 
     # light
 
@@ -304,7 +304,7 @@ class Renderer:
         for pose in poses_n44:
             base, coat, _, _ = self._layers(pose, K, size_hw, np.random.default_rng(0), 1)
             logs.append(np.log(np.maximum((base + coat).mean(axis=-1), 1e-3)).mean())
-        self._exposure = MIDDLE_GREY / float(np.exp(np.mean(logs)))
+        self.exposure = MIDDLE_GREY / float(np.exp(np.mean(logs)))
 
     def image(
         self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], frame: int, denoise
@@ -317,14 +317,14 @@ class Renderer:
         base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS)
         if (coat > 0).any():
             coat = denoise(coat, np.repeat(share[..., None], 3, axis=-1), normal)
-        return develop(self._exposure * (base + coat))
+        return develop(self.exposure * (base + coat))
 
     def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], frame: int) -> np.ndarray:
         """Exposed linear radiance (h, w, 3), not denoised: what the path tracer is compared with."""
         base, coat, _, _ = self._layers(
             pose, K, size_hw, np.random.default_rng([self.seed, 4, frame]), SUBPIXELS
         )
-        return self._exposure * (base + coat)
+        return self.exposure * (base + coat)
 
     def _layers(
         self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator, side: int
@@ -435,8 +435,10 @@ class Renderer:
 
 
 def fresnel(cosine: np.ndarray) -> np.ndarray:
-    """Schlick's approximation of the reflectance of a dielectric coat."""
-    return F0 + (1 - F0) * (1 - cosine.clip(0, 1)) ** 5
+    """Reflectance of a dielectric coat for unpolarised light, exact: Schlick's is a fifth too low at 60 degrees."""
+    c = cosine.clip(0, 1)
+    g = np.sqrt(IOR**2 - 1 + c**2)
+    return 0.5 * ((g - c) / (g + c)) ** 2 * (1 + ((c * (g + c) - 1) / (c * (g - c) + 1)) ** 2)
 
 
 def develop(exposed: np.ndarray) -> np.ndarray:
