@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-DATASET ?= miniroom
+DATASET ?= glossyrooms
 PROFILE ?= demo
 NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.py))
 # Set to hand them on:

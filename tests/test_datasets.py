@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from polished_floor import PolishedFloor
 
 from d3d.datasets import DATASETS, Dataset, Scene, open_dataset
 from d3d.datasets.scene import read_color, read_depth_png
@@ -235,8 +236,8 @@ def test_dataset_makes_a_split_once_and_only_when_asked():
 def test_open_dataset_names_near_misses():
     with pytest.raises(ConfigError, match="Did you mean '7scenes'"):
         open_dataset("7-scenes")
-    with pytest.raises(ConfigError, match=r"Did you mean 'frames'.*rooms, seed, size_hw"):
-        open_dataset("miniroom", frame=5)
+    with pytest.raises(ConfigError, match=r"Did you mean 'frames'.*frames, rooms"):
+        open_dataset("glossyrooms", frame=5)
 
 
 def test_data_to_download_says_how_when_missing(tmp_path):
@@ -252,6 +253,6 @@ def test_every_registered_set_documents_itself(name):
 
 
 def test_scenes_travel_to_loading_processes():
-    scene = open_dataset("miniroom", frames=3, size_hw=(16, 24)).scenes("train")[0].block(1, 3)
+    scene = PolishedFloor(3).block(1, 3)
     copy = pickle.loads(pickle.dumps(scene))
     assert (copy.image(1) == scene.image(1)).all()

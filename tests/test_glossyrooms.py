@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from d3d.datasets import find_triples, open_dataset
+from d3d.datasets import Dataset, find_triples, open_dataset
 from d3d.datasets.samples import TripleSamples
 from d3d.errors import ConfigError, DataError
 from d3d.glossyrooms import archive
@@ -238,7 +238,7 @@ def test_the_rule_in_words_has_the_rules_numbers():
 
 
 def test_a_set_without_lists_has_none():
-    assert open_dataset("miniroom", frames=2, size_hw=(8, 8)).lists("val") == {}
+    assert Dataset("set", {"val": list}).lists("val") == {}
 
 
 # reading
@@ -592,10 +592,7 @@ def test_the_manifest_needs_rooms_of_different_names(root):
 
 @pytest.fixture(scope="module")
 def shipped(repo_dir) -> Path:
-    folder = repo_dir / "data" / "glossyrooms"
-    if not (folder / "manifest.json").is_file():
-        pytest.skip("data/glossyrooms is not there yet")
-    return folder
+    return repo_dir / "data" / "glossyrooms"
 
 
 @pytest.fixture(scope="module")

@@ -174,9 +174,7 @@ def test_the_measure_of_agreement_knows_right_from_wrong():
 
 
 @pytest.fixture(scope="module")
-def scenes(repo_dir) -> list[Scene]:
-    if not (repo_dir / "data" / "glossyrooms" / "manifest.json").is_file():
-        pytest.skip("data/glossyrooms is not there yet")
+def scenes() -> list[Scene]:
     return open_dataset("glossyrooms").scenes("val")
 
 

@@ -351,7 +351,7 @@ def dry_make(repo: Path, target: str, *variables: str) -> str:
 
 
 def test_make_demo_hands_on_only_what_is_set(repo_dir):
-    assert dry_make(repo_dir, "demo").endswith('-m d3d all --profile "demo" --dataset "miniroom"')
+    assert dry_make(repo_dir, "demo").endswith('-m d3d all --profile "demo" --dataset "glossyrooms"')
     given = dry_make(
         repo_dir, "demo", "DATASET=7scenes", "ROOT=a folder", "PROFILE=smoke", "RUN=r1", "SEED=3"
     )

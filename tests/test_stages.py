@@ -230,10 +230,11 @@ def test_the_command_line_names_what_is_wrong(arguments, message, capsys):
 
 
 def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
-    from d3d.datasets import Dataset, open_dataset
+    from polished_floor import PolishedFloor
 
-    scene = open_dataset("miniroom", frames=12, size_hw=(64, 96)).scenes("train")[0]
-    still = scene.subset(range(0, 12, 11), "sparse")
-    monkeypatch.setattr(scenes, "dataset", lambda config: Dataset("miniroom", {"train": lambda: [still]}))
+    from d3d.datasets import Dataset
+
+    sparse = PolishedFloor(12).subset((0, 11), "sparse")
+    monkeypatch.setattr(scenes, "dataset", lambda config: Dataset("floor", {"train": lambda: [sparse]}))
     with pytest.raises(DataError, match=r"no training triple from 2 target frames.*fell out: 1 x .*; 1 x "):
         stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path)))

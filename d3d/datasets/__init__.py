@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from d3d.datasets.glossyrooms import open_glossyrooms
-from d3d.datasets.miniroom import open_miniroom
 from d3d.datasets.scene import Dataset, Scene
 from d3d.datasets.sevenscenes import open_sevenscenes
 from d3d.datasets.triples import Triples, find_triples
@@ -22,7 +21,6 @@ __all__ = ["DATASETS", "Dataset", "Scene", "Triples", "find_triples", "open_data
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "7scenes": open_sevenscenes,
     "glossyrooms": open_glossyrooms,
-    "miniroom": open_miniroom,
 }
 
 
@@ -31,7 +29,7 @@ def open_dataset(name: str, root: str | Path | None = None, **options: object) -
 
     Args:
         name: one of `DATASETS`.
-        root: the folder that holds it; not needed for sets that are rendered or shipped.
+        root: the folder that holds it; not needed for the set that ships.
         options: the data set's own options, see its module.
 
     Raises:
