@@ -19,8 +19,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -203,6 +204,16 @@ def is_done(job: Job) -> bool:
     return True
 
 
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent does: after a kill it would go on, beside those of the next start."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def make(jobs: list[Job], workers: int) -> Counter[str]:
     """Makes the rooms that are missing, ``workers`` at a time; returns the rejected candidates by reason.
 
@@ -217,7 +228,7 @@ def make(jobs: list[Job], workers: int) -> Counter[str]:
         return rejected
     bar = track(what="rooms", total=sum(job.settings.frames for job in missing), unit="frame")
     # spawn: a forked child would inherit mitsuba's and torch's threads in a state that nobody defined
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         running = {pool.submit(make_room, job): job for job in missing}
         try:
             for done in as_completed(running):
