@@ -16,6 +16,7 @@ _FUNCTIONS = {"create_model": "d3d.models", "predict": "d3d.prediction"}
 _MODULES = (
     "config",
     "datasets",
+    "dataview",
     "errors",
     "evaluation",
     "figures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from d3d import evaluation, figures, fusion, premise, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
+from d3d.dataview import example_triple, nearest_depth
 from d3d.errors import DataError
-from d3d.geometry import relative_pose
 from d3d.prediction import DepthStore
 
 
@@ -80,16 +79,6 @@ class Example:
         return self.scene.frame_ids[self.index]
 
 
-def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:
-    """Ground truth at another size, by the nearest pixel: for pictures only, never for scores."""
-    if depth_hw is None:
-        return None
-    h, w = depth_hw.shape
-    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
-    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
-    return depth_hw[np.ix_(y, x)]
-
-
 def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
     """One target frame with all that was made of it.
 
@@ -126,81 +115,6 @@ def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: s
         {a: stages.project(config, a).read(scene.name, frame) for a in ENSEMBLE},
         uncertain.read(scene.name, frame),
     )
-
-
-@dataclass(frozen=True)
-class TripleExample:
-    """A training triple and all that is known of its target; maps (h, w) at the network's size, depth in metres."""
-
-    scene: Scene
-    row: np.ndarray  # frame indices [target, backward source, forward source]
-    index: int  # which of the scene's triples
-    target: np.ndarray
-    sources: list[np.ndarray]
-    K: np.ndarray
-    source_T_target: np.ndarray
-    gt: np.ndarray | None
-    highlight: np.ndarray | None
-    virtual: np.ndarray | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.scene.name}, frame {self.scene.frame_ids[self.row[0]]}"
-
-    @property
-    def true_depth(self) -> np.ndarray:
-        """Ground truth with its holes filled by the nearest pixel: for pictures only, never for scores."""
-        from scipy.ndimage import distance_transform_edt
-
-        if self.gt is None or not (self.gt > 0).any():
-            raise DataError(f"{self.name}: no ground-truth depth, which this picture needs.")
-        nearest = distance_transform_edt(self.gt <= 0, return_distances=False, return_indices=True)
-        return self.gt[tuple(nearest)]
-
-
-def example_triple(config: Config) -> TripleExample:
-    """The triple whose target shows most highlight; the first scene's middle one where nobody knows highlights."""
-    size_hw = config.data.size_hw
-    scenes = stages.training_scenes(config)
-    chosen, most = (scenes[0], len(scenes[0].triples) // 2), 0
-    for s in scenes[:10]:
-        for j in range(0, len(s.triples), max(1, len(s.triples) // 30)):
-            mask = s.scene.highlight_mask(s.targets[j])
-            if mask is None:
-                break
-            if mask.mean() > most:
-                chosen, most = (s, j), mask.mean()
-    s, j = chosen
-    row = s.triples.indices[j]
-    target, *sources = map(int, row)
-    poses = s.scene.world_T_cams
-    virtual = getattr(s.scene, "virtual_depth", None)
-    return TripleExample(
-        s.scene,
-        row,
-        j,
-        s.scene.image(target, size_hw),
-        [s.scene.image(i, size_hw) for i in sources],
-        s.scene.K(target, size_hw),
-        np.stack([relative_pose(poses[i], poses[target]) for i in sources]),
-        nearest_depth(s.scene.depth(target), size_hw),
-        s.scene.highlight_mask(target, size_hw),
-        None if virtual is None else nearest_depth(virtual(target), size_hw),
-    )
-
-
-def dropped_targets(config: Config) -> pd.DataFrame:
-    """How many targets there are, how many became triples, and why the others fell out (section 4.1)."""
-    scenes = stages.training_scenes(config)
-    reasons = Counter()
-    for s in scenes:
-        reasons.update(s.triples.dropped)
-    rows = [
-        ("targets looked at", sum(s.triples.targets_tried for s in scenes)),
-        ("training triples", sum(len(s.triples) for s in scenes)),
-        *((f"dropped: {reason}", count) for reason, count in reasons.most_common()),
-    ]
-    return pd.DataFrame(rows, columns=["", "count"]).set_index("")
 
 
 def mesh_views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ from polished_floor import MIRROR_RATIO, PolishedFloor
 from d3d import premise
 from d3d.config import make_config
 from d3d.datasets import DATASETS, Dataset
+from d3d.dataview import example_triple
 from d3d.errors import DataError
-from d3d.showcase import example_triple
 
 
 @pytest.fixture(scope="module")
