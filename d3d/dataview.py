@@ -46,7 +46,7 @@ def one_frame_a_scene(config: Config, most: int = 12, columns: int = 3) -> Figur
     shown = [s for split in dataset.splits for s in dataset.scenes(split)[:most]]
     images = [s.image(len(s) // 2) for s in shown]
     columns = min(len(shown), columns if len(shown) <= 9 else 2 * columns)
-    return figures.contact_sheet(images, [s.name for s in shown], columns)
+    return figures.contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
 
 
 def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:

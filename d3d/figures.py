@@ -184,11 +184,15 @@ def camera_path(
 
 
 def contact_sheet(
-    images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6, title: str = ""
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 6,
+    title: str = "",
+    width_in: float = 12.0,
 ) -> Figure:
     """Many frames at a glance."""
     panels = [Panel(t, i) for t, i in zip(titles, images, strict=True)]
-    return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title)
+    return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title, width_in)
 
 
 def triple(
@@ -221,7 +225,7 @@ def triple(
             Panel("minimum reprojection", np.minimum(*errors), "share", limit=top),
         ]
     )
-    return grid(rows, title, width_in=9)
+    return grid(rows, title, width_in=7.5)
 
 
 def fusion_inputs(
