@@ -371,3 +371,25 @@ def test_bad_options_are_one_line(capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3
     assert all(line.startswith("error: ") for line in errors)
+
+
+def test_the_rooms_that_ship_are_what_the_generator_makes(mi):
+    """Another machine may round otherwise, so this compares pictures, not bytes (`make rooms` there and here does)."""
+    from d3d.glossyrooms.mitsuba_setup import load_denoiser
+
+    scene = open_dataset("glossyrooms").scenes("val")[0]
+    room = rooms.build(scene.seed, scene.spec["floor"])
+    poses = camera.walk(scene.seed, len(scene), room.focus, room.radius)
+    np.testing.assert_allclose(poses, scene.world_T_cams, atol=1e-6)
+    renderer = render.Renderer(mi, room.geometry, scene.seed)
+    renderer.bake()
+    renderer.expose(poses[:: make.LOOK_EVERY], camera.intrinsics((72, 96)), (72, 96))
+    denoise = load_denoiser(threads=1, quality="balanced")
+    for i in (10, 60):
+        depth, kind, highlight, _ = renderer.geometry_maps(poses[i], scene.K(i), scene.size_hw)
+        assert (np.abs(depth - scene.depth(i)) < 2e-3).mean() > 0.999
+        assert (kind == scene.material(i)).mean() > 0.999
+        assert (highlight == scene.highlight_mask(i)).mean() > 0.999
+        image = renderer.image(poses[i], scene.K(i), scene.size_hw, i, denoise)
+        # what is left is JPEG
+        assert np.abs(image.astype(float) - scene.image(i)).mean() < 4

@@ -40,6 +40,7 @@ HOW_TO_GET = (
 )
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
+_MAX_DESCRIPTION = 2**26  # bytes of scene.json: a deflated one may claim any
 _Span = tuple[int, int, int]  # of a member's content in the archive: offset, bytes, CRC-32
 
 
@@ -83,7 +84,7 @@ class GlossyRoom(Scene):
         self._archive = f"room {room.name!r}, {room.path}"
         content = _read_checked(room, self._archive)
         self._members = _table_of_contents(content, self._archive)
-        scene = _parse_json(self._read_from(content, "scene.json"), f"{self._archive}, scene.json")
+        scene = _parse_json(_description(content, self._archive), f"{self._archive}, scene.json")
         _check_format(scene, f"{self._archive}, scene.json")
         where = f"{self._archive}, scene.json"
         for key, value in {"name": room.name, "split": room.split, "size_hw": list(size_hw)}.items():
@@ -172,12 +173,6 @@ class GlossyRoom(Scene):
         except OSError as error:
             raise DataError(f"{self._archive}: cannot be read any more ({error}).") from error
         return self._intact(member, content)
-
-    def _read_from(self, archive: bytes, member: str) -> bytes:
-        if member not in self._members:
-            raise DataError(f"{self._archive}: {member} is missing. {HOW_TO_GET}")
-        offset, size, _ = self._members[member]
-        return self._intact(member, archive[offset : offset + size])
 
     def _intact(self, member: str, content: bytes) -> bytes:
         _, size, crc = self._members[member]
@@ -309,11 +304,13 @@ def _read_checked(room: _Room, where: str) -> bytes:
 
 
 def _table_of_contents(archive: bytes, where: str) -> dict[str, _Span]:
-    """Where each member's content lies in a zip archive whose members are stored as they are."""
+    """Where the content of each picture lies in a zip archive, which stores them as they are."""
     members = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as parsed:
             for info in parsed.infolist():
+                if info.filename == "scene.json":
+                    continue  # the one member that is deflated: numbers as text
                 if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
                     raise DataError(f"{where}: {info.filename} is compressed or encrypted, not stored.")
                 signature, *lengths = _LOCAL_HEADER.unpack_from(archive, info.header_offset)
@@ -326,6 +323,22 @@ def _table_of_contents(archive: bytes, where: str) -> dict[str, _Span]:
             raise
         raise DataError(f"{where}: not a zip archive, or damaged ({error}). {HOW_TO_GET}") from error
     return members
+
+
+def _description(archive: bytes, where: str) -> bytes:
+    """The content of scene.json."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as parsed:
+            info = parsed.getinfo("scene.json")
+            if info.file_size > _MAX_DESCRIPTION:
+                raise DataError(f"{where}: scene.json would have {info.file_size} bytes.")
+            return parsed.read(info)
+    except KeyError:
+        raise DataError(f"{where}: scene.json is missing. {HOW_TO_GET}") from None
+    except DataError:
+        raise
+    except Exception as error:  # zipfile and zlib raise whatever they stumble over
+        raise DataError(f"{where}: damaged, scene.json cannot be read ({error}). {HOW_TO_GET}") from error
 
 
 def _parse_json(content: bytes, where: str) -> dict[str, Any]:

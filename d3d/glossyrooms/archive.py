@@ -167,6 +167,8 @@ def write_room(
         for member in sorted(members):
             info = zipfile.ZipInfo(member, _EPOCH)
             info.create_system, info.external_attr = 3, 0o644 << 16  # whatever system writes it
+            if member == "scene.json":
+                info.compress_type = zipfile.ZIP_DEFLATED  # numbers as text; pictures are compressed already
             archive.writestr(info, members[member])
 
 
