@@ -225,7 +225,7 @@ def triple(
             Panel("minimum reprojection", np.minimum(*errors), "share", limit=top),
         ]
     )
-    return grid(rows, title, width_in=7.5)
+    return grid(rows, title, width_in=6.5)
 
 
 def fusion_inputs(

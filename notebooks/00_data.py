@@ -15,19 +15,20 @@
 # # 00 Data: posed frames and training triples
 #
 # **Paper** sections 3.1 and 4.1, Eq. 1 and 2. **In:** posed frames of rooms. **Out:** the training triples;
-# nothing is written. **Time** at profile smoke: 6 s on two CPU cores; on a GPU the same, nothing is
+# nothing is written. **Time** at profile smoke: 8 s on one busy CPU core; on a GPU the same, nothing is
 # trained here.
 #
 # `papermill 00_data.ipynb out.ipynb -p dataset 7scenes -p root ../../shared/data/7scenes -p profile demo`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
@@ -41,19 +42,46 @@ cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
 
 # %% [markdown]
+# ## The rooms
+# ScanNet, on which the paper trains, needs a signed agreement. GlossyRooms ship with this repository: 30
+# rendered rooms to train on, 6 to validate, 6 to test, no two alike. Floors, table tops and screens are
+# glossy, so that windows and lamps are mirrored in them; some floors are matt, some walls have a mirror.
+# Poses are exact everywhere, and so is the depth of the validation, the test and every sixth training room.
+#
+# ![a frame of every room that ships](../data/glossyrooms/contact_sheet.png)
+#
+# This run opens as many as its profile wants (at smoke the first frames of one room a split). *Reflection*
+# frames show mirrored lights on at least 2 % of their pixels, *NoReflection* frames on less than 0.3 %,
+# *Mirror* frames show a mirror, which the paper leaves unsolved. Tables have rows for each list.
+
+# %%
+d3d.dataview.overview(cfg)
+
+# %%
+d3d.dataview.one_frame_a_scene(cfg)
+
+# %% [markdown]
 # ## Frames
-# A scene is a video with a camera pose for each frame. `miniroom` is rendered on the fly: a small room
-# whose floor and table are varnished, so that windows and lamps are mirrored in them. Depth and poses are
-# exact, and the pixels that show the mirror image of a light are known.
+# A scene is a video with a camera pose for each frame.
 
 # %%
 scenes = d3d.stages.training_scenes(cfg)
-scene, triples = scenes[0].scene, scenes[0].triples
-every = -(-len(scene) // 12)
+scene = scenes[0].scene
+every = -(-len(scene) // 6)
 chosen = range(0, len(scene), every)
 d3d.figures.contact_sheet(
-    [scene.image(i) for i in chosen], [scene.frame_ids[i] for i in chosen], title=scene.name
+    [scene.image(i) for i in chosen], [scene.frame_ids[i] for i in chosen], title=scene.name, width_in=9
 )
+
+# %% [markdown]
+# ## What is known of a frame
+# Red outlines: mirror images of lights. The floor there is as far away as its neighbourhood (second picture),
+# but what is *seen* there is the lamp or the window, as far behind the floor as it hangs above it (last
+# picture). A network that explains how such pixels move between two views must find that second depth.
+
+# %%
+example = d3d.dataview.example_triple(cfg)
+d3d.dataview.what_is_known(example.scene, example.row[0])
 
 # %% [markdown]
 # ## Triples
@@ -62,10 +90,10 @@ d3d.figures.contact_sheet(
 # without such a source on either side falls out.
 
 # %%
-d3d.showcase.dropped_targets(cfg)
+d3d.dataview.dropped_targets(cfg)
 
 # %%
-example = d3d.showcase.example_triple(cfg)
+triples = next(s.triples for s in scenes if s.scene is example.scene)
 up = d3d.geometry.upward(example.scene.world_T_cams)
 d3d.figures.camera_path(example.scene.world_T_cams, triples.indices, up, example.index, title=example.name)
 
@@ -78,8 +106,8 @@ d3d.figures.camera_path(example.scene.world_T_cams, triples.indices, up, example
 # $$pe(a, b) = \frac{\alpha}{2}\,(1 - \mathrm{SSIM}(a, b)) + (1 - \alpha)\,\lVert a - b \rVert_1, \qquad \alpha = 0.85$$
 #
 # Below, the depth is the **true** one. What is hidden from one source is dark in the other, hence the
-# minimum over the two sources. But look at the mirrored lights: they glow in both. Their true depth does
-# not explain how they move. That is what the paper is about.
+# minimum over the two sources. But look at the mirrored lights: their outlines glow in both. Their true depth
+# does not explain how they move. That is what the paper is about.
 
 # %%
 view = d3d.premise.reproject(

@@ -15,20 +15,21 @@
 # # 01 Pretraining: what the photometric loss makes of a reflection
 #
 # **Paper** section 3.1 and Figure 1a, Eq. 1 and 2. **In:** triples. **Out:** the weights of one
-# self-supervised network, `runs/<run>/pretrain/<arch>`. **Time** at profile smoke: 12 s on two CPU
-# cores; at demo some minutes a network; on one GPU not measured.
+# self-supervised network, `runs/<run>/pretrain/<arch>`. **Time** at profile smoke: 14 s on one busy
+# CPU core; at demo some minutes a network on two; on one GPU not measured.
 #
 # `papermill 01_pretrain.ipynb out.ipynb -p arch monovit -p profile demo`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
@@ -51,7 +52,7 @@ print(d3d.config.describe(cfg))
 # minimised: its minimum is wrong.
 
 # %%
-example = d3d.showcase.example_triple(cfg)
+example = d3d.dataview.example_triple(cfg)
 truth = example.true_depth
 errors = d3d.premise.sweep(example.target, example.sources, truth, example.K, example.source_T_target)
 d3d.premise.figure(example.target, errors, truth, example.highlight, example.virtual, title=example.name)

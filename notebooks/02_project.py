@@ -16,19 +16,20 @@
 #
 # **Paper** sections 3.2.1 and 3.2.2. **In:** a pretrained network (trained now if it is not there).
 # **Out:** predicted depth $D_t$, one mesh a scene, projected depth $P_t$: `runs/<run>/predict` and
-# `/project`. **Time** at profile smoke: 12 s on two CPU cores after 01; on one GPU not measured.
+# `/project`. **Time** at profile smoke: 13 s on one busy CPU core after 01; on one GPU not measured.
 #
 # `papermill 02_project.ipynb out.ipynb -p arch hrdepth -p trunc_m 0.25`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
@@ -50,7 +51,7 @@ print(d3d.config.describe(cfg))
 # %%
 projected = d3d.stages.project(cfg)
 predicted = d3d.stages.predict(cfg)
-example = d3d.showcase.example_triple(cfg)
+example = d3d.dataview.example_triple(cfg)
 views = d3d.showcase.mesh_views(cfg, example.scene, example.row[0])
 d3d.figures.contact_sheet(list(views.values()), list(views), columns=3, title=example.scene.name)
 

@@ -16,21 +16,22 @@
 #
 # **Paper** section 3.2.3, Eq. 3 and Figure 4. **In:** predicted depth of all three networks and the
 # projected depth of the one that is distilled (computed now if not there). **Out:** uncertainty and labels,
-# `runs/<run>/uncertainty` and `/fuse`. **Time** at profile smoke: 24 s on two CPU cores, most of it
+# `runs/<run>/uncertainty` and `/fuse`. **Time** at profile smoke: 26 s on one busy CPU core, most of it
 # the other two networks; on one GPU not measured.
 #
 # `papermill 03_fuse.ipynb out.ipynb -p arch hrdepth -p threshold_m 0.3`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it

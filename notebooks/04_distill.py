@@ -16,21 +16,22 @@
 #
 # **Paper** section 3.2.4, Eq. 4. **In:** labels (computed now if not there, with all that they need).
 # **Out:** the weights of a fresh network of the same architecture, `runs/<run>/distill/<arch>/<labels>`.
-# **Time** at profile smoke: 12 s on two CPU cores after 03, 37 s with nothing computed before;
+# **Time** at profile smoke: 12 s on one busy CPU core after 03, 33 s with nothing computed before;
 # on one GPU not measured.
 #
 # `papermill 04_distill.ipynb out.ipynb -p arch hrdepth`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
@@ -66,7 +67,7 @@ d3d.figures.loss_curves(histories)
 # learns the rule and not the exception.
 
 # %%
-example = d3d.showcase.example_triple(cfg)
+example = d3d.dataview.example_triple(cfg)
 frame = example.scene.frame_ids[example.row[0]]
 teacher = d3d.stages.load_network(cfg, cfg.arch)
 student = d3d.stages.load_network(cfg, cfg.arch, cfg.labels)

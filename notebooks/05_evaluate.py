@@ -16,21 +16,22 @@
 #
 # **Paper** section 4, Tables 2 to 5 and Figure 5. **In:** the self-supervised network, its self-taught
 # student (labels `pred`) and its distilled student (trained now if not there). **Out:** per-image scores
-# and tables, `runs/<run>/evaluate` and `/tables`. **Time** at profile smoke: 15 s on two CPU cores
+# and tables, `runs/<run>/evaluate` and `/tables`. **Time** at profile smoke: 13 s on one busy CPU core
 # after 04; on one GPU not measured.
 #
 # `papermill 05_evaluate.ipynb out.ipynb -p arch hrdepth -p profile demo`
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (under an hour for the whole chain on a laptop).
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (a minute, nothing is learned), demo (under an hour) or paper (a GPU)
+profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
-dataset: str = None  # miniroom or 7scenes; None: as the profile has it
-root: str = None  # folder of the data set; None: it is rendered or shipped
+dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
+root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
@@ -48,13 +49,21 @@ print(d3d.config.describe(cfg))
 # ## The table
 # Seven metrics, per image, then averaged over images. *Self-Supervised* minimised the photometric loss,
 # *Self-Teaching* is a student of its own depth, *3D Distillation* a student of the fused label. The best of
-# an architecture is bold. Rows of the paper stand below ours only where data set and split are the paper's.
-# At profile smoke the numbers say that the chain runs, nothing else.
+# an architecture is bold. Below the whole split, the images of each list that the data set has
+# ([00_data](00_data.ipynb)). Rows of the paper stand below ours only where data set and split are the
+# paper's. At profile smoke the numbers say that the chain runs, nothing else.
 
 # %%
 results = d3d.stages.results(cfg)
 table = d3d.stages.tables(cfg, [(cfg.arch, labels) for labels in results])
 Markdown(d3d.evaluation.to_markdown(table))
+
+# %% [markdown]
+# The paper's own summary: how much lower than the self-taught student's is the distilled student's Sq Rel?
+# (-0.5 is half.)
+
+# %%
+d3d.evaluation.gains(table).round(3)
 
 # %% [markdown]
 # ## On highlights, and elsewhere
@@ -75,7 +84,8 @@ d3d.figures.per_image(results[""], students)
 
 # %% [markdown]
 # ## Figure 5: before and after
-# The images that the self-supervised network gets most wrong. Below each depth map, how far it is off.
+# The most reflective images, one a room (where nobody knows highlights, those that the self-supervised network
+# gets most wrong). Below each depth map, how far it is off: red is too far.
 
 # %%
 d3d.showcase.before_after(cfg, frames=3)
