@@ -1,0 +1,62 @@
+"""What a data set holds, in numbers and pictures: also where it knows less than GlossyRooms does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from polished_floor import MIRROR_RATIO, PolishedFloor
+
+from d3d import dataview
+from d3d.config import make_config
+from d3d.datasets import DATASETS, Dataset
+from d3d.glossyrooms.archive import MATERIALS
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    return make_config(profile="smoke")
+
+
+def _picture(figure, title: str) -> np.ndarray:
+    (axis,) = (a for a in figure.axes if a.get_title() == title)
+    return np.ma.filled(axis.images[0].get_array(), np.nan)
+
+
+def test_the_overview_counts_what_the_run_opens(smoke) -> None:
+    table = dataview.overview(smoke)
+    assert list(table.index) == ["train", "val", "test"]
+    assert set(table["scenes"]) == {1}
+    assert set(table["frames"]) == {18}
+    assert table["Reflection"].isna()["train"]
+    assert 0 < table.loc["val", "Reflection"] <= 18
+    assert len(dataview.one_frame_a_scene(smoke).axes) == 3
+
+
+def test_what_is_known_of_a_room(smoke) -> None:
+    example = dataview.example_triple(smoke)
+    scene, i = example.scene, example.row[0]
+    figure = dataview.what_is_known(scene, i)
+    seen, depth = _picture(figure, "depth of what is seen"), _picture(figure, "depth")
+    np.testing.assert_array_equal(seen > depth, scene.virtual_depth(i) > 0)
+    (title,) = (a.get_title() for a in figure.axes if a.get_title().startswith("matt"))
+    colours = _picture(figure, title)
+    for code, name in enumerate(MATERIALS):
+        assert (colours[scene.material(i) == code] == dataview.MATERIAL_COLOURS[name]).all()
+
+
+def test_what_is_known_of_a_scene_without_materials_or_without_depth() -> None:
+    floor = PolishedFloor(3)
+    figure = dataview.what_is_known(floor, 1)
+    seen, depth = _picture(figure, "depth of what is seen"), _picture(figure, "depth")
+    np.testing.assert_allclose(np.unique((seen / depth).round(3)), [1, MIRROR_RATIO])
+    floor.has_depth = False
+    assert [a.get_title() for a in dataview.what_is_known(floor, 1).axes] == ["image"]
+
+
+def test_why_targets_fell_out(monkeypatch) -> None:
+    sparse = PolishedFloor(6).subset((0, 1, 2, 5), "sparse")
+    monkeypatch.setitem(DATASETS, "floor", lambda root: Dataset("floor", {"train": lambda: [sparse]}))
+    counts = dataview.dropped_targets(make_config(profile="smoke", dataset="floor"))["count"]
+    assert counts["targets looked at"] == 4
+    assert counts["training triples"] == 1
+    assert counts.filter(like="dropped").sum() == 3
