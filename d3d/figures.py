@@ -329,20 +329,34 @@ def against_truth(
 def threshold_curve(table: Any, threshold_m: float) -> Figure:
     """How the choice of Eq. 3 depends on its threshold: share of projected pixels, and the label's error.
 
+    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (none does).
+
     Args:
-        table: data frame with threshold_m, projected (a share) and, where there is truth, abs_rel.
+        table: data frame with threshold_m (0 to infinity), projected (a share) and, where there is truth, sq_rel,
+            sq_rel_highlight, sq_rel_diffuse.
         threshold_m: the run's own, marked.
     """
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    columns = [("projected", "share of projected pixels"), ("abs_rel", "Abs Rel of the label")]
-    columns = [c for c in columns if c[0] in table]
-    for axis, (column, text) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        axis.plot(table["threshold_m"], table[column], marker="o", color="tab:blue")
-        axis.axvline(threshold_m, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
-        axis.set_xlabel("threshold on the uncertainty (m)")
-        axis.set_ylabel(text)
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    kinds = {
+        "projected": "share of projected pixels",
+        "sq_rel": "Sq Rel of the label, all pixels",
+        "sq_rel_highlight": "on highlights",
+        "sq_rel_diffuse": "on diffuse pixels",
+    }
+    columns = [c for c in kinds if c in table]
+    ticks = [f"{t:.2g}" if 0 < t < np.inf else "proj" if t == 0 else "pred" for t in table["threshold_m"]]
+    places = np.arange(len(ticks))
+    finite = np.isfinite(table["threshold_m"])
+    own = float(np.interp(threshold_m, table["threshold_m"][finite], places[finite]))
+    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        axis.plot(places, table[column], marker="o", color="tab:blue")
+        axis.axvline(own, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
+        axis.set_xticks(places, ticks, rotation=60, fontsize=8)
+        axis.set_xlabel("threshold (m)")
+        axis.set_title(kinds[column], fontsize=9)
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8)
     return figure
 
 

@@ -16,6 +16,7 @@ from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
 from d3d.dataview import example_triple, nearest_depth
 from d3d.errors import DataError
+from d3d.metrics import depth_metrics
 from d3d.prediction import DepthStore
 
 
@@ -178,39 +179,44 @@ def label_scores(config: Config, arch: str = "", labels: str = "", frames: int =
 def threshold_sweep(
     config: Config,
     arch: str = "",
-    shares: Sequence[float] = (0.25, 0.5, 0.75, 1, 1.5, 2, 4),
+    shares: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf),
     frames: int = 30,
 ) -> pd.DataFrame:
-    """Eq. 3 with other thresholds: share of projected pixels, and Abs Rel of the label where there is truth.
+    """Eq. 3 with other thresholds on training frames: how a threshold is chosen, without looking at val.
+
+    Threshold 0 is the label "proj", infinity "pred".
 
     Args:
         shares: the thresholds tried, as multiples of the run's own.
         frames: at most about so many frames of each scene are looked at.
-    """
-    from d3d.metrics import depth_metrics
 
+    Returns:
+        threshold_m; projected, the share of pixels that take P; where there is truth sq_rel of the label, and
+        where there is a mask also sq_rel_highlight and sq_rel_diffuse; means over frames.
+    """
     arch = arch or config.arch
+    predicted, projected = stages.predict(config, arch), stages.project(config, arch)
+    uncertain = stages.uncertainty(config)
     d = config.data
-    predicted, projected, uncertain = (
-        stages.predict(config, arch),
-        stages.project(config, arch),
-        stages.uncertainty(config),
-    )
-    thresholds = [k * config.fusion.threshold_m for k in shares]
+    thresholds = [k * config.fusion.threshold_m if k else 0.0 for k in shares]
     rows = []
     for s in stages.training_scenes(config):
         for i in s.targets[:: max(1, len(s.targets) // frames)]:
             at = s.scene.name, s.scene.frame_ids[i]
             pred, proj, std = predicted.read(*at), projected.read(*at), uncertain.read(*at)
-            gt = s.scene.depth(i)
+            gt, highlight = s.scene.depth(i), s.scene.highlight_mask(i)
+            masks: dict[str, np.ndarray | None] = {"sq_rel": None}
+            if highlight is not None:
+                masks |= {"sq_rel_highlight": highlight, "sq_rel_diffuse": ~highlight}
             for t in thresholds:
                 row = {"threshold_m": t, "projected": ((std >= t) & (proj > 0)).mean()}
-                if gt is not None:
-                    label = fusion.fuse(pred, proj, std, t)
-                    metrics = depth_metrics(
-                        label, gt, None, config.evaluation.scale, d.min_depth, d.max_depth
-                    )
-                    row["abs_rel"] = metrics["abs_rel"]
+                label = fusion.fuse(pred, proj, std, t)
+                for name, mask in masks.items():
+                    if gt is not None and (gt > 0 if mask is None else mask & (gt > 0)).any():
+                        scores = depth_metrics(
+                            label, gt, mask, config.evaluation.scale, d.min_depth, d.max_depth
+                        )
+                        row[name] = scores["sq_rel"]
                 rows.append(row)
     return pd.DataFrame(rows).groupby("threshold_m", as_index=False).mean()
 

@@ -89,4 +89,4 @@ def test_figure_5_shows_the_worst_frames_where_highlights_are_not_known() -> Non
 def test_the_threshold_curve_has_one_picture_without_truth() -> None:
     table = pd.DataFrame({"threshold_m": [0.1, 0.2], "projected": [0.5, 0.1]})
     assert len(figures.threshold_curve(table, 0.1).axes) == 1
-    assert len(figures.threshold_curve(table.assign(abs_rel=0.2), 0.1).axes) == 2
+    assert len(figures.threshold_curve(table.assign(sq_rel=0.2), 0.1).axes) == 2
