@@ -177,7 +177,7 @@ PROFILES: dict[str, Config] = {
         per_arch={},
         steps={"pretrain": {"monodepth2": 750, "hrdepth": 600, "monovit": 380}},
         predict_precision="bf16",  # thousands of frames by three networks: minutes
-        fusion=FusionConfig(threshold_m=0.25),
+        fusion=FusionConfig(threshold_m=0.15),
     ),
     "laptop": Config(
         profile="laptop",
@@ -191,7 +191,7 @@ PROFILES: dict[str, Config] = {
             "pretrain": {"monodepth2": 5000, "hrdepth": 4000, "monovit": 2500},
             "distill": {"monodepth2": 2500, "hrdepth": 2000, "monovit": 1000},
         },
-        fusion=FusionConfig(threshold_m=0.25),
+        fusion=FusionConfig(threshold_m=0.15),
     ),
     "paper": Config(
         profile="paper",
