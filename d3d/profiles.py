@@ -177,7 +177,7 @@ PROFILES: dict[str, Config] = {
         per_arch={},
         steps={"pretrain": {"monodepth2": 750, "hrdepth": 600, "monovit": 380}},
         predict_precision="bf16",  # thousands of frames by three networks: minutes
-        fusion=FusionConfig(threshold_m=0.15),
+        fusion=FusionConfig(threshold_m=0.15),  # chosen on training rooms: E10 of docs/experiments.md
     ),
     "laptop": Config(
         profile="laptop",

@@ -23,7 +23,7 @@
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain, planned for
+# outputs below were made; `-p profile demo` learns something (half an hour for the whole chain on
 # two quiet CPU cores: [profiles](../docs/profiles.md)).
 
 # %% tags=["parameters"]

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from d3d.datasets import find_triples, open_dataset
 from d3d.errors import ConfigError, DataError
-from d3d.glossyrooms import camera, make, render, rooms, textures
+from d3d.glossyrooms import camera, make, optics, render, rooms, textures
 from d3d.glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Material
 from d3d.glossyrooms.mitsuba_setup import load_mitsuba
 from d3d.glossyrooms.textures import Texture
@@ -132,7 +132,7 @@ def test_a_polished_floor_shows_the_lamp_by_fresnel(mi):
         @ pose[:3, :3].T
     )
     cosine = -rays[:, 2] / np.linalg.norm(rays, axis=1)
-    expected = render.fresnel(cosine)
+    expected = optics.fresnel(cosine)
     assert len(x) > 100
     close = np.isclose(radiance[y, x], expected, rtol=0.02)
     assert close.mean() > 0.99  # GGX has long tails: now and then one of a pixel's nine rays goes elsewhere
@@ -140,7 +140,7 @@ def test_a_polished_floor_shows_the_lamp_by_fresnel(mi):
 
 def test_fresnel_at_known_angles():
     """0.04 at normal incidence, 0.0892 at 60 degrees (n = 1.5, unpolarised; Born and Wolf), 1 at grazing incidence."""
-    np.testing.assert_allclose(render.fresnel(np.array([1.0, 0.5, 0.0])), [0.04, 0.0892, 1.0], atol=1e-4)
+    np.testing.assert_allclose(optics.fresnel(np.array([1.0, 0.5, 0.0])), [0.04, 0.0892, 1.0], atol=1e-4)
 
 
 def test_ggx_samples_spread_with_roughness_about_the_mirror_direction():
@@ -149,7 +149,7 @@ def test_ggx_samples_spread_with_roughness_about_the_mirror_direction():
     eye = np.broadcast_to(np.array([0.6, 0, 0.8]), (20000, 3))
     spreads = []
     for alpha in (1e-3, 0.02, 0.1):
-        out, _, weight = render._sample_ggx(normal, eye, np.full(20000, alpha), rng.random((20000, 2)))
+        out, _, weight = optics.sample_ggx(normal, eye, np.full(20000, alpha), rng.random((20000, 2)))
         np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(
             out.mean(axis=0)[:2] / out.mean(axis=0)[2], [-0.75, 0], atol=2 * alpha**2 + 0.02
@@ -181,10 +181,10 @@ def test_scalar_and_llvm_trace_the_same(mi, tmp_path):
         pytest.skip("this machine has no LLVM that mitsuba works with")
     code = (
         "import numpy as np, sys\n"
-        "from d3d.glossyrooms import camera, render, rooms\n"
+        "from d3d.glossyrooms import camera, render, rooms, tracing\n"
         "from d3d.glossyrooms.mitsuba_setup import load_mitsuba\n"
         "room = rooms.build(3)\n"
-        "tracer = render.Tracer(load_mitsuba(sys.argv[1], threads=1), room.geometry)\n"
+        "tracer = tracing.Tracer(load_mitsuba(sys.argv[1], threads=1), room.geometry)\n"
         "pose = camera.walk(3, 2, room.focus, room.radius)[0]\n"
         "way = render._directions(pose, camera.intrinsics((24, 32)), *np.mgrid[:32, :24].reshape(2, -1))\n"
         "hit = tracer(pose[None, :3, 3].astype(np.float32), way)\n"

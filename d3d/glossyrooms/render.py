@@ -1,6 +1,6 @@
 """Light in a room and its pictures: baked diffuse light, traced reflections, exact depth and masks.
 
-Diffuse light does not depend on where one stands, so it is computed once a room, at vertices ten
+Diffuse light does not depend on where one stands, so it is computed once a room, at vertices twelve
 centimetres apart: direct light by sampling the lights, then two bounces by gathering. A frame traces nine rays a
 pixel, and from every glossy surface one more, drawn from its GGX distribution and weighted by Fresnel's
 reflectance. What a mirror image is, where it is seen and how bright, therefore follows from the materials
@@ -18,113 +18,14 @@ from types import ModuleType
 import numpy as np
 
 from d3d.glossyrooms.mesh import GLOSSY, LIGHT, MIRROR, Geometry
-from d3d.glossyrooms.textures import Texture
+from d3d.glossyrooms.optics import dot, fresnel, interpolate, sample_ggx, tangent_frame
+from d3d.glossyrooms.tracing import Hits, TextureStack, Tracer
 
-IOR = 1.5  # varnish, polished stone, glaze, plastic
 MIRROR_REFLECTANCE = 0.88
 SUBPIXELS = 3  # a side
-DIRECT_SAMPLES, GATHER_RAYS, BOUNCES = 128, 96, 2
+DIRECT_SAMPLES, GATHER_RAYS, BOUNCES = 128, 96, 2  # rays in a square grid of strata: 90 of 96
 NEAREST_LIGHT_M = 0.12  # a lamp is not a point: no more light than from here
 MIDDLE_GREY = 0.20  # mean luminance (geometric) that a camera exposes a room to
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Where n rays end. ``t`` counts in lengths of the direction; ``face`` is -1 where nothing is hit."""
-
-    t: np.ndarray
-    face: np.ndarray
-    bary: np.ndarray
-
-
-class Tracer:
-    """First hits of rays with a geometry's triangles."""
-
-    def __init__(self, mi: ModuleType, geometry: Geometry) -> None:
-        self._mi = mi
-        self._scalar = mi.variant().startswith("scalar")
-        mesh = mi.Mesh("room", len(geometry.vertices), len(geometry.faces))
-        parameters = mi.traverse(mesh)
-        parameters["vertex_positions"] = geometry.vertices.ravel()
-        parameters["faces"] = geometry.faces.ravel().astype(np.uint32)
-        parameters.update()
-        self._scene = mi.load_dict({"type": "scene", "mesh": mesh})
-
-    def __call__(self, origins_n3: np.ndarray, directions_n3: np.ndarray) -> Hits:
-        """First hits; directions need not be of unit length."""
-        mi = self._mi
-        if self._scalar:
-            return self._one_by_one(origins_n3, directions_n3)
-        rays = mi.Ray3f(
-            mi.Point3f(np.ascontiguousarray(origins_n3.T, np.float32)),
-            mi.Vector3f(np.ascontiguousarray(directions_n3.T, np.float32)),
-        )
-        hit = self._scene.ray_intersect_preliminary(rays)
-        t = np.array(hit.t)
-        missed = ~np.isfinite(t)
-        face = np.array(hit.prim_index).astype(np.int64)
-        face[missed] = -1
-        return Hits(np.where(missed, 0, t), face, np.array(hit.prim_uv).T.reshape(-1, 2))
-
-    def _one_by_one(self, origins_n3: np.ndarray, directions_n3: np.ndarray) -> Hits:
-        mi, n = self._mi, len(directions_n3)
-        t, face, bary = np.zeros(n, np.float32), np.full(n, -1), np.zeros((n, 2), np.float32)
-        for k, (o, d) in enumerate(
-            zip(np.broadcast_to(origins_n3, (n, 3)).tolist(), directions_n3.tolist(), strict=True)
-        ):
-            hit = self._scene.ray_intersect_preliminary(mi.Ray3f(o, d))
-            if hit.is_valid():
-                t[k], face[k], bary[k] = hit.t, hit.prim_index, hit.prim_uv
-        return Hits(t, face, bary)
-
-
-class _Textures:
-    """All textures of a room with their mipmaps in one flat array, looked up for many points at once."""
-
-    LEVELS = 6
-
-    def __init__(self, textures: list[Texture]) -> None:
-        texels, offset, sizes = [], 0, []
-        for texture in textures:
-            image, levels = texture.image, []
-            for _ in range(self.LEVELS):
-                levels.append((offset, *image.shape[:2]))
-                texels.append(image.reshape(-1, 3))
-                offset += image.shape[0] * image.shape[1]
-                image = _half(image)
-            sizes.append(levels)
-        self._texels = np.concatenate(texels)
-        self._sizes = np.array(sizes)  # material, level, (offset, height, width)
-        self._tiled = np.array([t.size_m is not None for t in textures])
-
-    def size(self, material: np.ndarray) -> np.ndarray:
-        """(height, width) of the finest level, (n, 2)."""
-        return self._sizes[material, 0, 1:]
-
-    def __call__(self, material: np.ndarray, uv: np.ndarray, texels_seen: np.ndarray) -> np.ndarray:
-        """Bilinear values (n, 3) at the level whose texel is about as large as what a ray sees."""
-        level = np.log2(np.maximum(texels_seen, 1)).round().astype(np.int64).clip(0, self.LEVELS - 1)
-        offset, h, w = self._sizes[material, level].T
-        tiled = self._tiled[material]
-        x, y = (uv[:, 0] * w - 0.5).astype(np.float32), (uv[:, 1] * h - 0.5).astype(np.float32)
-        x0, y0 = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
-
-        def at(ix: np.ndarray, iy: np.ndarray) -> np.ndarray:
-            ix = np.where(tiled, ix % w, ix.clip(0, w - 1))
-            iy = np.where(tiled, iy % h, iy.clip(0, h - 1))
-            return self._texels[offset + iy * w + ix]
-
-        below = at(x0, y0) * (1 - fx) + at(x0 + 1, y0) * fx
-        above = at(x0, y0 + 1) * (1 - fx) + at(x0 + 1, y0 + 1) * fx
-        return below * (1 - fy) + above * fy
-
-
-def _half(image: np.ndarray) -> np.ndarray:
-    """Mean over 2x2 texels; an odd last row or column is doubled first, and one texel stays one."""
-    h, w = image.shape[:2]
-    image = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-    return image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2, 3).mean((1, 3), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -143,10 +44,10 @@ class Surface:
 
 
 class Renderer:
-    """A room whose diffuse light is baked, ready to make frames."""
+    """A room and its light; `geometry_maps` need no light, pictures need `bake` (five seconds a room) and `expose`."""
 
     def __init__(self, mi: ModuleType, geometry: Geometry, seed: int) -> None:
-        """Bakes; takes about ten seconds a room on one core.
+        """Prepares a room.
 
         Args:
             mi: mitsuba with its variant set, from `load_mitsuba`.
@@ -155,7 +56,7 @@ class Renderer:
         self.geometry, self.seed = geometry, seed
         self.exposure = 1.0  # until `expose`
         self.trace = Tracer(mi, geometry)
-        self._textures = _Textures([m.texture for m in geometry.materials])
+        self._textures = TextureStack([m.texture for m in geometry.materials])
         self._kind = np.array([m.kind for m in geometry.materials])
         self._roughness = np.array([m.roughness for m in geometry.materials], np.float32)
         g = geometry
@@ -202,13 +103,13 @@ class Renderer:
             over = u + v > 1
             u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
             weights = np.stack((1 - u - v, u, v), axis=1).astype(np.float32)
-            point = _interpolate(g.vertices, g.faces[face], weights)
-            uv = _interpolate(g.uv, g.faces[face], weights)
+            point = interpolate(g.vertices, g.faces[face], weights)
+            uv = interpolate(g.uv, g.faces[face], weights)
             way = point - g.bake_points
-            squared = _dot(way, way).clip(1e-9)
+            squared = dot(way, way).clip(1e-9)
             length = np.sqrt(squared)
-            at_light = -_dot(way, self._facing[face]) / length
-            here = _dot(way, g.normals) / length
+            at_light = -dot(way, self._facing[face]) / length
+            here = dot(way, g.normals) / length
             sees = (at_light > 0) & (here > 0)
             hit = self.trace(g.bake_points[sees], way[sees])
             sees[sees] = (hit.face < 0) | (hit.t > 0.995)
@@ -222,7 +123,7 @@ class Renderer:
     def _gathered(self, rng: np.random.Generator) -> np.ndarray:
         """Light that arrives from surfaces which are not lights."""
         g, n = self.geometry, len(self.geometry.vertices)
-        tangent, bitangent = _frame(g.normals)
+        tangent, bitangent = tangent_frame(g.normals)
         result = np.zeros((n, 3))
         strata = int(np.sqrt(GATHER_RAYS))
         for i in range(strata):
@@ -264,11 +165,11 @@ class Renderer:
         b = hit.bary[which]
         weights = np.stack((1 - b[:, 0] - b[:, 1], b[:, 0], b[:, 1]), axis=1).astype(np.float32)
         corners = g.faces[face]
-        normal = _interpolate(g.normals, corners, weights)
-        normal /= np.sqrt(_dot(normal, normal)).clip(1e-9)[:, None]
-        length = np.sqrt(_dot(directions, directions))
-        cosine = -_dot(normal, directions) / length
-        back = _dot(self._facing[face], directions) > 0
+        normal = interpolate(g.normals, corners, weights)
+        normal /= np.sqrt(dot(normal, normal)).clip(1e-9)[:, None]
+        length = np.sqrt(dot(directions, directions))
+        cosine = -dot(normal, directions) / length
+        back = dot(self._facing[face], directions) > 0
         normal[back] *= -1
         # a smooth normal may look away from the viewer at a silhouette
         cosine = np.maximum(np.where(back, -cosine, cosine), 0.02)
@@ -278,17 +179,18 @@ class Renderer:
         return Surface(point, normal, cosine, face, material, kind, (kind == LIGHT) & ~back, corners, weights)
 
     def _light_at(self, s: Surface) -> np.ndarray:
-        return _interpolate(self._irradiance, s.corners, s.weights)
+        return interpolate(self._irradiance, s.corners, s.weights)
 
     def _texture_at(self, s: Surface, footprint_m: np.ndarray) -> np.ndarray:
-        uv = _interpolate(self.geometry.uv, s.corners, s.weights)
+        uv = interpolate(self.geometry.uv, s.corners, s.weights)
         return self._textures(s.material, uv, footprint_m / self._texel_m[s.face])
 
     def _diffuse(self, s: Surface, footprint_m: np.ndarray) -> np.ndarray:
         """Radiance (n, 3) without the coats' reflections: texture times light, or a light's own."""
         texture = self._texture_at(s, footprint_m)
         radiance = texture * self._light_at(s)
-        # what enters and leaves through the coat: 1.1 x 0.908 x (1 - F), with 1.1 of mitsuba's plastic, see module
+        # What enters and leaves through the coat, as mitsuba's plastic has it: 1 / (n^2 (1 - 0.596)) = 1.1, where
+        # 0.596 is reflected back inside, times 0.908 that diffuse light brings in: 1; times 1 - F on the way out
         through = 1 - fresnel(s.cosine)
         radiance *= np.where(s.kind == GLOSSY, through, 1)[:, None]
         radiance[s.kind == MIRROR] = 0
@@ -307,22 +209,22 @@ class Renderer:
         self.exposure = MIDDLE_GREY / float(np.exp(np.mean(logs)))
 
     def image(
-        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], frame: int, denoise
+        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int, denoise
     ) -> np.ndarray:
         """A frame as a camera would give it, uint8 (h, w, 3) sRGB.
 
         Only the reflections are noisy, so only they are denoised; textures stay as they are.
         """
-        rng = np.random.default_rng([self.seed, 4, frame])
+        rng = np.random.default_rng([self.seed, 4, index])
         base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS)
         if (coat > 0).any():
             coat = denoise(coat, np.repeat(share[..., None], 3, axis=-1), normal)
         return develop(self.exposure * (base + coat))
 
-    def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], frame: int) -> np.ndarray:
+    def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int) -> np.ndarray:
         """Exposed linear radiance (h, w, 3), not denoised: what the path tracer is compared with."""
         base, coat, _, _ = self._layers(
-            pose, K, size_hw, np.random.default_rng([self.seed, 4, frame]), SUBPIXELS
+            pose, K, size_hw, np.random.default_rng([self.seed, 4, index]), SUBPIXELS
         )
         return self.exposure * (base + coat)
 
@@ -340,7 +242,7 @@ class Renderer:
         hit = self.trace(origin[None], directions)
         seen = np.flatnonzero(hit.face >= 0)
         s = self._surface(hit, origin, directions[seen], seen)
-        length = np.sqrt(_dot(directions[seen], directions[seen]))
+        length = np.sqrt(dot(directions[seen], directions[seen]))
         spread = 1 / (K[0, 0] * side)  # of a ray, radians
         distance = hit.t[seen] * length
         base = np.zeros((h * w * n, 3), np.float32)
@@ -376,17 +278,17 @@ class Renderer:
     ) -> np.ndarray:
         """Radiance (m, 3) that the coats of the surfaces ``glossy`` send to the eye: one ray each."""
         normal, material = s.normal[glossy], s.material[glossy]
-        towards = directions[glossy] / np.sqrt(_dot(directions[glossy], directions[glossy]))[:, None]
+        towards = directions[glossy] / np.sqrt(dot(directions[glossy], directions[glossy]))[:, None]
         alpha = np.where(s.kind[glossy] == MIRROR, 1e-3, self._roughness[material])
         # the pixel's samples share out the unit square, each pixel in an order of its own
         m = len(glossy)
         side = int(np.sqrt(n))
         k = (subpixel[glossy] + rng.integers(n)) % n
         u = np.stack(((k % side + rng.random(m)) / side, (k // side + rng.random(m)) / side), axis=1)
-        out, half_cosine, shadow = _sample_ggx(normal, -towards, alpha, u)
+        out, half_cosine, shadow = sample_ggx(normal, -towards, alpha, u)
         f = np.where(s.kind[glossy] == MIRROR, MIRROR_REFLECTANCE, fresnel(half_cosine)) * shadow
         start = s.point[glossy] + 1e-4 * normal
-        up = np.flatnonzero(_dot(out, normal) > 1e-3)
+        up = np.flatnonzero(dot(out, normal) > 1e-3)
         hit = self.trace(start[up], out[up])
         met = np.flatnonzero(hit.face >= 0)
         seen = up[met]
@@ -421,7 +323,7 @@ class Renderer:
         glossy = np.flatnonzero(s.kind == GLOSSY)
         if len(glossy):
             normal, way = s.normal[glossy], directions[seen[glossy]]
-            mirrored = way - 2 * _dot(way, normal)[:, None] * normal
+            mirrored = way - 2 * dot(way, normal)[:, None] * normal
             start = s.point[glossy] + 1e-4 * normal
             second = self.trace(start, mirrored.astype(np.float32))
             met = np.flatnonzero(second.face >= 0)
@@ -432,13 +334,6 @@ class Renderer:
             virtual[pixels] = np.where(flat, hit.t[pixels] + second.t[met[there.light]], 0)
         maps = hit.t.astype(np.float32), kind, highlight, virtual
         return tuple(a.reshape(h, w) for a in maps)
-
-
-def fresnel(cosine: np.ndarray) -> np.ndarray:
-    """Reflectance of a dielectric coat for unpolarised light, exact: Schlick's is a fifth too low at 60 degrees."""
-    c = cosine.clip(0, 1)
-    g = np.sqrt(IOR**2 - 1 + c**2)
-    return 0.5 * ((g - c) / (g + c)) ** 2 * (1 + ((c * (g + c) - 1) / (c * (g - c) + 1)) ** 2)
 
 
 def develop(exposed: np.ndarray) -> np.ndarray:
@@ -452,60 +347,3 @@ def _directions(pose: np.ndarray, K: np.ndarray, x: np.ndarray, y: np.ndarray) -
     """World directions (n, 3) through pixel coordinates, of length such that z is 1 in the camera."""
     rays = np.stack(((x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(x.shape)), axis=1)
     return (rays @ pose[:3, :3].T).astype(np.float32)
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Dot products of rows (n,); numpy's sum over an axis of three is ten times as slow."""
-    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
-
-
-def _interpolate(values: np.ndarray, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Values at vertices to points in triangles, (n, k)."""
-    return sum(weights[:, k, None] * values[corners[:, k]] for k in range(3))
-
-
-def _frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors (n, 3) at right angles to the normals and to each other (Duff et al. 2017)."""
-    x, y, z = normal.T
-    sign = np.where(z >= 0, 1.0, -1.0)
-    a = -1 / (sign + z)
-    b = x * y * a
-    tangent = np.stack((1 + sign * x * x * a, sign * b, -sign * x), axis=1)
-    return tangent, np.stack((b, sign + y * y * a, -y), axis=1)
-
-
-def _sample_ggx(
-    normal: np.ndarray, eye: np.ndarray, alpha: np.ndarray, u: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reflected directions (n, 3) from the visible normals of GGX (Heitz 2018).
-
-    Returns:
-        directions; cosine between eye and half vector; Smith's shadowing of the way out. Fresnel's
-        reflectance at that cosine times the shadowing is the weight of a sample.
-    """
-    tangent, bitangent = _frame(normal)
-    local = np.stack([_dot(eye, axis) for axis in (tangent, bitangent, normal)], axis=1)
-    local[:, 2] = local[:, 2].clip(0.02)
-    stretched = local * np.stack((alpha, alpha, np.ones_like(alpha)), axis=1)
-    stretched /= np.sqrt(_dot(stretched, stretched))[:, None]
-    t1, t2 = _frame(stretched)
-    r, phi = np.sqrt(u[:, 0]), 2 * np.pi * u[:, 1]
-    p1, p2 = r * np.cos(phi), r * np.sin(phi)
-    blend = 0.5 * (1 + stretched[:, 2])
-    # Heitz's frame has its first axis in the plane of the surface: the warp is symmetric only there
-    flat = np.stack((-stretched[:, 1], stretched[:, 0], np.zeros(len(u))), axis=1)
-    size = np.sqrt(_dot(flat, flat))[:, None]
-    t1 = np.where(size > 1e-6, flat / size.clip(1e-6), t1)
-    t2 = np.cross(stretched, t1)
-    p2 = (1 - blend) * np.sqrt((1 - p1**2).clip(0)) + blend * p2
-    p3 = np.sqrt((1 - p1**2 - p2**2).clip(0))
-    half = p1[:, None] * t1 + p2[:, None] * t2 + p3[:, None] * stretched
-    half *= np.stack((alpha, alpha, np.ones_like(alpha)), axis=1)
-    half[:, 2] = half[:, 2].clip(1e-6)
-    half /= np.sqrt(_dot(half, half))[:, None]
-    cosine = _dot(local, half).clip(0, 1)
-    out = 2 * cosine[:, None] * half - local
-    z = out[:, 2].clip(1e-3, 1)
-    shadow = 2 / (1 + np.sqrt(1 + alpha**2 * (1 / z**2 - 1)))
-    world = out[:, :1] * tangent + out[:, 1:2] * bitangent + out[:, 2:] * normal
-    return world.astype(np.float32), cosine, np.where(out[:, 2] > 0, shadow, 0)
