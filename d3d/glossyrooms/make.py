@@ -256,7 +256,7 @@ def make(jobs: list[Job], workers: int) -> Counter[str]:
 
 
 def contact_sheet(root: Path, path: Path, columns: int = 7, shrink: float = 1.0) -> None:
-    """One frame of every room, in the order of names, as a picture: the frame with the median share of highlights."""
+    """The middle frame of every room as a picture, in the order of splits and names."""
     from PIL import Image
 
     from d3d.datasets import open_dataset
