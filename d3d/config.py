@@ -246,7 +246,8 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     """What determines a stage's result, with that of the stages before it, as plain JSON values.
 
     Two runs whose stage configurations agree may share the artefact; device, folder, number of
-    loading processes and how often a training is checkpointed are left out because they do not change it.
+    loading processes, how often a training is checkpointed and what it keeps on its way are left out because
+    they do not change it.
 
     Args:
         stage: "pretrain", "predict", "project", "uncertainty", "fuse", "distill" or "evaluate".
@@ -257,7 +258,7 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
 
     def train(kind: str) -> dict[str, Any]:
         values = dataclasses.asdict(config.training(kind, arch))
-        for name in ("workers", "checkpoint_steps"):
+        for name in ("workers", "checkpoint_steps", "snapshots"):
             values.pop(name)
         return values
 

@@ -55,6 +55,9 @@ class TrainConfig:
     precision: str = "float32"  # or "bf16": autocast of the network; geometry and losses stay float32
     channels_last: bool = True
     workers: int = 0
+    # weights kept besides the last ones, evenly spread over the second half of the training: the uncertainty
+    # "snapshots" looks at them
+    snapshots: int = 0
 
     def scaled(self, epochs: int) -> TrainConfig:
         """The same schedule over another number of epochs: the drops keep their share of it."""
@@ -68,6 +71,11 @@ class TrainConfig:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the training in steps, on a data set whose epoch has so many."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def snapshot_steps(self, total_steps: int) -> tuple[int, ...]:
+        """After how many steps of so many the weights are kept; the end is not among them."""
+        half = total_steps // 2
+        return tuple(half + k * (total_steps - half) // self.snapshots for k in range(self.snapshots))
 
     def drops(self, total_steps: int) -> tuple[int, ...]:
         """Steps (0-based) from which on the rate is ten times lower than before, in a training of so many."""
@@ -184,7 +192,7 @@ PROFILES: dict[str, Config] = {
         # The demo's size, twice its steps and more. 192x128, the width of the shipped images, doubles the cost of
         # a step: with three networks, three seeds and every label an evening becomes two nights.
         data=DataConfig(height=96, width=128, every=1, options={"7scenes": {"val_block": (0.58, 0.8)}}),
-        pretrain=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100),
+        pretrain=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100, snapshots=4),
         distill=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100),
         per_arch={},
         steps={
@@ -196,7 +204,7 @@ PROFILES: dict[str, Config] = {
     ),
     "paper": Config(
         profile="paper",
-        pretrain=TrainConfig(workers=8, precision="bf16"),
+        pretrain=TrainConfig(workers=8, precision="bf16", snapshots=4),
         distill=TrainConfig(workers=8, precision="bf16"),
     ),
 }

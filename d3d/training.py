@@ -30,6 +30,7 @@ from d3d.progress import say, track
 from d3d.runs import atomic
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
+SNAPSHOT = "snapshot-{step:06}.safetensors"
 
 
 class Task(Protocol):
@@ -124,6 +125,8 @@ def train(
 ) -> nn.Module:
     """Trains a network, leaving ``weights.safetensors``, ``loss.csv`` and ``loss.png`` in ``folder``.
 
+    With ``config.snapshots`` also the weights of so many steps on the way, ``snapshot-<step>.safetensors``.
+
     After each epoch, or every ``config.checkpoint_steps``, the whole state is checkpointed under a temporary
     name and renamed. A killed training that is started again goes on from there and ends at the same weights
     (bit for bit on a CPU with the same number of threads), as every random choice depends on seed and step alone.
@@ -152,6 +155,7 @@ def train(
     per_epoch = EpochBatches(len(task.samples), config.batch_size, seed).per_epoch
     total = config.total_steps(per_epoch)
     every = config.checkpoint_steps or per_epoch
+    snapshots = config.snapshot_steps(total)
     loader = DataLoader(
         task.samples,
         batch_sampler=EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total)),
@@ -193,6 +197,8 @@ def train(
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
+        if done in snapshots:  # those after the last checkpoint are written again, the same, after a kill
+            save_weights(model, folder / SNAPSHOT.format(step=done))
         if done % every and done != total:
             continue
         means = {name: float(value) / (done - since) for name, value in sums.items()}

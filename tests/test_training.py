@@ -277,3 +277,19 @@ def test_asking_for_a_gpu_that_is_not_there():
     with pytest.raises(ConfigError, match="no GPU"):
         select_device("cuda")
     assert select_device("auto").type == "cpu"
+
+
+def test_snapshots_are_the_weights_of_the_second_half_and_change_nothing(tmp_path):
+    from safetensors.torch import load_file
+
+    plain, kept = config(snapshots=0), config(snapshots=3)
+    total = 8  # two steps an epoch
+    assert kept.snapshot_steps(total) == (4, 5, 6)
+    a = train(TinyNet, PretrainTask(samples()), plain, tmp_path / "plain")
+    b = train(TinyNet, PretrainTask(samples()), kept, tmp_path / "kept")
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    files = sorted((tmp_path / "kept").glob("snapshot-*.safetensors"))
+    assert [f.name for f in files] == [f"snapshot-{k:06}.safetensors" for k in (4, 5, 6)]
+    assert not list((tmp_path / "plain").glob("snapshot-*"))
+    states = [load_file(f) for f in (*files, tmp_path / "kept" / WEIGHTS)]
+    assert len({s["head.bias"].item() for s in states}) == 4, "each is of another step"
