@@ -1,0 +1,149 @@
+"""Curves, bars and points: what the figures without pictures are made of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss over steps, with the learning rate's drops marked."""
+    return loss_curves({"": history})
+
+
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Several trainings side by side, each on its own scale: losses of different kinds do not compare."""
+    figure = Figure(figsize=(0.5 + 4.5 * len(histories), 3), layout="constrained")
+    axes = figure.subplots(1, len(histories), squeeze=False)[0]
+    for axis, (name, history) in zip(axes, histories.items(), strict=True):
+        marker = "o" if len(history) < 12 else None
+        axis.plot(
+            [h["steps"] for h in history], [h["loss"] for h in history], marker=marker, color="tab:blue"
+        )
+        for a, b in itertools.pairwise(history):
+            if b["learning_rate"] < 0.5 * a["learning_rate"]:
+                axis.axvline(a["steps"], color="gray", linestyle=":", linewidth=1)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("step (dotted: learning rate / 10)")
+        axis.set_ylabel("mean training loss")
+        axis.set_title(name, fontsize=10)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def camera_path(
+    world_T_cams: np.ndarray, triples: np.ndarray, up: np.ndarray, shown: int = 0, title: str = ""
+) -> Figure:
+    """The cameras seen from above, with the triples' targets and one triple enlarged (section 4.1).
+
+    Args:
+        world_T_cams: (n, 4, 4) poses in the order of time, metres.
+        triples: (m, 3) frame indices [target, backward source, forward source].
+        up: the world's upward direction (3,).
+        shown: which of the triples is enlarged.
+    """
+    up = np.asarray(up, dtype=float) / np.linalg.norm(up)
+    across = np.cross(np.eye(3)[np.abs(up).argmin()], up)
+    across /= np.linalg.norm(across)
+    # seen from above: across to the right, cross(up, across) up the page
+    plane = np.stack((across, np.cross(up, across)))
+    centres, views = world_T_cams[:, :3, 3] @ plane.T, world_T_cams[:, :3, 2] @ plane.T
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    whole, near = figure.subplots(1, 2)
+    row = triples[shown]
+    whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)
+    whole.plot(*centres[triples[:, 0]].T, ".", color="tab:blue", markersize=4, label="targets")
+    whole.plot(*centres[0], "k^", markersize=6, label="first frame")
+    some = slice(None, None, max(1, len(centres) // 30))
+    for axis in (whole, near):
+        axis.quiver(
+            *centres[some if axis is whole else row].T,
+            *views[some if axis is whole else row].T,
+            color="gray" if axis is whole else ["tab:blue", "tab:orange", "tab:green"],
+            width=0.003 if axis is whole else 0.006,
+            angles="xy",
+        )
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.set_xlabel("metres")
+        axis.grid(alpha=0.3)
+    for name, i, colour in zip(
+        ("target", "backward", "forward"), row, ("blue", "orange", "green"), strict=True
+    ):
+        metres = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
+        text = f"{name}: frame {i}" + (f", {100 * metres:.1f} cm away" if i != row[0] else "")
+        near.plot(*centres[i], "o", color=f"tab:{colour}", label=text)
+    whole.plot(
+        *centres[row[0]], "o", color="none", markeredgecolor="tab:red", markersize=12, label="this triple"
+    )
+    near.margins(0.4)
+    whole.set_title("all cameras and where they look, from above", fontsize=10)
+    near.set_title("one triple", fontsize=10)
+    whole.legend(fontsize=7)
+    near.legend(fontsize=7)
+    return figure
+
+
+def threshold_curve(table: Any, threshold_m: float) -> Figure:
+    """How the choice of Eq. 3 depends on its threshold: share of projected pixels, and the label's error.
+
+    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (none does).
+
+    Args:
+        table: data frame with threshold_m (0 to infinity), projected (a share) and, where there is truth, sq_rel,
+            sq_rel_highlight, sq_rel_diffuse.
+        threshold_m: the run's own, marked.
+    """
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    kinds = {
+        "projected": "share of projected pixels",
+        "sq_rel": "Sq Rel of the label, all pixels",
+        "sq_rel_highlight": "on highlights",
+        "sq_rel_diffuse": "on diffuse pixels",
+    }
+    columns = [c for c in kinds if c in table]
+    ticks = [f"{t:.2g}" if 0 < t < np.inf else "proj" if t == 0 else "pred" for t in table["threshold_m"]]
+    places = np.arange(len(ticks))
+    finite = np.isfinite(table["threshold_m"])
+    own = float(np.interp(threshold_m, table["threshold_m"][finite], places[finite]))
+    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        axis.plot(places, table[column], marker="o", color="tab:blue")
+        axis.axvline(own, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
+        axis.set_xticks(places, ticks, rotation=60, fontsize=8)
+        axis.set_xlabel("threshold (m)")
+        axis.set_title(kinds[column], fontsize=9)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def per_image(first: Any, others: Mapping[str, Any], metric: str = "sq_rel", label: str = "Sq Rel") -> Figure:
+    """One point an image: its error before (across) and after (up); under the diagonal it became better.
+
+    Args:
+        first: per-image metrics of `evaluation.score`, of the training compared against.
+        others: training's name -> per-image metrics of the same images.
+    """
+    kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]
+    figure = Figure(figsize=(0.5 + 3.6 * len(kinds), 3.6), layout="constrained")
+    keys = ["scene", "frame", "pixels"]
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        values = []
+        for (name, table), marker in zip(others.items(), "ox^s", strict=False):
+            both = first[first["pixels"] == kind].merge(table, on=keys, suffixes=("", "_after"))
+            x, y = both[metric], both[f"{metric}_after"]
+            values += [x.max(), y.max()]
+            axis.plot(x, y, marker, markersize=4, alpha=0.7, label=f"{name}: {(y < x).mean():.0%} better")
+        top = 1.05 * max(values)
+        axis.plot([0, top], [0, top], color="gray", linewidth=1)
+        axis.set(xlim=(0, top), ylim=(0, top), xlabel=f"{label}, self-supervised", ylabel=f"{label}, student")
+        axis.set_title(f"{kind} pixels", fontsize=10)
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,188 @@
+"""Pictures in rows and columns with one colour scale a kind: what every image figure of the paper is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from d3d.errors import DataError
+
+# Two columns of the paper's page. Figures for print are drawn at their final width, so that text of 6 pt is 6 pt.
+PRINT_WIDTH_IN = 6.9
+PRINT_FONT_PT = 6.5
+SMALLEST_PT = 6.0
+
+# viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
+COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
+NAMES = {
+    "depth": "depth",
+    "error": "error",
+    "uncertainty": "uncertainty",
+    "signed": "too near (blue) / too far (red)",
+}
+UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
+_POINTS_AN_INCH = 72
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a grid.
+
+    ``kind`` is "image" (uint8 or float in [0, 1]), "depth", "error", "uncertainty" (metres, 0 drawn as
+    white in depth: nothing there), "signed" (metres around 0), "mask" or "share" (a plain 0..limit map).
+    """
+
+    title: str
+    array: np.ndarray | None
+    kind: str = "image"
+    limit: float | None = None  # upper end of the colours; by default shared by all panels of a kind
+    outline: np.ndarray | None = None  # bool map, of any size, drawn as a line on top
+    note: str = ""  # a few characters in the lower left corner
+
+
+def limit_of(panels: Sequence[Panel], kind: str) -> float:
+    """Upper end of the colours of a kind: as given, else the largest of the panels' 98th percentiles."""
+    given = [p.limit for p in panels if p.kind == kind and p.limit is not None]
+    if given:
+        return max(given)
+    arrays = [np.abs(p.array[np.isfinite(p.array)]) for p in panels if p.kind == kind and p.array is not None]
+    top = [float(np.percentile(a, 98)) for a in arrays if a.size]
+    return max([*top, 1e-3])
+
+
+def grid(
+    rows: Sequence[Sequence[Panel]],
+    title: str = "",
+    width_in: float = 12.0,
+    font_pt: float = 9.0,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Panels in rows, with one colour scale a kind and its bar below.
+
+    Titles that a row shares with the one above are written once.
+
+    Args:
+        rows: the panels; rows may differ in length.
+        width_in: width of the figure, inches; its height follows.
+        font_pt: of the panels' titles.
+        names: what each row is called, written upwards at its left.
+    """
+    panels = [p for row in rows for p in row]
+    if not any(p.array is not None for p in panels):
+        raise DataError("a figure needs at least one panel.")
+    columns = max(len(row) for row in rows)
+    first = next(p.array for p in panels if p.array is not None)
+    kinds = [
+        k
+        for k in ("depth", "uncertainty", "error", "signed")
+        if any(p.kind == k and p.array is not None for p in panels)
+    ]
+    line = 1.35 * font_pt / _POINTS_AN_INCH
+    gap, left = 0.04, 1.2 * line if names else 0.02
+    cell_w = (width_in - left - 0.02 - gap * (columns - 1)) / columns
+    cell_h = cell_w * first.shape[0] / first.shape[1]
+    heads = _head_lines(rows)
+    top = (1.7 * line if title else 0) + 0.03
+    below = 3.3 * line if kinds else 0.02
+    height = top + sum(n * line + cell_h + gap + (0.03 if n else 0) for n in heads) + below
+    figure = Figure(figsize=(width_in, height))
+    if title:
+        figure.suptitle(title, fontsize=font_pt + 2, y=1 - 0.3 * line / height, va="top")
+
+    def axes_at(x: float, y: float, w: float, h: float) -> Any:
+        """Axes by the distance of their upper left corner from the figure's, inches."""
+        return figure.add_axes((x / width_in, 1 - (y + h) / height, w / width_in, h / height))
+
+    shown: dict[str, Any] = {}
+    y = top
+    for r, row in enumerate(rows):
+        y += heads[r] * line + (0.03 if heads[r] else 0)
+        for c, panel in enumerate(row):
+            if panel.array is None:
+                continue
+            axis = axes_at(left + c * (cell_w + gap), y, cell_w, cell_h)
+            axis.set_axis_off()
+            if heads[r]:
+                axis.set_title(panel.title, fontsize=font_pt, pad=2)
+            shown.setdefault(panel.kind, _draw(axis, panel, panels, font_pt))
+        if names and names[r]:
+            at = {"x": 0.5 * left / width_in, "y": 1 - (y + cell_h / 2) / height}
+            figure.text(**at, s=names[r], fontsize=font_pt, rotation=90, ha="center", va="center")
+        y += cell_h + gap
+    share = width_in / max(1, len(kinds))
+    for k, kind in enumerate(kinds):
+        bar_w = min(0.8 * share, 4.0)
+        axis = axes_at(k * share + (share - bar_w) / 2, y + 0.02, bar_w, 0.6 * line)
+        bar = figure.colorbar(
+            shown[kind], cax=axis, orientation="horizontal", extend=_extend(panels, kind), extendfrac=0.03
+        )
+        bar.set_label(f"{NAMES[kind]} ({UNITS[kind]})", fontsize=max(SMALLEST_PT, font_pt - 0.5), labelpad=1)
+        bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
+    return figure
+
+
+def _head_lines(rows: Sequence[Sequence[Panel]]) -> list[int]:
+    """Lines of text above each row: none where the row above has the same titles."""
+    result = []
+    for r, row in enumerate(rows):
+        titles = [p.title for p in row]
+        again = r > 0 and titles == [p.title for p in rows[r - 1]]
+        result.append(0 if again or not any(titles) else max(1 + t.count("\n") for t in titles))
+    return result
+
+
+def _extend(panels: Sequence[Panel], kind: str) -> str:
+    """Which ends of a kind's colour bar are pointed: where a picture has values beyond it."""
+    top = limit_of(panels, kind)
+    arrays = [p.array for p in panels if p.kind == kind and p.array is not None]
+    above = any((a[np.isfinite(a)] > top).any() for a in arrays)
+    under = kind == "signed" and any((a[np.isfinite(a)] < -top).any() for a in arrays)
+    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get((above, under), "neither")
+
+
+def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float) -> Any:
+    from matplotlib import colormaps
+
+    options: dict[str, Any] = {}
+    array = panel.array
+    if panel.kind in ("mask", "share"):
+        options = {"cmap": "gray", "vmin": 0, "vmax": 1 if panel.kind == "mask" else panel.limit}
+    elif panel.kind != "image":
+        top = limit_of(panels, panel.kind)
+        colours = colormaps[COLOURS[panel.kind]].with_extremes(bad="white")
+        array = np.asarray(array, dtype=float)
+        if panel.kind == "depth":
+            array = np.where(array > 0, array, np.nan)
+        options = {"cmap": colours, "vmin": -top if panel.kind == "signed" else 0, "vmax": top}
+    # "none": a PDF holds the pixels as they are, few as they are
+    picture = axis.imshow(array, interpolation="none", **options)
+    if panel.outline is not None and panel.outline.any():
+        draw_outline(axis, panel.outline, array.shape[:2], font_pt)
+    if panel.note:
+        box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.2}
+        axis.text(
+            0.02, 0.03, panel.note, fontsize=max(SMALLEST_PT, font_pt - 1), transform=axis.transAxes, bbox=box
+        )
+    return picture
+
+
+def draw_outline(
+    axis: Any, mask: np.ndarray, size_hw: tuple[int, int] | None = None, font_pt: float = 9.0
+) -> None:
+    """A line around the set pixels of a mask: white between black, so that it shows on any colour.
+
+    Args:
+        size_hw: of the picture that it is drawn on, if it is not the mask's.
+    """
+    from matplotlib import patheffects
+
+    h, w = mask.shape
+    height, width = size_hw or mask.shape
+    x, y = (np.arange(w) + 0.5) * width / w - 0.5, (np.arange(h) + 0.5) * height / h - 0.5
+    lines = axis.contour(x, y, mask, levels=[0.5], colors="white", linewidths=0.07 * font_pt)
+    casing = patheffects.withStroke(linewidth=0.17 * font_pt, foreground="black")
+    lines.set(path_effects=[casing])
