@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from d3d.errors import ConfigError, unknown
-from d3d.fusion import STRATEGIES, find_strategy
+from d3d.fusion import LABELS, find_strategy
 from d3d.models import ARCHITECTURES
 from d3d.profiles import (
     ENSEMBLE,
@@ -58,11 +58,13 @@ PARAMETERS: dict[str, Parameter] = {
         _STR, "profile", f"{', '.join(PROFILES)}: size, steps and thresholds", tuple(PROFILES)
     ),
     "arch": Parameter(_STR, "arch", "network of this run", ARCHITECTURES),
-    "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", tuple(STRATEGIES)),
+    "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", LABELS),
     "dataset": Parameter(_STR, "data.dataset", "data set, by its name in d3d.datasets"),
     "root": Parameter(_STR, "data.root", "folder of the data set"),
     "seed": Parameter(_INT, "seed", "seed of initialisation, order and augmentation", minimum=0),
+    "round": Parameter(_INT, "round", "of distillation: 2 takes round 1's students as teachers", minimum=1),
     "run": Parameter(_STR, "run", "name of the run's folder under runs/"),
+    "base": Parameter(_STR, "base", "a run whose finished stages are used where they are the same"),
     "runs_dir": Parameter(_STR, "runs_dir", "folder that holds the runs"),
     "device": Parameter(_STR, "device", "auto, cpu or cuda", ("auto", "cpu", "cuda")),
     "height": Parameter(_INT, "data.height", "network height in pixels, a multiple of 32", minimum=64),
@@ -87,8 +89,24 @@ PARAMETERS: dict[str, Parameter] = {
     "threshold_m": Parameter(
         _FLOAT, "fusion.threshold_m", "uncertainty threshold of Eq. 3, metres", minimum=0.0
     ),
+    "threshold_quantile": Parameter(
+        _FLOAT,
+        "fusion.threshold_quantile",
+        "that threshold as a quantile of the training pixels",
+        minimum=0.0,
+    ),
+    "fusion_passes": Parameter(
+        _INT, "fusion.passes", "TSDF passes; from the 2nd on outliers stay out", minimum=1
+    ),
+    "eval_dataset": Parameter(
+        _STR, "evaluation.dataset", "data set that is evaluated, if not the one trained on"
+    ),
+    "eval_root": Parameter(_STR, "evaluation.root", "folder of the data set that is evaluated"),
     "split": Parameter(_STR, "evaluation.split", "split that is evaluated"),
     "scale": Parameter(_STR, "evaluation.scale", "none (absolute depth) or median", ("none", "median")),
+    "lists": Parameter(
+        _STR, "evaluation.lists", "own lists of frames to score apart: a folder, a file, or Name=file"
+    ),
     "eval_every": Parameter(_INT, "evaluation.every", "every Nth frame is evaluated", minimum=1),
 }
 
@@ -130,6 +148,14 @@ def make_config(**parameters: Any) -> Config:
             {"data": data, "fusion": fusion, "evaluation": evaluation}[group][key] = given.pop(name)
     dataset = data.get("dataset", config.data.dataset)
     options = config.data.options.get(dataset, {})
+    other = evaluation.get("dataset")
+    if other is not None:
+        evaluation["options"] = config.data.options.get(other, {})
+    elif "root" in evaluation:
+        raise ConfigError(f"eval_root = {evaluation['root']!r} without eval_dataset: name the data set, too.")
+    quantile = fusion.get("threshold_quantile")
+    if quantile is not None and not quantile <= 1:
+        raise ConfigError(f"threshold_quantile = {quantile!r} must be between 0 and 1.")
     config = replace(
         config,
         data=replace(config.data, **data, options=options),
@@ -250,8 +276,8 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     they do not change it.
 
     Args:
-        stage: "pretrain", "predict", "project", "uncertainty", "fuse", "distill" or "evaluate".
-        labels: "" means the self-supervised network, where a stage can take both.
+        stage: "pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate" or "rank".
+        labels: "" means the self-supervised network, where a stage can take both; of "uncertainty" its name.
     """
     data = dataclasses.asdict(config.data)
     data.pop("root")
@@ -263,32 +289,49 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         return values
 
     fusion = dataclasses.asdict(config.fusion)
-    threshold = fusion.pop("threshold_m")
+    threshold = {"threshold_m": fusion.pop("threshold_m")}
+    quantile = fusion.pop("threshold_quantile")
+    if quantile is not None:
+        threshold = {"threshold_quantile": quantile}
+    if config.fusion.passes == 1:
+        del fusion["passes"]  # as it was before there was a choice: such runs are the same
     base = {"arch": arch, "seed": config.seed, "data": data, "pretrain": train("pretrain") if arch else None}
     if stage == "pretrain":
         return _plain(base)
+    if config.round > 1 and not (stage == "evaluate" and not labels):
+        # what was trained before: the student of the round before, with all that made it
+        teacher = stage_config(replace(config, round=config.round - 1), "distill", arch, config.labels)
+        base = {"arch": arch, "seed": config.seed, "data": data, "round": config.round, "teacher": teacher}
     base["predict_precision"] = config.predict_precision
     if stage == "predict":
         result = base
     elif stage == "project":
         result = {**base, "fusion": fusion}
     elif stage == "uncertainty":
-        result = {"ensemble": {a: stage_config(config, "predict", a) for a in ENSEMBLE}}
+        if labels in ("", "ensemble"):
+            result = {"ensemble": {a: stage_config(config, "predict", a) for a in ENSEMBLE}}
+        else:
+            result = {**base, "uncertainty": labels}
     elif stage in ("fuse", "distill"):
+        strategy = find_strategy(labels)
         result = {**base, "fusion": fusion, "labels": labels}
-        if "uncertainty" in find_strategy(labels).needs:
-            result["threshold_m"] = threshold
-            result["ensemble"] = stage_config(config, "uncertainty")["ensemble"]
+        if "uncertainty" in strategy.needs:
+            result |= threshold | stage_config(config, "uncertainty", arch, strategy.uncertainty)
         if stage == "distill":
             result["distill"] = train("distill")
     elif stage == "evaluate":
         result = stage_config(config, "distill" if labels else "pretrain", arch, labels)
-        result["evaluation"] = dataclasses.asdict(config.evaluation)
+        evaluation = dataclasses.asdict(config.evaluation)
+        del evaluation["root"], evaluation["lists"]  # lists only say which scores a table averages
+        if config.evaluation.dataset is None:
+            del evaluation["dataset"], evaluation["options"]
+        result["evaluation"] = evaluation
         result["predict_precision"] = config.predict_precision
+    elif stage == "rank":
+        result = {"ensemble": {a: stage_config(config, "evaluate", a) for a in ENSEMBLE}, "fusion": fusion}
     else:
-        raise unknown(
-            "stage", stage, ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
-        )
+        known = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate", "rank")
+        raise unknown("stage", stage, known)
     return _plain(result)
 
 

@@ -13,7 +13,7 @@ from d3d import figures, scenes
 from d3d.config import Config
 from d3d.datasets import Scene
 from d3d.errors import DataError
-from d3d.geometry import relative_pose
+from d3d.geometry import nearest_depth, relative_pose
 from d3d.glossyrooms.archive import MATERIALS
 
 # of the materials that GlossyRooms tells apart; told apart by the colour-blind too
@@ -47,16 +47,6 @@ def one_frame_a_scene(config: Config, most: int = 12, columns: int = 3) -> Figur
     images = [s.image(len(s) // 2) for s in shown]
     columns = min(len(shown), columns if len(shown) <= 9 else 2 * columns)
     return figures.contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
-
-
-def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:
-    """Ground truth at another size, by the nearest pixel: for pictures only, never for scores."""
-    if depth_hw is None:
-        return None
-    h, w = depth_hw.shape
-    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
-    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
-    return depth_hw[np.ix_(y, x)]
 
 
 def what_is_known(scene: Scene, i: int) -> Figure:

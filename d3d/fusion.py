@@ -6,7 +6,7 @@ Everything works alike on numpy arrays and torch tensors of any shape.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,7 @@ class LabelInputs:
     K: np.ndarray | None = None
     source_T_target: np.ndarray | None = None  # (2, 4, 4)
     threshold_m: float = 0.4
+    device: str = "cpu"  # where a rule that is much arithmetic does it
 
 
 def _pred(i: LabelInputs) -> np.ndarray:
@@ -134,7 +135,7 @@ def _diff(i: LabelInputs) -> np.ndarray:
 
 def _mv(i: LabelInputs) -> np.ndarray:
     def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(i.device)
 
     failed = inconsistent(
         tensor(i.pred)[None, None],
@@ -142,46 +143,77 @@ def _mv(i: LabelInputs) -> np.ndarray:
         tensor(i.K)[None],
         tensor(i.source_T_target)[:, None],
     )
-    return failed[0, 0].numpy()
+    return failed[0, 0].cpu().numpy()
 
 
 def _uncer(i: LabelInputs) -> np.ndarray:
     return i.uncertainty >= i.threshold_m
 
 
+def _signed(i: LabelInputs) -> np.ndarray:
+    # a reflection is seen behind the surface: where the mesh is farther than the prediction, it is the mesh that errs
+    return (i.uncertainty >= i.threshold_m) & (i.pred > i.proj)
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """A rule of Table 6.
+    """A label rule: one of Table 6, or one beyond the paper.
 
     Attributes:
         use_proj: which pixels take the projected depth, bool (h, w).
         needs: what it looks at beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``),
             "sources" (``source_preds``, ``K``, ``source_T_target``).
+        uncertainty: which one, of `UNCERTAINTIES`.
+        shrink: the student is trained at this fraction of the image's sides and tested at the full size.
     """
 
     use_proj: Callable[[LabelInputs], np.ndarray]
     needs: frozenset[str] = frozenset()
+    uncertainty: str = "ensemble"
+    shrink: int = 1
+
+    def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """The student's image size in training: multiples of 32, and at least 64, as the networks need it."""
+        if self.shrink == 1:
+            return size_hw
+        h, w = (max(64, round(x / self.shrink / 32) * 32) for x in size_hw)
+        return h, w
 
 
 # A new strategy is one function and one line.
 STRATEGIES: dict[str, Strategy] = {
     "pred": Strategy(_pred),
     "proj": Strategy(_proj),
+    "proj_lowres": Strategy(_proj, shrink=3),
     "diff": Strategy(_diff),
     "mv": Strategy(_mv, needs=frozenset({"sources"})),
     "uncer": Strategy(_uncer, needs=frozenset({"uncertainty"})),
+    "signed": Strategy(_signed, needs=frozenset({"uncertainty"})),
 }
+
+# What may stand for U in a strategy that looks at it; how each is computed is in `d3d.uncertainty`
+UNCERTAINTIES = ("ensemble", "mcdropout", "tta", "snapshots", "regression")
+
+# Every name of labels: a strategy, or one with another uncertainty than the paper's, as "uncer-tta"
+LABELS = tuple(STRATEGIES) + tuple(
+    f"{name}-{uncertainty}"
+    for name, strategy in STRATEGIES.items()
+    if "uncertainty" in strategy.needs
+    for uncertainty in UNCERTAINTIES
+    if uncertainty != "ensemble"
+)
 
 
 def find_strategy(name: str) -> Strategy:
-    """A strategy by its name.
+    """A strategy by the name of its labels, as "uncer" or "uncer-tta".
 
     Raises:
         ConfigError: there is none, with the near misses.
     """
-    if name not in STRATEGIES:
-        raise unknown("label strategy", name, STRATEGIES)
-    return STRATEGIES[name]
+    if name not in LABELS:
+        raise unknown("label strategy", name, LABELS)
+    base, _, uncertainty = name.partition("-")
+    return replace(STRATEGIES[base], uncertainty=uncertainty) if uncertainty else STRATEGIES[base]
 
 
 def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:

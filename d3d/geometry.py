@@ -181,3 +181,16 @@ def warp(
             source_b3hw.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
         )
     return warped, valid.reshape(b, 1, h, w)
+
+
+def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.ndarray | None:
+    """A depth map at another size, by the nearest pixel: nothing between a surface and the one behind it appears.
+
+    For pictures, and for labels of a student that is trained on smaller images; never for scores.
+    """
+    if depth_hw is None:
+        return None
+    h, w = depth_hw.shape
+    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
+    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
+    return depth_hw[np.ix_(y, x)]

@@ -96,15 +96,23 @@ class FusionConfig:
     integrate_every: int = 10  # every Nth frame of the scene goes into the TSDF
     renderer: str = "open3d"  # or "pyrender", the paper's
     threshold_m: float = 0.4
+    # instead of metres (not in the paper): the threshold is this quantile of the uncertainty of all training
+    # pixels, so that 0.7 takes the projected depth at 30 % of them, whatever the data set and the networks
+    threshold_quantile: float | None = None
+    passes: int = 1  # more than one (not in the paper) leaves out what lies behind the mesh of the one before
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How predictions are scored (4.1)."""
+    """How predictions are scored (4.1), and on which data set where it is not the one trained on (4.2, Table 5)."""
 
+    dataset: str | None = None  # None: the one trained on
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     split: str = "val"
     scale: str = "none"  # "median" for relative depth
     every: int = 1
+    lists: str | None = None  # the user's lists of frames: a folder, a file, or "Name=file"; see d3d.lists
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ class Config:
     students: tuple[str, ...] = ENSEMBLE  # networks that the whole chain distills; all three are pretrained
     seed: int = 0
     device: str = "auto"
+    round: int = 1  # of distillation; 2 takes the students of round 1 as teachers (not in the paper)
     run: str = ""
+    base: str = ""  # a run whose finished stages are used where their configuration is the same
     runs_dir: str | None = None
     data: DataConfig = DataConfig()
     pretrain: TrainConfig = TrainConfig()

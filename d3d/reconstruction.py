@@ -62,11 +62,17 @@ def reconstruct(
     every: int = 10,
     images: np.ndarray | None = None,
     max_depth: float = 10.0,
+    passes: int = 1,
+    outlier: float = 0.1,
 ) -> Mesh:
     """TSDF fusion and mesh extraction with Open3D (3.2.2, 3.3).
 
     A truncation as large as a highlight's over-estimation makes the fusion nearly a mean, a small one a
     majority vote; the paper's 1.0 m is the default. Integration uses pixel centres at integers.
+
+    With more than one pass (not in the paper) each further one leaves out what lies behind the mesh of the one
+    before: a mean is drawn towards a highlight that some views see, and then tells it. Where most views see one,
+    it lies near the mean and stays. Only what is too far is left out, as reflections are.
 
     Args:
         depths: (n, h, w) z-depth, metres; 0 where there is none.
@@ -77,13 +83,13 @@ def reconstruct(
         every: every Nth of the n views is integrated.
         images: optional uint8 (n, h, w, 3), to colour the mesh.
         max_depth: depth beyond this is ignored, metres.
+        passes: how often is fused; 1 is the paper's.
+        outlier: depth d is left out of a further pass where it exceeds the mesh's p by more than this times p.
 
     Raises:
         DataError: sizes disagree, depth is not finite, or the mesh is empty.
         ConfigError: voxel or truncation make no sense.
     """
-    import open3d as o3d
-
     depths = np.asarray(depths, dtype=np.float32)
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
         raise DataError(
@@ -93,10 +99,35 @@ def reconstruct(
         raise DataError(
             f"{np.count_nonzero(~np.isfinite(depths))} depth values are not finite; use 0 for no depth."
         )
-    if not (0 < voxel_m <= trunc_m) or every < 1:
-        raise ConfigError(f"need 0 < voxel_m <= trunc_m and every >= 1, got {voxel_m}, {trunc_m}, {every}.")
+    if not (0 < voxel_m <= trunc_m) or every < 1 or passes < 1:
+        raise ConfigError(
+            f"need 0 < voxel_m <= trunc_m, every >= 1 and passes >= 1, got {voxel_m}, {trunc_m}, {every}, {passes}."
+        )
     n, h, w = depths.shape
-    Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (n, 3, 3))
+    Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (n, 3, 3))[::every]
+    poses = np.asarray(world_T_cam, dtype=np.float64)[::every]
+    depths, images = depths[::every], None if images is None else images[::every]
+    mesh = _fused(depths, Ks, poses, voxel_m, trunc_m, images, max_depth)
+    for _ in range(passes - 1):
+        p = render_depth(mesh, Ks, poses, (h, w))
+        near = np.where((p > 0) & (depths > (1 + outlier) * p), np.float32(0), depths)
+        mesh = _fused(near, Ks, poses, voxel_m, trunc_m, images, max_depth)
+    return mesh
+
+
+def _fused(
+    depths: np.ndarray,
+    Ks: np.ndarray,
+    poses: np.ndarray,
+    voxel_m: float,
+    trunc_m: float,
+    images: np.ndarray | None,
+    max_depth: float,
+) -> Mesh:
+    """One pass of `reconstruct` over all the given views."""
+    import open3d as o3d
+
+    n, h, w = depths.shape
     colour_type = o3d.pipelines.integration.TSDFVolumeColorType
     volume = o3d.pipelines.integration.ScalableTSDFVolume(
         voxel_length=voxel_m,
@@ -104,7 +135,7 @@ def reconstruct(
         color_type=colour_type.NoColor if images is None else colour_type.RGB8,
     )
     blank = np.zeros((h, w, 3), np.uint8)
-    for i in range(0, n, every):
+    for i in range(n):
         rgbd = o3d.geometry.RGBDImage.create_from_color_and_depth(
             o3d.geometry.Image(blank if images is None else np.ascontiguousarray(images[i])),
             o3d.geometry.Image(np.ascontiguousarray(depths[i])),
@@ -115,13 +146,12 @@ def reconstruct(
         intrinsic = o3d.camera.PinholeCameraIntrinsic(
             w, h, Ks[i][0, 0], Ks[i][1, 1], Ks[i][0, 2], Ks[i][1, 2]
         )
-        volume.integrate(rgbd, intrinsic, np.linalg.inv(world_T_cam[i]))
+        volume.integrate(rgbd, intrinsic, np.linalg.inv(poses[i]))
     mesh = volume.extract_triangle_mesh()
     vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
     if len(triangles) == 0:
-        count = len(range(0, n, every))
         raise DataError(
-            f"the mesh is empty after fusing {count} views ({np.count_nonzero(depths[::every])} pixels with depth "
+            f"the mesh is empty after fusing {n} views ({np.count_nonzero(depths)} pixels with depth "
             f"under {max_depth} m; Open3D {o3d.__version__}, 0.19 is needed). Is the depth in metres, and are the "
             f"poses camera-to-world?"
         )

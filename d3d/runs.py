@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +46,27 @@ def run_folder(config: Config) -> Path:
     given = config.runs_dir or os.environ.get("D3D_RUNS")
     base = Path(given).expanduser() if given else project_root() / "runs"
     return base.absolute() / config.run
+
+
+def stage_folder(config: Config, stage: str, arch: str = "", labels: str = "", path: str = "") -> Path:
+    """``runs/<run>/<stage>/<arch>[/<labels>]``, where a stage's artefact is or will be.
+
+    A later round of distillation has a level of its own, ``round2/<stage>/...``, for all but the pretraining and
+    what is evaluated. Where the run has a ``base``, and that has finished the very same stage, it is the base's folder.
+
+    Args:
+        path: what stands below ``<stage>`` where it is not ``<arch>[/<labels>]``.
+    """
+    levels = [] if config.round == 1 or stage in ("pretrain", "evaluate", "rank") else [f"round{config.round}"]
+    levels += [stage, path or "/".join(p for p in (arch, labels) if p)]
+    folder = run_folder(config).joinpath(*levels)
+    if config.base and not (folder / "config.json").is_file():
+        theirs = run_folder(replace(config, run=config.base)).joinpath(*levels)
+        if (theirs / "DONE").is_file() and not differences(
+            stage_config(config, stage, arch, labels), read_json(theirs / "config.json")["config"]
+        ):
+            return theirs
+    return folder
 
 
 @contextlib.contextmanager
@@ -221,7 +243,7 @@ def open_stage(
     Raises:
         RunError: the folder belongs to another configuration, to other inputs, or to a running process.
     """
-    folder = run_folder(config) / stage / (path or "/".join(p for p in (arch, labels) if p))
+    folder = stage_folder(config, stage, arch, labels, path)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

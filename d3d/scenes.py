@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +35,22 @@ _opened: dict[str, Dataset] = {}
 
 
 def dataset(config: Config) -> Dataset:
-    """The run's data set; the last one opened is kept, as every stage asks for it."""
-    key = repr((config.data.dataset, config.data.root, config.data.options))
+    """The run's data set; the last two opened are kept, as every stage asks for them."""
+    return _open(config.data.dataset, config.data.root, config.data.options)
+
+
+def evaluated_dataset(config: Config) -> Dataset:
+    """The data set that predictions are scored on: the run's own, unless another is named."""
+    e = config.evaluation
+    return dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
+
+
+def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
+    key = repr((name, root, options))
     if key not in _opened:
-        _opened.clear()
-        _opened[key] = open_dataset(config.data.dataset, config.data.root, **config.data.options)
+        while len(_opened) > 1:
+            del _opened[next(iter(_opened))]
+        _opened[key] = open_dataset(name, root, **options)
     return _opened[key]
 
 

@@ -12,7 +12,8 @@ from d3d.runs import differences
 
 def test_every_registered_name_is_a_parameter_and_the_ensemble_is_the_papers():
     assert c.PARAMETERS["arch"].choices == models.ARCHITECTURES
-    assert c.PARAMETERS["labels"].choices == tuple(fusion.STRATEGIES)
+    assert c.PARAMETERS["labels"].choices == fusion.LABELS
+    assert set(fusion.STRATEGIES) <= set(fusion.LABELS)
     assert c.ENSEMBLE == ("monodepth2", "hrdepth", "monovit")
     assert set(c.ENSEMBLE) <= set(models.ARCHITECTURES)
 

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from d3d.errors import ConfigError, DataError
-from d3d.fusion import STRATEGIES, LabelInputs, ensemble_std, fuse, inconsistent, make_label
+from d3d.fusion import (
+    STRATEGIES,
+    LabelInputs,
+    ensemble_std,
+    find_strategy,
+    fuse,
+    inconsistent,
+    make_label,
+)
 
 
 def test_standard_deviation_by_hand_and_alike_for_tensors():
@@ -128,3 +136,28 @@ def test_three_view_check_where_the_answer_is_known():
     failed = inconsistent(wrong, plane.repeat(2, 1, 1, 1, 1), K, poses)[0, 0]
     assert failed[8:14, 10:18].all()
     assert not failed[:, 2:-2].logical_xor(wrong[0, 0, :, 2:-2] > 2.5).any()
+
+
+def test_the_signed_rule_takes_the_mesh_only_where_it_is_nearer():
+    pred, proj = np.array([[3.0, 3.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 3.0, 0.0]])
+    uncertainty = np.array([[0.5, 0.3, 0.5, 0.5]])
+    seen = LabelInputs(pred, proj, uncertainty=uncertainty, threshold_m=0.4)
+    assert make_label("signed", seen).tolist() == [[2.0, 3.0, 2.0, 3.0]]
+    assert make_label("uncer", seen).tolist() == [[2.0, 3.0, 3.0, 3.0]]
+
+
+def test_labels_are_named_by_rule_and_uncertainty():
+    assert find_strategy("uncer").uncertainty == "ensemble"
+    assert find_strategy("signed-tta").uncertainty == "tta"
+    assert find_strategy("signed-tta").use_proj is STRATEGIES["signed"].use_proj
+    with pytest.raises(ConfigError, match="Did you mean 'uncer-tta'"):
+        find_strategy("uncer-ttta")
+    with pytest.raises(ConfigError, match="unknown label strategy"):
+        find_strategy("pred-tta")  # looks at no uncertainty
+
+
+def test_a_student_of_small_images_is_trained_at_a_third_of_the_side():
+    lowres = find_strategy("proj_lowres")
+    assert lowres.training_size((288, 384)) == (96, 128)  # the paper's
+    assert lowres.training_size((96, 128)) == (64, 64)  # the smallest that the networks take
+    assert find_strategy("proj").training_size((288, 384)) == (288, 384)

@@ -1,5 +1,6 @@
 """The chain over a run's folder: computed once, skipped when done, refused when another's; and its command line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ import pytest
 from d3d import prediction, runs, scenes, stages
 from d3d.__main__ import main
 from d3d.config import make_config
-from d3d.errors import DataError, RunError
+from d3d.errors import ConfigError, DataError, RunError
 from d3d.prediction import DepthStore, read_depth, write_depth
+from d3d.stages import depth, networks, scores
+from d3d.stages import labels as label_stages
 
 pytest.importorskip("open3d")
 
@@ -64,8 +67,8 @@ def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("computed again")
 
-    for name in ("train", "predict_scenes"):
-        monkeypatch.setattr(stages, name, never)
+    for module, name in ((networks, "train"), (depth, "predict_scenes"), (scores, "predict_scenes")):
+        monkeypatch.setattr(module, name, never)
     again = stages.evaluate(cfg, "monodepth2", "diff")
     assert again.equals(chain)
 
@@ -85,8 +88,8 @@ def test_tables_have_rows_for_each_list_of_images(cfg, chain, monkeypatch):
 def test_the_whole_chain_makes_what_its_table_needs_and_no_more(monkeypatch):
     done = []
     for name in ("pretrain", "distill"):
-        monkeypatch.setattr(stages, name, lambda config, *what: done.append(what))
-    monkeypatch.setattr(stages, "tables", lambda config, trainings: trainings)
+        monkeypatch.setattr(scores, name, lambda config, *what: done.append(what))
+    monkeypatch.setattr(scores, "tables", lambda config, trainings: trainings)
     trainings = stages.run_all(make_config(profile="demo"))
     assert done == [
         ("monodepth2",),
@@ -238,3 +241,90 @@ def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "dataset", lambda config: Dataset("floor", {"train": lambda: [sparse]}))
     with pytest.raises(DataError, match=r"no training triple from 2 target frames.*fell out: 1 x .*; 1 x "):
         stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def based(cfg, chain):
+    """Other settings over the finished stages of `cfg`'s run."""
+
+    def make(run, **values):
+        return make_config(
+            profile="smoke", runs_dir=cfg.runs_dir, run=run, base="r", **{"labels": "diff"} | values
+        )
+
+    return make
+
+
+def test_a_run_takes_what_is_the_same_from_its_base(cfg, based):
+    fused_twice = based("twice", fusion_passes=2)
+    assert stages.predict(fused_twice, "monodepth2").folder == stages.predict(cfg, "monodepth2").folder
+    store = stages.project(fused_twice, "monodepth2")
+    assert store.folder == runs.run_folder(fused_twice) / "project" / "monodepth2"
+    scene = stages.training_scenes(cfg)[0]
+    once = stages.project(cfg, "monodepth2").read_of(scene.scene, scene.targets[3])
+    assert not np.array_equal(store.read_of(scene.scene, scene.targets[3]), once)
+    assert not (runs.run_folder(fused_twice) / "pretrain").exists()
+
+
+def test_what_differs_is_not_taken_from_the_base(based):
+    other = based("slow", learning_rate=1e-4)
+    assert runs.stage_folder(other, "pretrain", "monodepth2").parent.parent.name == "slow"
+
+
+def test_round_two_is_taught_by_the_students_of_round_one(cfg, chain):
+    second = dataclasses.replace(cfg, round=2)
+    label = stages.fuse(second, "monodepth2", "diff")
+    assert label.folder == runs.run_folder(cfg) / "round2" / "fuse" / "monodepth2" / "diff"
+    scene = stages.training_scenes(cfg)[0]
+    i = scene.targets[2]
+    student = stages.load_network(cfg, "monodepth2", "diff")
+    ours = prediction.predict(student, scene.scene.image(i, cfg.data.size_hw))
+    stored = stages.predict(second, "monodepth2").read_of(scene.scene, i)
+    assert abs(stored - ours).max() < 0.002
+    assert abs(stored - stages.predict(cfg, "monodepth2").read_of(scene.scene, i)).max() > 0.01
+    # what is self-supervised is the same in every round
+    assert stages.evaluated(second, "monodepth2", "diff") == "monodepth2/diff-round2/val"
+    assert stages.evaluated(second, "monodepth2") == "monodepth2/self-supervised/val"
+
+
+def test_a_student_of_small_images_is_tested_on_whole_ones(cfg, chain):
+    assert stages.distill(cfg, "monodepth2", "proj_lowres").name == "proj_lowres"
+    stages.evaluate(cfg, "monodepth2", "proj_lowres")
+    folder = runs.stage_folder(
+        cfg, "evaluate", path=f"{stages.evaluated(cfg, 'monodepth2', 'proj_lowres')}/depth"
+    )
+    scene = stages.dataset(cfg).scenes("val")[0]
+    assert DepthStore(folder).read_of(scene, 0).shape == cfg.data.size_hw
+
+
+def test_another_data_set_is_scored_apart(cfg, chain):
+    other = make_config(
+        profile="smoke",
+        runs_dir=cfg.runs_dir,
+        run="r",
+        eval_dataset="glossyrooms",
+        split="test",
+        scale="median",
+    )
+    scored = stages.evaluate(other, "monodepth2")
+    assert set(scored["scene"]) == {s.name for s in stages.evaluated_dataset(other).scenes("test")}
+    assert stages.evaluated(other, "monodepth2") == "monodepth2/self-supervised/glossyrooms-test"
+    with pytest.raises(ConfigError, match="name the data set"):
+        make_config(profile="smoke", eval_root="somewhere")
+
+
+def test_a_threshold_from_the_data_leaves_its_share_of_pixels(cfg, chain, monkeypatch):
+    scene = stages.training_scenes(cfg)[0]
+    values = {i: np.full((4, 5), 0.001 * k, np.float32) for k, i in enumerate(scene.targets)}
+
+    class Store:
+        def read_of(self, scene, i):
+            return values[i]
+
+    monkeypatch.setattr(label_stages, "uncertainty", lambda config, name, arch: Store())
+    monkeypatch.setattr(label_stages, "training_scenes", lambda config: [scene])
+    config = dataclasses.replace(cfg, fusion=dataclasses.replace(cfg.fusion, threshold_quantile=0.75))
+    found = stages.threshold(config, "uncer")
+    every = np.concatenate([v.ravel() for v in values.values()])
+    assert abs((every >= found).mean() - 0.25) < 1.5 / len(values)
+    assert stages.threshold(cfg, "uncer") == cfg.fusion.threshold_m

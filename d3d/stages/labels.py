@@ -1,0 +1,146 @@
+"""Labels of the training frames (section 3.2.3): uncertainty, its threshold, and Eq. 3 or another rule."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from d3d import fusion, runs
+from d3d.config import ENSEMBLE, Config
+from d3d.datasets import Scene
+from d3d.geometry import relative_pose
+from d3d.prediction import MM, DepthStore
+from d3d.progress import track
+from d3d.scenes import TrainingScene, training_scenes
+from d3d.stages import depth
+from d3d.stages.chain import missing, outputs
+from d3d.training import select_device
+
+
+def uncertainty(config: Config, name: str = "ensemble", arch: str = "") -> DepthStore:
+    """Section 3.2.3: how unsure the depth of every target frame is, a standard deviation in metres.
+
+    Args:
+        name: "ensemble", the paper's: of the three networks' depth; the others of `d3d.uncertainty` are one network's.
+        arch: that network.
+    """
+    if name != "ensemble":
+        from d3d.stages import spread
+
+        return spread.uncertainty(config, name, arch or config.arch)
+    for arch in ENSEMBLE:
+        if outputs(config, "predict", arch) is None:
+            with missing(f"predict {arch}", "one pass over the training frames"):
+                depth.predict(config, arch)
+    inputs = {f"{a}/{k}": v for a in ENSEMBLE for k, v in outputs(config, "predict", a).items()}
+    stores = [DepthStore(runs.stage_folder(config, "predict", a)) for a in ENSEMBLE]
+    with runs.open_stage(config, "uncertainty", labels="ensemble", inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        for s in scenes:
+            if not store.has(s.scene.name):
+                ids = [s.scene.frame_ids[i] for i in s.targets]
+                frames = ((i, fusion.ensemble_std([d.read(s.scene.name, i) for d in stores])) for i in ids)
+                store.write_scene(s.scene.name, frames)
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        return store
+
+
+def threshold(config: Config, labels: str = "", arch: str = "") -> float:
+    """The threshold of Eq. 3 in metres: as configured, or the quantile that ``threshold_quantile`` asks for.
+
+    The quantile is over every pixel of every target frame that the labels' uncertainty is stored of.
+    """
+    quantile = config.fusion.threshold_quantile
+    if quantile is None:
+        return config.fusion.threshold_m
+    store = uncertainty(config, fusion.find_strategy(labels or config.labels).uncertainty, arch)
+    # stored as 16-bit millimetres: a histogram of these is exact, and as small for a thousand scenes as for one
+    counts = np.zeros(2**16, np.int64)
+    for s in training_scenes(config):
+        for i in s.targets:
+            values = np.rint(store.read_of(s.scene, i) * MM).astype(np.int64)
+            counts += np.bincount(values.ravel(), minlength=len(counts))
+    return float(np.searchsorted(counts.cumsum(), quantile * counts.sum()) / MM)
+
+
+def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
+    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
+    arch, labels = arch or config.arch, labels or config.labels
+    if outputs(config, "project", arch) is None:
+        with missing(f"project {arch}", "fusion and rendering: a few frames a second"):
+            depth.project(config, arch)
+    depth.project(config, arch)  # also where it is there: this refuses one made from other inputs
+    strategy = fusion.find_strategy(labels)
+    uncertain = "uncertainty" in strategy.needs
+    if uncertain:
+        uncertainty(config, strategy.uncertainty, arch)
+    inputs = {f"predict/{k}": v for k, v in outputs(config, "predict", arch).items()}
+    inputs |= {f"project/{k}": v for k, v in outputs(config, "project", arch).items()}
+    if uncertain:
+        of = "" if strategy.uncertainty == "ensemble" else arch
+        stored = outputs(config, "uncertainty", of, strategy.uncertainty)
+        inputs |= {f"uncertainty/{k}": v for k, v in stored.items()}
+    with runs.open_stage(config, "fuse", arch, labels, inputs=inputs) as stage:
+        store = DepthStore(stage.folder)
+        if stage.done:
+            return store
+        scenes = training_scenes(config)
+        above = threshold(config, labels, arch) if uncertain else None
+        bar = track(what=f"fuse/{arch}/{labels}", total=sum(len(s.targets) for s in scenes), unit="frame")
+
+        def frames(s: TrainingScene):
+            for row in s.triples.indices:
+                seen = label_inputs(config, arch, s.scene, row, labels, above)
+                yield s.scene.frame_ids[row[0]], fusion.make_label(labels, seen)
+                bar.update()
+
+        for s in scenes:
+            if store.has(s.scene.name):
+                bar.update(len(s.targets))
+            else:
+                store.write_scene(s.scene.name, frames(s))
+        bar.close()
+        more = {} if above is None else {"threshold_m": above}
+        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **more)
+        return store
+
+
+def label_inputs(
+    config: Config,
+    arch: str,
+    scene: Scene,
+    triple: np.ndarray,
+    labels: str,
+    threshold_m: float | None = None,
+) -> fusion.LabelInputs:
+    """What a label strategy sees of one target frame, read from the run's folder.
+
+    Args:
+        triple: frame indices of target, backward and forward source.
+        threshold_m: by default `threshold`; given, to try others.
+
+    Raises:
+        DataError: an earlier stage is not there.
+    """
+    target, *sources = map(int, triple)
+    frame = scene.frame_ids[target]
+    predicted = DepthStore(runs.stage_folder(config, "predict", arch))
+    strategy, more = fusion.find_strategy(labels), {}
+    if "uncertainty" in strategy.needs:
+        of = "" if strategy.uncertainty == "ensemble" else arch
+        store = DepthStore(runs.stage_folder(config, "uncertainty", of, strategy.uncertainty))
+        more["uncertainty"] = store.read(scene.name, frame)
+        more["threshold_m"] = threshold(config, labels, arch) if threshold_m is None else threshold_m
+    if "sources" in strategy.needs:
+        more["source_preds"] = np.stack([predicted.read(scene.name, scene.frame_ids[i]) for i in sources])
+        more["K"] = scene.K(target, config.data.size_hw)
+        poses = scene.world_T_cams
+        more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
+    return fusion.LabelInputs(
+        pred=predicted.read(scene.name, frame),
+        proj=DepthStore(runs.stage_folder(config, "project", arch)).read(scene.name, frame),
+        device=str(select_device(config.device)),
+        **more,
+    )

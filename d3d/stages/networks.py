@@ -1,0 +1,97 @@
+"""Trainings: self-supervised pretraining (section 3.1) and the student's distillation (3.2.4)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from d3d import fusion, runs
+from d3d.config import Config
+from d3d.datasets import Scene
+from d3d.datasets.samples import LabelSamples, TripleSamples
+from d3d.geometry import nearest_depth
+from d3d.models import create_model, load_model
+from d3d.prediction import DepthStore
+from d3d.scenes import frames_digest, training_scenes
+from d3d.stages import labels as label_stages
+from d3d.stages.chain import missing, outputs
+from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
+
+
+def pretrain(config: Config, arch: str = "") -> Path:
+    """Section 3.1: trains one network with the photometric loss; leaves its weights."""
+    arch = arch or config.arch
+    settings, d = config.training("pretrain", arch), config.data
+    with runs.open_stage(config, "pretrain", arch) as stage:
+        if stage.done:
+            return stage.folder
+        scenes = training_scenes(config)
+        samples = TripleSamples(
+            [s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed
+        )
+        task = PretrainTask(
+            samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
+        )
+        _train(config, stage, arch, task, "pretrain")
+        return stage.folder
+
+
+def distill(config: Config, arch: str = "", labels: str = "") -> Path:
+    """Section 3.2.4: trains a fresh network of the same architecture on the labels; leaves its weights."""
+    arch, labels, d = arch or config.arch, labels or config.labels, config.data
+    if outputs(config, "fuse", arch, labels) is None:
+        with missing(f"fuse {arch} {labels}", "many frames a second"):
+            label_stages.fuse(config, arch, labels)
+    store = label_stages.fuse(config, arch, labels)
+    inputs = outputs(config, "fuse", arch, labels)
+    with runs.open_stage(config, "distill", arch, labels, inputs=inputs) as stage:
+        if stage.done:
+            return stage.folder
+        scenes = training_scenes(config)
+        frames = [(k, i) for k, s in enumerate(scenes) for i in s.targets]
+        size_hw = fusion.find_strategy(labels).training_size(d.size_hw)
+        label = store.read_of if size_hw == d.size_hw else partial(_small_label, store, size_hw)
+        samples = LabelSamples([s.scene for s in scenes], frames, label, size_hw, config.seed)
+        task = DistillTask(samples, d.min_depth, d.max_depth)
+        _train(config, stage, arch, task, "distill")
+        return stage.folder
+
+
+def _small_label(store: DepthStore, size_hw: tuple[int, int], scene: Scene, i: int) -> np.ndarray:
+    return nearest_depth(store.read_of(scene, i), size_hw)
+
+
+def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | DistillTask, kind: str) -> None:
+    settings, device = config.training(kind, arch), select_device(config.device)
+    factory = partial(
+        create_model,
+        arch,
+        pretrained=settings.pretrained,
+        weights=settings.weights,
+        init_depth_m=settings.init_depth_m,
+        min_depth=config.data.min_depth,
+        max_depth=config.data.max_depth,
+    )
+    what = str(stage.folder.relative_to(runs.run_folder(config)))
+    train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
+    weights = stage.folder / WEIGHTS
+    frames = frames_digest(training_scenes(config))
+    stage.finish(
+        {WEIGHTS: runs.sha256(weights)}, device=str(device), samples=len(task.samples), frames_sha256=frames
+    )
+    (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+
+
+def loss_history(config: Config, arch: str = "", labels: str = "") -> list[dict[str, float]]:
+    """Loss, parts and learning rate of each epoch of a training; labels "" is the self-supervised one."""
+    folder = distill(config, arch, labels) if labels else pretrain(config, arch)
+    return pd.read_csv(folder / CURVE).to_dict("records")
+
+
+def load_network(config: Config, arch: str, labels: str = ""):
+    """A trained network of this run on its device; labels "" is the self-supervised one."""
+    folder = distill(config, arch, labels) if labels else pretrain(config, arch)
+    return load_model(folder / WEIGHTS).to(select_device(config.device)).eval()

@@ -1,0 +1,137 @@
+"""Scores (section 4): evaluation of trained networks, the table of all that was evaluated, the whole chain."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+
+from d3d import evaluation, fusion, runs
+from d3d.config import ENSEMBLE, Config
+from d3d.errors import DataError
+from d3d.models import ARCHITECTURES
+from d3d.prediction import DepthStore, predict_scenes
+from d3d.scenes import evaluated_dataset
+from d3d.stages.chain import TRAINING, folder_of, missing, outputs
+from d3d.stages.networks import distill, load_network, pretrain
+
+
+def evaluated(config: Config, arch: str, labels: str = "") -> str:
+    """The folder below ``evaluate/`` of one training's scores: network, training (and round), split (and data set)."""
+    e = config.evaluation
+    training = labels or evaluation.SELF_SUPERVISED
+    if labels and config.round > 1:
+        training += f"-round{config.round}"
+    return f"{arch}/{training}/{e.split if e.dataset is None else f'{e.dataset}-{e.split}'}"
+
+
+def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
+    """Section 4: predicts and stores the evaluated split, then scores it; one row an image.
+
+    Args:
+        labels: "" evaluates the self-supervised network, else the student of that label strategy.
+    """
+    arch = arch or config.arch
+    e, d = config.evaluation, config.data
+    stage_name = "distill" if labels else "pretrain"
+    if outputs(config, stage_name, arch, labels) is None:
+        with missing(f"{stage_name} {arch} {labels}".rstrip(), TRAINING):
+            distill(config, arch, labels) if labels else pretrain(config, arch)
+    inputs = outputs(config, stage_name, arch, labels)
+    path = evaluated(config, arch, labels)
+    with runs.open_stage(config, "evaluate", arch, labels, inputs=inputs, path=path) as stage:
+        csv = stage.folder / "per_image.csv"
+        if stage.done:
+            return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+        scenes = evaluated_dataset(config).scenes(e.split)
+        if not any(s.has_depth for s in scenes):
+            raise DataError(
+                f"split {e.split!r} of {e.dataset or d.dataset!r} has no ground-truth depth to evaluate against."
+            )
+        frames = [range(0, len(s), e.every) for s in scenes]
+        store = DepthStore(stage.folder / "depth")
+        name = f"evaluate/{path}"
+        predict_scenes(
+            load_network(config, arch, labels),
+            scenes,
+            frames,
+            store,
+            d.size_hw,
+            precision=config.predict_precision,
+            what=name,
+        )
+        per_image = evaluation.score(
+            store.read_of,
+            scenes,
+            frames,
+            scale=e.scale,
+            min_depth=d.min_depth,
+            max_depth=d.max_depth,
+            what=name,
+        )
+        with runs.atomic(csv) as temporary:
+            per_image.to_csv(temporary, index=False, float_format="%.6g")
+        stage.finish({"per_image.csv": runs.sha256(csv)}, summary=evaluation.summary(per_image).to_dict())
+        return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+
+
+def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
+    """Per-image scores by labels: "" (self-supervised), "pred" (self-taught) and the run's own, in this order."""
+    return {labels: evaluate(config, arch, labels) for labels in dict.fromkeys(("", "pred", config.labels))}
+
+
+def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """One table of all that this run has evaluated, as CSV and Markdown in the run's ``tables/``.
+
+    It has the whole split and each list of images that the data set knows of it; a file of its own for
+    highlights and one for the other pixels.
+
+    Args:
+        trainings: (arch, labels) to evaluate; by default every one whose evaluation is there.
+
+    Raises:
+        DataError: nothing was evaluated.
+    """
+    split = config.evaluation.split
+    if trainings is None:
+        base = folder_of(config, "evaluate")
+        trainings = [
+            (arch, labels)
+            for arch in ARCHITECTURES
+            for labels in ("", *fusion.LABELS)
+            if (base / evaluated(config, arch, labels) / "DONE").is_file()
+        ]
+    if not trainings:
+        raise DataError(
+            f"{folder_of(config)} has no evaluation of split {split!r} yet: run `evaluate` first."
+        )
+    results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
+    folder = folder_of(config, "tables")
+    name = config.evaluation.dataset or config.data.dataset
+    make = partial(evaluation.table, results, name, split, evaluated_dataset(config).lists(split))
+    for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
+        part = make(pixels=pixels)
+        stem = split if pixels == "all" else f"{split}-{pixels}"
+        with runs.atomic(folder / f"{stem}.csv") as temporary:
+            part.to_csv(temporary, index=False, float_format="%.6g")
+        with runs.atomic(folder / f"{stem}.md") as temporary:
+            temporary.write_text(evaluation.to_markdown(part))
+    return make()
+
+
+def run_all(config: Config, archs: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The whole chain: all three networks pretrained, self-taught and distilled students, the table.
+
+    Args:
+        archs: networks that get students; by default the profile's.
+    """
+    archs = archs or config.students
+    trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
+    for arch, _ in trainings:
+        pretrain(config, arch)
+    for arch in archs:
+        for labels in dict.fromkeys(("pred", config.labels)):
+            distill(config, arch, labels)
+            trainings.append((arch, labels))
+    trainings.sort(key=lambda t: ARCHITECTURES.index(t[0]))
+    return tables(config, trainings)
