@@ -12,6 +12,7 @@ import numpy as np
 
 from d3d.config import Config
 from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
+from d3d.lists import with_given
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ def dataset(config: Config) -> Dataset:
 
 
 def evaluated_dataset(config: Config) -> Dataset:
-    """The data set that predictions are scored on: the run's own, unless another is named."""
+    """The data set that predictions are scored on: the run's own, unless another is named; with the user's lists.
+
+    Raises:
+        ConfigError, DataError: the parameter ``lists``, or a list that it names, is not as it should be.
+    """
     e = config.evaluation
-    return dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
+    found = dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
+    # read every time: the file may just have been written anew
+    return found if e.lists is None else with_given(found, e.lists, e.split)
 
 
 def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
@@ -61,6 +68,8 @@ def training_scenes(config: Config) -> list[TrainingScene]:
         DataError: no scene has one; with the number of targets and the count of each reason.
     """
     d = config.data
+    if config.evaluation.lists is not None:
+        evaluated_dataset(config)  # a wrong list must not be found out after hours of training
     result, tried, dropped = [], 0, Counter()
     for scene in dataset(config).scenes("train"):
         triples = find_triples(scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg)

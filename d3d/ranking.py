@@ -1,0 +1,256 @@
+"""Which frames show reflections: ranked by two signs that need no truth, to be looked through (section 4.1).
+
+Reflections make the three networks disagree (3.2.3), and they make predicted depth lie behind a mesh that is
+fused from it, as other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of
+both, in metres. How well that finds frames known to be reflective is entry E12 of docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from d3d import figures, fusion, reconstruction, runs, stages
+from d3d.config import ENSEMBLE, Config
+from d3d.datasets import Scene
+from d3d.datasets.scene import FrameList
+from d3d.errors import ConfigError, DataError
+from d3d.prediction import DepthStore, predict_scenes
+from d3d.progress import track
+from d3d.scenes import evaluated_dataset
+from d3d.training import WEIGHTS
+
+TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would drown them
+SCORES = ("score", "uncertainty", "disagreement")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a frame is judged by: its image (h, w, 3) and maps (h, w), metres."""
+
+    image: np.ndarray
+    pred: np.ndarray  # D: the median of the three networks
+    proj: np.ndarray  # P: projected from the mesh of D; 0 where nothing is hit
+    uncertainty: np.ndarray  # U
+
+    @property
+    def excess(self) -> np.ndarray:
+        """How far predicted depth lies behind the mesh, D - P; 0 where the mesh is not hit."""
+        return np.where(self.proj > 0, self.pred - self.proj, 0)
+
+
+def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
+    """Mean of the largest values, a share of all of them; at least one."""
+    flat = np.sort(values, axis=None)
+    return float(flat[-max(1, round(share * flat.size)) :].mean())
+
+
+def frame_scores(uncertainty: np.ndarray, excess: np.ndarray) -> dict[str, float]:
+    """How much a frame looks like one with reflections; all in metres, large where it does.
+
+    Args:
+        uncertainty: U (h, w), metres.
+        excess: D - P (h, w), metres. Its sign counts: a highlight is seen too far, not too near.
+
+    Returns:
+        uncertainty and disagreement, each a mean over the top 5 % of pixels; score, their geometric mean, which
+        is large only where both are.
+    """
+    u, d = top_mean(uncertainty), top_mean(np.maximum(excess, 0))
+    return {"score": float(np.sqrt(u * d)), "uncertainty": u, "disagreement": d}
+
+
+def rank_frames(config: Config) -> pd.DataFrame:
+    """Ranks the evaluated split's frames by how much they look reflective; needs poses, and no ground truth.
+
+    Every ``eval_every``-th frame of the parameter ``split`` is ranked. Stored scene by scene in
+    ``runs/<run>/rank/<split>``: what was killed goes on, what is done is read.
+
+    Returns:
+        a row a frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
+    """
+    inputs = {arch: runs.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
+    with runs.open_stage(config, "rank", inputs=inputs, path=_path(config)) as stage:
+        csv = stage.folder / "frames.csv"
+        if not stage.done:
+            scenes = evaluated_dataset(config).scenes(config.evaluation.split)
+            _predict(config, scenes)
+            bar = track(
+                what=f"rank/{_path(config)}",
+                total=sum(len(_frames(config, s)) for s in scenes),
+                unit="frame",
+            )
+            parts = []
+            for scene in scenes:
+                parts.append(_scored(config, scene))
+                bar.update(len(parts[-1]))
+            bar.close()
+            with runs.atomic(csv) as temporary:
+                pd.concat(parts).to_csv(temporary, index=False, float_format="%.6g")
+            stage.finish({"frames.csv": runs.sha256(csv)})
+        ranking = pd.read_csv(csv, dtype={"scene": str, "frame": str})
+    ranking = ranking.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
+    return ranking
+
+
+def _path(config: Config) -> str:
+    e = config.evaluation
+    return e.split if e.dataset is None else f"{e.dataset}-{e.split}"
+
+
+def _frames(config: Config, scene: Scene) -> range:
+    return range(0, len(scene), config.evaluation.every)
+
+
+def _rank_folder(config: Config) -> Path:
+    return runs.stage_folder(config, "rank", path=_path(config))
+
+
+def _stores(config: Config) -> list[DepthStore]:
+    """Each self-supervised network's depth of the split: that of its evaluation or, without truth, our own."""
+    if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
+        paths = {arch: stages.evaluated(config, arch) for arch in ENSEMBLE}
+        folders = [runs.stage_folder(config, "evaluate", a, path=p) / "depth" for a, p in paths.items()]
+    else:
+        folders = [_rank_folder(config) / "depth" / arch for arch in ENSEMBLE]
+    return [DepthStore(folder) for folder in folders]
+
+
+def _predict(config: Config, scenes: Sequence[Scene]) -> None:
+    """Depth of the split by each network, where it is not there yet."""
+    for arch, store in zip(ENSEMBLE, _stores(config), strict=True):
+        if any(s.has_depth for s in scenes):
+            stages.evaluate(config, arch)  # tables need it anyway
+        else:
+            predict_scenes(
+                stages.load_network(config, arch),
+                scenes,
+                [_frames(config, s) for s in scenes],
+                store,
+                config.data.size_hw,
+                precision=config.predict_precision,
+                what=f"rank/{_path(config)}/{arch}",
+            )
+
+
+def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
+    """What a ranked frame was judged by, read from the run's folder."""
+    depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config)])
+    return Evidence(
+        scene.image(i, config.data.size_hw),
+        np.median(depths, axis=0),
+        DepthStore(_rank_folder(config) / "projected").read_of(scene, i),
+        fusion.ensemble_std(depths),
+    )
+
+
+def _scored(config: Config, scene: Scene) -> pd.DataFrame:
+    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept."""
+    projected = DepthStore(_rank_folder(config) / "projected")
+    if not projected.has(scene.name):
+        projected.write_scene(scene.name, _project(config, scene))
+    csv = _rank_folder(config) / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
+    if not csv.is_file():
+        rows, stores = [], _stores(config)
+        for i in _frames(config, scene):
+            e = evidence(config, scene, i, stores)
+            rows.append(
+                {"scene": scene.name, "frame": scene.frame_ids[i], **frame_scores(e.uncertainty, e.excess)}
+            )
+        with runs.atomic(csv) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+    return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+
+
+def _project(config: Config, scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
+    """The depth of a scene's mesh from each ranked frame (3.2.2), of all three networks' median depth.
+
+    The median, not one network's depth: its mesh tells more (E12), and the list is of no one network.
+    """
+    f, size_hw, frames = config.fusion, config.data.size_hw, _frames(config, scene)
+    stores = _stores(config)
+    # of what is ranked, as much as `project` takes of a training scene
+    used = frames[:: max(1, round(f.integrate_every / config.evaluation.every))]
+    Ks = np.stack([scene.K(i, size_hw) for i in frames])
+    poses = scene.world_T_cams[list(frames)]
+    mesh = reconstruction.reconstruct(
+        np.stack([np.median([s.read_of(scene, i) for s in stores], axis=0) for i in used]),
+        np.stack([scene.K(i, size_hw) for i in used]),
+        scene.world_T_cams[list(used)],
+        f.voxel_m,
+        f.trunc_m,
+        every=1,
+        max_depth=config.data.max_depth,
+        passes=f.passes,
+    )
+    for start in range(0, len(frames), 32):  # a few views at a time: memory does not grow with the scene
+        part = slice(start, start + 32)
+        depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, f.renderer)
+        for i, depth in zip(frames[part], depths, strict=True):
+            yield scene.frame_ids[i], depth
+
+
+def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
+    """The frames that a rule takes, without anybody having looked at them.
+
+    Args:
+        share: the best so many of all, from 0 to 1; or
+        score_m: those whose score is at least this, metres.
+
+    Raises:
+        ConfigError: not exactly one of both, or a share that is none.
+    """
+    if (share is None) == (score_m is None):
+        raise ConfigError(f"give share or score_m, one of both, not share={share!r} and score_m={score_m!r}.")
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"share = {share!r} must be above 0 and at most 1.")
+    chosen = ranking.head(round(share * len(ranking))) if share else ranking[ranking["score"] >= score_m]
+    return frozenset(zip(chosen["scene"], chosen["frame"], strict=True))
+
+
+def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50, 100)) -> pd.DataFrame:
+    """How well each score finds frames that are known to be reflective.
+
+    Args:
+        wanted: the frames that belong on the list, all others do not.
+        at: numbers of frames from the top, of which the share that is wanted is told; those beyond the ranking's
+            length are left out.
+
+    Returns:
+        a row a score, and one for order by chance: average precision (mean over wanted frames of the precision at
+        their rank), and "first k" for each k.
+
+    Raises:
+        DataError: none of the ranked frames is wanted.
+    """
+    hits = np.array([key in wanted for key in zip(ranking["scene"], ranking["frame"], strict=True)])
+    if not hits.any():
+        raise DataError("none of the ranked frames is on the list: nothing to find.")
+    at = [k for k in at if k <= len(hits)]
+    rows = {}
+    for name in SCORES:
+        sorted_hits = hits[np.argsort(-ranking[name].to_numpy(), kind="stable")]
+        precision = np.cumsum(sorted_hits) / np.arange(1, len(hits) + 1)
+        rows[name] = {"average precision": precision[sorted_hits].mean()}
+        rows[name] |= {f"first {k}": precision[k - 1] for k in at}
+    rows["by chance"] = dict.fromkeys(rows["score"], hits.mean())
+    return pd.DataFrame(rows).T
+
+
+def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24) -> Figure:
+    """The first frames of a ranking at a glance, each with rank and score."""
+    split, size_hw = config.evaluation.split, config.data.size_hw
+    by_name = {s.name: s for s in evaluated_dataset(config).scenes(split)}
+    top = ranking.head(count)
+    images = [
+        by_name[r.scene].image(by_name[r.scene].frame_ids.index(r.frame), size_hw) for r in top.itertuples()
+    ]
+    titles = [f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m" for r in top.itertuples()]
+    title = f"{len(top)} of {len(ranking)} frames, the most reflective by score"
+    return figures.contact_sheet(images, titles, columns=6, title=title)
