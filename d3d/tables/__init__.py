@@ -1,0 +1,55 @@
+"""Tables 2 to 6 of the paper from stored scores, in three formats; and the scores' way into the repository.
+
+    scores = tables.gather([make_config(profile="laptop", seed=s) for s in (0, 1, 2)])    # runs, or
+    scores = tables.read(Path("results/glossyrooms-laptop"))                              # what ships
+    tables.write_tables(scores, Path("out"))
+
+A row of the paper stands beside ours only where data set and images are the paper's (`PAPER_SPLITS`).
+"""
+
+from d3d.tables.paper import (
+    ABLATION,
+    APART,
+    LAYOUTS,
+    PAPER_SPLITS,
+    TRAININGS,
+    Table,
+    label_name,
+    make_table,
+    missing,
+    paper_table,
+    paper_tables,
+    set_name,
+)
+from d3d.tables.scores import Evaluation, Scores, over_seeds
+from d3d.tables.store import export, gather, read, results_folder
+from d3d.tables.text import csv, escape, latex, markdown, readme_block, write_readme, write_tables
+
+__all__ = [
+    "ABLATION",
+    "APART",
+    "LAYOUTS",
+    "PAPER_SPLITS",
+    "TRAININGS",
+    "Evaluation",
+    "Scores",
+    "Table",
+    "csv",
+    "escape",
+    "export",
+    "gather",
+    "label_name",
+    "latex",
+    "make_table",
+    "markdown",
+    "missing",
+    "over_seeds",
+    "paper_table",
+    "paper_tables",
+    "read",
+    "readme_block",
+    "results_folder",
+    "set_name",
+    "write_readme",
+    "write_tables",
+]
