@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from d3d.config import PARAMETERS, Config, make_config
-from d3d.errors import D3DError, unknown
+from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -72,20 +72,23 @@ def _tables(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _print_table(config: Config, table: pd.DataFrame) -> None:
-    from d3d import evaluation, stages
+    from d3d import stages, tables
 
     print(
         f"\n{config.data.dataset}, {config.evaluation.split}, profile {config.profile}, seed {config.seed}: metres, "
-        f"means over images (in brackets, how many)\n\n{evaluation.printed(table)}\n"
+        f"means over images (in brackets, how many)\n\n{tables.printed(table)}\n"
         f"all metrics, highlights and other pixels: {stages.folder_of(config, 'tables')}"
     )
 
 
 def _figures(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d import runs, showcase
+    from d3d import gallery, runs
 
-    for path in showcase.premise_figure(config, runs.project_root() / "paper_figures"):
-        print(path)
+    for name, made in gallery.make(config, runs.project_root() / "paper_figures"):
+        if isinstance(made, str):
+            print(f"{name}: skipped, {made}", flush=True)
+        else:
+            print(f"{name}: {', '.join(map(str, made))}", flush=True)
 
 
 def _all(config: Config, archs: tuple[str, ...]) -> None:
@@ -98,6 +101,16 @@ def _all(config: Config, archs: tuple[str, ...]) -> None:
     print(f"everything is in {runs.run_folder(config)}")
 
 
+def _record(configs: list[Config], processes: int, arguments: list[str]) -> None:
+    from d3d import record
+
+    jobs = record.plan(configs)
+    if processes == 1:
+        record.work(jobs)
+    else:
+        record.work_in_processes(jobs, arguments, processes)
+
+
 STAGES = {
     "prepare": (_prepare, "list the training triples, and why targets fell out"),
     "pretrain": (_pretrain, "self-supervised pretraining (3.1)"),
@@ -106,7 +119,8 @@ STAGES = {
     "distill": (_distill, "train a student on the labels (3.2.4)"),
     "evaluate": (_evaluate, "score self-supervised network and student (4)"),
     "tables": (_tables, "the table of all that was evaluated"),
-    "figures": (_figures, "figures that need no training, into paper_figures/"),
+    "figures": (_figures, "every figure that the run has what is needed for, into paper_figures/"),
+    "record": (_record, "the recorded runs of several --seeds: every training behind the README's results"),
     "all": (_all, "all of it: three networks, self-taught and distilled students, table, figures"),
 }
 
@@ -132,6 +146,8 @@ def parser() -> argparse.ArgumentParser:
         action = {"action": argparse.BooleanOptionalAction} if kind is bool else {}
         flags = list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
         result.add_argument(*flags, dest=name, default=None, help=parameter.help, **options, **action)
+    result.add_argument("--seeds", default=None, help="several seeds, with commas: a run each")
+    result.add_argument("--processes", default=None, type=int, help="of `record`, beside each other")
     result.add_argument("--archs", default=None, help="several networks, with commas, or 'every'")
     return result
 
@@ -146,8 +162,12 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.stage not in STAGES:
             raise unknown("stage", arguments.stage, STAGES)
         values = vars(arguments)
-        archs = values.pop("archs")
+        archs, seeds, processes = (values.pop(name) for name in ("archs", "seeds", "processes"))
         stage = values.pop("stage")
+        if stage == "record":
+            given = sys.argv[1:] if argv is None else argv
+            _record(_configs(values, seeds), processes or 1, _without(given, "--processes"))
+            return _ended(stage, start)
         config = make_config(**values)
         if archs is not None:
             names = ARCHITECTURES if archs == "every" else tuple(archs.split(","))
@@ -165,6 +185,34 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    return _ended(stage, start)
+
+
+def _configs(values: dict, seeds: str | None) -> list[Config]:
+    """One configuration a seed; each has the run that is named after its seed."""
+    if seeds is None:
+        return [make_config(**values)]
+    for name in ("seed", "run"):
+        if values.get(name) is not None:
+            raise ConfigError(f"--seeds and --{name}: give one of them; each seed has a run of its own.")
+    try:
+        numbers = [int(s) for s in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {seeds!r} must be whole numbers with commas, as 0,1,2.") from None
+    return [make_config(**{**values, "seed": n}) for n in numbers]
+
+
+def _without(arguments: list[str], option: str) -> list[str]:
+    """The arguments without an option and its value, in either spelling."""
+    result, skip = [], False
+    for argument in arguments:
+        if not skip and argument != option and not argument.startswith(f"{option}="):
+            result.append(argument)
+        skip = argument == option
+    return result
+
+
+def _ended(stage: str, start: float) -> int:
     print(f"({stage}: {time.monotonic() - start:.0f} s)")
     return 0
 

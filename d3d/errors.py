@@ -22,6 +22,10 @@ class RunError(D3DError, RuntimeError):
     """A run's folder cannot be used: another configuration, another process, a half state."""
 
 
+class BusyError(RunError):
+    """Another process is at work in this folder just now."""
+
+
 def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
     """A `ConfigError` for an unknown name that names the near misses and all choices.
 

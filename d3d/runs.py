@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from d3d.config import Config, stage_config
-from d3d.errors import RunError
+from d3d.errors import BusyError, RunError
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
 
@@ -57,7 +57,8 @@ def stage_folder(config: Config, stage: str, arch: str = "", labels: str = "", p
     Args:
         path: what stands below ``<stage>`` where it is not ``<arch>[/<labels>]``.
     """
-    levels = [] if config.round == 1 or stage in ("pretrain", "evaluate", "rank") else [f"round{config.round}"]
+    same_in_all = ("pretrain", "evaluate", "rank")
+    levels = [] if config.round == 1 or stage in same_in_all else [f"round{config.round}"]
     levels += [stage, path or "/".join(p for p in (arch, labels) if p)]
     folder = run_folder(config).joinpath(*levels)
     if config.base and not (folder / "config.json").is_file():
@@ -249,7 +250,7 @@ def open_stage(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(
+        raise BusyError(
             f"{folder} is in use by another process. Wait for it, or give this run another name."
         ) from None
     try:

@@ -1,0 +1,118 @@
+"""The recorded runs: what is in the plan, in which order, sharing by locks, failures that cost nothing else."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from d3d import record, runs
+from d3d.__main__ import _without, main
+from d3d.config import ENSEMBLE, make_config
+from d3d.errors import BusyError, ConfigError, RunError
+
+
+@pytest.fixture
+def configs(tmp_path):
+    return [make_config(profile="laptop", seed=s, runs_dir=str(tmp_path)) for s in (0, 1, 2)]
+
+
+class FakeJob:
+    """A job of the interface that `work` uses."""
+
+    def __init__(self, name, needs=(), fails=None, busy=0):
+        self.name, self.needs, self.fails, self.busy = name, needs, fails, busy
+        self.done, self.order = False, None
+
+    @property
+    def ready(self):
+        return all(n.done for n in self.needs)
+
+    def run(self):
+        if self.busy:
+            self.busy -= 1
+            raise BusyError("somebody else is at it")
+        if self.fails:
+            raise self.fails
+        self.done = True
+        self.order.append(self.name)
+
+
+def doing(*jobs):
+    order = []
+    for job in jobs:
+        job.order = order
+    record.work(jobs, wait_s=0.001)
+    return order
+
+
+def test_the_plan_has_every_training_of_the_tables_once(configs):
+    jobs = record.plan(configs)
+    assert len({j.name for j in jobs}) == len(jobs)
+    have = {(j.config.seed, j.arch, j.labels, j.config.round) for j in jobs}
+    assert {(0, a, labels, 1) for a in ENSEMBLE for labels in ("", "pred", "uncer")} <= have
+    assert {(s, "monodepth2", labels, 1) for s in (0, 1, 2) for labels in ("", *record.ABLATION)} <= have
+    assert (0, "monodepth2", "uncer", 2) in have
+    place = {(j.config.seed, j.arch, j.labels, j.config.round): k for k, j in enumerate(jobs)}
+    for (seed, arch, labels, _), k in place.items():
+        assert not labels or place[seed, arch, "", 1] < k, "teachers come before their students"
+
+
+def test_what_was_waited_for_is_done_next():
+    teacher = FakeJob("teacher", busy=1)
+    student = FakeJob("student", needs=(teacher,))
+    assert doing(student, FakeJob("other"), teacher) == ["other", "teacher", "student"]
+
+
+def test_a_failure_costs_only_what_waits_for_it():
+    broken = FakeJob("broken", fails=ValueError("no such room"))
+    other = FakeJob("other")
+    with pytest.raises(RunError, match=r"1 of 3 recorded runs failed:\n  broken: ValueError: no such room"):
+        doing(broken, FakeJob("waits", needs=(broken,)), other)
+    assert other.done
+
+
+def test_a_student_is_ready_when_every_teacher_of_its_uncertainty_is(configs):
+    job = record.Job(configs[0], "monodepth2", "uncer")
+    assert not job.ready
+    from d3d.config import stage_config
+
+    for arch in ENSEMBLE:
+        folder = runs.stage_folder(configs[0], "pretrain", arch)
+        runs.write_json(folder / "config.json", {"config": stage_config(configs[0], "pretrain", arch)})
+        runs.write_json(folder / "DONE", {"outputs": {"weights.safetensors": arch}})
+        alone = record.Job(configs[0], "monodepth2", "pred").ready
+        assert alone == (runs.stage_folder(configs[0], "pretrain", "monodepth2") / "DONE").is_file()
+    assert job.ready
+    assert not record.Job(replace(configs[0], round=2), "monodepth2", "uncer").ready
+
+
+def test_a_folder_in_use_is_busy_and_not_a_failure(configs):
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with runs.open_stage(configs[0], "pretrain", "hrdepth"):
+            inside.set()
+            leave.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert inside.wait(30)
+        with pytest.raises(BusyError, match="in use"), runs.open_stage(configs[0], "pretrain", "hrdepth"):
+            pass
+    finally:
+        leave.set()
+        holder.join()
+
+
+def test_seeds_name_their_runs_and_nothing_else_may(capsys):
+    assert main(["record", "--profile", "smoke", "--seeds", "0,1", "--run", "x"]) == 2
+    assert "each seed has a run of its own" in capsys.readouterr().err
+    assert main(["record", "--profile", "smoke", "--seeds", "0,one"]) == 2
+    assert "whole numbers" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="at least 1"):
+        record.work_in_processes([], [], 0)
+    assert _without(["record", "--processes", "2", "--seeds=0"], "--processes") == ["record", "--seeds=0"]
+    assert _without(["record", "--processes=2", "--seeds", "0"], "--processes") == ["record", "--seeds", "0"]
