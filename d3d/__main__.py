@@ -101,6 +101,14 @@ def _all(config: Config, archs: tuple[str, ...]) -> None:
     print(f"everything is in {runs.run_folder(config)}")
 
 
+def _labels(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import labelquality
+
+    for arch in archs:
+        print(f"\nSq Rel of {arch}'s labels on training frames with ground truth\n")
+        print(labelquality.rule_sweep(config, arch).round(3).to_string(index=False, na_rep="-"))
+
+
 def _record(configs: list[Config], processes: int, arguments: list[str]) -> None:
     from d3d import record
 
@@ -116,6 +124,7 @@ STAGES = {
     "pretrain": (_pretrain, "self-supervised pretraining (3.1)"),
     "project": (_project, "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)"),
     "fuse": (_fuse, "uncertainty and pseudo-labels (3.2.3)"),
+    "labels": (_labels, "how good labels are by rule and threshold, where training frames have ground truth"),
     "distill": (_distill, "train a student on the labels (3.2.4)"),
     "evaluate": (_evaluate, "score self-supervised network and student (4)"),
     "tables": (_tables, "the table of all that was evaluated"),

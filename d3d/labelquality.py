@@ -1,0 +1,120 @@
+"""How good labels are, on training frames that have ground truth: each rule, at several thresholds, and oracles.
+
+This is how a threshold or a rule is chosen without looking at an evaluated split. Nothing is trained or stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from d3d import fusion, stages
+from d3d.config import Config
+from d3d.errors import DataError
+from d3d.metrics import depth_metrics
+from d3d.progress import track
+from d3d.stages.labels import label_inputs
+
+THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
+
+# What no rule can know: P, or the truth, exactly where the mask says highlight
+ORACLES = ("oracle-proj", "oracle-truth")
+
+
+def rule_sweep(
+    config: Config,
+    arch: str = "",
+    rules: Sequence[str] = ("pred", "proj", "diff", "mv", "uncer", "signed"),
+    thresholds_m: Sequence[float] = THRESHOLDS_M,
+    frames: int = 26,
+) -> pd.DataFrame:
+    """Sq Rel of the labels of several rules on training frames with ground truth.
+
+    Args:
+        rules: names of labels; those that look at the uncertainty are tried at each threshold.
+        frames: at most about so many frames of a scene, evenly spread.
+
+    Returns:
+        one row a rule and threshold: rule, threshold_m (missing where there is none), projected (share of pixels
+        that are not D), sq_rel, and where masks are known sq_rel_highlight and sq_rel_diffuse; means over frames.
+        Where masks are known, the `ORACLES` follow.
+
+    Raises:
+        DataError: no training scene has ground truth.
+    """
+    arch = arch or config.arch
+    scenes = [s for s in stages.training_scenes(config) if s.scene.has_depth]
+    if not scenes:
+        raise DataError(f"no training scene of {config.data.dataset!r} has ground truth to judge labels by.")
+    tried = [(rule, t) for rule in rules for t in _thresholds(rule, thresholds_m)]
+    stages.project(config, arch)
+    for rule in rules:
+        strategy = fusion.find_strategy(rule)
+        if "uncertainty" in strategy.needs:
+            stages.uncertainty(config, strategy.uncertainty, arch)
+    every = [(s.scene, row) for s in scenes for row in _spread(s.triples.indices, frames)]
+    rows = []
+    bar = track(what="labels", total=len(every), unit="frame")
+    for scene, triple in every:
+        target = int(triple[0])
+        gt, highlight = scene.depth(target), scene.highlight_mask(target)
+        if gt is None:
+            bar.update()
+            continue
+        for rule, t in tried:
+            seen = label_inputs(config, arch, scene, triple, rule, 0.0 if t is None else t)
+            label = fusion.make_label(rule, seen)
+            scores = _scores(label, gt, highlight, config)
+            rows.append({"rule": rule, "threshold_m": t, "projected": (label != seen.pred).mean(), **scores})
+        if highlight is not None:
+            for rule, label in _oracle_labels(seen.pred, seen.proj, gt, highlight).items():
+                scores = _scores(label, gt, highlight, config)
+                share = (label != _at(seen.pred, label.shape)).mean()
+                rows.append({"rule": rule, "threshold_m": None, "projected": share, **scores})
+        bar.update()
+    bar.close()
+    result = pd.DataFrame(rows).astype({"threshold_m": float})
+    return result.groupby(["rule", "threshold_m"], as_index=False, dropna=False, sort=False).mean()
+
+
+def _thresholds(rule: str, thresholds_m: Sequence[float]) -> tuple[float | None, ...]:
+    return tuple(thresholds_m) if "uncertainty" in fusion.find_strategy(rule).needs else (None,)
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows[:: max(1, len(rows) // count)]
+
+
+def _at(depth: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    from d3d.geometry import nearest_depth
+
+    return nearest_depth(depth, size_hw)
+
+
+def _oracle_labels(
+    pred: np.ndarray, proj: np.ndarray, gt: np.ndarray, highlight: np.ndarray
+) -> dict[str, np.ndarray]:
+    """At the truth's size, where the mask is."""
+    d, p = _at(pred, gt.shape), _at(proj, gt.shape)
+    return {
+        "oracle-proj": np.where(highlight & (p > 0), p, d),
+        "oracle-truth": np.where(highlight & (gt > 0), gt, d),
+    }
+
+
+def _scores(
+    label: np.ndarray, gt: np.ndarray, highlight: np.ndarray | None, config: Config
+) -> dict[str, float]:
+    d = config.data
+    masks: dict[str, np.ndarray | None] = {"sq_rel": None}
+    if highlight is not None:
+        masks |= {"sq_rel_highlight": highlight, "sq_rel_diffuse": ~highlight}
+    result = {}
+    for name, mask in masks.items():
+        known = (gt > 0) if mask is None else mask & (gt > 0)
+        if known.any():
+            scores = depth_metrics(label, gt, mask, config.evaluation.scale, d.min_depth, d.max_depth)
+            result[name] = scores["sq_rel"]
+    return result

@@ -1,0 +1,92 @@
+"""Label quality on training frames: against hand-made depth where every figure is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from d3d import fusion, labelquality
+from d3d.config import make_config
+from d3d.errors import DataError
+
+SIZE = (6, 8)
+
+
+class Room:
+    """A wall at 2 m; the left half is a highlight that is predicted at 3 m and projected at 2.5 m."""
+
+    name, has_depth = "room", True
+
+    def __init__(self, mask=True):
+        self.mask = np.zeros(SIZE, bool)
+        self.mask[:, :4] = True
+        self.known = mask
+
+    def depth(self, i):
+        return np.full(SIZE, 2.0)
+
+    def highlight_mask(self, i):
+        return self.mask if self.known else None
+
+
+@pytest.fixture
+def room(monkeypatch):
+    scene = Room()
+    triples = SimpleNamespace(indices=np.array([[i, i - 1, i + 1] for i in range(1, 11)]))
+    training = SimpleNamespace(scene=scene, triples=triples)
+    pred = np.where(scene.mask, 3.0, 2.0)
+    proj = np.full(SIZE, 2.5)
+    std = np.where(scene.mask, 0.3, 0.1)
+    monkeypatch.setattr(labelquality.stages, "training_scenes", lambda config: [training])
+    for name in ("project", "uncertainty"):
+        monkeypatch.setattr(labelquality.stages, name, lambda *a: None)
+    monkeypatch.setattr(
+        labelquality,
+        "label_inputs",
+        lambda config, arch, scene, triple, rule, t: fusion.LabelInputs(
+            pred, proj, uncertainty=std, threshold_m=t
+        ),
+    )
+    return scene
+
+
+def sweep(rules=("pred", "proj", "uncer", "signed"), **values):
+    config = make_config(profile="smoke")
+    table = labelquality.rule_sweep(config, rules=rules, thresholds_m=(0.05, 0.2), **values)
+    return table.set_index(["rule", table["threshold_m"].fillna(-1)])
+
+
+def test_each_rule_and_oracle_has_the_error_that_its_label_has(room):
+    table = sweep()
+    # squared error over truth: 1 / 2 at 3 m, 0.25 / 2 at 2.5 m
+    expected = {
+        ("pred", -1): (0.25, 0.5, 0.0),
+        ("proj", -1): (0.125, 0.125, 0.125),
+        ("uncer", 0.05): (0.125, 0.125, 0.125),
+        ("uncer", 0.2): (0.0625, 0.125, 0.0),
+        ("signed", 0.05): (0.0625, 0.125, 0.0),
+        ("signed", 0.2): (0.0625, 0.125, 0.0),
+        ("oracle-proj", -1): (0.0625, 0.125, 0.0),
+        ("oracle-truth", -1): (0.0, 0.0, 0.0),
+    }
+    assert set(table.index) == set(expected)
+    for key, values in expected.items():
+        row = table.loc[key]
+        assert np.allclose(row[["sq_rel", "sq_rel_highlight", "sq_rel_diffuse"]].astype(float), values), key
+    shares = [("pred", -1), ("proj", -1), ("uncer", 0.2), ("oracle-truth", -1)]
+    assert [table.loc[k, "projected"] for k in shares] == [0, 1, 0.5, 0.5]
+
+
+def test_without_masks_there_is_the_whole_image_only(room):
+    room.known = False
+    table = sweep()
+    assert "sq_rel_highlight" not in table
+    assert not {r for r, _ in table.index} & set(labelquality.ORACLES)
+
+
+def test_rooms_without_truth_cannot_judge(room):
+    room.has_depth = False
+    with pytest.raises(DataError, match="no training scene of 'glossyrooms' has ground truth"):
+        sweep()
