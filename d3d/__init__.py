@@ -31,6 +31,7 @@ _MODULES = (
     "runs",
     "showcase",
     "stages",
+    "tables",
     "training",
     "widgets",
 )

@@ -56,14 +56,14 @@ print(d3d.config.describe(cfg))
 # %%
 results = d3d.stages.results(cfg)
 table = d3d.stages.tables(cfg, [(cfg.arch, labels) for labels in results])
-Markdown(d3d.evaluation.to_markdown(table))
+Markdown(d3d.tables.to_markdown(table))
 
 # %% [markdown]
 # The paper's own summary: how much lower than the self-taught student's is the distilled student's Sq Rel?
 # (-0.5 is half.)
 
 # %%
-d3d.evaluation.gains(table).round(3)
+d3d.tables.gains(table).round(3)
 
 # %% [markdown]
 # ## On highlights, and elsewhere
@@ -71,7 +71,7 @@ d3d.evaluation.gains(table).round(3)
 # over the others:
 
 # %%
-d3d.evaluation.by_pixels(results).set_index(["pixels", "training"]).round(3)
+d3d.tables.by_pixels(results).set_index(["pixels", "training"]).round(3)
 
 # %% [markdown]
 # ## Image by image

@@ -1,13 +1,11 @@
 """Scores and tables: per image then averaged; the paper's rows only beside the paper's own data."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from d3d import evaluation
 from d3d.datasets import Scene
 from d3d.errors import DataError
-from d3d.metrics import METRICS
 
 
 class Flat(Scene):
@@ -48,96 +46,3 @@ def test_scores_are_means_over_images_of_each_kind_of_pixel():
 def test_without_ground_truth_there_is_nothing_to_score():
     with pytest.raises(DataError, match="no ground-truth depth"):
         evaluation.score(lambda s, i: np.ones((4, 8)), [Flat(has_depth=False)], [range(3)])
-
-
-def fake(value):
-    row = dict.fromkeys(METRICS, value) | {"scene": "s", "frame": "0", "pixels": "all", "count": 1}
-    return pd.DataFrame([row])
-
-
-def test_the_papers_rows_stand_beside_the_papers_data_only():
-    results = {("hrdepth", ""): fake(0.2), ("hrdepth", "uncer"): fake(0.1)}
-    scannet = evaluation.table(results, "scannet", "reflection_val")
-    assert list(scannet["source"]) == ["ours", "paper", "ours", "paper"]
-    assert list(scannet[scannet["source"] == "paper"]["sq_rel"]) == [0.244, 0.090]
-    for dataset, split in (("7scenes", "val"), ("glossyrooms", "val")):
-        assert set(evaluation.table(results, dataset, split)["source"]) == {"ours"}
-
-
-def images(values):
-    """Per-image scores of frames "0", "1", ... of one scene, the same for every metric."""
-    return pd.concat([fake(v).assign(frame=str(i)) for i, v in enumerate(values)], ignore_index=True)
-
-
-LISTS = {
-    "Reflection": frozenset({("s", "0"), ("s", "1"), ("s", "not evaluated")}),
-    "NoReflection": frozenset({("s", "2")}),
-    "Mirror": frozenset({("s", "3")}),
-    "Empty": frozenset({("another", "0")}),
-}
-
-
-def test_a_list_of_images_has_rows_of_its_own():
-    results = {
-        ("hrdepth", ""): images([4, 2, 1, 9]),
-        ("hrdepth", "pred"): images([3, 1, 1, 9]),
-        ("hrdepth", "uncer"): images([1, 0, 1.5, 9]),
-        ("monovit", ""): images([1, 1, 1, 1]),
-    }
-    table = evaluation.table(results, "glossyrooms", "val", LISTS)
-    assert list(dict.fromkeys(table["list"])) == ["Val", "Reflection", "NoReflection", "Mirror"]
-    assert list(table["images"]) == [4] * 4 + [2] * 4 + [1] * 8
-    assert set(table["source"]) == {"ours"}  # never beside the paper's ScanNet
-    of = table.set_index(["list", "architecture", "training"])["sq_rel"]
-    assert of["Val", "HR-Depth", "Self-Supervised"] == 4
-    assert of["Reflection", "HR-Depth", "Self-Supervised"] == 3
-    assert of["Reflection", "HR-Depth", "3D Distillation"] == 0.5
-    gains = evaluation.gains(table).set_index(["architecture", "training", "list"])["change"]
-    assert gains.to_dict() == {
-        ("HR-Depth", "3D Distillation", "Val"): pytest.approx(11.5 / 14 - 1),
-        ("HR-Depth", "3D Distillation", "Reflection"): -0.75,
-        ("HR-Depth", "3D Distillation", "NoReflection"): 0.5,
-        ("HR-Depth", "3D Distillation", "Mirror"): 0,
-    }
-
-
-def test_what_a_terminal_shows():
-    results = {("hrdepth", "pred"): images([3, 1, 1, 9]), ("hrdepth", "uncer"): images([1, 0, 1.5, 9])}
-    lines = evaluation.printed(evaluation.table(results, "glossyrooms", "val", LISTS)).splitlines()
-    cells = [line.strip("| ").split("|") for line in lines]
-    head = [c.strip() for c in cells[0]]
-    assert head[2::3] == ["Val (4): Abs Rel", "Reflection (2): Abs Rel", "NoReflection (1): Abs Rel"]
-    assert [c.strip() for c in cells[3]][:3] == ["HR-Depth", "3D Distillation", "2.875"]
-    assert len({len(line) for line in lines[:4]}) == 1
-    assert (
-        lines[5] == "Sq Rel of 3D Distillation against Self-Teaching, HR-Depth: "
-        "Val -17.9 %, Reflection -75.0 %, NoReflection +50.0 %"
-    )
-    assert lines[7] == "Apart: images of mirrors, which the paper leaves unsolved"
-    assert lines[9].split("|")[3].strip() == "Mirror (1): Abs Rel"
-
-
-def test_the_papers_gain_on_its_own_lists():
-    """Its text says 56.73 % for HR-Depth on Reflection, from these very rows."""
-    results = {("hrdepth", labels): images([1, 1, 1, 1]) for labels in ("pred", "uncer")}
-    table = evaluation.table(results, "scannet", "val", LISTS)
-    assert set(table[table["source"] == "paper"]["list"]) == {"Val", "Reflection", "NoReflection"}
-    gains = evaluation.gains(table)
-    paper = gains[gains["source"] == "paper"].set_index("list")["change"]
-    assert paper["Reflection"] == pytest.approx(-0.5673, abs=5e-5)
-    assert evaluation.printed(table).count("(paper)") == 3  # two rows and their gain
-
-
-def test_markdown_marks_the_better_of_our_rows():
-    results = {("hrdepth", ""): fake(0.2), ("hrdepth", "uncer"): fake(0.1)}
-    lines = evaluation.to_markdown(evaluation.table(results, "glossyrooms", "val")).splitlines()
-    cells = [line.strip("| ").split(" | ") for line in lines[2:]]
-    assert cells[0][5:] == ["0.200", "0.200", "0.200", "0.200", "**0.200**", "**0.200**", "**0.200**"]
-    assert cells[1][5:] == ["**0.100**", "**0.100**", "**0.100**", "**0.100**", "0.100", "0.100", "0.100"]
-    assert cells[1][2] == "3D Distillation"
-
-
-def test_missing_paper_tables_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"paper_tables\.csv"):
-        evaluation.paper_tables(tmp_path / "paper_tables.csv")
-    assert len(evaluation.paper_tables()) == 66

@@ -14,6 +14,7 @@ from d3d.prediction import DepthStore, predict_scenes
 from d3d.scenes import evaluated_dataset
 from d3d.stages.chain import TRAINING, folder_of, missing, outputs
 from d3d.stages.networks import distill, load_network, pretrain
+from d3d.tables.run import table, to_markdown
 
 
 def evaluated(config: Config, arch: str, labels: str = "") -> str:
@@ -108,14 +109,14 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
     results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
     folder = folder_of(config, "tables")
     name = config.evaluation.dataset or config.data.dataset
-    make = partial(evaluation.table, results, name, split, evaluated_dataset(config).lists(split))
+    make = partial(table, results, name, split, evaluated_dataset(config).lists(split))
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
         part = make(pixels=pixels)
         stem = split if pixels == "all" else f"{split}-{pixels}"
         with runs.atomic(folder / f"{stem}.csv") as temporary:
             part.to_csv(temporary, index=False, float_format="%.6g")
         with runs.atomic(folder / f"{stem}.md") as temporary:
-            temporary.write_text(evaluation.to_markdown(part))
+            temporary.write_text(to_markdown(part))
     return make()
 
 

@@ -21,6 +21,7 @@ from d3d.tables.paper import (
     paper_tables,
     set_name,
 )
+from d3d.tables.run import by_pixels, gains, printed, table, to_markdown
 from d3d.tables.scores import Evaluation, Scores, over_seeds
 from d3d.tables.store import export, gather, read, results_folder
 from d3d.tables.text import csv, escape, latex, markdown, readme_block, write_readme, write_tables
@@ -34,9 +35,11 @@ __all__ = [
     "Evaluation",
     "Scores",
     "Table",
+    "by_pixels",
     "csv",
     "escape",
     "export",
+    "gains",
     "gather",
     "label_name",
     "latex",
@@ -46,10 +49,13 @@ __all__ = [
     "over_seeds",
     "paper_table",
     "paper_tables",
+    "printed",
     "read",
     "readme_block",
     "results_folder",
     "set_name",
+    "table",
+    "to_markdown",
     "write_readme",
     "write_tables",
 ]

@@ -125,7 +125,8 @@ def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
     ours = replace(
         config,
         round=int(number or 1),
-        labels=labels or config.labels,
+        # those of the round before, which were this round's teachers
+        labels=stored["teacher"]["labels"] if "teacher" in stored else config.labels,
         evaluation=EvalConfig(**{**stored["evaluation"], "every": config.evaluation.every}),
     )
     expected = stage_config(ours, "evaluate", arch, labels)

@@ -26,9 +26,9 @@ _HEADS = {
 BEYOND = "beyond the paper"
 
 
-def head(metric: str) -> str:
-    """A metric's name with an arrow to where it is better."""
-    return _HEADS[metric][0]
+def head(column: str) -> str:
+    """A metric's name with an arrow to where it is better; any other column's name."""
+    return _HEADS[column][0] if column in _HEADS else column.capitalize()
 
 
 def ranks(values: pd.Series, higher: bool) -> pd.Series:

@@ -1,0 +1,602 @@
+"""Tables 2 to 6: known means over hand-made scores, what is refused, marks, three formats, storing, the README."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d3d import runs, tables
+from d3d.config import make_config, stage_config
+from d3d.errors import ConfigError, DataError, RunError
+from d3d.metrics import METRICS
+from d3d.tables import Evaluation, Scores
+from d3d.tables.text import ranks
+
+LISTS = {
+    "Reflection": frozenset({("s", "0"), ("s", "1"), ("s", "not scored")}),
+    "NoReflection": frozenset({("s", "2")}),
+    "Mirror": frozenset({("s", "3")}),
+}
+
+
+def per_image(values, **columns):
+    """Scores of frames "0", "1", ... of one scene: a value an image, the same for every metric."""
+    rows = [
+        {"scene": "s", "frame": str(i), "pixels": "all", "count": 7, **dict.fromkeys(METRICS, v), **columns}
+        for i, v in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def evaluation(values=(1, 2, 3, 4), arch="monodepth2", labels="", seed=0, **more):
+    at = {"profile": "laptop", "trained_on": "glossyrooms", "dataset": "glossyrooms", "split": "val"}
+    return Evaluation(arch, labels, seed, **{**at, "per_image": per_image(values), **more})
+
+
+def on_scannet(*args, **more):
+    return evaluation(*args, **{"trained_on": "scannet", "dataset": "scannet", **more})
+
+
+def scores(*evaluations):
+    lists = {(e.dataset, e.split): LISTS for e in evaluations}
+    return Scores(evaluations, lists)
+
+
+def rows(frame, **where):
+    """The rows where columns have these values."""
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def only(frame, **where):
+    (row,) = rows(frame, **where).to_dict("records")
+    return row
+
+
+# what stands in a table
+
+
+def test_means_over_images_then_over_seeds_with_the_sample_deviation():
+    three = [evaluation((v, v, v, 9), labels="uncer", seed=k) for k, v in enumerate((1.0, 2.0, 6.0))]
+    row = only(
+        tables.make_table(scores(*three), "3"),
+        architecture="Monodepth2",
+        training="3D Distillation",
+    )
+    assert row["set"] == "GlossyRooms-Reflection Val Set"
+    assert (row["n"], row["seeds"], row["images"]) == (3, "0 1 2", 2)
+    assert [row[m] for m in METRICS] == [3.0] * 7
+    assert row["sq_rel_std"] == pytest.approx(np.sqrt(7))  # ((1-3)² + (2-3)² + (6-3)²) / (3 - 1)
+    whole = only(
+        tables.make_table(scores(*three), "2"), architecture="Monodepth2", training="3D Distillation"
+    )
+    assert (whole["images"], whole["abs_rel"]) == (4, 4.5)
+
+
+def test_one_seed_has_no_deviation_and_is_printed_without():
+    table = tables.paper_table(scores(evaluation(), evaluation((1, 1, 1, 1), labels="pred")), "2")
+    assert rows(table.frame, n=1)[[f"{m}_std" for m in METRICS]].isna().all(axis=None)
+    for make in (tables.markdown, tables.latex):
+        assert "±" not in make(table)
+        assert r"\pm" not in make(table)
+    assert "one seed (0)" in table.caption
+
+
+def test_only_highlights_are_not_counted_as_images():
+    both = pd.concat([per_image((1, 3)), per_image((100, 100), pixels="highlight")], ignore_index=True)
+    row = only(tables.make_table(scores(evaluation(per_image=both)), "2"), n=1)
+    assert (row["images"], row["rmse"]) == (2, 2.0)
+
+
+@pytest.mark.parametrize("key", ["2", "3", "4"])
+def test_rows_are_the_papers_in_its_order(key):
+    part = tables.make_table(scores(evaluation(arch="monovit"), evaluation(labels="uncer")), key)
+    paper = rows(
+        tables.paper_tables(),
+        table=int(key),
+        split=f"ScanNet{'' if key == '2' else '-Reflection' if key == '3' else '-NoReflection'} Val Set",
+    )
+    ours = part[["architecture", "training"]].to_numpy().tolist()
+    assert ours == paper[["architecture", "training"]].to_numpy().tolist()
+
+
+def test_the_papers_rows_stand_under_ours_on_its_own_images_only():
+    frame = tables.make_table(
+        scores(on_scannet(labels="uncer"), on_scannet(labels="uncer", split="test")), "3"
+    )
+    paper = only(frame, source="paper", architecture="HR-Depth", training="3D Distillation", split="test")
+    assert (paper["set"], paper["sq_rel"]) == ("ScanNet-Reflection Test Set", 0.089)
+    assert (frame["source"] == "paper").sum() == 18
+    assert list(frame["source"])[:2] == ["ours", "paper"]
+    for other in (evaluation(labels="uncer"), on_scannet(trained_on="7scenes", dataset="7scenes")):
+        for key in tables.LAYOUTS:
+            frame = tables.make_table(scores(other), key)
+            assert set(frame["source"]) <= {"ours"}
+            assert not frame["set"].str.contains("ScanNet").any()
+
+
+def test_table_5_is_relative_depth_and_the_papers_for_what_was_trained_elsewhere():
+    seven = evaluation(dataset="7scenes", split="test", scale="median", labels="pred")
+    frame = tables.make_table(scores(seven), "5")
+    assert set(frame["set"]) == {"7-Scenes"}
+    assert only(frame, source="paper", architecture="MonoViT", training="Self-Teaching")["sq_rel"] == 0.057
+    assert only(frame, n=1)["training"] == "Self-Teaching"
+    assert tables.make_table(scores(seven), "2").empty
+    at_home = tables.make_table(scores(replace(seven, trained_on="7scenes")), "5")
+    assert set(at_home["source"]) == {"ours"}
+    assert set(at_home["set"]) == {"7-Scenes Test Set"}
+    absolute = tables.make_table(scores(replace(seven, scale="none")), "5")
+    assert absolute.empty
+    stand_in = evaluation(split="test", scale="median")
+    both = tables.make_table(scores(stand_in, seven), "5")
+    assert list(dict.fromkeys(both["set"])) == ["7-Scenes", "GlossyRooms Test Set"]
+
+
+def test_table_6_has_the_papers_names_then_ours_beyond_the_paper():
+    names = ("signed", "uncer-tta", "proj_lowres", "mv", "uncer", "pred")
+    made = [on_scannet(labels=n) for n in names] + [on_scannet(labels="uncer", round=2), on_scannet()]
+    frame = rows(tables.make_table(scores(*made), "6"), split="val", list="")
+    paper = rows(tables.paper_tables(), table=6, split="ScanNet Val Set")
+    ours = rows(frame, source="ours")
+    assert list(rows(ours, beyond=False)["training"]) == list(paper["training"])
+    assert list(rows(frame, source="paper")["sq_rel"]) == list(paper["sq_rel"])
+    assert list(ours["training"])[6:] == [
+        "pred. depth + proj. depth with signed",
+        "pred. depth + proj. depth with uncer-tta",
+        "pred. depth + proj. depth with uncer, round 2",
+    ]
+    text = tables.markdown(tables.paper_table(scores(*made), "6"))
+    assert text.index("| *beyond the paper* |") > text.index("with uncer |")
+    assert text.index("| *beyond the paper* |") < text.index("with signed |")
+    other = tables.make_table(scores(on_scannet(arch="hrdepth", labels="mv")), "6", arch="hrdepth")
+    assert set(other["source"]) == {"ours"}  # the paper's ablation is Monodepth2's
+
+
+def test_mirrors_stand_apart():
+    made = scores(evaluation((1, 1, 1, 50)))
+    assert only(tables.make_table(made, "mirror"), n=1)["sq_rel"] == 50
+    for key in ("2", "3", "4", "6"):
+        assert "Mirror" not in set(tables.make_table(made, key)["list"])
+    assert "mirrors" in tables.paper_table(made, "mirror").caption
+
+
+def test_a_list_of_which_nothing_was_scored_has_no_block():
+    made = Scores((evaluation((1, 1)),), {("glossyrooms", "val"): LISTS})
+    assert tables.paper_table(made, "4") is None
+    assert "no image that was scored" in tables.missing(made, "4")[0]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"profile": "demo"}, "two profiles, 'laptop' .* and 'demo'"),
+        (
+            {"trained_on": "scannet", "dataset": "scannet"},
+            "two training sets, 'glossyrooms' .* and 'scannet'",
+        ),
+        ({"seed": 0}, "two evaluations of monodepth2 self-supervised, seed 0"),
+        ({"settings": "other"}, "differ in more than the seed"),
+        ({"per_image": per_image((1, 2))}, "4 images, .* on 2, and they are not the same images"),
+        ({"arch": "hrdepth", "per_image": per_image((1, 2, 3, 4), scene="t")}, "not the same images"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
+)
+def test_what_does_not_belong_together_is_refused(other, said):
+    with pytest.raises(DataError, match=said):
+        scores(evaluation(), evaluation(**{"seed": 1, **other}))
+
+
+def test_two_splits_or_data_sets_are_never_one_mean():
+    made = scores(evaluation((1, 1, 1, 1)), evaluation((5, 5, 5, 5), split="test", seed=1))
+    frame = rows(tables.make_table(made, "2"), architecture="Monodepth2", training="Self-Supervised")
+    assert list(zip(frame["set"], frame["n"], frame["sq_rel"], strict=True)) == [
+        ("GlossyRooms Val Set", 1, 1.0),
+        ("GlossyRooms Test Set", 1, 5.0),
+    ]
+
+
+def test_nothing_and_unknown_tables_are_errors():
+    with pytest.raises(DataError, match="no evaluation"):
+        Scores(())
+    with pytest.raises(ConfigError, match="unknown table '7'"):
+        tables.make_table(scores(evaluation()), "7")
+
+
+# what is missing
+
+
+def test_missing_cells_are_named_with_their_command():
+    made = scores(
+        *(evaluation(labels=n, seed=s) for n in ("", "pred", "uncer") for s in (0, 1)), evaluation(seed=2)
+    )
+    table = tables.paper_table(made, "4")
+    base = "`python -m d3d evaluate --profile laptop --dataset glossyrooms --arch"
+    name = "GlossyRooms-NoReflection Val Set"
+    assert table.missing[:3] == (
+        f"{name}, Monodepth2, Self-Teaching: {base} monodepth2 --labels pred --split val --seed 2`",
+        f"{name}, Monodepth2, 3D Distillation: {base} monodepth2 --labels uncer --split val --seed 2`",
+        f"{name}, HR-Depth, Self-Supervised: {base} hrdepth --labels pred --split val --seed 0` (also seed 1, 2)",
+    )
+    text = tables.markdown(table)
+    assert "| Monodepth2 | Self-Teaching (n = 2) |" in text
+    assert "| MonoViT | 3D Distillation | – | – | – | – | – | – | – |" in text
+    assert all(f"- {line}" in text for line in table.missing)
+    assert all(f"% missing: {line}" in tables.latex(table) for line in table.missing)
+    (test_set,) = (m for m in tables.missing(made, "2") if "Test Set" in m)
+    assert "--archs every --labels pred --split test --seed 0` (also labels uncer; seed 1, 2)" in test_set
+
+
+def test_every_command_of_a_missing_cell_is_one_that_d3d_takes():
+    from d3d.__main__ import parser
+
+    made = scores(evaluation(), evaluation(labels="signed", seed=1), evaluation(labels="uncer", round=2))
+    lines = [m for key in tables.LAYOUTS for m in tables.missing(made, key)]
+    assert len(lines) > 20
+    assert any("--scale median --eval-dataset glossyrooms --split test" in m for m in lines)
+    for line in lines:
+        command = re.search(r"`python -m d3d (.*)`", line)[1].split()
+        arguments, rest = parser().parse_known_args(command)
+        values = {
+            k: v for k, v in vars(arguments).items() if k not in ("stage", "archs", "seeds", "processes")
+        }
+        assert not rest
+        assert make_config(**{k: v for k, v in values.items() if v is not None}).profile == "laptop"
+
+
+# marks
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "expected"),
+    [
+        ((0.3, 0.1, 0.2), False, (0, 1, 2)),
+        ((0.3, 0.1, 0.2), True, (1, 0, 2)),
+        ((0.1, 0.1, 0.2), False, (1, 1, 0)),  # two best leave no second
+        ((0.1, 0.2, 0.2), False, (1, 2, 2)),
+        ((0.1004, 0.0996, 0.2), False, (1, 1, 0)),  # equal as printed
+        ((0.1, 0.1, 0.1), False, (0, 0, 0)),
+        ((0.2, 0.1), False, (0, 1)),  # of two the worse is no second best
+        ((0.2, np.nan, 0.1, 0.3), False, (2, 0, 1, 0)),
+        ((0.2, np.nan, np.nan), False, (0, 0, 0)),
+    ],
+)
+def test_ranks(values, higher, expected):
+    assert tuple(ranks(pd.Series(values), higher)) == expected
+
+
+def test_the_best_of_a_network_is_marked_in_every_format_never_the_papers():
+    values = {"": 3, "pred": 2, "uncer": 1}
+    made = [on_scannet((v,) * 4, labels=n) for n, v in values.items()]
+    table = tables.paper_table(scores(*made, on_scannet((0, 0, 0, 0), arch="hrdepth")), "2")
+    markdown = {
+        line.split(" | ")[1]: line.split(" | ")[2:]
+        for line in tables.markdown(table).splitlines()
+        if "| Monodepth2" in line
+    }
+    # errors are best low, shares best high
+    assert [c.strip(" |") for c in markdown["3D Distillation"]] == ["**1.000**"] * 4 + ["1.000"] * 3
+    assert [c.strip(" |") for c in markdown["Self-Teaching"]] == ["*2.000*"] * 7
+    assert [c.strip(" |") for c in markdown["Self-Supervised"]] == ["3.000"] * 4 + ["**3.000**"] * 3
+    assert not any("*" in c for name, cells in markdown.items() if "(paper)" in name for c in cells)
+    latex = tables.latex(table)
+    assert latex.count(r"\textbf{") == 7
+    assert latex.count(r"\underline{2.000}") == 7
+    assert "**0.000**" not in tables.markdown(table)  # the only one of its network is best of nothing
+
+
+# LaTeX
+
+
+def balanced(text):
+    depth = 0
+    for c in re.sub(r"\\[\\{}%]", "", text):
+        depth += (c == "{") - (c == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+@pytest.mark.parametrize("key", ["2", "5", "6", "mirror"])
+def test_latex_is_balanced_and_every_row_has_all_columns(key):
+    made = [
+        on_scannet(labels=n, seed=s) for n in ("", "pred", "uncer", "signed", "proj_lowres") for s in (0, 1)
+    ]
+    made += [on_scannet(dataset="7scenes", split="test", scale="median", seed=s) for s in (0, 1)]
+    text = tables.latex(tables.paper_table(scores(*made), key))
+    code = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("%"))
+    assert balanced(code)
+    assert code.isascii()
+    assert code.count(r"\begin{") == code.count(r"\end{") == 2
+    columns = len(re.search(r"\\begin{tabular}{(\w+)}", code)[1])
+    body = code.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    assert r"\midrule" in body
+    for line in body.strip().splitlines():
+        row = line.split(r" \\")[0]
+        if row != r"\midrule":
+            spanned = sum(int(n) - 1 for n in re.findall(r"\\multicolumn{(\d+)}", row))
+            assert row.count("&") + 1 + spanned == columns, line
+    assert r"{\scriptsize$\pm$ 0.000}" in body
+
+
+def test_what_is_special_in_latex_is_escaped():
+    assert tables.escape("100 % of proj_lowres & {a}") == r"100 \% of proj\_lowres \& \{a\}"
+    made = scores(evaluation(labels="proj_x"), evaluation(labels="a%b&c"))
+    code = tables.latex(tables.paper_table(made, "6"))
+    assert r"with proj\_x &" in code
+    assert r"with a\%b\&c &" in code
+    assert not re.search(
+        r"(?<!\\)%(?! )", "".join(c for c in code.splitlines() if c[0] != "%").replace("{!}{%", "")
+    )
+
+
+# files
+
+
+def test_files_of_every_table_that_has_something(tmp_path):
+    made = scores(evaluation(labels="pred"), evaluation((2, 2, 2, 2), labels="pred", seed=1))
+    names = [p.name for p in tables.write_tables(made, tmp_path)]
+    stems = ["table2", "table3", "table4", "table6", "mirror"]
+    assert names == [f"{s}.{kind}" for s in stems for kind in ("csv", "md", "tex")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    stored = pd.read_csv(tmp_path / "table2.csv")
+    row = only(rows(stored, training="Self-Teaching"), n=2)
+    assert (row["abs_rel"], row["profile"], row["seeds"]) == (2.25, "laptop", "0 1")
+    text = (tmp_path / "table2.md").read_text()
+    for said in ("GlossyRooms Val Set: 4 images", "profile laptop", "n = 2 seeds (0, 1)", "2.250 ± 0.354"):
+        assert said in text
+    # what there is nothing of any more goes
+    tables.write_tables(Scores(made.evaluations), tmp_path)
+    assert sorted(p.stem for p in tmp_path.glob("*.md")) == ["table2", "table6"]
+
+
+def stored_scores():
+    rng = np.random.default_rng(0)
+    made = []
+    for seed in (0, 1):
+        for labels in ("", "uncer"):
+            table = pd.concat(
+                [per_image(rng.uniform(0, 1, 4), pixels=p) for p in ("all", "highlight")], ignore_index=True
+            )
+            provenance = {"training": {"command": "python -m d3d all", "seconds": 12.5, "seed": seed}}
+            made.append(
+                evaluation(labels=labels, seed=seed, per_image=table, settings="s", provenance=provenance)
+            )
+    return scores(*made)
+
+
+def test_what_is_exported_makes_the_same_tables(tmp_path):
+    made = stored_scores()
+    paths = tables.export(made, tmp_path)
+    assert paths[-1] == tmp_path / "index.json"
+    back = tables.read(tmp_path)
+    assert back.lists == made.lists
+    assert set(back.evaluations) == set(made.evaluations)
+    for key in ("2", "3", "6"):
+        ours, theirs = tables.make_table(made, key), tables.make_table(back, key)
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3)
+    (first,) = (e for e in back.evaluations if (e.labels, e.seed) == ("uncer", 1))
+    (original,) = (e for e in made.evaluations if (e.labels, e.seed) == ("uncer", 1))
+    pd.testing.assert_frame_equal(first.per_image, original.per_image, rtol=5e-4)
+    assert first.provenance == original.provenance
+
+
+def test_an_export_is_the_same_bytes_again_and_takes_in_what_is_there(tmp_path):
+    made = stored_scores()
+    first = {p.name: p.read_bytes() for p in tables.export(made, tmp_path)}
+    assert {p.name: p.read_bytes() for p in tables.export(made, tmp_path)} == first
+    more = evaluation(labels="", seed=2, per_image=made.evaluations[0].per_image, settings="s")
+    tables.export(scores(more), tmp_path)
+    assert len(tables.read(tmp_path).evaluations) == 5
+    with pytest.raises(DataError, match="two profiles"):
+        tables.export(scores(replace(more, profile="demo")), tmp_path)
+    assert len(tables.read(tmp_path).evaluations) == 5
+
+
+def test_rows_in_another_order_are_stored_with_their_images(tmp_path):
+    made = stored_scores()
+    first, *others = made.evaluations
+    shuffled = first.per_image.sample(frac=1, random_state=1).reset_index(drop=True)
+    assert not shuffled["frame"].equals(first.per_image["frame"])
+    tables.export(Scores((*others, replace(first, per_image=shuffled)), made.lists), tmp_path)
+    back = tables.read(tmp_path)
+    pd.testing.assert_frame_equal(tables.make_table(back, "3"), tables.make_table(made, "3"), rtol=1e-3)
+
+
+def test_a_damaged_or_missing_store_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no stored scores"):
+        tables.read(tmp_path)
+    *files, _index = tables.export(stored_scores(), tmp_path)
+    content = files[0].read_bytes()
+    files[0].write_bytes(content[:-1])
+    with pytest.raises(DataError, match=f"{files[0].name} is missing or not what"):
+        tables.read(tmp_path)
+    files[0].write_bytes(content)
+    (tmp_path / "index.json").write_text('{"version": 2}')
+    with pytest.raises(DataError, match="format 2"):
+        tables.read(tmp_path)
+
+
+def test_a_whole_set_of_recorded_runs_stays_small(tmp_path):
+    """480 images, three kinds of pixels, all of it noise; of real scores an evaluation takes 18 kB."""
+    rng = np.random.default_rng(0)
+    keys = [
+        (f"val-{k // 80:04d}", f"{k % 80:06d}", p)
+        for k in range(480)
+        for p in ("all", "highlight", "diffuse")
+    ]
+    table = pd.DataFrame(keys, columns=["scene", "frame", "pixels"]).assign(
+        count=rng.integers(0, 27648, 1440)
+    )
+    table[list(METRICS)] = rng.uniform(0, 1, (1440, 7))
+    made = [evaluation(per_image=table, seed=s) for s in range(4)]
+    tables.export(Scores(tuple(made)), tmp_path)
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*.xz")) < 4 * 28_000
+
+
+# the README
+
+
+def test_the_readme_between_its_markers(tmp_path):
+    values = {"": 3, "pred": 2, "uncer": 1}
+    made = [evaluation((v + s,) * 4, labels=n, seed=s) for n, v in values.items() for s in (0, 1)]
+    tables.write_tables(scores(*made), tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results:begin -->\nstale figures\n<!-- results:end -->\nafter % \\1\n")
+    tables.write_readme(readme, tables.readme_block(tmp_path))
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- results:begin -->\n")
+    assert text.endswith("<!-- results:end -->\nafter % \\1\n")
+    assert "stale" not in text
+    assert "| network | training | Val (4) | Reflection Val (2) | NoReflection Val (1) |" in text
+    assert (
+        "| Monodepth2 | 3D Distillation | **1.500** ± 0.707 | **1.500** ± 0.707 | **1.500** ± 0.707 |" in text
+    )
+    assert "HR-Depth" not in text
+    assert "GlossyRooms" in text
+    assert "profile `laptop`" in text
+    assert "seeds 0, 1" in text
+    tables.write_readme(readme, tables.readme_block(tmp_path))
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "<!-- results:begin -->",
+        "<!-- results:end --> <!-- results:begin -->",
+        "<!-- results:begin --> <!-- results:begin --> <!-- results:end -->",
+    ],
+)
+def test_a_readme_without_its_markers_is_left_alone(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(DataError, match="each once"):
+        tables.write_readme(tmp_path / "README.md", "new")
+    assert (tmp_path / "README.md").read_text() == text
+    with pytest.raises(DataError, match=r"no table2\.csv"):
+        tables.readme_block(tmp_path)
+
+
+# runs
+
+
+def finished(config, arch="monodepth2", labels="", values=(1, 2, 3, 4), folder=""):
+    """What `stages.evaluate` leaves, without its training."""
+    path = folder or f"{arch}/{labels or 'self-supervised'}/{config.evaluation.split}"
+    with runs.open_stage(config, "evaluate", arch, labels, path=path) as stage:
+        per_image(values).to_csv(stage.folder / "per_image.csv", index=False)
+        stage.finish({"per_image.csv": runs.sha256(stage.folder / "per_image.csv")})
+    return stage.folder
+
+
+def config_of(tmp_path, seed=0, **more):
+    return make_config(**{"profile": "smoke", "runs_dir": str(tmp_path), "seed": seed, **more})
+
+
+def test_gathered_is_what_runs_have_evaluated_and_nothing_is_computed(tmp_path, monkeypatch):
+    import d3d.stages.networks as networks
+
+    monkeypatch.setattr(networks, "train", lambda *a, **k: pytest.fail("trained"))
+    configs = [config_of(tmp_path, s) for s in (0, 1)]
+    for c in configs:
+        finished(c, values=(c.seed, 2, 3, 4))
+        finished(replace(c, labels="uncer-tta"), labels="uncer-tta")
+        test = replace(c, evaluation=replace(c.evaluation, split="test"))
+        finished(test)
+        relative = replace(test, evaluation=replace(test.evaluation, dataset="glossyrooms", scale="median"))
+        finished(relative, folder="monodepth2/self-supervised/glossyrooms-test")
+    finished(replace(configs[0], round=2), labels="uncer", folder="monodepth2/uncer-round2/val")
+    half = runs.run_folder(configs[0]) / "evaluate" / "monovit" / "pred" / "val"
+    half.mkdir(parents=True)  # killed before DONE
+    (half / "per_image.csv").write_text("scene")
+    made = tables.gather(configs)
+    found = sorted((e.seed, e.labels, e.round, e.dataset, e.split, e.scale) for e in made.evaluations)
+    assert found == sorted(
+        [
+            (s, *rest)
+            for s in (0, 1)
+            for rest in (
+                ("", 1, "glossyrooms", "val", "none"),
+                ("", 1, "glossyrooms", "test", "none"),
+                ("", 1, "glossyrooms", "test", "median"),
+                ("uncer-tta", 1, "glossyrooms", "val", "none"),
+            )
+        ]
+        + [(0, "uncer", 2, "glossyrooms", "val", "none")]
+    )
+    assert made.profile == "smoke"
+    assert set(made.lists["glossyrooms", "val"]) >= {"Reflection", "NoReflection"}
+    (first,) = (e for e in made.evaluations if (e.seed, e.labels, e.split) == (1, "", "val"))
+    assert list(first.per_image["abs_rel"]) == [1, 2, 3, 4]
+    assert list(first.per_image["frame"]) == ["0", "1", "2", "3"]
+    assert first.provenance["evaluation"]["seed"] == 1
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path):
+    for other in ({"profile": "demo"}, {"threshold_m": 0.7}, {"steps": 5}):
+        configs = [config_of(tmp_path), config_of(tmp_path, 1, **other)]
+        with pytest.raises(ConfigError, match="differ in more than the seed") as error:
+            tables.gather(configs)
+        assert next(iter(other)) in str(error.value)
+    with pytest.raises(DataError, match="no evaluation in"):
+        tables.gather([config_of(tmp_path)])
+
+
+def test_a_run_of_another_configuration_or_a_changed_file_is_refused(tmp_path):
+    folder = finished(config_of(tmp_path, steps=5))
+    with pytest.raises(RunError, match=r"pretrain.steps: 5 there, 6 now"):
+        tables.gather([config_of(tmp_path)])
+    assert len(tables.gather([config_of(tmp_path, steps=5)]).evaluations) == 1
+    csv = folder / "per_image.csv"
+    csv.write_text(csv.read_text().replace("7", "8"))
+    with pytest.raises(RunError, match="is not what its evaluation left there"):
+        tables.gather([config_of(tmp_path, steps=5)])
+
+
+def test_a_run_over_a_base_takes_what_is_its_own_there(tmp_path):
+    base = config_of(tmp_path, run="base")
+    finished(base)
+    finished(base, labels="pred")
+    other = config_of(tmp_path, run="other", base="base", threshold_m=0.9)
+    finished(base, labels="uncer")  # of another threshold: not this run's
+    assert sorted(e.labels for e in tables.gather([other]).evaluations) == ["", "pred"]
+
+
+def test_an_index_names_no_folder_of_the_machine_that_made_it(tmp_path):
+    config = config_of(tmp_path)
+    folder = finished(config)
+    path = folder / "provenance.json"
+    said = json.loads(path.read_text())
+    home = "/" + "home/somebody/with blank"
+    said["command"] = (
+        f"__main__.py all --profile smoke --runs-dir {home}/runs --seed 3 --root={home} --weights {home}/w.pth"
+    )
+    path.write_text(json.dumps(said))
+    tables.export(tables.gather([config]), tmp_path / "results")
+    text = (tmp_path / "results" / "index.json").read_text()
+    assert "somebody" not in text
+    assert "blank" not in text
+    assert str(tmp_path) not in text
+    assert (
+        "python -m d3d all --profile smoke --runs-dir FOLDER --seed 3 --root FOLDER --weights FOLDER" in text
+    )
+    assert said["machine"]["system"] not in text
+
+
+def test_settings_are_the_same_for_every_seed_and_for_nothing_else(tmp_path):
+    made = []
+    for more in ({}, {"seed": 5}, {"threshold_m": 0.9}):
+        config = config_of(tmp_path, **{"seed": 0, "run": str(len(made)), **more})
+        finished(config, labels="uncer")
+        made += [e.settings for e in tables.gather([config]).evaluations]
+    assert made[0] == made[1] != made[2]
+    assert "seed" in json.dumps(
+        stage_config(config_of(tmp_path), "evaluate", "monodepth2", "uncer")["ensemble"]
+    )
