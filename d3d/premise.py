@@ -6,8 +6,9 @@ between the views as if it lay behind the surface, so that the photometric loss 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from d3d.errors import DataError
+from d3d.figures.charts import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline
 from d3d.geometry import warp
 from d3d.losses import minimum_reprojection, photometric_error
 
@@ -121,7 +124,10 @@ def clearest_pixels(
     return result
 
 
-COLOURS = {"highlight": "tab:red", "diffuse": "tab:blue"}
+COLOURS = {"highlight": VERMILLION, "diffuse": BLUE}
+LINES = {"highlight": "-", "diffuse": "--"}
+# of the networks, in their order
+MARKS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE))
 
 
 def figure(
@@ -130,6 +136,7 @@ def figure(
     depth_hw: np.ndarray,
     highlight: np.ndarray | None = None,
     virtual_hw: np.ndarray | None = None,
+    preds: Mapping[str, np.ndarray] | None = None,
     scales: np.ndarray = SCALES,
     title: str = "",
 ) -> Figure:
@@ -140,48 +147,74 @@ def figure(
         depth_hw: true depth, metres.
         highlight: bool (h, w), or None where the data set knows none.
         virtual_hw: depth of the mirror image, metres, 0 where there is none; or None.
+        preds: network's name -> predicted depth (h, w), marked on the curves; in the last picture the median of
+            predicted over true depth.
     """
     pixels = clearest_pixels(errors, highlight, scales)
-    result = Figure(figsize=(12, 3.3), layout="constrained")
+    result = Figure(figsize=(PRINT_WIDTH_IN, 2.25 if title else 2.1), layout="constrained")
     if title:
-        result.suptitle(title, fontsize=11)
-    left, middle, right = result.subplots(1, 3, width_ratios=(1.25, 1.4, 1.2))
-    left.imshow(image)
+        result.suptitle(title, fontsize=PRINT_FONT_PT + 1)
+    left, middle, right = result.subplots(1, 3, width_ratios=(1.2, 1.45, 1.2))
+    left.imshow(image, interpolation="none")
     left.set_axis_off()
     if highlight is not None and highlight.any():
-        left.contour(highlight, levels=[0.5], colors="tab:red", linewidths=0.8)
+        draw_outline(left, highlight, image.shape[:2], PRINT_FONT_PT)
     for name, (y, x) in pixels.items():
-        left.plot(x, y, "o", color=COLOURS[name], markeredgecolor="white", markersize=8)
-        depth, curve = float(depth_hw[y, x]), errors[:, y, x]
-        middle.plot(scales * depth, curve, color=COLOURS[name], label=f"{name} pixel")
-        middle.axvline(depth, color=COLOURS[name], linewidth=1, linestyle=":")
-        middle.plot(scales[curve.argmin()] * depth, curve.min(), "v", color=COLOURS[name])
+        colour, depth, curve = COLOURS[name], float(depth_hw[y, x]), errors[:, y, x]
+        left.plot(x, y, "o", color=colour, markeredgecolor="white", markersize=5)
+        middle.plot(scales * depth, curve, LINES[name], color=colour, label=f"{name} pixel", linewidth=1.2)
+        middle.axvline(depth, color=colour, linewidth=0.8, linestyle=":")
+        middle.plot(scales[curve.argmin()] * depth, curve.min(), "v", color=colour, markersize=5)
         if name == "highlight" and virtual_hw is not None and virtual_hw[y, x] > 0:
-            middle.axvline(float(virtual_hw[y, x]), color=COLOURS[name], linewidth=1, linestyle="--")
-            middle.plot([], [], color="gray", linestyle="--", label="mirror image")
-    middle.plot([], [], color="gray", linestyle=":", label="true depth")
-    middle.set_xlabel("depth tried along the ray (m)")
-    middle.set_ylabel("photometric error, Eq. 2")
-    kinds = {
-        "diffuse": np.ones(depth_hw.shape, bool) if highlight is None else ~highlight,
-        "highlight": highlight,
-    }
-    for name, mask in kinds.items():
-        if mask is not None and mask.any():
-            mean = np.nanmean(errors[:, mask], axis=1)
-            text = f"all {name} pixels: least at {scales[mean.argmin()]:.2f}"
-            right.plot(scales, mean, color=COLOURS[name], label=text)
-            right.plot(scales[mean.argmin()], mean.min(), "v", color=COLOURS[name])
-    right.axvline(1, color="gray", linewidth=1, linestyle=":")
-    right.set_xlabel("depth tried / true depth")
+            middle.axvline(float(virtual_hw[y, x]), color=colour, linewidth=0.8, linestyle="-.")
+            middle.plot([], [], color="gray", linestyle="-.", linewidth=0.8, label="its mirror image")
+        _mark(middle, preds, lambda pred, y=y, x=x: pred[y, x], scales * depth, curve)
+    middle.plot([], [], color="gray", linestyle=":", linewidth=0.8, label="true depth")
+    middle.set_xlabel("depth tried along the ray (m)", fontsize=PRINT_FONT_PT)
+    middle.set_ylabel("photometric error, Eq. 2", fontsize=PRINT_FONT_PT)
+    for name, mask in _kinds(depth_hw, highlight).items():
+        mean = np.nanmean(errors[:, mask], axis=1)
+        text = f"all {name} pixels: least at {scales[mean.argmin()]:.2f}"
+        right.plot(scales, mean, LINES[name], color=COLOURS[name], label=text, linewidth=1.2)
+        right.plot(scales[mean.argmin()], mean.min(), "v", color=COLOURS[name], markersize=5)
+        _mark(right, preds, lambda pred, mask=mask: np.median((pred / depth_hw)[mask]), scales, mean)
+    right.axvline(1, color="gray", linewidth=0.8, linestyle=":")
+    right.set_xlabel("depth tried / true depth", fontsize=PRINT_FONT_PT)
+    for (marker, colour), name in zip(MARKS, preds or {}, strict=False):
+        middle.plot([], [], marker, color=colour, markeredgecolor="black", markersize=4.5, label=name)
     for axis in (middle, right):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(labelsize=7, which="both")
+        axis.tick_params(labelsize=SMALLEST_PT, which="both", length=2)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=SMALLEST_PT, handlelength=1.8, labelspacing=0.25, borderpad=0.3)
     return result
+
+
+def _kinds(depth_hw: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Which pixels are highlight and which diffuse, where there are any."""
+    if highlight is None:
+        return {"diffuse": np.ones(depth_hw.shape, bool)}
+    return {name: mask for name, mask in (("diffuse", ~highlight), ("highlight", highlight)) if mask.any()}
+
+
+def _mark(
+    axis: Any, preds: Mapping[str, np.ndarray] | None, at: Any, x: np.ndarray, curve: np.ndarray
+) -> None:
+    """Each network's depth as a mark on a curve, at the curve's end where it lies beyond it."""
+    for (marker, colour), pred in zip(MARKS, (preds or {}).values(), strict=False):
+        place = float(at(pred))
+        axis.plot(
+            place,
+            np.interp(place, x, curve),
+            marker,
+            color=colour,
+            markeredgecolor="black",
+            markeredgewidth=0.5,
+            markersize=4.5,
+            zorder=3,
+        )
 
 
 def curves(
@@ -192,11 +225,41 @@ def curves(
     for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
         columns[f"{name}_pixel_depth_m"] = scales * float(depth_hw[y, x])
         columns[f"{name}_pixel_error"] = errors[:, y, x]
-    kinds = {
-        "diffuse": np.ones(depth_hw.shape, bool) if highlight is None else ~highlight,
-        "highlight": highlight,
-    }
-    for name, mask in kinds.items():
-        if mask is not None and mask.any():
-            columns[f"{name}_mean_error"] = np.nanmean(errors[:, mask], axis=1)
+    for name, mask in _kinds(depth_hw, highlight).items():
+        columns[f"{name}_mean_error"] = np.nanmean(errors[:, mask], axis=1)
     return columns
+
+
+def marks(
+    errors: np.ndarray,
+    depth_hw: np.ndarray,
+    highlight: np.ndarray | None = None,
+    virtual_hw: np.ndarray | None = None,
+    preds: Mapping[str, np.ndarray] | None = None,
+    scales: np.ndarray = SCALES,
+) -> list[dict[str, Any]]:
+    """The depths that `figure` marks, one row each: of the two pixels, and medians over all pixels of their kind.
+
+    Returns:
+        rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror
+        image" or a network's name), depth_m (of a single pixel) and factor (over the true depth).
+    """
+    rows = []
+    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
+        truth = float(depth_hw[y, x])
+        found = {"true": truth, "least error": truth * float(scales[errors[:, y, x].argmin()])}
+        if virtual_hw is not None and virtual_hw[y, x] > 0:
+            found["mirror image"] = float(virtual_hw[y, x])
+        found |= {network: float(pred[y, x]) for network, pred in (preds or {}).items()}
+        rows += [
+            {"pixels": f"{name} pixel", "depth": what, "depth_m": depth, "factor": depth / truth}
+            for what, depth in found.items()
+        ]
+    for name, mask in _kinds(depth_hw, highlight).items():
+        found = {"least error": float(scales[np.nanmean(errors[:, mask], axis=1).argmin()])}
+        if virtual_hw is not None and (virtual_hw[mask] > 0).any():
+            seen = mask & (virtual_hw > 0)
+            found["mirror image"] = float(np.median((virtual_hw / depth_hw)[seen]))
+        found |= {n: float(np.median((pred / depth_hw)[mask])) for n, pred in (preds or {}).items()}
+        rows += [{"pixels": f"all {name} pixels", "depth": w, "factor": f} for w, f in found.items()]
+    return rows

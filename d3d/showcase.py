@@ -10,34 +10,36 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from d3d import evaluation, figures, fusion, premise, runs, stages
+from d3d import evaluation, figures, fusion, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
-from d3d.dataview import example_triple, nearest_depth
+from d3d.dataview import nearest_depth
 from d3d.errors import DataError
-from d3d.metrics import depth_metrics
+from d3d.models import ARCHITECTURES
 from d3d.prediction import DepthStore
+from d3d.stages.chain import outputs
+from d3d.sweeps import label_makeup, label_scores, threshold_sweep, truncation_sweep
 
-
-def premise_figure(config: Config, folder: Path) -> list[Path]:
-    """Figure 1a measured on one triple: ``figure1a`` as PNG, vector PDF and the CSV behind it. Needs no training."""
-    example = example_triple(config)
-    errors = premise.sweep(
-        example.target, example.sources, example.true_depth, example.K, example.source_T_target
-    )
-    title = f"{config.data.dataset}: {example.name}"
-    picture = premise.figure(
-        example.target, errors, example.true_depth, example.highlight, example.virtual, title=title
-    )
-    paths = [folder / f"figure1a.{kind}" for kind in ("png", "pdf", "csv")]
-    figures.save_png(picture, paths[0])
-    with runs.atomic(paths[1]) as temporary:
-        picture.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    with runs.atomic(paths[2]) as temporary:
-        columns = premise.curves(errors, example.true_depth, example.highlight)
-        pd.DataFrame(columns).to_csv(temporary, index=False, float_format="%.5g")
-    return paths
+__all__ = [
+    "Example",
+    "Row",
+    "before_after",
+    "evaluated_depth",
+    "example_frame",
+    "label_makeup",
+    "label_picture",
+    "label_scores",
+    "mesh_views",
+    "reflective_frames",
+    "reflective_rows",
+    "reflective_targets",
+    "run_figures",
+    "students",
+    "threshold_sweep",
+    "truncation_sweep",
+    "untrained",
+]
 
 
 def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
@@ -45,19 +47,20 @@ def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
     arch = arch or config.arch
     folder = stages.folder_of(config, "figures")
     paths = []
-    example = example_frame(config, arch)
+    example, threshold = example_frame(config, arch), stages.threshold(config)
     name = f"{example.scene.name}, frame {example.frame}"
     picture = figures.fusion_inputs(
         example.image,
         example.preds,
         example.projs,
         example.uncertainty,
-        config.fusion.threshold_m,
+        threshold,
         example.gt,
         name,
+        example.highlight,
     )
     paths.append(figures.save_png(picture, folder / "figure4.png"))
-    picture = label_picture(example, arch, config.fusion.threshold_m)
+    picture = label_picture(example, arch, threshold)
     paths.append(figures.save_png(picture, folder / "label.png"))
     paths.append(figures.save_png(before_after(config, arch, frames), folder / "figure5.png"))
     return paths
@@ -79,6 +82,10 @@ class Example:
     def frame(self) -> str:
         return self.scene.frame_ids[self.index]
 
+    @property
+    def highlight(self) -> np.ndarray | None:
+        return self.scene.highlight_mask(self.index, self.uncertainty.shape)
+
 
 def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
     """One target frame with all that was made of it.
@@ -87,7 +94,7 @@ def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: s
     share of pixels that are uncertain (at or above the threshold), on a highlight where these are known.
     """
     size_hw = config.data.size_hw
-    uncertain = stages.uncertainty(config)
+    uncertain, threshold = stages.uncertainty(config), stages.threshold(config)
     scenes = stages.training_scenes(config)
     if not frame:
         shown = [s for s in scenes if s.scene.has_depth] or scenes
@@ -96,7 +103,7 @@ def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: s
             for i in s.targets[:: max(1, len(s.targets) // 60)]:
                 std = uncertain.read(s.scene.name, s.scene.frame_ids[i])
                 highlight = s.scene.highlight_mask(i, std.shape)
-                use = std >= config.fusion.threshold_m
+                use = std >= threshold
                 shares.append((float((use if highlight is None else use & highlight).mean()), k, i))
         _, k, index = max(shares)
         scene = shown[k].scene
@@ -132,93 +139,6 @@ def mesh_views(config: Config, scene: Scene, index: int, arch: str = "") -> dict
         "mesh from the camera": render_shaded(mesh, *camera, size_hw),
         "image": scene.image(index, size_hw),
     }
-
-
-def label_scores(config: Config, arch: str = "", labels: str = "", frames: int = 60) -> pd.DataFrame:
-    """Error of predicted D, projected P and label L on training frames: one row each, and kind of pixels.
-
-    Labels "pred" and "proj" are D and P themselves and get no row.
-
-    Where the mesh is not hit P has no depth and D stands in, as in a label. At most about ``frames`` frames
-    of each scene are looked at.
-    """
-    arch, labels = arch or config.arch, labels or config.labels
-    d = config.data
-    scenes = stages.training_scenes(config)
-    chosen = [s.targets[:: max(1, len(s.targets) // frames)] for s in scenes]
-    predicted, projected = stages.predict(config, arch), stages.project(config, arch)
-    label = stages.fuse(config, arch, labels) if labels not in ("pred", "proj") else predicted
-
-    def maps(scene: Scene, i: int) -> dict[str, np.ndarray]:
-        frame = scene.frame_ids[i]
-        pred, proj = predicted.read(scene.name, frame), projected.read(scene.name, frame)
-        return {"D": pred, "P": np.where(proj > 0, proj, pred), "L": label.read(scene.name, frame)}
-
-    rows = []
-    names = {"D": "predicted D", "P": "projected P"}
-    if labels not in ("pred", "proj"):
-        names["L"] = f"label L ({labels})"
-    for key, name in names.items():
-        scored = evaluation.score(
-            lambda scene, i, key=key: maps(scene, i)[key],
-            [s.scene for s in scenes],
-            chosen,
-            scale=config.evaluation.scale,
-            min_depth=d.min_depth,
-            max_depth=d.max_depth,
-            what=name,
-        )
-        rows += [
-            {"depth": name, "pixels": p, **evaluation.summary(scored, p)} for p in scored["pixels"].unique()
-        ]
-    order = {p: k for k, p in enumerate(("all", "highlight", "diffuse"))}
-    result = pd.DataFrame(rows).sort_values("pixels", key=lambda c: c.map(order), kind="stable")
-    return result.astype({"images": int}).set_index(["pixels", "depth"]).round(3)
-
-
-def threshold_sweep(
-    config: Config,
-    arch: str = "",
-    shares: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf),
-    frames: int = 30,
-) -> pd.DataFrame:
-    """Eq. 3 with other thresholds on training frames: how a threshold is chosen, without looking at val.
-
-    Threshold 0 is the label "proj", infinity "pred".
-
-    Args:
-        shares: the thresholds tried, as multiples of the run's own.
-        frames: at most about so many frames of each scene are looked at.
-
-    Returns:
-        threshold_m; projected, the share of pixels that take P; where there is truth sq_rel of the label, and
-        where there is a mask also sq_rel_highlight and sq_rel_diffuse; means over frames.
-    """
-    arch = arch or config.arch
-    predicted, projected = stages.predict(config, arch), stages.project(config, arch)
-    uncertain = stages.uncertainty(config)
-    d = config.data
-    thresholds = [k * config.fusion.threshold_m if k else 0.0 for k in shares]
-    rows = []
-    for s in stages.training_scenes(config):
-        for i in s.targets[:: max(1, len(s.targets) // frames)]:
-            at = s.scene.name, s.scene.frame_ids[i]
-            pred, proj, std = predicted.read(*at), projected.read(*at), uncertain.read(*at)
-            gt, highlight = s.scene.depth(i), s.scene.highlight_mask(i)
-            masks: dict[str, np.ndarray | None] = {"sq_rel": None}
-            if highlight is not None:
-                masks |= {"sq_rel_highlight": highlight, "sq_rel_diffuse": ~highlight}
-            for t in thresholds:
-                row = {"threshold_m": t, "projected": ((std >= t) & (proj > 0)).mean()}
-                label = fusion.fuse(pred, proj, std, t)
-                for name, mask in masks.items():
-                    if gt is not None and (gt > 0 if mask is None else mask & (gt > 0)).any():
-                        scores = depth_metrics(
-                            label, gt, mask, config.evaluation.scale, d.min_depth, d.max_depth
-                        )
-                        row[name] = scores["sq_rel"]
-                rows.append(row)
-    return pd.DataFrame(rows).groupby("threshold_m", as_index=False).mean()
 
 
 def label_picture(example: Example, arch: str, threshold_m: float) -> Figure:
@@ -261,27 +181,84 @@ def reflective_frames(
     return sorted(chosen)
 
 
-def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
-    """Figure 5 on the evaluated split: images with much highlight, one a room, before and after distillation."""
-    arch = arch or config.arch
-    split, size_hw = config.evaluation.split, config.data.size_hw
+def students(config: Config) -> dict[str, tuple[str, ...]]:
+    """The networks that have every training of Figure 5, with these: "" (self-supervised), "pred", the run's labels."""
     trainings = tuple(dict.fromkeys(("", "pred", config.labels)))
-    per_image = {labels: stages.evaluate(config, arch, labels) for labels in trainings}
-    among = stages.dataset(config).lists(split).get("Reflection")
-    chosen = reflective_frames(per_image[""], among, frames)
-    by_name = {s.name: s for s in stages.dataset(config).scenes(split)}
-    images, gts, highlights = [], [], []
-    for scene_name, frame in chosen:
+    return {arch: trainings for arch in ARCHITECTURES if not untrained(config, arch, trainings)}
+
+
+def untrained(config: Config, arch: str, trainings: Sequence[str]) -> list[str]:
+    """Those of a network's trainings ("" is the self-supervised one) that are not done in this run."""
+    return [t for t in trainings if outputs(config, "distill" if t else "pretrain", arch, t) is None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a figure with where it comes from, for the scores behind it."""
+
+    frame: figures.Frame
+    scene: Scene
+    index: int
+    arch: str
+
+
+def reflective_rows(config: Config, archs: Sequence[str], frames: int = 4) -> list[Row]:
+    """Figure 5's rows: images of the evaluated split with much highlight, one a room; for each, each network's row."""
+    size_hw, trainings = config.data.size_hw, tuple(dict.fromkeys(("", "pred", config.labels)))
+    data, split = stages.evaluated_dataset(config), config.evaluation.split
+    scores = {(arch, t): stages.evaluate(config, arch, t) for arch in archs for t in trainings}
+    among = data.lists(split).get("Reflection")
+    by_name = {s.name: s for s in data.scenes(split)}
+    rows = []
+    for scene_name, frame in reflective_frames(scores[archs[0], ""], among, frames):
         scene = by_name[scene_name]
         i = scene.frame_ids.index(frame)
-        images.append(scene.image(i, size_hw))
-        gts.append(nearest_depth(scene.depth(i), size_hw))
-        highlights.append(scene.highlight_mask(i, size_hw))
-    depths = {}
-    for labels in trainings:
-        training = labels or evaluation.SELF_SUPERVISED
-        store = DepthStore(stages.folder_of(config, "evaluate", arch, training, split, "depth"))
-        depths[evaluation.training_name(labels)] = [store.read(s, f) for s, f in chosen]
-    names = [f"{s}, frame {f}" for s, f in chosen]
-    title = f"{evaluation.arch_name(arch)}, {config.data.dataset}, {split}"
-    return figures.before_after(images, gts, depths, names, highlights, title)
+        for arch in archs:
+            depths = {
+                evaluation.training_name(t): evaluated_depth(config, arch, t).read(scene_name, frame)
+                for t in trainings
+            }
+            shown = figures.Frame(
+                f"{evaluation.arch_name(arch)}\n{scene_name}, {frame}",
+                scene.image(i, size_hw),
+                nearest_depth(scene.depth(i), size_hw),
+                scene.highlight_mask(i, size_hw),
+                depths,
+            )
+            rows.append(Row(shown, scene, i, arch))
+    return rows
+
+
+def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
+    """What `stages.evaluate` predicted of the evaluated split."""
+    path = stages.evaluated(config, arch, labels)
+    return DepthStore(runs.stage_folder(config, "evaluate", arch, labels, path) / "depth")
+
+
+def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
+    """Figure 5 for one network, wide enough for a notebook."""
+    rows = reflective_rows(config, [arch or config.arch], frames)
+    title = f"{config.evaluation.dataset or config.data.dataset}, {config.evaluation.split}"
+    return figures.before_after([r.frame for r in rows], title, width_in=12, font_pt=9)
+
+
+def reflective_targets(config: Config, frames: int = 3) -> list[tuple[Scene, int]]:
+    """Training frames with truth that show most highlight, one a room, the rooms in order.
+
+    Chosen by the true masks alone, not by what a network or the mesh makes of them.
+
+    Raises:
+        DataError: no training scene has truth and masks.
+    """
+    best = []
+    for s in stages.training_scenes(config):
+        if s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None:
+            share = {i: s.scene.highlight_mask(i).mean() for i in s.targets}
+            i = max(share, key=share.get)
+            best.append((share[i], s.scene, i))
+    if not best:
+        raise DataError(
+            f"no training scene of {config.data.dataset!r} has ground-truth depth and knows its highlights."
+        )
+    chosen = sorted(best, key=lambda b: -b[0])[:frames]
+    return sorted(((scene, i) for _, scene, i in chosen), key=lambda c: c[0].name)

@@ -2,18 +2,25 @@
 
 from d3d.figures.charts import (
     camera_path,
+    label_makeup,
     loss_curve,
     loss_curves,
     per_image,
     threshold_curve,
+    truncation_curves,
 )
 from d3d.figures.files import png_bytes, save, save_csv, save_pdf, save_png
 from d3d.figures.grids import (
+    SIGNED_LIMIT_M,
+    Frame,
     against_truth,
     before_after,
     contact_sheet,
     fusion_inputs,
     label,
+    label_errors,
+    over_estimation,
+    signed_error,
     triple,
 )
 from d3d.figures.panels import (
@@ -32,7 +39,9 @@ __all__ = [
     "NAMES",
     "PRINT_FONT_PT",
     "PRINT_WIDTH_IN",
+    "SIGNED_LIMIT_M",
     "UNITS",
+    "Frame",
     "Panel",
     "against_truth",
     "before_after",
@@ -42,14 +51,19 @@ __all__ = [
     "fusion_inputs",
     "grid",
     "label",
+    "label_errors",
+    "label_makeup",
     "loss_curve",
     "loss_curves",
+    "over_estimation",
     "per_image",
     "png_bytes",
     "save",
     "save_csv",
     "save_pdf",
     "save_png",
+    "signed_error",
     "threshold_curve",
     "triple",
+    "truncation_curves",
 ]

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT
+
+# of Okabe and Ito, whom the colour-blind can thank; each curve has a line style or a mark of its own besides
+BLUE, VERMILLION, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7"
+
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     """Loss over steps, with the learning rate's drops marked."""
@@ -21,9 +26,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
     axes = figure.subplots(1, len(histories), squeeze=False)[0]
     for axis, (name, history) in zip(axes, histories.items(), strict=True):
         marker = "o" if len(history) < 12 else None
-        axis.plot(
-            [h["steps"] for h in history], [h["loss"] for h in history], marker=marker, color="tab:blue"
-        )
+        axis.plot([h["steps"] for h in history], [h["loss"] for h in history], marker=marker, color=BLUE)
         for a, b in itertools.pairwise(history):
             if b["learning_rate"] < 0.5 * a["learning_rate"]:
                 axis.axvline(a["steps"], color="gray", linestyle=":", linewidth=1)
@@ -58,28 +61,26 @@ def camera_path(
     whole, near = figure.subplots(1, 2)
     row = triples[shown]
     whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)
-    whole.plot(*centres[triples[:, 0]].T, ".", color="tab:blue", markersize=4, label="targets")
+    whole.plot(*centres[triples[:, 0]].T, ".", color=BLUE, markersize=4, label="targets")
     whole.plot(*centres[0], "k^", markersize=6, label="first frame")
     some = slice(None, None, max(1, len(centres) // 30))
     for axis in (whole, near):
         axis.quiver(
             *centres[some if axis is whole else row].T,
             *views[some if axis is whole else row].T,
-            color="gray" if axis is whole else ["tab:blue", "tab:orange", "tab:green"],
+            color="gray" if axis is whole else [BLUE, ORANGE, GREEN],
             width=0.003 if axis is whole else 0.006,
             angles="xy",
         )
         axis.set_aspect("equal", adjustable="datalim")
         axis.set_xlabel("metres")
         axis.grid(alpha=0.3)
-    for name, i, colour in zip(
-        ("target", "backward", "forward"), row, ("blue", "orange", "green"), strict=True
-    ):
+    for name, i, colour in zip(("target", "backward", "forward"), row, (BLUE, ORANGE, GREEN), strict=True):
         metres = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
         text = f"{name}: frame {i}" + (f", {100 * metres:.1f} cm away" if i != row[0] else "")
-        near.plot(*centres[i], "o", color=f"tab:{colour}", label=text)
+        near.plot(*centres[i], "o", color=colour, label=text)
     whole.plot(
-        *centres[row[0]], "o", color="none", markeredgecolor="tab:red", markersize=12, label="this triple"
+        *centres[row[0]], "o", color="none", markeredgecolor=VERMILLION, markersize=12, label="this triple"
     )
     near.margins(0.4)
     whole.set_title("all cameras and where they look, from above", fontsize=10)
@@ -89,7 +90,7 @@ def camera_path(
     return figure
 
 
-def threshold_curve(table: Any, threshold_m: float) -> Figure:
+def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDTH_IN) -> Figure:
     """How the choice of Eq. 3 depends on its threshold: share of projected pixels, and the label's error.
 
     The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (none does).
@@ -99,7 +100,6 @@ def threshold_curve(table: Any, threshold_m: float) -> Figure:
             sq_rel_highlight, sq_rel_diffuse.
         threshold_m: the run's own, marked.
     """
-    figure = Figure(figsize=(11, 3), layout="constrained")
     kinds = {
         "projected": "share of projected pixels",
         "sq_rel": "Sq Rel of the label, all pixels",
@@ -111,15 +111,107 @@ def threshold_curve(table: Any, threshold_m: float) -> Figure:
     places = np.arange(len(ticks))
     finite = np.isfinite(table["threshold_m"])
     own = float(np.interp(threshold_m, table["threshold_m"][finite], places[finite]))
+    figure = Figure(figsize=(width_in, 0.27 * width_in), layout="constrained")
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        axis.plot(places, table[column], marker="o", color="tab:blue")
+        axis.plot(places, table[column], marker="o", color=BLUE, markersize=3, linewidth=1)
         axis.axvline(own, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
-        axis.set_xticks(places, ticks, rotation=60, fontsize=8)
-        axis.set_xlabel("threshold (m)")
-        axis.set_title(kinds[column], fontsize=9)
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+        axis.set_xticks(places, ticks, rotation=60)
+        _plain(axis, kinds[column], "threshold (m)")
+    figure.axes[0].legend(fontsize=SMALLEST_PT)
+    return figure
+
+
+def _plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Text of a print's size, an axis from zero, a faint grid."""
+    axis.set_title(title, fontsize=PRINT_FONT_PT)
+    axis.set_xlabel(xlabel, fontsize=PRINT_FONT_PT)
+    axis.set_ylabel(ylabel, fontsize=PRINT_FONT_PT)
+    axis.tick_params(labelsize=SMALLEST_PT, length=2)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+
+
+def label_makeup(table: Any) -> Figure:
+    """Which pixels take the projected depth under each label strategy, and what that makes of the label.
+
+    Args:
+        table: of `d3d.sweeps.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of the
+            pixels of that kind) and sq_rel of the label.
+    """
+    strategies = list(dict.fromkeys(table["strategy"]))
+    places = np.arange(len(strategies))
+    of = {
+        kind: table[table["pixels"] == kind].set_index("strategy").loc[strategies]
+        for kind in ("highlight", "diffuse")
+    }
+    colours, hatches = {"highlight": VERMILLION, "diffuse": BLUE}, {"highlight": "", "diffuse": "////"}
+    figure = Figure(figsize=(PRINT_WIDTH_IN, 1.9), layout="constrained")
+    share, *errors = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    look = {"edgecolor": "white", "linewidth": 0.5}
+    for shift, (kind, part) in zip((-0.2, 0.2), of.items(), strict=True):
+        share.bar(
+            places + shift,
+            part["projected"],
+            0.4,
+            color=colours[kind],
+            hatch=hatches[kind],
+            label=f"{kind} pixels",
+            **look,
+        )
+    _plain(share, "share of pixels that take P")
+    share.set_ylim(0, 1)
+    share.legend(fontsize=SMALLEST_PT, loc="upper right")
+    for axis, (kind, part) in zip(errors, of.items(), strict=True):
+        bars = axis.bar(places, part["sq_rel"], 0.7, color=colours[kind], hatch=hatches[kind], **look)
+        axis.bar_label(
+            bars, fmt="{:.2f}" if kind == "highlight" else "{:.3f}", fontsize=SMALLEST_PT, padding=1
+        )
+        _plain(axis, f"Sq Rel of the label, {kind} pixels")
+        axis.margins(y=0.12)
+    for axis in figure.axes:
+        axis.set_xticks(places, strategies)
+        axis.grid(visible=False, axis="x")
+    return figure
+
+
+def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
+    """What truncation and voxel of the fusion do to projected depth and to the labels of Eq. 3.
+
+    Args:
+        table: of `d3d.sweeps.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels, and the
+            Sq Rel of pred (D), proj (P) and label (L).
+        trunc_m, voxel_m: the run's own, marked.
+    """
+    styles = {
+        "pred": ("predicted D", "gray", "--", ""),
+        "proj": ("projected P", ORANGE, "-", "o"),
+        "label": ("label L, Eq. 3", BLUE, "-.", "s"),
+    }
+    kinds = [k for k in ("highlight", "diffuse", "all") if (table["pixels"] == k).any()][:2]
+    figure = Figure(figsize=(PRINT_WIDTH_IN, 2.0), layout="constrained")
+    axes = figure.subplots(1, 2 * len(kinds), squeeze=False, sharey=False)[0]
+    for k, kind in enumerate(kinds):
+        pair = axes[k], axes[len(kinds) + k]
+        for axis, sweep, own in zip(pair, ("truncation", "voxel"), (trunc_m, voxel_m), strict=True):
+            column = "trunc_m" if sweep == "truncation" else "voxel_m"
+            part = table[(table["sweep"] == sweep) & (table["pixels"] == kind)].sort_values(column)
+            for name, (text, colour, line, marker) in styles.items():
+                axis.plot(
+                    part[column],
+                    part[name],
+                    line,
+                    marker=marker,
+                    color=colour,
+                    label=text,
+                    markersize=3,
+                    lw=1,
+                )
+            axis.axvline(own, color="gray", linestyle=":", linewidth=0.8, label="this run")
+            _plain(axis, f"Sq Rel, {kind} pixels", f"{sweep} (m)")
+        top = max(axis.get_ylim()[1] for axis in pair)
+        for axis in pair:
+            axis.set_ylim(0, top)
+    axes[0].legend(fontsize=SMALLEST_PT, handlelength=2.4)
     return figure
 
 

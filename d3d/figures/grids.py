@@ -3,11 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from d3d.figures.panels import Panel, grid, limit_of
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid, limit_of
+
+SIGNED_LIMIT_M = 1.0  # beyond it an error is as wrong as can be shown
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A row of a figure: one image, what is known of it, and depth maps to compare; metres, 0 where there is none.
+
+    Attributes:
+        image: uint8 (h, w, 3).
+        gt: true depth (h, w), or None.
+        highlight: bool, of any size, or None where nobody knows.
+        depths: name -> depth (h, w).
+    """
+
+    name: str
+    image: np.ndarray
+    gt: np.ndarray | None = None
+    highlight: np.ndarray | None = None
+    depths: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def signed_error(depth: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """How far a depth is beyond the truth, metres; NaN where either has none."""
+    return np.where((gt > 0) & (depth > 0), depth - gt, np.nan)
+
+
+def _depth_limit(frames: Sequence[Frame]) -> float:
+    maps = [d for f in frames for d in (*f.depths.values(), *([] if f.gt is None else [f.gt]))]
+    return limit_of([Panel("", d, "depth") for d in maps], "depth")
+
+
+def _median(off: np.ndarray, highlight: np.ndarray | None) -> str:
+    """Median of an error map on highlights, as a panel's note; of all pixels where nobody knows highlights."""
+    where = off if highlight is None or highlight.shape != off.shape else off[highlight]
+    where = where[np.isfinite(where)]
+    return f"{np.median(where):+.2f} m" if where.size else ""
+
+
+def _notes(frames: Sequence[Frame]) -> str:
+    known = any(f.highlight is not None for f in frames)
+    return "numbers: median error on highlights" if known else "numbers: median error"
+
+
+def _off_panel(title: str, frame: Frame, name: str) -> Panel:
+    off = signed_error(frame.depths[name], frame.gt)
+    note = _median(off, frame.highlight)
+    return Panel(title, off, "signed", SIGNED_LIMIT_M, frame.highlight, note)
+
+
+def over_estimation(
+    frames: Sequence[Frame],
+    meshes: Sequence[np.ndarray],
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Figure 2 of the paper: highlights are over-estimated in single views, and right in the mesh of all of them.
+
+    Args:
+        frames: with truth; their depths are "predicted" and "projected".
+        meshes: picture (h, w, 3) of each frame's mesh, from the frame's camera.
+    """
+    top, rows = _depth_limit(frames), []
+    for frame, mesh in zip(frames, meshes, strict=True):
+        pred, proj = frame.depths["predicted"], frame.depths["projected"]
+        rows.append(
+            [
+                Panel("image, highlights", frame.image, outline=frame.highlight),
+                Panel("predicted D", pred, "depth", top),
+                _off_panel("D − truth", frame, "predicted"),
+                Panel("mesh of all views", mesh, outline=frame.highlight),
+                Panel("projected P", proj, "depth", top),
+                _off_panel("P − truth", frame, "projected"),
+            ]
+        )
+    return grid(
+        rows, width_in=width_in, font_pt=font_pt, names=[f.name for f in frames], notes=_notes(frames)
+    )
+
+
+def label_errors(
+    frames: Sequence[Frame],
+    uncertainties: Sequence[np.ndarray],
+    use_projs: Sequence[np.ndarray],
+    threshold_m: float,
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Does uncertainty lie where the error is, and what does Eq. 3 make of it: error maps beside uncertainty and mask.
+
+    Args:
+        frames: with truth; their depths are "D", "P" and "L".
+        uncertainties: (h, w) a frame, metres.
+        use_projs: bool (h, w) a frame, where the label is P.
+    """
+    rows = []
+    for frame, uncertainty, use_proj in zip(frames, uncertainties, use_projs, strict=True):
+        off = {name: signed_error(depth, frame.gt) for name, depth in frame.depths.items()}
+
+        def error(name: str, off=off, frame=frame) -> Panel:
+            note = _median(np.abs(off[name]), frame.highlight).lstrip("+")
+            return Panel(
+                f"|{name} − truth|", np.abs(off[name]), "error", SIGNED_LIMIT_M, frame.highlight, note
+            )
+
+        rows.append(
+            [
+                Panel("image, highlights", frame.image, outline=frame.highlight),
+                error("D"),
+                Panel("uncertainty U", uncertainty, "uncertainty", max(2 * threshold_m, 1e-3)),
+                Panel("P taken", use_proj, "mask"),
+                error("P"),
+                error("L"),
+            ]
+        )
+    return grid(
+        rows, width_in=width_in, font_pt=font_pt, names=[f.name for f in frames], notes=_notes(frames)
+    )
+
+
+def before_after(
+    frames: Sequence[Frame],
+    title: str = "",
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Figure 5 of the paper: a row an image (and network), the depth of each training, then how far each is off.
+
+    Args:
+        frames: their depths are those of the trainings, by the training's name; the same names in each.
+    """
+    top = _depth_limit(frames)
+    rows = []
+    for frame in frames:
+        row = [
+            Panel("image", frame.image, outline=frame.highlight),
+            Panel("ground truth", frame.gt, "depth", top),
+            *(Panel(_broken(name), d, "depth", top) for name, d in frame.depths.items()),
+        ]
+        if frame.gt is not None:
+            row += [_off_panel(f"{_broken(name)} − truth", frame, name) for name in frame.depths]
+        rows.append(row)
+    names = [f.name for f in frames]
+    return grid(
+        rows, title, width_in, font_pt, names, _notes(frames) if any(len(r) > 5 for r in rows) else ""
+    )
+
+
+def _broken(name: str) -> str:
+    """A training's name over two lines: columns are narrow."""
+    return name.replace("-", "-\n", 1) if "-" in name else name.replace(" ", "\n", 1)
 
 
 def contact_sheet(
@@ -63,6 +215,9 @@ def fusion_inputs(
     threshold_m: float,
     gt: np.ndarray | None = None,
     title: str = "",
+    highlight: np.ndarray | None = None,
+    width_in: float = 12.0,
+    font_pt: float = 9.0,
 ) -> Figure:
     """Figure 4 of the paper: predicted depth, uncertainty; ground truth, projected depth, the binary mask.
 
@@ -70,12 +225,13 @@ def fusion_inputs(
         preds, projs: network's name -> depth (h, w), metres.
         uncertainty: (h, w), metres.
         gt: depth (H, W) in metres, or None where there is none.
+        highlight: bool, of any size, outlined in the image; or None.
     """
     maps = [*preds.values(), *projs.values(), *([] if gt is None else [gt])]
     top = limit_of([Panel("", d, "depth") for d in maps], "depth")
     rows = [
         [
-            Panel("image", image),
+            Panel("image", image, outline=highlight),
             *(Panel(f"predicted, {n}", d, "depth", top) for n, d in preds.items()),
             Panel("uncertainty", uncertainty, "uncertainty", max(2 * threshold_m, 1e-3)),
         ],
@@ -85,7 +241,7 @@ def fusion_inputs(
             Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask"),
         ],
     ]
-    return grid(rows, title)
+    return grid(rows, title, width_in, font_pt)
 
 
 def label(
@@ -153,41 +309,3 @@ def against_truth(
         blank = [Panel("", None), Panel("", None)]
         rows.append(blank + [Panel(f"{n} - truth", o, "signed", 1.0, highlight) for n, o in off.items()])
     return grid(rows, title, width_in=3.0 * len(rows[0]))
-
-
-def before_after(
-    images: Sequence[np.ndarray],
-    gts: Sequence[np.ndarray | None],
-    depths: Mapping[str, Sequence[np.ndarray]],
-    names: Sequence[str] | None = None,
-    highlights: Sequence[np.ndarray | None] | None = None,
-    title: str = "",
-) -> Figure:
-    """Figure 5 of the paper: one row a frame, the depth of each training; under it how far it is off.
-
-    Args:
-        gts: ground truth (h, w) at the depth's size, metres, 0 where there is none.
-        depths: training's name -> one depth map a frame, metres.
-        names: what each frame is called.
-        highlights: bool (h, w) a frame, outlined in the pictures, or None where nobody knows.
-    """
-    maps = [*(d for ds in depths.values() for d in ds), *(g for g in gts if g is not None)]
-    top = limit_of([Panel("", d, "depth") for d in maps], "depth")
-    rows = []
-    for k, image in enumerate(images):
-        gt, outline = gts[k], highlights[k] if highlights else None
-        rows.append(
-            [
-                Panel(names[k] if names else "image", image),
-                Panel("ground truth", gt, "depth", top),
-                *(Panel(name, ds[k], "depth", top) for name, ds in depths.items()),
-            ]
-        )
-        if gt is not None:
-            off = (
-                Panel(f"{n} - truth", np.where(gt > 0, ds[k] - gt, np.nan), "signed", 1.0, outline)
-                for n, ds in depths.items()
-            )
-            second = Panel("highlight", image, outline=outline) if outline is not None else Panel("", None)
-            rows.append([second, Panel("", None), *off])
-    return grid(rows, title)

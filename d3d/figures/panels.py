@@ -60,6 +60,7 @@ def grid(
     width_in: float = 12.0,
     font_pt: float = 9.0,
     names: Sequence[str] | None = None,
+    notes: str = "",
 ) -> Figure:
     """Panels in rows, with one colour scale a kind and its bar below.
 
@@ -70,6 +71,7 @@ def grid(
         width_in: width of the figure, inches; its height follows.
         font_pt: of the panels' titles.
         names: what each row is called, written upwards at its left.
+        notes: what the panels' notes are, written at the bottom.
     """
     panels = [p for row in rows for p in row]
     if not any(p.array is not None for p in panels):
@@ -87,7 +89,7 @@ def grid(
     cell_h = cell_w * first.shape[0] / first.shape[1]
     heads = _head_lines(rows)
     top = (1.7 * line if title else 0) + 0.03
-    below = 3.3 * line if kinds else 0.02
+    below = (3.3 * line if kinds else 0.02) + (line if notes else 0)
     height = top + sum(n * line + cell_h + gap + (0.03 if n else 0) for n in heads) + below
     figure = Figure(figsize=(width_in, height))
     if title:
@@ -122,6 +124,8 @@ def grid(
         )
         bar.set_label(f"{NAMES[kind]} ({UNITS[kind]})", fontsize=max(SMALLEST_PT, font_pt - 0.5), labelpad=1)
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
+    if notes:
+        figure.text(0.5, 0.25 * line / height, notes, fontsize=max(SMALLEST_PT, font_pt - 0.5), ha="center")
     return figure
 
 
