@@ -178,19 +178,29 @@ def given_files(given: str, split: str) -> dict[str, Path]:
     return files
 
 
-def with_given(dataset: Dataset, given: str, split: str) -> Dataset:
+def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:
     """The data set with a user's lists of a split beside, or instead of, its own; all are checked now.
 
     Args:
         given: as `given_files` takes it.
+        every: every Nth frame of a scene is evaluated. The others of a list are left out of its scores.
 
     Raises:
         ConfigError: as `given_files`.
-        DataError: as `read_list`: each scene must be in the split and each frame in its scene.
+        DataError: as `read_list`: each scene must be in the split and each frame in its scene; or no frame of a
+            list is evaluated.
     """
     where = f"split {split!r} of data set {dataset.name!r}"
     scenes = dataset.scenes(split)
-    checked = {n: read_list(path, scenes, where) for n, path in given_files(given, split).items()}
+    evaluated = {(s.name, i) for s in scenes for i in s.frame_ids[::every]}
+    checked = {}
+    for name, path in given_files(given, split).items():
+        checked[name] = read_list(path, scenes, where)
+        if not checked[name] & evaluated:
+            raise DataError(
+                f"{path}: none of its {len(checked[name])} frames is evaluated with eval_every = {every}; "
+                f"1 evaluates all."
+            )
 
     def lists(of: str) -> dict[str, FrameList]:
         return dataset.lists(of) | (checked if of == split else {})

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from d3d import figures, fusion, reconstruction, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
-from d3d.datasets.scene import FrameList
+from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import track
@@ -31,9 +31,9 @@ SCORES = ("score", "uncertainty", "disagreement")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a frame is judged by: its image (h, w, 3) and maps (h, w), metres."""
+    """What a frame is judged by: its image and maps (h, w), metres."""
 
-    image: np.ndarray
+    image: np.ndarray  # (H, W, 3), large enough for a person to judge
     pred: np.ndarray  # D: the median of the three networks
     proj: np.ndarray  # P: projected from the mesh of D; 0 where nothing is hit
     uncertainty: np.ndarray  # U
@@ -143,7 +143,7 @@ def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] 
     """What a ranked frame was judged by, read from the run's folder."""
     depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config)])
     return Evidence(
-        scene.image(i, config.data.size_hw),
+        scene.image(i, _legible(scene.size_hw, 640)),
         np.median(depths, axis=0),
         DepthStore(_rank_folder(config) / "projected").read_of(scene, i),
         fusion.ensemble_std(depths),
@@ -243,14 +243,26 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
     return pd.DataFrame(rows).T
 
 
-def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24) -> Figure:
-    """The first frames of a ranking at a glance, each with rank and score."""
-    split, size_hw = config.evaluation.split, config.data.size_hw
-    by_name = {s.name: s for s in evaluated_dataset(config).scenes(split)}
-    top = ranking.head(count)
-    images = [
-        by_name[r.scene].image(by_name[r.scene].frame_ids.index(r.frame), size_hw) for r in top.itertuples()
-    ]
-    titles = [f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m" for r in top.itertuples()]
-    title = f"{len(top)} of {len(ranking)} frames, the most reflective by score"
-    return figures.contact_sheet(images, titles, columns=6, title=title)
+def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 5) -> Figure:
+    """The first frames of a ranking at a glance, each with its rank and score.
+
+    Args:
+        apart: neighbours look alike: of a scene's ranked frames that lie nearer than this, the best is shown.
+    """
+    scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
+    images, titles, shown = [], [], set()
+    for r in ranking.itertuples():
+        scene, i = scenes[r.scene], scenes[r.scene].frame_ids.index(r.frame)
+        place = i // config.evaluation.every
+        if len(images) < count and not any((r.scene, place + k) in shown for k in range(-apart + 1, apart)):
+            shown.add((r.scene, place))
+            images.append(scene.image(i, _legible(scene.size_hw)))
+            titles.append(f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m")
+    title = f"Most reflective by score, of {len(ranking)} frames; neighbours left out"
+    return figures.contact_sheet(images, titles, title=title)
+
+
+def _legible(size_hw: HW, width: int = 320) -> HW:
+    """A size in which a person sees what is in an image: its own, or one of this width."""
+    h, w = size_hw
+    return size_hw if w <= width else (round(h * width / w), width)

@@ -49,7 +49,7 @@ def evaluated_dataset(config: Config) -> Dataset:
     e = config.evaluation
     found = dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
     # read every time: the file may just have been written anew
-    return found if e.lists is None else with_given(found, e.lists, e.split)
+    return found if e.lists is None else with_given(found, e.lists, e.split, e.every)
 
 
 def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
