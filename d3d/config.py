@@ -24,6 +24,7 @@ from d3d.profiles import (
     FusionConfig,
     TrainConfig,
 )
+from d3d.uncertainty import SNAPSHOTS, find_uncertainty
 
 __all__ = [
     "ENSEMBLE",
@@ -37,6 +38,7 @@ __all__ = [
     "describe",
     "make_config",
     "resolve",
+    "snapshots_of",
     "stage_config",
 ]
 
@@ -276,8 +278,9 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     they do not change it.
 
     Args:
-        stage: "pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate" or "rank".
-        labels: "" means the self-supervised network, where a stage can take both; of "uncertainty" its name.
+        stage: "pretrain", "predict", "project", "uncertainty", "variant", "fuse", "distill", "evaluate" or "rank".
+        labels: "" means the self-supervised network, where a stage can take both; of "uncertainty" its name, and
+            of "variant" (a network that is trained for an uncertainty alone) that of this uncertainty.
     """
     data = dataclasses.asdict(config.data)
     data.pop("root")
@@ -311,7 +314,21 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         if labels in ("", "ensemble"):
             result = {"ensemble": {a: stage_config(config, "predict", a) for a in ENSEMBLE}}
         else:
-            result = {**base, "uncertainty": labels}
+            result = {**base, "uncertainty": labels, **find_uncertainty(labels).options}
+            networks = find_uncertainty(labels).networks
+            if networks == "snapshots":
+                result["snapshots"] = snapshots_of(config, arch)
+            elif networks == "variant":
+                result |= stage_config(config, "variant", arch, labels)
+    elif stage == "variant":
+        # what was trained before is in `base`: it is that training again, with a difference
+        result = {**base, "variant": labels}
+        if labels == "mcdropout":
+            result["dropout"] = find_uncertainty(labels).options["dropout"]
+        elif labels == "snapshots":
+            result["snapshots"] = snapshots_of(config, arch)
+        elif labels == "regression":
+            result["distill"] = train("distill")
     elif stage in ("fuse", "distill"):
         strategy = find_strategy(labels)
         result = {**base, "fusion": fusion, "labels": labels}
@@ -330,9 +347,24 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     elif stage == "rank":
         result = {"ensemble": {a: stage_config(config, "evaluate", a) for a in ENSEMBLE}, "fusion": fusion}
     else:
-        known = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate", "rank")
+        known = (
+            "pretrain",
+            "predict",
+            "project",
+            "uncertainty",
+            "variant",
+            "fuse",
+            "distill",
+            "evaluate",
+            "rank",
+        )
         raise unknown("stage", stage, known)
     return _plain(result)
+
+
+def snapshots_of(config: Config, arch: str) -> int:
+    """How many snapshots of the teacher's training the uncertainty "snapshots" looks at, besides the last weights."""
+    return config.training("pretrain" if config.round == 1 else "distill", arch).snapshots or SNAPSHOTS
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -152,3 +153,33 @@ def log_depth_loss(pred: Tensor, label: Tensor, mask: Tensor | None = None) -> T
         torch.where(mask, label.to(dtype), one)
     )
     return difference.abs().sum() / mask.sum().clamp(min=1)
+
+
+def laplacian_nll(pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Eq. 4 with a predicted scale: mean of |log F - log L| / b + log 2b over the pixels with a label; a scalar.
+
+    The negative log-likelihood of a log depth that is off as by a Laplacian of scale b (Kendall and Gal, NeurIPS 2017;
+    Poggi et al., CVPR 2020, train it on a teacher's depth). Where b is one and the same it is Eq. 4. It is least at
+    b = mean |log F - log L|.
+
+    Args:
+        pred: predicted depth F in metres, > 0, any shape.
+        log_scale: log b, of the same shape.
+        label: L of the same shape, metres; 0 where there is none.
+        mask: optional bool, pixels to count; by default those with label > 0.
+
+    Raises:
+        DataError: shapes differ.
+    """
+    if not pred.shape == log_scale.shape == label.shape:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (pred, log_scale, label))
+        raise DataError(f"prediction, scale and label differ in shape: {shapes}.")
+    mask = label > 0 if mask is None else mask & (label > 0)
+    dtype = torch.promote_types(pred.dtype, torch.float32)
+    one = torch.ones((), dtype=dtype, device=pred.device)
+    difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(
+        torch.where(mask, label.to(dtype), one)
+    )
+    log_b = torch.where(mask, log_scale.to(dtype), 0)
+    each = difference.abs() * torch.exp(-log_b) + log_b + math.log(2)
+    return torch.where(mask, each, 0).sum() / mask.sum().clamp(min=1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,25 +170,49 @@ def predict_scenes(
     Args:
         precision: "float32", or "bf16": autocast of the network, as in a training.
     """
+
+    def depth_of(images_b3hw: Tensor) -> Tensor:
+        with network_precision(model, precision):
+            return predict(model, images_b3hw)
+
+    map_scenes(depth_of, scenes, frames, store, size_hw, batch_size=batch_size, what=what)
+
+
+def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
+    """A context in which the network computes in "float32", or with "bf16" as far as autocast has it."""
     device = next(model.parameters()).device.type
-    autocast = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def map_scenes(
+    function: Callable[[Tensor], Tensor],
+    scenes: Sequence[Scene],
+    frames: Sequence[Sequence[int]],
+    store: DepthStore,
+    size_hw: tuple[int, int],
+    *,
+    batch_size: int = 8,
+    what: str = "predict",
+) -> None:
+    """Stores what a function makes of the given frames of each scene; scenes already there are left as they are.
+
+    Args:
+        function: from images (B, 3, h, w) float in [0, 1], on the CPU, to maps (B, 1, h, w) in metres.
+    """
     bar = track(what=what, total=sum(map(len, frames)), unit="frame")
     for scene, wanted in zip(scenes, frames, strict=True):
         if not store.has(scene.name):
-            store.write_scene(
-                scene.name, _predicted(model, scene, wanted, size_hw, batch_size, autocast, bar)
-            )
+            store.write_scene(scene.name, _mapped(function, scene, wanted, size_hw, batch_size, bar))
         else:
             bar.update(len(wanted))
     bar.close()
 
 
-def _predicted(model, scene, wanted, size_hw, batch_size, autocast, bar):
+def _mapped(function, scene, wanted, size_hw, batch_size, bar):
     for start in range(0, len(wanted), batch_size):
         part = wanted[start : start + batch_size]
         images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
-        with autocast():
-            depth = predict(model, torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
-        for i, d in zip(part, depth[:, 0].cpu().numpy(), strict=True):
+        maps = function(torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
+        for i, d in zip(part, maps[:, 0].cpu().numpy(), strict=True):
             yield scene.frame_ids[i], d
         bar.update(len(part))

@@ -25,7 +25,7 @@ from d3d.datasets.augment import unflip
 from d3d.datasets.samples import EpochBatches
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import disp_to_depth
-from d3d.losses import log_depth_loss, self_supervised_loss
+from d3d.losses import laplacian_nll, log_depth_loss, self_supervised_loss
 from d3d.progress import say, track
 from d3d.runs import atomic
 
@@ -40,8 +40,10 @@ class Task(Protocol):
     samples: TorchDataset
     scales: tuple[int, ...]
 
-    def loss(self, disps: dict[int, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (scalar) and its parts (detached), from disparities of the mirrored-back views."""
+    def loss(
+        self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (scalar) and its parts (detached), from what the network returned, mirrored back."""
 
 
 @dataclass
@@ -87,6 +89,30 @@ class DistillTask:
         depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
         loss = log_depth_loss(depth, batch["label"])
         return loss, {"log_depth": loss.detach()}
+
+
+@dataclass
+class RegressionTask:
+    """Eq. 4 with a predicted scale (`laplacian_nll`): how well can the teacher's depth be told from the image?
+
+    ``samples`` are `LabelSamples` of the teacher's depth; the network has a second output (``log_scale=True``).
+    """
+
+    samples: TorchDataset
+    min_depth: float = 0.1
+    max_depth: float = 10.0
+    name: str = "regression"
+    scales: tuple[int, ...] = (0,)
+
+    def loss(
+        self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
+        log_scale = disps["log_scale"].float()
+        loss = laplacian_nll(depth, log_scale, batch["label"])
+        with torch.no_grad():
+            parts = {"log_depth": log_depth_loss(depth, batch["label"]), "scale": log_scale.exp().mean()}
+        return loss, parts
 
 
 def select_device(name: str = "auto") -> torch.device:

@@ -338,6 +338,8 @@ def test_save_and_load_round_trip(networks, arch, tmp_path):
         "arch": arch,
         "min_depth": 0.2,
         "max_depth": 80.0,
+        "dropout": 0.0,
+        "log_scale": False,
         "format_version": 1,
     }
     loaded = models.load_model(path)

@@ -46,6 +46,8 @@ def create_model(
     *,
     init_depth_m: float | None = None,
     drop_path: float | None = None,
+    dropout: float = 0.0,
+    log_scale: bool = False,
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> DepthNetwork:
@@ -60,10 +62,12 @@ def create_model(
         init_depth_m: what the untrained network should predict, in metres; None leaves the heads' biases as
             they are, near 0.2 m. See `DepthNetwork.init_depth`.
         drop_path: stochastic depth of the last transformer block; None means the published 0.2. MonoViT only.
+        dropout: channel dropout of the decoder, for the uncertainty "mcdropout"; see `DepthNetwork.use_dropout`.
+        log_scale: also predict how far the depth may be off, for "regression"; see `DepthNetwork.use_log_scale`.
         min_depth, max_depth: the range in metres that disparities 1 and 0 stand for.
 
     Raises:
-        ConfigError: unknown `arch`, a range or depth that makes no sense, `drop_path` where there is none.
+        ConfigError: unknown `arch`, a range, depth or probability that makes no sense, `drop_path` where there is none.
         DataError: `weights` cannot be read or is of another network.
     """
     if arch not in _REGISTRY:
@@ -79,6 +83,10 @@ def create_model(
         options["drop_path"] = drop_path
     model = _REGISTRY[arch](pretrained=pretrained and weights is None, **options)
     model.min_depth, model.max_depth = float(min_depth), float(max_depth)
+    if dropout:
+        model.use_dropout(dropout)
+    if log_scale:
+        model.use_log_scale()
     if init_depth_m is not None:
         model.init_depth(init_depth_m)
     if weights is not None:

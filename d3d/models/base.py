@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d3d.errors import ConfigError, DataError
+from d3d.models.layers import ConvBlock, DispScaleHead
 
 SCALES = (0, 1, 2, 3)
 """Scale s has 1/2**s of the image's height and width; 0 is the finest."""
@@ -29,6 +30,7 @@ class DepthNetwork(nn.Module):
         min_depth, max_depth: range in metres that the disparities stand for; depth is
             `1 / (1/max + (1/min - 1/max) * disparity)`. Stored with the weights.
         scales: what `forward` computes when it is not told; see `use_scales`.
+        dropout, log_scale: what `use_dropout` and `use_log_scale` made of it; stored with the weights.
     """
 
     arch: str = ""
@@ -42,8 +44,10 @@ class DepthNetwork(nn.Module):
         self.min_depth = 0.1
         self.max_depth = 10.0
         self.scales: tuple[int, ...] = SCALES
+        self.dropout = 0.0
+        self.log_scale = False
 
-    def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int, Tensor]:
+    def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int | str, Tensor]:
         """Predicts the disparity of each image.
 
         Args:
@@ -51,13 +55,21 @@ class DepthNetwork(nn.Module):
             scales: which heads to compute; None means `self.scales`, all four unless `use_scales` was called.
 
         Returns:
-            {scale: disp_b1hw}, finest first, sigmoid disparities in (0, 1), h and w divided by 2**scale.
+            {scale: disp_b1hw}, finest first, sigmoid disparities in (0, 1), h and w divided by 2**scale; with
+            `use_log_scale` also "log_scale" (B, 1, H, W), the logarithm of what the log depth may be off.
 
         Raises:
             DataError: the image has another shape or type, or a size that the network cannot take.
         """
         scales = self.scales if scales is None else _checked_scales(scales)
-        return self.decoder(self.features(image_b3hw), scales)
+        return self.decode(self.features(image_b3hw), scales)
+
+    def decode(self, features: Sequence[Tensor], scales: Sequence[int] = (0,)) -> dict[int | str, Tensor]:
+        """`forward` from the encoder's five features on: what has to be computed again where the decoder draws."""
+        disps = self.decoder(features, scales)
+        if self.log_scale and 0 in disps:
+            disps[0], disps["log_scale"] = disps[0].split(1, dim=1)
+        return disps
 
     def features(self, image_b3hw: Tensor) -> list[Tensor]:
         """The encoder's five features of an image in [0, 1], at strides 2, 4, 8, 16 and 32."""
@@ -84,6 +96,35 @@ class DepthNetwork(nn.Module):
         self.scales = scales
         for scale, head in enumerate(self.decoder.heads):
             head.requires_grad_(scale in scales)
+        return self
+
+    def use_dropout(self, p: float) -> DepthNetwork:
+        """Drops channels of the decoder with probability `p` in training, after each of its `ConvBlock`; 0: none.
+
+        That is where Poggi et al. (CVPR 2020) have it in Monodepth2; the other decoders are made of the same block.
+        The encoder gets none: it may start from ImageNet, and its features need to be computed only once for many
+        draws. It adds no parameter.
+
+        Raises:
+            ConfigError: `p` is not in [0, 1), or the decoder has no `ConvBlock`.
+        """
+        if not 0 <= p < 1:
+            raise ConfigError(f"dropout={p} must be in [0, 1).")
+        blocks = [m for m in self.decoder.modules() if isinstance(m, ConvBlock)]
+        if not blocks:
+            raise ConfigError(f"the decoder of {self.arch} has no ConvBlock to drop channels of.")
+        for block in blocks:
+            # whole channels: neighbouring pixels of one carry the same, so dropping single ones would take away little
+            block.dropout = nn.Dropout2d(p) if p else nn.Identity()
+        self.dropout = float(p)
+        return self
+
+    def use_log_scale(self) -> DepthNetwork:
+        """Gives the finest head a second output, "log_scale" of `forward`: predicted uncertainty ("regression")."""
+        old = self.decoder.heads[0]
+        self.decoder.heads[0] = DispScaleHead(old.conv.in_channels)
+        self.decoder.heads[0].conv = old.conv
+        self.log_scale = True
         return self
 
     def init_depth(self, depth_m: float) -> None:

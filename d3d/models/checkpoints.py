@@ -50,6 +50,8 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
         "min_depth": repr(model.min_depth),
         "max_depth": repr(model.max_depth),
     }
+    # only where there is one: the file of a plain network is what it always was
+    metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -65,8 +67,8 @@ def is_d3d_weights(path: str | Path) -> bool:
     return _metadata(path).get("format") == FORMAT
 
 
-def read_metadata(path: str | Path) -> dict[str, str | int | float]:
-    """What a checkpoint says of itself: arch, min_depth and max_depth in metres, format_version.
+def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
+    """What a checkpoint says of itself: arch, min_depth and max_depth in metres, dropout, log_scale, format_version.
 
     Raises:
         DataError: missing, truncated, not written by `save_weights`, or by a later version of d3d.
@@ -89,6 +91,8 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float]:
             "arch": metadata["arch"],
             "min_depth": float(metadata["min_depth"]),
             "max_depth": float(metadata["max_depth"]),
+            "dropout": float(metadata.get("dropout", 0)),
+            "log_scale": metadata.get("log_scale") == "True",
             "format_version": version,
         }
     except KeyError as error:
@@ -118,7 +122,9 @@ def load_model(path: str | Path) -> DepthNetwork:
     """
     from d3d.models import create_model
 
-    model = create_model(read_metadata(path)["arch"], pretrained=False)
+    metadata = read_metadata(path)
+    options = {name: metadata[name] for name in ("dropout", "log_scale")}
+    model = create_model(metadata["arch"], pretrained=False, **options)
     return load_weights(model, path).eval()
 
 

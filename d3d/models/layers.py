@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,15 +21,20 @@ class Conv3x3(nn.Conv2d):
 
 
 class ConvBlock(nn.Module):
-    """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation."""
+    """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation.
+
+    Attributes:
+        dropout: the identity, or channel dropout after the ELU; see `DepthNetwork.use_dropout`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = Conv3x3(in_channels, out_channels)
+        self.dropout: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in, h, w) -> (b, out, h, w)."""
-        return F.elu(self.conv(x), inplace=True)
+        return self.dropout(F.elu(self.conv(x), inplace=True))
 
 
 class DispHead(nn.Module):
@@ -43,6 +50,23 @@ class DispHead(nn.Module):
         # One output channel costs next to nothing, so the convolution is not done in half precision either.
         with torch.autocast(x.device.type, enabled=False):
             return torch.sigmoid(self.conv(x.to(self.conv.weight.dtype)))
+
+
+class DispScaleHead(DispHead):
+    """`DispHead` with one more 3x3 convolution for log b, how far the log depth may be off (Kendall and Gal, 2017)."""
+
+    START = 0.1  # b before training, a tenth of the depth: from b = 1 a short training does not arrive
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels)
+        self.log_scale = Conv3x3(in_channels, 1)
+        nn.init.constant_(self.log_scale.bias, math.log(self.START))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, 2, h, w): the disparity and log b, in the type of the weights also under autocast."""
+        disp = super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat((disp, self.log_scale(x.to(disp.dtype))), 1)
 
 
 class ConvBN(nn.Module):

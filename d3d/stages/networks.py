@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from d3d import fusion, runs
-from d3d.config import Config
+from d3d.config import Config, TrainConfig
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.geometry import nearest_depth
@@ -18,54 +20,74 @@ from d3d.prediction import DepthStore
 from d3d.scenes import frames_digest, training_scenes
 from d3d.stages import labels as label_stages
 from d3d.stages.chain import missing, outputs
-from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, select_device, train
+from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, Task, select_device, train
 
 
 def pretrain(config: Config, arch: str = "") -> Path:
     """Section 3.1: trains one network with the photometric loss; leaves its weights."""
     arch = arch or config.arch
-    settings, d = config.training("pretrain", arch), config.data
     with runs.open_stage(config, "pretrain", arch) as stage:
-        if stage.done:
-            return stage.folder
-        scenes = training_scenes(config)
-        samples = TripleSamples(
-            [s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed
-        )
-        task = PretrainTask(
-            samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
-        )
-        _train(config, stage, arch, task, "pretrain")
+        if not stage.done:
+            train_stage(config, stage, arch, pretrain_task(config, arch), config.training("pretrain", arch))
         return stage.folder
+
+
+def pretrain_task(config: Config, arch: str) -> PretrainTask:
+    """What `pretrain` trains on."""
+    settings, d = config.training("pretrain", arch), config.data
+    scenes = training_scenes(config)
+    samples = TripleSamples([s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed)
+    return PretrainTask(
+        samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
+    )
 
 
 def distill(config: Config, arch: str = "", labels: str = "") -> Path:
     """Section 3.2.4: trains a fresh network of the same architecture on the labels; leaves its weights."""
-    arch, labels, d = arch or config.arch, labels or config.labels, config.data
+    arch, labels = arch or config.arch, labels or config.labels
     if outputs(config, "fuse", arch, labels) is None:
         with missing(f"fuse {arch} {labels}", "many frames a second"):
             label_stages.fuse(config, arch, labels)
     store = label_stages.fuse(config, arch, labels)
     inputs = outputs(config, "fuse", arch, labels)
     with runs.open_stage(config, "distill", arch, labels, inputs=inputs) as stage:
-        if stage.done:
-            return stage.folder
-        scenes = training_scenes(config)
-        frames = [(k, i) for k, s in enumerate(scenes) for i in s.targets]
-        size_hw = fusion.find_strategy(labels).training_size(d.size_hw)
-        label = store.read_of if size_hw == d.size_hw else partial(_small_label, store, size_hw)
-        samples = LabelSamples([s.scene for s in scenes], frames, label, size_hw, config.seed)
-        task = DistillTask(samples, d.min_depth, d.max_depth)
-        _train(config, stage, arch, task, "distill")
+        if not stage.done:
+            task = distill_task(
+                config, store, fusion.find_strategy(labels).training_size(config.data.size_hw)
+            )
+            train_stage(config, stage, arch, task, config.training("distill", arch))
         return stage.folder
+
+
+def distill_task(config: Config, store: DepthStore, size_hw: tuple[int, int]) -> DistillTask:
+    """What `distill` trains on: stored labels of every target frame, at an image size that may be smaller."""
+    d = config.data
+    label = store.read_of if size_hw == d.size_hw else partial(_small_label, store, size_hw)
+    return DistillTask(label_samples(config, label, size_hw), d.min_depth, d.max_depth)
+
+
+def label_samples(
+    config: Config, label: Callable[[Scene, int], np.ndarray], size_hw: tuple[int, int]
+) -> LabelSamples:
+    """Every target frame with its label, read by a function of scene and frame index."""
+    scenes = training_scenes(config)
+    frames = [(k, i) for k, s in enumerate(scenes) for i in s.targets]
+    return LabelSamples([s.scene for s in scenes], frames, label, size_hw, config.seed)
 
 
 def _small_label(store: DepthStore, size_hw: tuple[int, int], scene: Scene, i: int) -> np.ndarray:
     return nearest_depth(store.read_of(scene, i), size_hw)
 
 
-def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | DistillTask, kind: str) -> None:
-    settings, device = config.training(kind, arch), select_device(config.device)
+def train_stage(
+    config: Config, stage: runs.Stage, arch: str, task: Task, settings: TrainConfig, **options: Any
+) -> None:
+    """Trains a fresh network in a stage's folder, with its provenance; goes on where a killed one was.
+
+    Args:
+        **options: more for `create_model`.
+    """
+    device = select_device(config.device)
     factory = partial(
         create_model,
         arch,
@@ -74,6 +96,7 @@ def _train(config: Config, stage: runs.Stage, arch: str, task: PretrainTask | Di
         init_depth_m=settings.init_depth_m,
         min_depth=config.data.min_depth,
         max_depth=config.data.max_depth,
+        **options,
     )
     what = str(stage.folder.relative_to(runs.run_folder(config)))
     train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
