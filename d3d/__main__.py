@@ -71,6 +71,33 @@ def _tables(config: Config, archs: tuple[str, ...]) -> None:
     _print_table(config, stages.tables(config))
 
 
+def _paper_tables(configs: list[Config], export: bool, stored: bool, readme: bool) -> None:
+    """Tables 2 to 6 over several seeds' runs, or from what is kept of them in the repository."""
+    from d3d import runs, tables
+
+    first, folder = configs[0], tables.results_folder(configs[0])
+    if export:
+        written = tables.export(tables.gather(configs), folder)
+        print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB, in {folder}")
+    if export or stored or readme:
+        scores, out = tables.read(folder), folder / "tables"
+    else:
+        seeds = "-".join(str(c.seed) for c in configs)
+        scores, out = tables.gather(configs), runs.run_folder(first) / "tables" / f"seeds-{seeds}"
+    paths = tables.write_tables(scores, out, first.arch)
+    print(f"{len(scores.evaluations)} evaluations, seeds {', '.join(map(str, scores.seeds))}")
+    print("\n".join(map(str, paths)))
+    lines = [line for key in tables.LAYOUTS for line in tables.missing(scores, key, first.arch)]
+    todo = dict.fromkeys(line.split(": ", 1)[1] for line in lines)
+    if todo:
+        print("what the tables lack, and the command that makes it, is written under each; in all:")
+        print("\n".join(f"  {what}" for what in todo))
+    if readme:
+        path = runs.project_root() / "README.md"
+        tables.write_readme(path, tables.readme_block(out))
+        print(path)
+
+
 def _print_table(config: Config, table: pd.DataFrame) -> None:
     from d3d import stages, tables
 
@@ -127,7 +154,10 @@ STAGES = {
     "labels": (_labels, "how good labels are by rule and threshold, where training frames have ground truth"),
     "distill": (_distill, "train a student on the labels (3.2.4)"),
     "evaluate": (_evaluate, "score self-supervised network and student (4)"),
-    "tables": (_tables, "the table of all that was evaluated"),
+    "tables": (
+        _tables,
+        "the table of all that was evaluated; with --seeds or --stored the paper's Tables 2 to 6",
+    ),
     "figures": (_figures, "every figure that the run has what is needed for, into paper_figures/"),
     "record": (_record, "the recorded runs of several --seeds: every training behind the README's results"),
     "all": (_all, "all of it: three networks, self-taught and distilled students, table, figures"),
@@ -157,6 +187,13 @@ def parser() -> argparse.ArgumentParser:
         result.add_argument(*flags, dest=name, default=None, help=parameter.help, **options, **action)
     result.add_argument("--seeds", default=None, help="several seeds, with commas: a run each")
     result.add_argument("--processes", default=None, type=int, help="of `record`, beside each other")
+    flags = {
+        "export": "of `tables`: keep the scores of the --seeds in results/",
+        "stored": "of `tables`: from the scores in results/, no run needed",
+        "readme": "of `tables`: put what is in results/ into README.md",
+    }
+    for name, text in flags.items():
+        result.add_argument(f"--{name}", action="store_true", help=text)
     result.add_argument("--archs", default=None, help="several networks, with commas, or 'every'")
     return result
 
@@ -172,11 +209,18 @@ def main(argv: list[str] | None = None) -> int:
             raise unknown("stage", arguments.stage, STAGES)
         values = vars(arguments)
         archs, seeds, processes = (values.pop(name) for name in ("archs", "seeds", "processes"))
+        export, stored, readme = (values.pop(name) for name in ("export", "stored", "readme"))
         stage = values.pop("stage")
         if stage == "record":
             given = sys.argv[1:] if argv is None else argv
             _record(_configs(values, seeds), processes or 1, _without(given, "--processes"))
             return _ended(stage, start)
+        if stage == "tables" and (seeds is not None or export or stored or readme):
+            _paper_tables(_configs(values, seeds), export, stored, readme)
+            return _ended(stage, start)
+        for name, given in (("seeds", seeds), ("export", export), ("stored", stored), ("readme", readme)):
+            if given:
+                raise ConfigError(f"--{name} is no option of {stage}: the command is `python -m d3d tables`.")
         config = make_config(**values)
         if archs is not None:
             names = ARCHITECTURES if archs == "every" else tuple(archs.split(","))

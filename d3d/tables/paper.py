@@ -184,12 +184,13 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
 def _sets(scores: Scores, layout: Layout) -> Iterator[tuple[str, str, str, list[Evaluation]]]:
     """(data set, split, list, what was evaluated on it) of a table's blocks.
 
-    The data set is the one trained on; for relative depth it is whatever was scored so, the paper's first.
+    The data set is the one trained on; for relative depth it is whatever was scored so, the paper's first, or the
+    paper's alone where nothing was.
     """
     names = [scores.trained_on]
     if layout.scale != "none":
         there = {e.dataset for e in scores.evaluations if e.scale == layout.scale}
-        names = sorted(there, key=lambda d: ((d, "test") not in PAPER_SPLITS, d)) or names
+        names = sorted(there, key=lambda d: ((d, "test") not in PAPER_SPLITS, d)) or ["7scenes"]
     for dataset in names:
         for split, frames in layout.sets:
             yield dataset, split, frames, scores.of(dataset, split, layout.scale)
@@ -248,29 +249,31 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
 
 
 def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ...]:
-    """What a table lacks, a line each with the command that makes it; a set that nobody has begun is one line."""
+    """What a table lacks, a line each with the command that makes it.
+
+    A set that nobody has begun is one line, and what one command makes for several sets is named with the first.
+    """
     layout = layout_of(key)
-    lines = []
+    lines: dict[str, str] = {}  # by what is to be done
     for dataset, split, frames, evaluations in _sets(scores, layout):
         name = set_name(dataset, split, frames)
         command = partial(_command, scores, layout, dataset, split)
         if not evaluations:
             labels = tuple(ABLATION) if layout.ablation else TRAININGS[1:]
             network = f"--arch {arch}" if layout.ablation else "--archs every"
-            lines.append(f"{name}: {command(network, labels, 1, scores.seeds)}")
-            continue
-        if frames and not _any_scored(evaluations, scores.lists.get((dataset, split), {}).get(frames)):
-            lines.append(f"{name}: no image that was scored is on a list of this name")
-            continue
-        for row_arch, labels, round in _rows(evaluations, layout, arch):
-            there = {e.seed for e in _of(evaluations, row_arch, labels, round)}
-            seeds = [s for s in scores.seeds if s not in there]
-            if seeds:
-                training = label_name(labels, round) if layout.ablation else training_name(labels)
-                # whatever the labels, `evaluate` scores the self-supervised network, too
-                what = command(f"--arch {row_arch}", [labels or TRAININGS[1]], round, seeds)
-                lines.append(f"{name}, {arch_name(row_arch)}, {training}: {what}")
-    return tuple(lines)
+            lines.setdefault(command(network, labels, 1, scores.seeds), name)
+        elif frames and not _any_scored(evaluations, scores.lists.get((dataset, split), {}).get(frames)):
+            lines[f"no image that was scored is on the list {frames} of {split}"] = name
+        else:
+            for row_arch, labels, round in _rows(evaluations, layout, arch):
+                there = {e.seed for e in _of(evaluations, row_arch, labels, round)}
+                seeds = [s for s in scores.seeds if s not in there]
+                if seeds:
+                    training = label_name(labels, round) if layout.ablation else training_name(labels)
+                    # whatever the labels, `evaluate` scores the self-supervised network, too
+                    what = command(f"--arch {row_arch}", [labels or TRAININGS[1]], round, seeds)
+                    lines.setdefault(what, f"{name}, {arch_name(row_arch)}, {training}")
+    return tuple(f"{name}: {what}" for what, name in lines.items())
 
 
 def _command(
@@ -288,6 +291,7 @@ def _command(
     words += [network, f"--labels {labels[0]}", f"--round {round}" if round > 1 else ""]
     if layout.scale != "none":
         words += [f"--scale {layout.scale}", f"--eval-dataset {dataset}"]
+        words.append("--eval-root FOLDER" if dataset != scores.trained_on else "")
     words += [f"--split {split}", f"--seed {seeds[0]}"]
     again = [f"{n} {', '.join(map(str, v[1:]))}" for n, v in (("labels", labels), ("seed", seeds)) if v[1:]]
     return f"`{' '.join(w for w in words if w)}`" + (f" (also {'; '.join(again)})" if again else "")
