@@ -108,6 +108,21 @@ def _print_table(config: Config, table: pd.DataFrame) -> None:
     )
 
 
+def _rank(config: Config, archs: tuple[str, ...]) -> None:
+    from d3d import figures, ranking
+
+    ranked = ranking.rank_frames(config)
+    print(ranked.head(20).round(3).to_string(index=False))
+    known = ranking.found_known(config, ranked)
+    if len(known):
+        print(
+            f"\nhow well each score finds the frames known to be reflective\n\n{known.round(3).to_string()}\n"
+        )
+    sheet = ranking.folder_of(config) / "contact_sheet.png"
+    print(f"all {len(ranked)} frames: {sheet.with_name('frames.csv')}")
+    print(figures.save_png(ranking.contact_sheet(config, ranked), sheet))
+
+
 def _figures(config: Config, archs: tuple[str, ...]) -> None:
     from d3d import gallery, runs
 
@@ -158,6 +173,7 @@ STAGES = {
         _tables,
         "the table of all that was evaluated; with --seeds or --stored the paper's Tables 2 to 6",
     ),
+    "rank": (_rank, "the evaluated split's frames by how reflective they look: the start of a list (4.1)"),
     "figures": (_figures, "every figure that the run has what is needed for, into paper_figures/"),
     "record": (_record, "the recorded runs of several --seeds: every training behind the README's results"),
     "all": (_all, "all of it: three networks, self-taught and distilled students, table, figures"),

@@ -12,9 +12,11 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from d3d.config import Config
 from d3d.datasets.scene import Dataset, FrameList, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.runs import atomic
@@ -176,6 +178,11 @@ def given_files(given: str, split: str) -> dict[str, Path]:
                 f"a letter and is not the split's own."
             )
     return files
+
+
+def use(config: Config, given: str | Path) -> Config:
+    """The configuration with the parameter ``lists`` set: its tables have rows for these lists, too."""
+    return replace(config, evaluation=replace(config.evaluation, lists=str(given)))
 
 
 def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:

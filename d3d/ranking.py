@@ -108,7 +108,8 @@ def _frames(config: Config, scene: Scene) -> range:
     return range(0, len(scene), config.evaluation.every)
 
 
-def _rank_folder(config: Config) -> Path:
+def folder_of(config: Config) -> Path:
+    """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
     return runs.stage_folder(config, "rank", path=_path(config))
 
 
@@ -118,7 +119,7 @@ def _stores(config: Config) -> list[DepthStore]:
         paths = {arch: stages.evaluated(config, arch) for arch in ENSEMBLE}
         folders = [runs.stage_folder(config, "evaluate", a, path=p) / "depth" for a, p in paths.items()]
     else:
-        folders = [_rank_folder(config) / "depth" / arch for arch in ENSEMBLE]
+        folders = [folder_of(config) / "depth" / arch for arch in ENSEMBLE]
     return [DepthStore(folder) for folder in folders]
 
 
@@ -145,17 +146,17 @@ def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] 
     return Evidence(
         scene.image(i, _legible(scene.size_hw, 640)),
         np.median(depths, axis=0),
-        DepthStore(_rank_folder(config) / "projected").read_of(scene, i),
+        DepthStore(folder_of(config) / "projected").read_of(scene, i),
         fusion.ensemble_std(depths),
     )
 
 
 def _scored(config: Config, scene: Scene) -> pd.DataFrame:
     """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept."""
-    projected = DepthStore(_rank_folder(config) / "projected")
+    projected = DepthStore(folder_of(config) / "projected")
     if not projected.has(scene.name):
         projected.write_scene(scene.name, _project(config, scene))
-    csv = _rank_folder(config) / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
+    csv = folder_of(config) / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
     if not csv.is_file():
         rows, stores = [], _stores(config)
         for i in _frames(config, scene):
@@ -243,7 +244,15 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
     return pd.DataFrame(rows).T
 
 
-def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 5) -> Figure:
+def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
+    """As `found`, for a list of the data set's; empty where it has none of that name, or no frame of it is ranked."""
+    known = evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
+    if known.isdisjoint(zip(ranking["scene"], ranking["frame"], strict=True)):
+        return pd.DataFrame()
+    return found(ranking, known)
+
+
+def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
     """The first frames of a ranking at a glance, each with its rank and score.
 
     Args:

@@ -221,6 +221,15 @@ def candidate(e: Evidence, threshold_m: float, title: str = "") -> Figure:
     return grid([panels], title)
 
 
+def picture(config: Config, review: Review, index: int | None = None) -> Figure:
+    """What a person judges a frame of a review by; the one that is shown unless told otherwise."""
+    index = review.index if index is None else index
+    name, frame = review.frames[index]
+    scene = next(s for s in evaluated_dataset(config).scenes(config.evaluation.split) if s.name == name)
+    e = evidence(config, scene, scene.frame_ids.index(frame))
+    return candidate(e, config.fusion.threshold_m, f"{index + 1}: {name}, frame {frame}")
+
+
 # key -> what it does; the same as the buttons, and Backspace undoes, too
 KEYS = {"y": "accept", "n": "reject", "u": "undo", "b": "back", "s": "skip"}
 
@@ -282,17 +291,12 @@ def widget(config: Config, review: Review) -> Any:
     """
     import ipywidgets
 
-    scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
-
     @lru_cache(maxsize=8)
     def draw(index: int) -> bytes:
-        name, frame = review.frames[index]
-        e = evidence(config, scenes[name], scenes[name].frame_ids.index(frame))
-        title = f"{index + 1}: {name}, frame {frame}"
-        return png_bytes(candidate(e, config.fusion.threshold_m, title), dpi=100)
+        return png_bytes(picture(config, review, index), dpi=100)
 
-    picture = ipywidgets.Image(format="png")
-    picture.layout.max_width = "100%"
+    view = ipywidgets.Image(format="png")
+    view.layout.max_width = "100%"
     line, message = ipywidgets.HTML(), ipywidgets.HTML()
     place = ipywidgets.IntSlider(
         value=review.index + 1, min=1, max=len(review.frames), description="frame", readout=False
@@ -313,9 +317,9 @@ def widget(config: Config, review: Review) -> Any:
         line.value = f"<b>{html.escape(status(review))}</b>"
         place.value = review.index + 1
         try:
-            picture.value = draw(review.index)
+            view.value = draw(review.index)
         except Exception:
-            picture.value = b""  # nobody shall judge a frame by the picture of another
+            view.value = b""  # nobody shall judge a frame by the picture of another
             raise
 
     def pressed(typed_keys: str) -> None:
@@ -339,4 +343,4 @@ def widget(config: Config, review: Review) -> Any:
     keys.observe(lambda change: pressed(typed(change["old"], change["new"])), "value")
     place.observe(moved, "value")
     show()
-    return ipywidgets.VBox([line, ipywidgets.HBox(list(buttons.values())), keys, place, picture, message])
+    return ipywidgets.VBox([line, ipywidgets.HBox(list(buttons.values())), keys, place, view, message])

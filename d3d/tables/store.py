@@ -77,7 +77,10 @@ def gather(configs: Sequence[Config]) -> Scores:
         )
     check(evaluations)
     own = sorted({(e.dataset, e.split) for e in evaluations if e.dataset == e.trained_on})
-    lists = {key: scenes.dataset(configs[0]).lists(key[1]) for key in own}
+    # with the user's lists, where there are any and they are of the data set trained on
+    same = configs[0].evaluation.dataset is None
+    opened = scenes.evaluated_dataset(configs[0]) if same else scenes.dataset(configs[0])
+    lists = {key: opened.lists(key[1]) for key in own}
     return Scores(tuple(evaluations), {key: value for key, value in lists.items() if value})
 
 
@@ -89,7 +92,7 @@ def _but_seed(config: Config) -> dict[str, Any]:
     """What runs of several seeds must share."""
     values = asdict(replace(config, seed=0, run="", runs_dir=None, device=""))
     # of each evaluation that is found, its own
-    for name in ("arch", "labels", "round", "evaluation", "base"):
+    for name in ("arch", "labels", "strategies", "round", "evaluation", "base"):
         del values[name]
     return values
 
