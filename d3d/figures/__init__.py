@@ -33,6 +33,7 @@ from d3d.figures.panels import (
     draw_outline,
     grid,
 )
+from d3d.figures.uncertainty import precision_recall, uncertainty_maps
 
 __all__ = [
     "COLOURS",
@@ -58,6 +59,7 @@ __all__ = [
     "over_estimation",
     "per_image",
     "png_bytes",
+    "precision_recall",
     "save",
     "save_csv",
     "save_pdf",
@@ -66,4 +68,5 @@ __all__ = [
     "threshold_curve",
     "triple",
     "truncation_curves",
+    "uncertainty_maps",
 ]
