@@ -93,7 +93,8 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
             if not kind and (scene, frame) in seen:
                 kind, text = "duplicate", f"line {seen[scene, frame]} has this frame already"
         if kind:
-            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text.rstrip('.')}."))
+            end = "" if text[-1] in ".?" else "."
+            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}{end}"))
         else:
             seen[scene, frame] = number
     if wrong:

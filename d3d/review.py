@@ -151,8 +151,7 @@ def open_review(config: Config, ranking: pd.DataFrame, name: str = "Reflection")
     """The review that makes a list, begun or gone on with.
 
     Args:
-        ranking: from `d3d.ranking.rank_frames`, or a part of it; in its order the frames are shown. Turned round
-            (``ranking[::-1]``) it is the order for a list of frames without reflections.
+        ranking: from `d3d.ranking.rank_frames`, or a part of it; in its order the frames are shown.
         name: of the list.
     """
     return Review(
