@@ -1,4 +1,4 @@
-"""Every figure of the paper from a run, with the numbers behind it: what ``python -m d3d figures`` and notebook 08 make.
+"""Every figure of the paper from a run, with its numbers: what ``python -m d3d figures`` and notebook 08 make.
 
 Nothing is trained here: a figure whose networks are not there says which command trains them.
 """
@@ -6,8 +6,9 @@ Nothing is trained here: a figure whose networks are not there says which comman
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,13 +60,14 @@ def _require(config: Config, archs: Sequence[str] = ENSEMBLE) -> None:
     lacking = [a for a in archs if showcase.untrained(config, a, ("",))]
     if lacking:
         raise DataError(
-            f"{', '.join(lacking)} not pretrained in run {config.run!r}. It takes: {command(config, 'pretrain', lacking)}"
+            f"{', '.join(lacking)} not pretrained in run {config.run!r}. It takes: "
+            f"{command(config, 'pretrain', lacking)}"
         )
 
 
 def _scores(
     config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray], row: str
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """What the pictures of a row are worth: Sq Rel and median error on all, highlight and other pixels.
 
     Scored as evaluation does it, at the truth's own size: the pictures are smaller.
@@ -91,9 +93,28 @@ def _scores(
                         "count": int(mask.sum()),
                         "sq_rel": scores["sq_rel"],
                         "median_error_m": float(np.median(off[mask])),
+                        "median_absolute_error_m": float(np.median(np.abs(off[mask]))),
                     }
                 )
     return rows
+
+
+def _medians(rows: Sequence[Mapping[str, Any]], column: str = "median_error_m") -> dict[str, float]:
+    """Panel -> the number written on it: of highlights, where they are known."""
+    kind = "highlight" if any(r.get("pixels") == "highlight" for r in rows) else "all"
+    return {r["panel"]: r[column] for r in rows if r.get("pixels") == kind}
+
+
+def _frame(config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray]) -> figures.Frame:
+    """A training frame as a row of a figure."""
+    size_hw = config.data.size_hw
+    return figures.Frame(
+        f"{scene.name}\n{scene.frame_ids[i]}",
+        scene.image(i, size_hw),
+        nearest_depth(scene.depth(i), size_hw),
+        scene.highlight_mask(i, size_hw),
+        depths,
+    )
 
 
 def _filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
@@ -139,25 +160,20 @@ def figure1b(config: Config) -> Drawing:
 
 def figure2(config: Config, frames: int = 3) -> Drawing:
     """Figure 2: highlights over-estimated in predicted depth, right in the mesh."""
-    arch, size_hw = config.arch, config.data.size_hw
+    arch = config.arch
     _require(config, [arch])
+    larger = tuple(2 * x for x in config.data.size_hw)
     shown, meshes, rows = [], [], []
     for scene, i in showcase.reflective_targets(config, frames):
         pred = stages.predict(config, arch).read_of(scene, i)
         proj = stages.project(config, arch).read_of(scene, i)
-        frame = figures.Frame(
-            f"{scene.name}, {scene.frame_ids[i]}",
-            scene.image(i, size_hw),
-            nearest_depth(scene.depth(i), size_hw),
-            scene.highlight_mask(i, size_hw),
-            {"predicted": pred, "projected": proj},
-        )
-        mesh, larger = stages.read_mesh(config, arch, scene), tuple(2 * x for x in size_hw)
-        shown.append(frame)
+        frame = _frame(config, scene, i, {"predicted": pred, "projected": proj})
+        scored = {"predicted": pred, "projected": _filled(pred, proj)}
+        scores = _scores(config, scene, i, scored, frame.name)
+        mesh = stages.read_mesh(config, arch, scene)
         meshes.append(reconstruction.render_shaded(mesh, scene.K(i, larger), scene.world_T_cams[i], larger))
-        rows += _scores(
-            config, scene, i, {"predicted D": pred, "projected P": _filled(pred, proj)}, frame.name
-        )
+        shown.append(replace(frame, medians_m=_medians(scores)))
+        rows += scores
     return Drawing(figures.over_estimation(shown, meshes), pd.DataFrame(rows))
 
 
@@ -193,22 +209,26 @@ def figure5(config: Config, frames: int = 0) -> Drawing:
     lacking = [a for a in ARCHITECTURES if a not in archs]
     if not archs:
         raise DataError(
-            f"no network of run {config.run!r} has its students. It takes: {command(config, 'all', config.students)}"
+            f"no network of run {config.run!r} has its students. It takes: "
+            f"{command(config, 'all', config.students)}"
         )
     if lacking:
         say(
             f"figure5: without {', '.join(lacking)}, not distilled in this run. It takes: "
             f"{command(config, 'all', lacking)}"
         )
-    found = showcase.reflective_rows(config, archs, frames or (4 if len(archs) == 1 else 3))
-    rows = [s for r in found for s in _scores(config, r.scene, r.index, r.frame.depths, r.frame.name)]
-    return Drawing(figures.before_after([r.frame for r in found]), pd.DataFrame(rows))
+    shown, rows = [], []
+    for r in showcase.reflective_rows(config, archs, frames or (4 if len(archs) == 1 else 3)):
+        scores = _scores(config, r.scene, r.index, r.frame.depths, r.frame.name)
+        shown.append(replace(r.frame, medians_m=_medians(scores)))
+        rows += scores
+    return Drawing(figures.before_after(shown), pd.DataFrame(rows))
 
 
 def error_maps(config: Config, frames: int = 3) -> Drawing:
     """Does the uncertainty lie where the error is? Errors of D, P and L beside uncertainty and mask."""
     _require(config)
-    arch, size_hw, threshold = config.arch, config.data.size_hw, stages.threshold(config)
+    arch, threshold = config.arch, stages.threshold(config)
     predicted, projected = stages.predict(config, arch), stages.project(config, arch)
     uncertain = stages.uncertainty(config)
     shown, stds, uses, rows = [], [], [], []
@@ -216,17 +236,12 @@ def error_maps(config: Config, frames: int = 3) -> Drawing:
         pred, proj = predicted.read_of(scene, i), projected.read_of(scene, i)
         std = uncertain.read_of(scene, i)
         depths = {"D": pred, "P": _filled(pred, proj), "L": fusion.fuse(pred, proj, std, threshold)}
-        frame = figures.Frame(
-            f"{scene.name}, {scene.frame_ids[i]}",
-            scene.image(i, size_hw),
-            nearest_depth(scene.depth(i), size_hw),
-            scene.highlight_mask(i, size_hw),
-            depths,
-        )
-        shown.append(frame)
+        frame = _frame(config, scene, i, depths)
+        scores = _scores(config, scene, i, depths, frame.name)
+        shown.append(replace(frame, medians_m=_medians(scores, "median_absolute_error_m")))
         stds.append(std)
         uses.append((std >= threshold) & (proj > 0))
-        rows += _scores(config, scene, i, depths, frame.name)
+        rows += scores
     return Drawing(figures.label_errors(shown, stds, uses, threshold), pd.DataFrame(rows))
 
 

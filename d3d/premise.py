@@ -126,6 +126,7 @@ def clearest_pixels(
 
 COLOURS = {"highlight": VERMILLION, "diffuse": BLUE}
 LINES = {"highlight": "-", "diffuse": "--"}
+TICKS = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 20)
 # of the networks, in their order
 MARKS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE))
 
@@ -151,7 +152,7 @@ def figure(
             predicted over true depth.
     """
     pixels = clearest_pixels(errors, highlight, scales)
-    result = Figure(figsize=(PRINT_WIDTH_IN, 2.25 if title else 2.1), layout="constrained")
+    result = Figure(figsize=(PRINT_WIDTH_IN, 2.6 if title else 2.45), layout="constrained")
     if title:
         result.suptitle(title, fontsize=PRINT_FONT_PT + 1)
     left, middle, right = result.subplots(1, 3, width_ratios=(1.2, 1.45, 1.2))
@@ -184,11 +185,14 @@ def figure(
         middle.plot([], [], marker, color=colour, markeredgecolor="black", markersize=4.5, label=name)
     for axis in (middle, right):
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        axis.set_xticks([t for t in TICKS if low <= t <= high])
+        axis.set_xticks([], minor=True)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(labelsize=SMALLEST_PT, which="both", length=2)
+        axis.tick_params(labelsize=SMALLEST_PT, length=2)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=SMALLEST_PT, handlelength=1.8, labelspacing=0.25, borderpad=0.3)
+        where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "frameon": False}
+        axis.legend(fontsize=SMALLEST_PT, ncols=2 if axis is middle else 1, handlelength=2.2, **where)
     return result
 
 
@@ -248,7 +252,7 @@ def marks(
     for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
         truth = float(depth_hw[y, x])
         found = {"true": truth, "least error": truth * float(scales[errors[:, y, x].argmin()])}
-        if virtual_hw is not None and virtual_hw[y, x] > 0:
+        if name == "highlight" and virtual_hw is not None and virtual_hw[y, x] > 0:
             found["mirror image"] = float(virtual_hw[y, x])
         found |= {network: float(pred[y, x]) for network, pred in (preds or {}).items()}
         rows += [
@@ -257,7 +261,7 @@ def marks(
         ]
     for name, mask in _kinds(depth_hw, highlight).items():
         found = {"least error": float(scales[np.nanmean(errors[:, mask], axis=1).argmin()])}
-        if virtual_hw is not None and (virtual_hw[mask] > 0).any():
+        if name == "highlight" and virtual_hw is not None and (virtual_hw[mask] > 0).any():
             seen = mask & (virtual_hw > 0)
             found["mirror image"] = float(np.median((virtual_hw / depth_hw)[seen]))
         found |= {n: float(np.median((pred / depth_hw)[mask])) for n, pred in (preds or {}).items()}

@@ -219,7 +219,7 @@ def reflective_rows(config: Config, archs: Sequence[str], frames: int = 4) -> li
                 for t in trainings
             }
             shown = figures.Frame(
-                f"{evaluation.arch_name(arch)}\n{scene_name}, {frame}",
+                f"{evaluation.arch_name(arch)}\n{scene_name}\n{frame}",
                 scene.image(i, size_hw),
                 nearest_depth(scene.depth(i), size_hw),
                 scene.highlight_mask(i, size_hw),

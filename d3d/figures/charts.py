@@ -101,13 +101,13 @@ def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDT
         threshold_m: the run's own, marked.
     """
     kinds = {
-        "projected": "share of projected pixels",
+        "projected": "share of pixels that take P",
         "sq_rel": "Sq Rel of the label, all pixels",
-        "sq_rel_highlight": "on highlights",
-        "sq_rel_diffuse": "on diffuse pixels",
+        "sq_rel_highlight": "Sq Rel, highlight pixels",
+        "sq_rel_diffuse": "Sq Rel, diffuse pixels",
     }
     columns = [c for c in kinds if c in table]
-    ticks = [f"{t:.2g}" if 0 < t < np.inf else "proj" if t == 0 else "pred" for t in table["threshold_m"]]
+    ticks = [f"{t:.3g}" if 0 < t < np.inf else "proj" if t == 0 else "pred" for t in table["threshold_m"]]
     places = np.arange(len(ticks))
     finite = np.isfinite(table["threshold_m"])
     own = float(np.interp(threshold_m, table["threshold_m"][finite], places[finite]))
@@ -146,7 +146,7 @@ def label_makeup(table: Any) -> Figure:
     }
     colours, hatches = {"highlight": VERMILLION, "diffuse": BLUE}, {"highlight": "", "diffuse": "////"}
     figure = Figure(figsize=(PRINT_WIDTH_IN, 1.9), layout="constrained")
-    share, *errors = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    share, *errors = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     look = {"edgecolor": "white", "linewidth": 0.5}
     for shift, (kind, part) in zip((-0.2, 0.2), of.items(), strict=True):
         share.bar(
@@ -159,17 +159,18 @@ def label_makeup(table: Any) -> Figure:
             **look,
         )
     _plain(share, "share of pixels that take P")
-    share.set_ylim(0, 1)
-    share.legend(fontsize=SMALLEST_PT, loc="upper right")
+    share.set_ylim(0, 1.2)
+    share.set_yticks(np.linspace(0, 1, 6))
+    share.legend(fontsize=SMALLEST_PT, loc="upper center", ncols=2)
     for axis, (kind, part) in zip(errors, of.items(), strict=True):
         bars = axis.bar(places, part["sq_rel"], 0.7, color=colours[kind], hatch=hatches[kind], **look)
         axis.bar_label(
             bars, fmt="{:.2f}" if kind == "highlight" else "{:.3f}", fontsize=SMALLEST_PT, padding=1
         )
         _plain(axis, f"Sq Rel of the label, {kind} pixels")
-        axis.margins(y=0.12)
+        axis.set_ylim(0, 1.15 * part["sq_rel"].max())
     for axis in figure.axes:
-        axis.set_xticks(places, strategies)
+        axis.set_xticks(places, strategies, rotation=30)
         axis.grid(visible=False, axis="x")
     return figure
 

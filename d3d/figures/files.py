@@ -10,22 +10,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from d3d.figures.panels import PRINT_DPI
 from d3d.runs import atomic
 
-PRINT_DPI = 200
 # A repository that holds many figures should stay small to clone
-MOST_BYTES = 500_000
+MOST_BYTES = 550_000
 
 
 def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES) -> bytes:
-    """A figure as PNG: all its colours if that stays small, else the 256 that fit it best."""
+    """A figure as PNG: all its colours if that stays small, else 256 of them, dithered."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dpi, format="png", metadata={"Software": None})
     with Image.open(buffer) as image:
         picture = image.convert("RGB")
     content = _packed(picture)
     if len(content) > most_bytes:
-        content = _packed(picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE))
+        palette = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
+        # without dithering the colour scales would show steps
+        content = _packed(picture.quantize(256, palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     return content
 
 

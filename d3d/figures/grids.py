@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ class Frame:
         gt: true depth (h, w), or None.
         highlight: bool, of any size, or None where nobody knows.
         depths: name -> depth (h, w).
+        medians_m: name -> the median error that is written on that depth's error map, metres; may be left out.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Frame:
     gt: np.ndarray | None = None
     highlight: np.ndarray | None = None
     depths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    medians_m: Mapping[str, float] = field(default_factory=dict)
 
 
 def signed_error(depth: np.ndarray, gt: np.ndarray) -> np.ndarray:
@@ -41,21 +43,16 @@ def _depth_limit(frames: Sequence[Frame]) -> float:
     return limit_of([Panel("", d, "depth") for d in maps], "depth")
 
 
-def _median(off: np.ndarray, highlight: np.ndarray | None) -> str:
-    """Median of an error map on highlights, as a panel's note; of all pixels where nobody knows highlights."""
-    where = off if highlight is None or highlight.shape != off.shape else off[highlight]
-    where = where[np.isfinite(where)]
-    return f"{np.median(where):+.2f} m" if where.size else ""
-
-
 def _notes(frames: Sequence[Frame]) -> str:
+    if not any(f.medians_m for f in frames):
+        return ""
     known = any(f.highlight is not None for f in frames)
-    return "numbers: median error on highlights" if known else "numbers: median error"
+    return f"Numbers: median error {'on highlights' if known else 'of all pixels'}. Outlined: highlights."
 
 
 def _off_panel(title: str, frame: Frame, name: str) -> Panel:
+    note = f"{frame.medians_m[name]:+.2f} m" if name in frame.medians_m else ""
     off = signed_error(frame.depths[name], frame.gt)
-    note = _median(off, frame.highlight)
     return Panel(title, off, "signed", SIGNED_LIMIT_M, frame.highlight, note)
 
 
@@ -68,20 +65,22 @@ def over_estimation(
     """Figure 2 of the paper: highlights are over-estimated in single views, and right in the mesh of all of them.
 
     Args:
-        frames: with truth; their depths are "predicted" and "projected".
+        frames: with truth; their depths are "predicted" and "projected"; where the mesh is not hit the error of
+            the projected depth is that of the predicted one, which labels take there.
         meshes: picture (h, w, 3) of each frame's mesh, from the frame's camera.
     """
     top, rows = _depth_limit(frames), []
     for frame, mesh in zip(frames, meshes, strict=True):
         pred, proj = frame.depths["predicted"], frame.depths["projected"]
+        filled = replace(frame, depths={"projected": np.where(proj > 0, proj, pred)})
         rows.append(
             [
-                Panel("image, highlights", frame.image, outline=frame.highlight),
+                Panel("image", frame.image, outline=frame.highlight),
                 Panel("predicted D", pred, "depth", top),
                 _off_panel("D − truth", frame, "predicted"),
                 Panel("mesh of all views", mesh, outline=frame.highlight),
                 Panel("projected P", proj, "depth", top),
-                _off_panel("P − truth", frame, "projected"),
+                _off_panel("P − truth", filled, "projected"),
             ]
         )
     return grid(
@@ -109,14 +108,14 @@ def label_errors(
         off = {name: signed_error(depth, frame.gt) for name, depth in frame.depths.items()}
 
         def error(name: str, off=off, frame=frame) -> Panel:
-            note = _median(np.abs(off[name]), frame.highlight).lstrip("+")
+            note = f"{frame.medians_m[name]:.2f} m" if name in frame.medians_m else ""
             return Panel(
                 f"|{name} − truth|", np.abs(off[name]), "error", SIGNED_LIMIT_M, frame.highlight, note
             )
 
         rows.append(
             [
-                Panel("image, highlights", frame.image, outline=frame.highlight),
+                Panel("image", frame.image, outline=frame.highlight),
                 error("D"),
                 Panel("uncertainty U", uncertainty, "uncertainty", max(2 * threshold_m, 1e-3)),
                 Panel("P taken", use_proj, "mask"),
@@ -152,14 +151,12 @@ def before_after(
             row += [_off_panel(f"{_broken(name)} − truth", frame, name) for name in frame.depths]
         rows.append(row)
     names = [f.name for f in frames]
-    return grid(
-        rows, title, width_in, font_pt, names, _notes(frames) if any(len(r) > 5 for r in rows) else ""
-    )
+    return grid(rows, title, width_in, font_pt, names, _notes(frames))
 
 
 def _broken(name: str) -> str:
-    """A training's name over two lines: columns are narrow."""
-    return name.replace("-", "-\n", 1) if "-" in name else name.replace(" ", "\n", 1)
+    """A training's name without what is in brackets on a line of its own: columns are narrow."""
+    return name.replace(" (", "\n(")
 
 
 def contact_sheet(

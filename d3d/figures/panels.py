@@ -15,6 +15,7 @@ from d3d.errors import DataError
 PRINT_WIDTH_IN = 6.9
 PRINT_FONT_PT = 6.5
 SMALLEST_PT = 6.0
+PRINT_DPI = 170  # of PNG, and of pictures in a PDF
 
 # viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
 COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
@@ -84,12 +85,12 @@ def grid(
         if any(p.kind == k and p.array is not None for p in panels)
     ]
     line = 1.35 * font_pt / _POINTS_AN_INCH
-    gap, left = 0.04, 1.2 * line if names else 0.02
+    gap, left = 0.04, (0.2 + max(1 + n.count("\n") for n in names)) * line if names else 0.02
     cell_w = (width_in - left - 0.02 - gap * (columns - 1)) / columns
     cell_h = cell_w * first.shape[0] / first.shape[1]
     heads = _head_lines(rows)
     top = (1.7 * line if title else 0) + 0.03
-    below = (3.3 * line if kinds else 0.02) + (line if notes else 0)
+    below = (2.9 * line if kinds else 0.02) + (line if notes else 0)
     height = top + sum(n * line + cell_h + gap + (0.03 if n else 0) for n in heads) + below
     figure = Figure(figsize=(width_in, height))
     if title:
@@ -110,10 +111,18 @@ def grid(
             axis.set_axis_off()
             if heads[r]:
                 axis.set_title(panel.title, fontsize=font_pt, pad=2)
-            shown.setdefault(panel.kind, _draw(axis, panel, panels, font_pt))
+            shown.setdefault(panel.kind, _draw(axis, panel, panels, font_pt, cell_w))
         if names and names[r]:
             at = {"x": 0.5 * left / width_in, "y": 1 - (y + cell_h / 2) / height}
-            figure.text(**at, s=names[r], fontsize=font_pt, rotation=90, ha="center", va="center")
+            figure.text(
+                **at,
+                s=names[r],
+                fontsize=max(SMALLEST_PT, font_pt - 0.5),
+                rotation=90,
+                ha="center",
+                va="center",
+                multialignment="center",
+            )
         y += cell_h + gap
     share = width_in / max(1, len(kinds))
     for k, kind in enumerate(kinds):
@@ -125,7 +134,7 @@ def grid(
         bar.set_label(f"{NAMES[kind]} ({UNITS[kind]})", fontsize=max(SMALLEST_PT, font_pt - 0.5), labelpad=1)
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
     if notes:
-        figure.text(0.5, 0.25 * line / height, notes, fontsize=max(SMALLEST_PT, font_pt - 0.5), ha="center")
+        figure.text(0.5, 0.3 * line / height, notes, fontsize=max(SMALLEST_PT, font_pt - 0.5), ha="center")
     return figure
 
 
@@ -148,7 +157,7 @@ def _extend(panels: Sequence[Panel], kind: str) -> str:
     return {(True, True): "both", (True, False): "max", (False, True): "min"}.get((above, under), "neither")
 
 
-def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float) -> Any:
+def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float, width_in: float) -> Any:
     from matplotlib import colormaps
 
     options: dict[str, Any] = {}
@@ -162,8 +171,9 @@ def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float) -> A
         if panel.kind == "depth":
             array = np.where(array > 0, array, np.nan)
         options = {"cmap": colours, "vmin": -top if panel.kind == "signed" else 0, "vmax": top}
-    # "none": a PDF holds the pixels as they are, few as they are
-    picture = axis.imshow(array, interpolation="none", **options)
+    # few pixels go into a PDF as they are ("none"), many are reduced to what can be seen in print
+    few = array.shape[1] <= PRINT_DPI * width_in
+    picture = axis.imshow(array, interpolation="none" if few else "antialiased", **options)
     if panel.outline is not None and panel.outline.any():
         draw_outline(axis, panel.outline, array.shape[:2], font_pt)
     if panel.note:
