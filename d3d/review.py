@@ -163,7 +163,7 @@ def _header(config: Config, name: str, decided_by: str) -> dict[str, object]:
     e = config.evaluation
     return {
         "list": name,
-        "data set": f"{e.dataset or config.data.dataset}, split {e.split}, every {e.every} frame(s)",
+        "data set": f"{e.dataset or config.data.dataset}, split {e.split}, eval_every {e.every}",
         "decided by": decided_by,
         "ranked by": f"d3d, run {config.run} (profile {config.profile}, seed {config.seed})",
         "date": datetime.now(UTC).date(),

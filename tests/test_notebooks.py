@@ -26,7 +26,7 @@ from d3d.config import PARAMETERS, make_config
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = REPO / "notebooks"
-NAMES = ("00_data", "01_pretrain", "02_project", "03_fuse", "04_distill", "05_evaluate")
+NAMES = ("00_data", "01_pretrain", "02_project", "03_fuse", "04_distill", "05_evaluate", "09_reflection_list")
 MAX_BYTES = 700_000
 
 _spec = importlib.util.spec_from_file_location("notebooks_script", REPO / "scripts" / "notebooks.py")
