@@ -5,8 +5,9 @@ Measured on the training frames that ship with truth and a mask of highlights, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -87,16 +88,28 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """One frame at the network's size, and the truth and mask at their own."""
+class ScoredFrame:
+    """One frame; maps (h, w) at the network's size, truth and mask at their own; metres.
+
+    Attributes:
+        scores: name -> uncertainty, or whatever else may find what is wrong.
+        gt: true depth, 0 where there is none.
+        highlight: bool, of gt's size.
+    """
 
     pred: np.ndarray
     proj: np.ndarray
     scores: dict[str, np.ndarray]
     gt: np.ndarray
     highlight: np.ndarray
-    targets: dict[str, np.ndarray]
-    known: np.ndarray
+
+    def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels with truth (h, w), and of these, (n,) each, which are a highlight and an over-estimated one."""
+        size_hw = self.pred.shape
+        gt, highlight = nearest_depth(self.gt, size_hw), nearest_depth(self.highlight, size_hw)
+        over = highlight & (self.pred - gt > OVER * gt)
+        known = gt > 0
+        return known, highlight[known], over[known]
 
 
 def available(config: Config, arch: str = "") -> tuple[str, ...]:
@@ -144,77 +157,69 @@ def compare(
         scores = {name: store.read_of(scene, i) for name, store in stores.items()}
         # where there is no mesh nothing can be replaced
         scores |= zip(REFERENCES, (pred, np.where(proj > 0, pred - proj, -np.inf)), strict=True)
-        gt, highlight = nearest_depth(scene.depth(i), pred.shape), scene.highlight_mask(i, pred.shape)
-        over = highlight & (pred - gt > OVER * gt)
-        targets = dict(zip(TARGETS, (highlight, over), strict=True))
-        seen.append(_Frame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i), targets, gt > 0))
-    return _compared(config, arch, names, seen, share)
+        seen.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
+    d = config.data
+    measure = partial(
+        depth_metrics, scale=config.evaluation.scale, min_depth=d.min_depth, max_depth=d.max_depth
+    )
+    result = compare_frames(seen, share, measure)
+    costs = pd.DataFrame({name: spread.cost(config, name, arch) for name in names}).T
+    return replace(result, table=result.table.join(costs))
 
 
 def _known(s: TrainingScene) -> bool:
     return s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None
 
 
-def _compared(
-    config: Config, arch: str, names: Sequence[str], seen: list[_Frame], share: float
+def compare_frames(
+    frames: Sequence[ScoredFrame],
+    share: float = 0.3,
+    measure: Callable[..., dict[str, float]] = depth_metrics,
 ) -> Comparison:
-    def pooled(maps: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([m[f.known] for m, f in zip(maps, seen, strict=True)])
+    """`compare` on given frames, without the costs; every frame has the same scores.
 
-    positive = {target: pooled([f.targets[target] for f in seen]) for target in TARGETS}
+    Args:
+        measure: as `d3d.metrics.depth_metrics`.
+    """
+    parts = [f.targets() for f in frames]
+    wanted = [np.concatenate([p[k] for p in parts]) for k in (1, 2)]
     rows, curves = [], []
-    for name in (*names, *REFERENCES):
-        scores = pooled([f.scores[name] for f in seen])
+    for name in frames[0].scores:
+        scores = np.concatenate([f.scores[name][p[0]] for f, p in zip(frames, parts, strict=True)])
         row = {"uncertainty": name}
-        for target, column in zip(TARGETS, ("ap_highlight", "ap_over"), strict=True):
-            recall, precision = precision_recall(scores, positive[target])
+        for target, column, positive in zip(TARGETS, ("ap_highlight", "ap_over"), wanted, strict=True):
+            recall, precision = precision_recall(scores, positive)
             row[column] = average_precision(recall, precision)
             # evenly in recall: thousands of thresholds draw the same line
             some = np.unique(np.searchsorted(recall, np.linspace(0, 1, _POINTS)))
-            curves.append(
-                pd.DataFrame(
-                    {
-                        "uncertainty": name,
-                        "target": target,
-                        "recall": recall[some],
-                        "precision": precision[some],
-                    }
-                )
-            )
+            curve = {"recall": recall[some], "precision": precision[some]}
+            curves.append(pd.DataFrame({"uncertainty": name, "target": target, **curve}))
         row["threshold_m"] = float(np.quantile(scores, 1 - share, method="higher"))
-        row |= _sq_rel(config, seen, [f.scores[name] >= row["threshold_m"] for f in seen])
-        if name in names:
-            row |= spread.cost(config, name, arch)
-        rows.append(row)
-    ends = {"pred": False, "proj": True}
-    labels = [
-        {"labels": k, **_sq_rel(config, seen, [np.full(f.pred.shape, v) for f in seen])}
-        for k, v in ends.items()
-    ]
+        use_projs = [f.scores[name] >= row["threshold_m"] for f in frames]
+        rows.append(row | _sq_rel(frames, use_projs, measure))
+    labels = {
+        "pred": _sq_rel(frames, [np.zeros(f.pred.shape, bool) for f in frames], measure),
+        "proj": _sq_rel(frames, [np.ones(f.pred.shape, bool) for f in frames], measure),
+    }
     return Comparison(
         pd.DataFrame(rows).set_index("uncertainty"),
         pd.concat(curves, ignore_index=True),
-        {target: float(p.mean()) for target, p in positive.items()},
-        pd.DataFrame(labels).set_index("labels"),
+        {target: float(p.mean()) for target, p in zip(TARGETS, wanted, strict=True)},
+        pd.DataFrame(labels).T,
         share,
-        len(seen),
+        len(frames),
     )
 
 
-def _sq_rel(config: Config, seen: list[_Frame], use_projs: list[np.ndarray]) -> dict[str, float]:
+def _sq_rel(
+    frames: Sequence[ScoredFrame], use_projs: list[np.ndarray], measure: Callable
+) -> dict[str, float]:
     """Sq Rel of the labels that take P at these pixels, metres; means over the frames, as everywhere."""
-    d, rows = config.data, []
-    for f, use in zip(seen, use_projs, strict=True):
+    rows = []
+    for f, use in zip(frames, use_projs, strict=True):
         label = fusion.choose(f.pred, f.proj, use)
         masks = {"sq_rel": None, "sq_rel_highlight": f.highlight, "sq_rel_diffuse": ~f.highlight}
-        rows.append(
-            {
-                name: depth_metrics(label, f.gt, mask, config.evaluation.scale, d.min_depth, d.max_depth)[
-                    "sq_rel"
-                ]
-                for name, mask in masks.items()
-            }
-        )
+        rows.append({name: measure(label, f.gt, mask)["sq_rel"] for name, mask in masks.items()})
     return pd.DataFrame(rows).mean().to_dict()
 
 
