@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from d3d import evaluation, figures, fusion, premise, reconstruction, showcase, stages, sweeps
 from d3d.config import ENSEMBLE, Config, make_config
 from d3d.datasets import Scene
-from d3d.dataview import TripleExample, example_triple, nearest_depth
+from d3d.dataview import TripleExample, example_triple
 from d3d.errors import DataError
+from d3d.geometry import nearest_depth
 from d3d.metrics import depth_metrics, resize_depth
 from d3d.models import ARCHITECTURES
 from d3d.progress import say

@@ -171,6 +171,7 @@ def figure(
             middle.plot([], [], color="gray", linestyle="-.", linewidth=0.8, label="its mirror image")
         _mark(middle, preds, lambda pred, y=y, x=x: pred[y, x], scales * depth, curve)
     middle.plot([], [], color="gray", linestyle=":", linewidth=0.8, label="true depth")
+    middle.plot([], [], "v", color="gray", markersize=5, label="least error")
     middle.set_xlabel("depth tried along the ray (m)", fontsize=PRINT_FONT_PT)
     middle.set_ylabel("photometric error, Eq. 2", fontsize=PRINT_FONT_PT)
     for name, mask in _kinds(depth_hw, highlight).items():
@@ -179,6 +180,8 @@ def figure(
         right.plot(scales, mean, LINES[name], color=COLOURS[name], label=text, linewidth=1.2)
         right.plot(scales[mean.argmin()], mean.min(), "v", color=COLOURS[name], markersize=5)
         _mark(right, preds, lambda pred, mask=mask: np.median((pred / depth_hw)[mask]), scales, mean)
+    if preds:
+        right.plot([], [], " ", label="networks: median of predicted / true depth")
     right.axvline(1, color="gray", linewidth=0.8, linestyle=":")
     right.set_xlabel("depth tried / true depth", fontsize=PRINT_FONT_PT)
     for (marker, colour), name in zip(MARKS, preds or {}, strict=False):

@@ -14,8 +14,8 @@ from d3d import evaluation, figures, fusion, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
-from d3d.dataview import nearest_depth
 from d3d.errors import DataError
+from d3d.geometry import nearest_depth
 from d3d.models import ARCHITECTURES
 from d3d.prediction import DepthStore
 from d3d.stages.chain import outputs

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from d3d import figures, showcase
+from d3d.errors import DataError
 from d3d.geometry import upward
 
 
@@ -90,3 +94,195 @@ def test_the_threshold_curve_has_one_picture_without_truth() -> None:
     table = pd.DataFrame({"threshold_m": [0.1, 0.2], "projected": [0.5, 0.1]})
     assert len(figures.threshold_curve(table, 0.1).axes) == 1
     assert len(figures.threshold_curve(table.assign(sq_rel=0.2), 0.1).axes) == 2
+
+
+def _array(axis) -> np.ndarray:
+    """What an axis shows, NaN where it shows nothing."""
+    return np.ma.filled(axis.images[0].get_array().astype(float), np.nan)
+
+
+def _pictures(figure) -> list:
+    """A grid's pictures in reading order, without the colour bars."""
+    return [a for a in figure.axes if a.images]
+
+
+GT = np.full((4, 6), 2.0)
+LIT = np.zeros((4, 6), bool)
+LIT[1:3, 2:4] = True
+IMAGE = np.full((4, 6, 3), 200, np.uint8)
+
+
+def test_a_grid_shows_what_it_is_given_on_one_scale_a_kind() -> None:
+    near, far = GT / 2, GT + 0.5
+    near[0, 0] = 0
+    off = np.where(LIT, -3.0, 0.5)
+    rows = [
+        [figures.Panel("near", near, "depth"), figures.Panel("off", off, "signed", 1.0, note="-3 m")],
+        [figures.Panel("far", far, "depth"), figures.Panel("", None)],
+    ]
+    figure = figures.grid(rows)
+    first, second, third = _pictures(figure)
+    np.testing.assert_array_equal(_array(first), np.where(near > 0, near, np.nan))
+    np.testing.assert_array_equal(_array(second), off)
+    np.testing.assert_array_equal(_array(third), far)
+    assert first.images[0].get_clim() == third.images[0].get_clim() == (0, 2.5)
+    assert second.images[0].get_clim() == (-1, 1)
+    assert [t.get_text() for t in second.texts] == ["-3 m"]
+    bars = [a.get_xlabel() for a in figure.axes if not a.images and a.get_xlabel()]
+    assert bars == ["depth (m)", "too near (blue) / too far (red) (m)"]
+
+
+def test_titles_shared_with_the_row_above_are_written_once() -> None:
+    row = [figures.Panel("a", GT, "depth"), figures.Panel("b", GT, "depth")]
+    other = [figures.Panel("a", GT, "depth"), figures.Panel("c", GT, "depth")]
+    titles = [a.get_title() for a in _pictures(figures.grid([row, row, other]))]
+    assert titles == ["a", "b", "", "", "a", "c"]
+
+
+def test_an_outline_of_another_size_lies_where_it_belongs() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:40] = True  # LIT, ten times as fine
+    figure = figures.grid([[figures.Panel("", IMAGE, outline=mask)]])
+    (lines,) = _pictures(figure)[0].collections
+    points = np.concatenate([p.vertices for p in lines.get_paths()])
+    np.testing.assert_allclose([points.min(axis=0), points.max(axis=0)], [[1.5, 0.5], [3.5, 2.5]], atol=0.06)
+
+
+def test_an_empty_grid_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one panel"):
+        figures.grid([[figures.Panel("", None)]])
+
+
+def test_figure_2_shows_errors_and_takes_the_prediction_where_the_mesh_is_not_hit() -> None:
+    pred, proj = np.where(LIT, 3.0, 2.0), np.full((4, 6), 2.1)
+    proj[0] = 0
+    frame = figures.Frame(
+        "room", IMAGE, GT, LIT, {"predicted": pred, "projected": proj}, {"predicted": 1.0, "projected": 0.1}
+    )
+    figure = figures.over_estimation([frame], [IMAGE])
+    axes = _pictures(figure)
+    titles = ["image", "predicted D", "D − truth", "mesh of all views", "projected P", "P − truth"]
+    assert [a.get_title() for a in axes] == titles
+    np.testing.assert_allclose(_array(axes[2]), np.where(LIT, 1.0, 0.0))
+    np.testing.assert_allclose(_array(axes[4])[1:], 2.1)
+    assert np.isnan(_array(axes[4])[0]).all()
+    np.testing.assert_allclose(_array(axes[5]), np.where(np.arange(4)[:, None] == 0, 0.0, 0.1) + 0 * GT)
+    assert [t.get_text() for a in axes for t in a.texts] == ["+1.00 m", "+0.10 m"]
+
+
+def test_figure_4_has_the_papers_two_rows() -> None:
+    preds = {n: GT + k for k, n in enumerate("abc")}
+    projs = {n: GT + 3 + k for k, n in enumerate("abc")}
+    std = np.where(LIT, 0.4, 0.1)
+    axes = _pictures(figures.fusion_inputs(IMAGE, preds, projs, std, 0.4, GT))
+    shown = [IMAGE, *preds.values(), std, GT, *projs.values(), LIT]
+    for axis, array in zip(axes, shown, strict=True):
+        np.testing.assert_allclose(_array(axis), array)
+
+
+def test_figure_5_shows_each_training_and_how_far_it_is_off() -> None:
+    depths = {"Self-Supervised": GT + 1.0, "3D Distillation": GT + 0.25}
+    frames = [figures.Frame("a", IMAGE, GT, LIT, depths), figures.Frame("b", IMAGE, None, None, depths)]
+    axes = _pictures(figures.before_after(frames))
+    with_truth, without = axes[:6], axes[6:]
+    assert [a.get_title() for a in with_truth[4:]] == ["Self-Supervised\n− truth", "3D Distillation\n− truth"]
+    np.testing.assert_allclose(_array(with_truth[3]), 2.25)
+    np.testing.assert_allclose(_array(with_truth[4]), 1.0)
+    np.testing.assert_allclose(_array(with_truth[5]), 0.25)
+    assert len(without) == 3
+
+
+def test_error_maps_are_absolute() -> None:
+    depths = {"D": GT - 0.5, "P": GT + 0.25, "L": GT}
+    frame = figures.Frame("a", IMAGE, GT, LIT, depths)
+    axes = _pictures(figures.label_errors([frame], [0.3 * LIT], [LIT], 0.15))
+    shown = [IMAGE, 0.5 + 0 * GT, 0.3 * LIT, LIT, 0.25 + 0 * GT, 0 * GT]
+    for axis, array in zip(axes, shown, strict=True):
+        np.testing.assert_allclose(_array(axis), array)
+
+
+def test_the_make_up_is_drawn_as_it_is_in_the_table() -> None:
+    table = pd.DataFrame(
+        {
+            "strategy": ["proj", "proj", "uncer", "uncer"],
+            "pixels": ["highlight", "diffuse"] * 2,
+            "projected": [1.0, 0.9, 0.7, 0.2],
+            "sq_rel": [0.5, 0.12, 0.6, 0.1],
+        }
+    )
+    share, highlight, diffuse = figures.label_makeup(table).axes
+    assert [p.get_height() for p in share.patches] == [1.0, 0.7, 0.9, 0.2]
+    assert [p.get_height() for p in highlight.patches] == [0.5, 0.6]
+    assert [p.get_height() for p in diffuse.patches] == [0.12, 0.1]
+    assert [t.get_text() for t in diffuse.get_xticklabels()] == ["proj", "uncer"]
+
+
+def test_truncation_curves_are_the_tables_columns() -> None:
+    rows = [
+        {"sweep": s, "trunc_m": t, "voxel_m": v, "pixels": p, "pred": 1.0, "proj": k + t + v, "label": k + t}
+        for k, p in enumerate(("all", "highlight", "diffuse"))
+        for s, t, v in (("truncation", 1.0, 0.05), ("truncation", 0.1, 0.05), ("voxel", 1.0, 0.1))
+    ]
+    axes = figures.truncation_curves(pd.DataFrame(rows), 1.0, 0.05).axes
+    assert [a.get_title() for a in axes] == [f"Sq Rel, {k} pixels" for k in ("highlight", "diffuse")] * 2
+    assert [a.get_xlabel() for a in axes] == ["truncation (m)"] * 2 + ["voxel (m)"] * 2
+    _, proj, label, own = axes[1].lines
+    np.testing.assert_allclose(proj.get_xydata(), [[0.1, 2.15], [1.0, 3.05]])
+    np.testing.assert_allclose(label.get_xydata(), [[0.1, 2.1], [1.0, 3.0]])
+    assert list(own.get_xdata()) == [1.0, 1.0]
+
+
+def test_the_threshold_curve_is_the_tables_column() -> None:
+    table = pd.DataFrame({"threshold_m": [0.0, 0.1, np.inf], "projected": [0.9, 0.5, 0.0]})
+    (axis,) = figures.threshold_curve(table, 0.1).axes
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.9, 0.5, 0.0])
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["proj", "0.1", "pred"]
+    assert list(axis.lines[1].get_xdata()) == [1, 1]  # the run's own is the second
+
+
+def _text_sizes(figure) -> list[float]:
+    from matplotlib.text import Text
+
+    figure.canvas.draw()
+    return [t.get_fontsize() for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+
+
+def test_text_in_print_has_6_points_or_more() -> None:
+    frame = figures.Frame("a", IMAGE, GT, LIT, {"predicted": GT, "projected": GT}, {"predicted": 0.0})
+    made = [figures.over_estimation([frame], [IMAGE])]
+    table = pd.DataFrame({"threshold_m": [0.0, 0.1], "projected": [0.9, 0.5]})
+    made.append(figures.threshold_curve(table, 0.1))
+    for figure in made:
+        assert figure.get_figwidth() == figures.PRINT_WIDTH_IN
+        assert min(_text_sizes(figure)) >= 6
+
+
+def test_a_figure_made_again_has_the_same_bytes(tmp_path) -> None:
+    table = pd.DataFrame({"threshold_m": [0.0, 0.1], "projected": [0.9, 1 / 3]})
+    for folder in ("a", "b"):
+        figures.save(figures.threshold_curve(table, 0.1), table, tmp_path / folder, "curve.of.x")
+    names = ["curve.of.x.pdf", "curve.of.x.png", "curve.of.x.csv"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert b"CreationDate" not in (tmp_path / "a" / names[0]).read_bytes()
+    assert b"Software" not in (tmp_path / "a" / names[1]).read_bytes()
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "a" / names[2]), table, rtol=1e-4)
+
+
+def test_a_large_png_has_256_colours_and_looks_the_same() -> None:
+    noise = np.random.default_rng(0).normal(0, 6, (300, 400, 1)) + np.linspace(20, 230, 400)[None, :, None]
+    picture = noise.clip(0, 255).astype(np.uint8).repeat(3, axis=2)
+    figure = figures.grid([[figures.Panel("", picture)]], width_in=4)
+    images = []
+    for most in (10**9, 1000):
+        with Image.open(io.BytesIO(figures.png_bytes(figure, 110, most))) as image:
+            images.append(image)
+            image.load()
+    full, few = images
+    assert (full.mode, few.mode) == ("RGB", "P")
+    # seen from some distance: means of 8 x 8 pixels
+    means = [
+        np.asarray(i.convert("RGB"))[:336, :440].reshape(42, 8, 55, 8, 3).mean(axis=(1, 3)) for i in images
+    ]
+    assert np.abs(means[0] - means[1]).max() < 3
+    assert few.convert("RGB").getpixel((0, 0)) == (255, 255, 255)

@@ -17,8 +17,8 @@ from d3d.errors import DataError
 def example():
     """The triple that shows most of the mirrored lamps, of a floor where the right answer is known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "floor", lambda root: Dataset("floor", {"train": lambda: [PolishedFloor()]}))
-        return example_triple(make_config(profile="smoke", dataset="floor"))
+        patch.setitem(DATASETS, "lamps", lambda root: Dataset("lamps", {"train": lambda: [PolishedFloor()]}))
+        return example_triple(make_config(profile="smoke", dataset="lamps"))
 
 
 @pytest.fixture(scope="module")

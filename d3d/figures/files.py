@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -25,10 +26,19 @@ def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES
         picture = image.convert("RGB")
     content = _packed(picture)
     if len(content) > most_bytes:
-        palette = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
-        # without dithering the colour scales would show steps
-        content = _packed(picture.quantize(256, palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+        # dithered, or the colour scales would show steps
+        few = picture.quantize(256, palette=_palette(picture), dither=Image.Dither.FLOYDSTEINBERG)
+        content = _packed(few)
     return content
+
+
+def _palette(picture: Image.Image) -> Image.Image:
+    """The 256 colours that fit a picture best, its paper's white among them."""
+    result = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
+    colours = np.array(result.getpalette()).reshape(-1, 3)
+    colours[colours.sum(axis=1).argmax()] = 255
+    result.putpalette(colours.ravel().tolist())
+    return result
 
 
 def _packed(picture: Image.Image) -> bytes:

@@ -78,7 +78,7 @@ def over_estimation(
                 Panel("image", frame.image, outline=frame.highlight),
                 Panel("predicted D", pred, "depth", top),
                 _off_panel("D − truth", frame, "predicted"),
-                Panel("mesh of all views", mesh, outline=frame.highlight),
+                Panel("mesh of all views", mesh),
                 Panel("projected P", proj, "depth", top),
                 _off_panel("P − truth", filled, "projected"),
             ]
@@ -148,7 +148,7 @@ def before_after(
             *(Panel(_broken(name), d, "depth", top) for name, d in frame.depths.items()),
         ]
         if frame.gt is not None:
-            row += [_off_panel(f"{_broken(name)} − truth", frame, name) for name in frame.depths]
+            row += [_off_panel(f"{_broken(name)}\n− truth", frame, name) for name in frame.depths]
         rows.append(row)
     names = [f.name for f in frames]
     return grid(rows, title, width_in, font_pt, names, _notes(frames))
