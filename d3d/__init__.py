@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _FUNCTIONS = {"create_model": "d3d.models", "predict": "d3d.prediction"}
 _MODULES = (
+    "ablation",
     "config",
     "datasets",
     "dataview",

@@ -61,6 +61,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "arch": Parameter(_STR, "arch", "network of this run", ARCHITECTURES),
     "labels": Parameter(_STR, "labels", "label strategy of the student (Table 6)", LABELS),
+    "strategies": Parameter(_STR, "strategies", "labels of the ablation, with commas; all: Table 6's"),
     "dataset": Parameter(_STR, "data.dataset", "data set, by its name in d3d.datasets"),
     "root": Parameter(_STR, "data.root", "folder of the data set"),
     "seed": Parameter(_INT, "seed", "seed of initialisation, order and augmentation", minimum=0),

@@ -122,6 +122,7 @@ class Config:
     profile: str = "paper"
     arch: str = "monodepth2"
     labels: str = "uncer"
+    strategies: str = "all"  # labels of the ablation, with commas; all: the paper's six of Table 6
     students: tuple[str, ...] = ENSEMBLE  # networks that the whole chain distills; all three are pretrained
     seed: int = 0
     device: str = "auto"

@@ -26,7 +26,17 @@ from d3d.config import PARAMETERS, make_config
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = REPO / "notebooks"
-NAMES = ("00_data", "01_pretrain", "02_project", "03_fuse", "04_distill", "05_evaluate", "09_reflection_list")
+NAMES = (
+    "00_data",
+    "01_pretrain",
+    "02_project",
+    "03_fuse",
+    "04_distill",
+    "05_evaluate",
+    "06_sevenscenes",
+    "07_ablation",
+    "09_reflection_list",
+)
 MAX_BYTES = 700_000
 
 _spec = importlib.util.spec_from_file_location("notebooks_script", REPO / "scripts" / "notebooks.py")
@@ -185,7 +195,7 @@ def test_a_wrong_parameter_fails_with_a_clear_message(
 
 @pytest.mark.slow
 def test_distill_from_nothing_then_every_notebook(tmp_path: Path) -> None:
-    """04 computes all that it needs; then nbval runs all six over the same folder, so nothing is computed twice."""
+    """04 computes all that it needs; then nbval runs all of them over the same folder, so nothing is computed twice."""
     runs_dir, out = tmp_path / "runs", tmp_path / "out.ipynb"
     result = run(["papermill", "04_distill.ipynb", str(out), "-p", "arch", "hrdepth"], runs_dir, FOLDER)
     assert result.returncode == 0, result.stderr

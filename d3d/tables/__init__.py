@@ -23,7 +23,7 @@ from d3d.tables.paper import (
 )
 from d3d.tables.run import by_pixels, gains, printed, table, to_markdown
 from d3d.tables.scores import Evaluation, Scores, over_seeds
-from d3d.tables.store import export, gather, read, results_folder
+from d3d.tables.store import export, gather, of_run, read, results_folder
 from d3d.tables.text import csv, escape, latex, markdown, readme_block, write_readme, write_tables
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "make_table",
     "markdown",
     "missing",
+    "of_run",
     "over_seeds",
     "paper_table",
     "paper_tables",

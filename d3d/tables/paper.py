@@ -230,6 +230,7 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     """Whose images, how many, by which profile and seeds."""
     layout = layout_of(key)
     ours = frame[frame["source"] == "ours"]
+    stand_in = layout.scale == "median" and scores.trained_on in set(ours["dataset"])
     sets = "; ".join(
         f"{name}: {count} images" for name, count in ours.groupby("set", sort=False)["images"].max().items()
     )
@@ -243,8 +244,10 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
         spread = f"mean ± sample standard deviation over n = {len(scores.seeds)} seeds ({seeds})"
     where = f"{dataset_name(scores.trained_on)}, profile {scores.profile}"
     text = f"{title}. {sets}; {depth}. {network} on {where}; {spread}"
+    if stand_in:
+        text += f". {dataset_name(scores.trained_on)} is a stand-in: other rooms of the data set trained on"
     if (frame["source"] == "paper").any():
-        text += ". Rows (paper): its printed figures"
+        text += ". Rows (paper): its printed figures, over all its images of that set"
     return text
 
 

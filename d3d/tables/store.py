@@ -28,6 +28,7 @@ from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
 from d3d.metrics import METRICS
+from d3d.tables.paper import Table, missing, paper_table
 from d3d.tables.scores import Evaluation, Scores, check
 
 _IMAGES, _LISTS = "images.csv.xz", "lists.csv.xz"
@@ -84,6 +85,20 @@ def gather(configs: Sequence[Config]) -> Scores:
     return Scores(tuple(evaluations), {key: value for key, value in lists.items() if value})
 
 
+def of_run(config: Config, key: str) -> Table:
+    """One table of the paper from what one run has evaluated; Table 6 of its network.
+
+    Raises:
+        DataError: nothing of this table was evaluated; with the commands that do it.
+    """
+    scores = gather([config])
+    table = paper_table(scores, key, config.arch)
+    if table is None:
+        todo = "\n  ".join(missing(scores, key, config.arch))
+        raise DataError(f"nothing of table {key} is in {runs.run_folder(config)}. It needs\n  {todo}")
+    return table
+
+
 def _name(config: Config) -> str:
     return f"profile {config.profile}, seed {config.seed}"
 
@@ -130,7 +145,7 @@ def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
         round=int(number or 1),
         # those of the round before, which were this round's teachers
         labels=stored["teacher"]["labels"] if "teacher" in stored else config.labels,
-        evaluation=EvalConfig(**{**stored["evaluation"], "every": config.evaluation.every}),
+        evaluation=EvalConfig(**stored["evaluation"]),
     )
     expected = stage_config(ours, "evaluate", arch, labels)
     lines = runs.differences(expected, stored)

@@ -196,7 +196,9 @@ def readme_block(folder: Path, metric: str = "sq_rel") -> str:
     Raises:
         DataError: the tables are not there.
     """
-    frames = [pd.read_csv(p) for n in (2, 3, 4) if (p := folder / f"table{n}.csv").is_file()]
+    frames = [
+        pd.read_csv(p, dtype={"list": str}) for n in (2, 3, 4) if (p := folder / f"table{n}.csv").is_file()
+    ]
     if not frames:
         raise DataError(
             f"no table2.csv to table4.csv in {folder}: `python -m d3d tables --stored` writes them."
