@@ -234,7 +234,11 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     sets = "; ".join(
         f"{name}: {count} images" for name, count in ours.groupby("set", sort=False)["images"].max().items()
     )
-    title = f"In the manner of the paper's Table {key}: {layout.title}" if key.isdigit() else f"Apart: {layout.title}"
+    title = (
+        f"In the manner of the paper's Table {key}: {layout.title}"
+        if key.isdigit()
+        else f"Apart: {layout.title}"
+    )
     depth = "relative depth (median scaling of each image)" if layout.scale == "median" else "depth in metres"
     network = f"{ours['architecture'].iloc[0]} trained" if layout.ablation else "Trained"
     seeds = ", ".join(map(str, scores.seeds))
