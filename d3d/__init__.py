@@ -18,6 +18,7 @@ _MODULES = (
     "config",
     "datasets",
     "dataview",
+    "detection",
     "errors",
     "evaluation",
     "figures",
@@ -37,6 +38,7 @@ _MODULES = (
     "stages",
     "tables",
     "training",
+    "uncertainty",
     "widgets",
 )
 

@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 
 from d3d import figures, fusion, stages
 from d3d.config import Config
+from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth
 from d3d.metrics import depth_metrics
+from d3d.prediction import DepthStore
 from d3d.progress import track
 from d3d.scenes import TrainingScene, training_scenes
 from d3d.stages import chain, spread
-from d3d.stages.labels import uncertainty
 
 OVER = 0.25  # a depth is over-estimated that is a quarter farther than the truth: where the metric a1 ends
 TARGETS = ("highlight", "over-estimated highlight")
@@ -138,18 +139,9 @@ def compare(
         DataError: no training frame has truth and a mask of highlights, or no uncertainty is there.
     """
     arch = arch or config.arch
-    names = tuple(names) or available(config, arch)
-    if not names:
-        raise DataError(
-            f"this run has no uncertainty of {arch} yet: name those to compute, as names=('tta',)."
-        )
-    rooms = [s for s in training_scenes(config) if _known(s)]
-    if not rooms:
-        raise DataError(
-            f"no training frame of {config.data.dataset} has both true depth and a mask of highlights."
-        )
-    stores = {name: uncertainty(config, name, arch) for name in names}
+    stores = _stores(config, arch, names)
     predicted, projected = stages.predict(config, arch), stages.project(config, arch)
+    rooms = _rooms(config)
     chosen = [(s.scene, i) for s in rooms for i in s.targets[:: max(1, len(s.targets) // frames)]]
     seen = []
     for scene, i in track(chosen, what="compare", unit="frame"):
@@ -163,12 +155,31 @@ def compare(
         depth_metrics, scale=config.evaluation.scale, min_depth=d.min_depth, max_depth=d.max_depth
     )
     result = compare_frames(seen, share, measure)
-    costs = pd.DataFrame({name: spread.cost(config, name, arch) for name in names}).T
+    costs = pd.DataFrame({name: spread.cost(config, name, arch) for name in stores}).T
     return replace(result, table=result.table.join(costs))
 
 
-def _known(s: TrainingScene) -> bool:
-    return s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None
+def _stores(config: Config, arch: str, names: Sequence[str]) -> dict[str, DepthStore]:
+    names = tuple(names) or available(config, arch)
+    if not names:
+        raise DataError(
+            f"this run has no uncertainty of {arch} yet: name those to compute, as names=('tta',)."
+        )
+    return {name: stages.uncertainty(config, name, arch) for name in names}
+
+
+def _rooms(config: Config) -> list[TrainingScene]:
+    """The training scenes with true depth and a mask of highlights."""
+    rooms = [
+        s
+        for s in training_scenes(config)
+        if s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None
+    ]
+    if not rooms:
+        raise DataError(
+            f"no training frame of {config.data.dataset} has both true depth and a mask of highlights."
+        )
+    return rooms
 
 
 def compare_frames(
@@ -223,8 +234,34 @@ def _sq_rel(
     return pd.DataFrame(rows).mean().to_dict()
 
 
-def figure(result: Comparison, title: str = "") -> Figure:
-    """Precision over recall of each uncertainty, for highlights and for those that are over-estimated."""
-    return figures.precision_recall(
-        result.curves, result.table[["ap_highlight", "ap_over"]], result.chance, REFERENCES, title
+def figure(result: Comparison, title: str = "", **size: float) -> Figure:
+    """Precision over recall of each uncertainty, for highlights and for those that are over-estimated.
+
+    Args:
+        **size: ``width_in`` and ``font_pt``, for another medium than print.
+    """
+    ap = result.table[["ap_highlight", "ap_over"]]
+    return figures.precision_recall(result.curves, ap, result.chance, REFERENCES, title, **size)
+
+
+def maps_figure(config: Config, arch: str = "", names: Sequence[str] = (), **size: float) -> Figure:
+    """Each uncertainty as a map, of the training frame with most over-estimated highlight; names as in `compare`."""
+    arch = arch or config.arch
+    stores, predicted = _stores(config, arch, names), stages.predict(config, arch)
+
+    def over(at: tuple[Scene, int]) -> int:
+        scene, i = at
+        pred, nothing = predicted.read_of(scene, i), np.zeros(0)
+        frame = ScoredFrame(pred, nothing, {}, scene.depth(i), scene.highlight_mask(i))
+        return np.count_nonzero(frame.targets()[2])
+
+    rooms = _rooms(config)
+    scene, i = max(
+        ((s.scene, i) for s in rooms for i in s.targets[:: max(1, len(s.targets) // 20)]), key=over
     )
+    pred, size_hw = predicted.read_of(scene, i), config.data.size_hw
+    off = figures.signed_error(pred, nearest_depth(scene.depth(i), size_hw))
+    maps = {name: store.read_of(scene, i) for name, store in stores.items()}
+    title = f"{scene.name}, frame {scene.frame_ids[i]}"
+    highlight = scene.highlight_mask(i, size_hw)
+    return figures.uncertainty_maps(scene.image(i, size_hw), off, maps, highlight, title, **size)

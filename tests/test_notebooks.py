@@ -36,6 +36,7 @@ NAMES = (
     "06_sevenscenes",
     "07_ablation",
     "09_reflection_list",
+    "10_uncertainty",
 )
 MAX_BYTES = 700_000
 

@@ -28,6 +28,8 @@ def precision_recall(
     chance: Mapping[str, float],
     references: Sequence[str] = (),
     title: str = "",
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
     """Precision over recall: of the pixels that an uncertainty finds, how many should be found, and how many of these.
 
@@ -37,12 +39,13 @@ def precision_recall(
         chance: target -> precision of finding by chance, drawn as a line.
         references: names among the uncertainties that are none; drawn in grey and black.
     """
+    small = max(SMALLEST_PT, font_pt - 1)
     names = list(dict.fromkeys(curves["uncertainty"]))
     own = [n for n in names if n not in references]
     styles = dict(zip(own, _STYLES, strict=False)) | dict(zip(references, _REFERENCE_STYLES, strict=False))
-    figure = Figure(figsize=(PRINT_WIDTH_IN, 3.1), layout="constrained")
+    figure = Figure(figsize=(width_in, 0.44 * width_in), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=PRINT_FONT_PT + 2)
+        figure.suptitle(title, fontsize=font_pt + 2)
     for axis, column, (target, share) in zip(
         figure.subplots(1, len(chance), squeeze=False)[0],
         average_precision.columns,
@@ -61,15 +64,13 @@ def precision_recall(
                 label=f"{name}: {average_precision.loc[name, column]:.3f}",
             )
         axis.axhline(share, color="lightgray", linewidth=1, zorder=0, label=f"chance: {share:.3f}")
-        axis.set_title(f"finding {target} pixels", fontsize=PRINT_FONT_PT + 1)
-        axis.set_xlabel("recall: share of these that are found", fontsize=PRINT_FONT_PT)
-        axis.set_ylabel("precision", fontsize=PRINT_FONT_PT)
-        axis.tick_params(labelsize=SMALLEST_PT)
+        axis.set_title(f"finding {target} pixels", fontsize=font_pt + 1)
+        axis.set_xlabel("recall: share of these that are found", fontsize=font_pt)
+        axis.set_ylabel("precision", fontsize=font_pt)
+        axis.tick_params(labelsize=small)
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.grid(alpha=0.3)
-        axis.legend(
-            fontsize=SMALLEST_PT, title="average precision", title_fontsize=SMALLEST_PT, handlelength=3
-        )
+        axis.legend(fontsize=small, title="average precision", title_fontsize=small, handlelength=3)
     return figure
 
 
@@ -79,6 +80,8 @@ def uncertainty_maps(
     maps: Mapping[str, np.ndarray],
     highlight: np.ndarray | None = None,
     title: str = "",
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
     """One frame: its image, how far the predicted depth is off, and each uncertainty on a scale of its own.
 
@@ -99,4 +102,4 @@ def uncertainty_maps(
         )
     columns = 4
     rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
-    return grid(rows, title, PRINT_WIDTH_IN, PRINT_FONT_PT + 1)
+    return grid(rows, title, width_in, font_pt)
