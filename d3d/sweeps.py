@@ -205,8 +205,8 @@ def _is_uncertain(strategy: str) -> bool:
 def truncation_sweep(
     config: Config,
     arch: str = "",
-    truncations_m: Sequence[float] = TRUNCATIONS_M,
-    voxels_m: Sequence[float] = VOXELS_M,
+    truncations_m: Sequence[float] | None = None,
+    voxels_m: Sequence[float] | None = None,
     frames: int = 30,
 ) -> pd.DataFrame:
     """Fusion with other truncations and voxels: projected depth and Eq. 3's labels against the truth.
@@ -215,8 +215,8 @@ def truncation_sweep(
     kept in the run's ``sweeps/``: a repeat reads it, and a sweep that was stopped goes on with the next scene.
 
     Args:
-        truncations_m: tried with the run's own voxel, if not smaller than it.
-        voxels_m: tried with the run's own truncation, if not larger than it.
+        truncations_m: tried with the run's own voxel, if not smaller than it; None: `TRUNCATIONS_M`.
+        voxels_m: tried with the run's own truncation, if not larger than it; None: `VOXELS_M`.
         frames: at most about so many frames of each scene are looked at.
 
     Returns:
@@ -230,6 +230,8 @@ def truncation_sweep(
     scenes = [s for s in stages.training_scenes(config) if s.scene.has_depth]
     if not scenes:
         raise DataError(f"no training scene of {config.data.dataset!r} has ground-truth depth.")
+    truncations_m = TRUNCATIONS_M if truncations_m is None else truncations_m
+    voxels_m = VOXELS_M if voxels_m is None else voxels_m
     tried = [("truncation", t, f.voxel_m) for t in truncations_m if t >= f.voxel_m]
     tried += [("voxel", f.trunc_m, v) for v in voxels_m if v <= f.trunc_m]
     predicted, uncertain = stages.predict(config, arch), stages.uncertainty(config)
