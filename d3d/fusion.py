@@ -16,24 +16,8 @@ from torch import Tensor
 
 from d3d.errors import DataError, unknown
 from d3d.geometry import backproject, project
-
-
-def ensemble_std(depths: Any, ddof: int = 0) -> Any:
-    """Uncertainty U: standard deviation over the networks' depths, metres.
-
-    Args:
-        depths: (networks, ...) stacked, or a sequence of equal maps; metres.
-        ddof: 0 divides by n (numpy's default, taken here), 1 by n - 1: a factor of 1.22 for three
-            networks, thus on the threshold too. The paper does not say.
-    """
-    if isinstance(depths, (list, tuple)):
-        shapes = {tuple(d.shape) for d in depths}
-        if len(shapes) != 1:
-            raise DataError(f"depth maps of an ensemble must be of one size, got {sorted(shapes)}.")
-        depths = torch.stack(list(depths)) if isinstance(depths[0], Tensor) else np.stack(depths)
-    if len(depths) < 2:
-        raise DataError("an ensemble needs at least two networks' depth.")
-    return depths.std(dim=0, correction=ddof) if isinstance(depths, Tensor) else depths.std(axis=0, ddof=ddof)
+from d3d.uncertainty import UNCERTAINTY
+from d3d.uncertainty import ensemble_std as ensemble_std  # a name of this module, too
 
 
 def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
@@ -191,8 +175,8 @@ STRATEGIES: dict[str, Strategy] = {
     "signed": Strategy(_signed, needs=frozenset({"uncertainty"})),
 }
 
-# What may stand for U in a strategy that looks at it; how each is computed is in `d3d.uncertainty`
-UNCERTAINTIES = ("ensemble", "mcdropout", "tta", "snapshots", "regression")
+# What may stand for U in a strategy that looks at it
+UNCERTAINTIES = tuple(UNCERTAINTY)
 
 # Every name of labels: a strategy, or one with another uncertainty than the paper's, as "uncer-tta"
 LABELS = tuple(STRATEGIES) + tuple(

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from d3d.datasets.augment import Augmentation
 from d3d.errors import DataError, unknown
-from d3d.fusion import UNCERTAINTIES, ensemble_std
 from d3d.geometry import disp_to_depth
 from d3d.models.base import DepthNetwork
 
@@ -27,6 +26,24 @@ DROPOUT = 0.2  # of the decoder's channels; Poggi et al. (CVPR 2020) in Monodept
 PASSES = 8  # with other channels dropped; theirs too
 SNAPSHOTS = 4  # weights of the second half of a training, besides the last ones
 COLOURS = 4  # colour changes of the augmentation, besides the image as it is and its mirror image
+
+
+def ensemble_std(depths: Any, ddof: int = 0) -> Any:
+    """Uncertainty U: standard deviation over the networks' depths, metres.
+
+    Args:
+        depths: (networks, ...) stacked, or a sequence of equal maps; metres.
+        ddof: 0 divides by n (numpy's default, taken here), 1 by n - 1: a factor of 1.22 for three
+            networks, thus on the threshold too. The paper does not say.
+    """
+    if isinstance(depths, (list, tuple)):
+        shapes = {tuple(d.shape) for d in depths}
+        if len(shapes) != 1:
+            raise DataError(f"depth maps of an ensemble must be of one size, got {sorted(shapes)}.")
+        depths = torch.stack(list(depths)) if isinstance(depths[0], Tensor) else np.stack(depths)
+    if len(depths) < 2:
+        raise DataError("an ensemble needs at least two networks' depth.")
+    return depths.std(dim=0, correction=ddof) if isinstance(depths, Tensor) else depths.std(axis=0, ddof=ddof)
 
 
 def ensemble(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
@@ -115,7 +132,7 @@ class Uncertainty:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Another one is a function, a line here, and its name in `d3d.fusion.UNCERTAINTIES`
+# Another one is a function and a line. What is trained for a "variant" is in `d3d.stages.spread`
 UNCERTAINTY: dict[str, Uncertainty] = {
     "ensemble": Uncertainty(ensemble, "ensemble"),
     "mcdropout": Uncertainty(mcdropout, "variant", {"dropout": DROPOUT, "passes": PASSES}),
@@ -132,7 +149,7 @@ def find_uncertainty(name: str) -> Uncertainty:
         ConfigError: there is none, with the near misses.
     """
     if name not in UNCERTAINTY:
-        raise unknown("uncertainty", name, UNCERTAINTIES)
+        raise unknown("uncertainty", name, UNCERTAINTY)
     return UNCERTAINTY[name]
 
 
