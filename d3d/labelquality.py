@@ -13,14 +13,17 @@ import pandas as pd
 from d3d import fusion, stages
 from d3d.config import Config
 from d3d.errors import DataError
-from d3d.metrics import depth_metrics
+from d3d.geometry import nearest_depth
 from d3d.progress import track
-from d3d.stages.labels import label_inputs
+from d3d.stages import label_inputs
+from d3d.sweeps import kinds, some, sq_rel
 
 THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
 
 # What no rule can know: P, or the truth, exactly where the mask says highlight
 ORACLES = ("oracle-proj", "oracle-truth")
+
+_COLUMNS = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
 
 
 def rule_sweep(
@@ -54,26 +57,29 @@ def rule_sweep(
         strategy = fusion.find_strategy(rule)
         if "uncertainty" in strategy.needs:
             stages.uncertainty(config, strategy.uncertainty, arch)
-    every = [(s.scene, row) for s in scenes for row in _spread(s.triples.indices, frames)]
+    every = [(s.scene, row) for s in scenes for row in some(s.triples.indices, frames)]
     rows = []
     bar = track(what="labels", total=len(every), unit="frame")
     for scene, triple in every:
         target = int(triple[0])
         gt, highlight = scene.depth(target), scene.highlight_mask(target)
+        bar.update()
         if gt is None:
-            bar.update()
             continue
+        masks = {_COLUMNS[k]: mask for k, mask in kinds(gt, highlight).items()}
+
+        def scores(label: np.ndarray, gt: np.ndarray = gt, masks: dict = masks) -> dict[str, float]:
+            return {name: sq_rel(config, label, gt, mask) for name, mask in masks.items()}
+
         for rule, t in tried:
             seen = label_inputs(config, arch, scene, triple, rule, 0.0 if t is None else t)
             label = fusion.make_label(rule, seen)
-            scores = _scores(label, gt, highlight, config)
-            rows.append({"rule": rule, "threshold_m": t, "projected": (label != seen.pred).mean(), **scores})
+            share = (label != seen.pred).mean()
+            rows.append({"rule": rule, "threshold_m": t, "projected": share, **scores(label)})
         if highlight is not None:
             for rule, label in _oracle_labels(seen.pred, seen.proj, gt, highlight).items():
-                scores = _scores(label, gt, highlight, config)
-                share = (label != _at(seen.pred, label.shape)).mean()
-                rows.append({"rule": rule, "threshold_m": None, "projected": share, **scores})
-        bar.update()
+                share = (label != nearest_depth(seen.pred, label.shape)).mean()
+                rows.append({"rule": rule, "threshold_m": None, "projected": share, **scores(label)})
     bar.close()
     result = pd.DataFrame(rows).astype({"threshold_m": float})
     return result.groupby(["rule", "threshold_m"], as_index=False, dropna=False, sort=False).mean()
@@ -83,38 +89,12 @@ def _thresholds(rule: str, thresholds_m: Sequence[float]) -> tuple[float | None,
     return tuple(thresholds_m) if "uncertainty" in fusion.find_strategy(rule).needs else (None,)
 
 
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    return rows[:: max(1, len(rows) // count)]
-
-
-def _at(depth: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    from d3d.geometry import nearest_depth
-
-    return nearest_depth(depth, size_hw)
-
-
 def _oracle_labels(
     pred: np.ndarray, proj: np.ndarray, gt: np.ndarray, highlight: np.ndarray
 ) -> dict[str, np.ndarray]:
     """At the truth's size, where the mask is."""
-    d, p = _at(pred, gt.shape), _at(proj, gt.shape)
+    d, p = nearest_depth(pred, gt.shape), nearest_depth(proj, gt.shape)
     return {
         "oracle-proj": np.where(highlight & (p > 0), p, d),
         "oracle-truth": np.where(highlight & (gt > 0), gt, d),
     }
-
-
-def _scores(
-    label: np.ndarray, gt: np.ndarray, highlight: np.ndarray | None, config: Config
-) -> dict[str, float]:
-    d = config.data
-    masks: dict[str, np.ndarray | None] = {"sq_rel": None}
-    if highlight is not None:
-        masks |= {"sq_rel_highlight": highlight, "sq_rel_diffuse": ~highlight}
-    result = {}
-    for name, mask in masks.items():
-        known = (gt > 0) if mask is None else mask & (gt > 0)
-        if known.any():
-            scores = depth_metrics(label, gt, mask, config.evaluation.scale, d.min_depth, d.max_depth)
-            result[name] = scores["sq_rel"]
-    return result

@@ -28,12 +28,12 @@ TRUNCATIONS_M = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)
 VOXELS_M = (0.025, 0.05, 0.075, 0.1)
 
 
-def _some(targets: Sequence[Any], frames: int) -> Sequence[Any]:
+def some(targets: Sequence[Any], frames: int) -> Sequence[Any]:
     """About so many of a scene's targets, evenly spaced."""
     return targets[:: max(1, len(targets) // frames)]
 
 
-def _kinds(gt: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+def kinds(gt: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
     """Masks of the pixels with truth, all of them and by kind; a kind without a pixel is left out."""
     masks = {"all": gt > 0}
     if highlight is not None:
@@ -41,7 +41,7 @@ def _kinds(gt: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _sq_rel(config: Config, depth: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> float:
+def sq_rel(config: Config, depth: np.ndarray, gt: np.ndarray, mask: np.ndarray) -> float:
     d = config.data
     return depth_metrics(depth, gt, mask, config.evaluation.scale, d.min_depth, d.max_depth)["sq_rel"]
 
@@ -57,7 +57,7 @@ def label_scores(config: Config, arch: str = "", labels: str = "", frames: int =
     arch, labels = arch or config.arch, labels or config.labels
     d = config.data
     scenes = stages.training_scenes(config)
-    chosen = [_some(s.targets, frames) for s in scenes]
+    chosen = [some(s.targets, frames) for s in scenes]
     predicted, projected = stages.predict(config, arch), stages.project(config, arch)
     label = stages.fuse(config, arch, labels) if labels not in ("pred", "proj") else predicted
 
@@ -113,15 +113,15 @@ def threshold_sweep(
     names = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
     rows = []
     for s in stages.training_scenes(config):
-        for i in _some(s.targets, frames):
+        for i in some(s.targets, frames):
             at = s.scene.name, s.scene.frame_ids[i]
             pred, proj, std = predicted.read(*at), projected.read(*at), uncertain.read(*at)
             gt = s.scene.depth(i)
-            masks = {} if gt is None else _kinds(gt, s.scene.highlight_mask(i))
+            masks = {} if gt is None else kinds(gt, s.scene.highlight_mask(i))
             for t in thresholds:
                 row = {"threshold_m": t, "projected": ((std >= t) & (proj > 0)).mean()}
                 label = fusion.fuse(pred, proj, std, t)
-                rows.append(row | {names[k]: _sq_rel(config, label, gt, mask) for k, mask in masks.items()})
+                rows.append(row | {names[k]: sq_rel(config, label, gt, mask) for k, mask in masks.items()})
     return pd.DataFrame(rows).groupby("threshold_m", as_index=False).mean()
 
 
@@ -132,8 +132,8 @@ def projected_pixels(use_proj: np.ndarray, highlight: np.ndarray) -> dict[str, t
         use_proj: bool (h, w), where the label is P.
         highlight: bool (h, w).
     """
-    kinds = {"highlight": highlight, "diffuse": ~highlight}
-    return {k: (int((use_proj & m).sum()), int(m.sum())) for k, m in kinds.items()}
+    masks = {"highlight": highlight, "diffuse": ~highlight}
+    return {k: (int((use_proj & m).sum()), int(m.sum())) for k, m in masks.items()}
 
 
 def label_makeup(
@@ -164,13 +164,13 @@ def label_makeup(
     above = {n: stages.threshold(config, n, arch) for n in strategies if _is_uncertain(n)}
     counts = {(n, kind): np.zeros(2, np.int64) for n in strategies for kind in ("highlight", "diffuse")}
     errors: dict[tuple[str, str], list[float]] = {key: [] for key in counts}
-    bar = track(what="label make-up", total=sum(len(_some(s.targets, frames)) for s in scenes), unit="frame")
+    bar = track(what="label make-up", total=sum(len(some(s.targets, frames)) for s in scenes), unit="frame")
     for s in scenes:
-        for row in _some(s.triples.indices, frames):
+        for row in some(s.triples.indices, frames):
             i = int(row[0])
             gt, native = s.scene.depth(i), s.scene.highlight_mask(i)
             highlight = s.scene.highlight_mask(i, config.data.size_hw)
-            masks = {} if gt is None else _kinds(gt, native)
+            masks = {} if gt is None else kinds(gt, native)
             for name in strategies:
                 seen = stages.label_inputs(config, arch, s.scene, row, name, above.get(name))
                 use = fusion.find_strategy(name).use_proj(seen) & (seen.proj > 0)
@@ -178,7 +178,7 @@ def label_makeup(
                 for kind, found in projected_pixels(use, highlight).items():
                     counts[name, kind] += found
                     if kind in masks:
-                        errors[name, kind].append(_sq_rel(config, label, gt, masks[kind]))
+                        errors[name, kind].append(sq_rel(config, label, gt, masks[kind]))
             bar.update()
     bar.close()
     rows = []
@@ -286,7 +286,7 @@ def _fused_otherwise(
 ) -> Iterator[dict[str, Any]]:
     """Rows of `truncation_sweep` for one scene: one a frame, kind of pixels and fusion tried."""
     size_hw = config.data.size_hw
-    targets = list(_some(s.targets, frames))
+    targets = list(some(s.targets, frames))
     Ks = np.stack([s.scene.K(i, size_hw) for i in targets])
     poses = s.scene.world_T_cams[targets]
     for sweep, trunc_m, voxel_m in tried:
@@ -301,7 +301,7 @@ def _fused_otherwise(
                 "label": fusion.fuse(pred, proj, std, threshold_m),
             }
             gt = s.scene.depth(i)
-            for kind, mask in _kinds(gt, s.scene.highlight_mask(i)).items():
+            for kind, mask in kinds(gt, s.scene.highlight_mask(i)).items():
                 yield {
                     "scene": s.scene.name,
                     "frame": s.scene.frame_ids[i],
@@ -309,6 +309,6 @@ def _fused_otherwise(
                     "trunc_m": trunc_m,
                     "voxel_m": voxel_m,
                     "pixels": kind,
-                    **{name: _sq_rel(config, depth, gt, mask) for name, depth in maps.items()},
+                    **{name: sq_rel(config, depth, gt, mask) for name, depth in maps.items()},
                 }
         bar.update()
