@@ -66,17 +66,19 @@ d3d.figures.fusion_inputs(
 # D_t(x) & \text{otherwise}
 # \end{cases}$$
 #
-# $D$ where the networks agree keeps the details; $P$ where they do not keeps out the reflections. Below:
-# how far each is off, red is too far.
+# $D$ where the networks agree keeps the details; $P$ where they do not keeps out the reflections. In a
+# running notebook the second picture is live: move the threshold and see which pixels take $P$, what the
+# label becomes and how far it is off; or choose another frame, network or label rule.
 
 # %%
-d3d.showcase.label_picture(example, cfg.arch, threshold)
+d3d.widgets.viewer(cfg, example.scene.name, example.frame)
 
 # %% [markdown]
-# The slider redraws that picture (in a running notebook):
+# $P$ is the depth of this mesh, fused from the depth that the network predicted for every view of the room.
+# In a running notebook it can be turned.
 
 # %%
-d3d.widgets.slider(lambda t: d3d.showcase.label_picture(example, cfg.arch, t), threshold, 4 * threshold)
+d3d.widgets.mesh(cfg, example.scene, example.index)
 
 # %% [markdown]
 # ## How the choice depends on the threshold

@@ -4,7 +4,7 @@
     python scripts/notebooks.py notebooks/03_fuse.py --profile demo --run demo
     python scripts/notebooks.py --no-run                 only the pairing; outputs of unchanged cells are kept
 
-What is written has no injected cell, no progress bars, no widget state and no path of this machine.
+What is written has no injected cell, no progress bars, no widgets or meshes to turn and no path of this machine.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def tidy(notebook: nbformat.NotebookNode, folders: dict[str, str] | None = None)
 def _wanted(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name != "stderr"  # progress bars and the like
+    if output.get("metadata", {}).get("d3d") == "interactive":
+        return False  # megabytes, and a static picture of the same stands before it
     return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import ipywidgets
+import nbformat
 import pytest
-from matplotlib.figure import Figure
+from known_run import known_run
 from PIL import Image
 
-from d3d import widgets
-from d3d.errors import DataError
+from d3d import showcase, viewer, widgets
+from d3d.config import PROFILES, Config
+from d3d.errors import ConfigError, DataError
+
+_path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
+_spec = importlib.util.spec_from_file_location("notebooks_script", _path)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
 
 
 def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
@@ -21,72 +31,145 @@ def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
         yield from tree(child)
 
 
-def of_kind(widget: ipywidgets.Widget, kind: type) -> ipywidgets.Widget:
-    """The one widget of a kind in the tree."""
-    (found,) = [w for w in tree(widget) if isinstance(w, kind)]
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return known_run(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What a cell's output would be given: each object with its metadata."""
+    seen: list[tuple] = []
+    monkeypatch.setattr("IPython.display.display", lambda x, metadata=None: seen.append((x, metadata)))
+    return seen
+
+
+def control(box: ipywidgets.Widget, name: str) -> ipywidgets.Widget:
+    """The one control of a name."""
+    (found,) = [w for w in tree(box) if getattr(w, "description", "") == name]
     return found
 
 
-def marked(value: float) -> Figure:
-    """A figure whose size in pixels tells the value it was drawn with."""
-    return Figure(figsize=(1 + value, 1), dpi=100)
+def picture(box: ipywidgets.Widget) -> bytes:
+    (found,) = [w for w in tree(box) if isinstance(w, ipywidgets.Image)]
+    return found.value
 
 
-def width(box: ipywidgets.Widget) -> int:
-    with Image.open(io.BytesIO(of_kind(box, ipywidgets.Image).value)) as picture:
-        return picture.width
+def text(box: ipywidgets.Widget) -> str:
+    return "".join(w.value for w in tree(box) if isinstance(w, ipywidgets.HTML))
 
 
-def test_the_slider_redraws_with_its_value() -> None:
-    box = widgets.slider(marked, 0.4, 1.6, "threshold")
-    control = of_kind(box, ipywidgets.FloatSlider)
-    assert (control.value, control.min, control.max, control.description) == (0.4, 0, 1.6, "threshold")
-    assert width(box) == 140, "drawn once when it is made"
-    control.value = 0.8
-    assert width(box) == 180
+def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
+    config: Config, displayed: list
+) -> None:
+    box = widgets.viewer(config)
+    ((static, _),) = displayed
+    assert static.data == picture(box)
+    with Image.open(io.BytesIO(static.data)) as page:
+        assert page.format == "PNG"
+        assert page.width > 1000
+    assert static.alt in text(box).replace("<b>", "")
+    assert control(box, "threshold").value == config.fusion.threshold_m
 
 
-def test_a_slider_from_zero_has_room_to_move() -> None:
-    assert of_kind(widgets.slider(marked, 0.0, 0.0), ipywidgets.FloatSlider).max == 1
+def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
+    box = widgets.viewer(config)
+    for name, value, said in (
+        ("threshold", 0.3, "threshold 0.300 m"),
+        ("network", "monovit", "MonoViT"),
+        ("labels", "proj", "labels proj"),
+    ):
+        before = picture(box)
+        control(box, name).value = value
+        assert picture(box) != before, name
+        assert said in text(box)
+    assert control(box, "threshold").disabled, "these labels look at no threshold"
+    control(box, "labels").value = "signed"
+    assert not control(box, "threshold").disabled
 
 
-def test_an_error_while_redrawing_is_told_and_goes_away() -> None:
-    def draw(value: float) -> Figure:
-        if value == 1.0:
-            raise DataError("no <depth> here.")
-        if value == 1.2:
-            raise KeyError("frame")
-        return marked(value)
-
-    box = widgets.slider(draw, 0.4, 1.6)
-    control, message = of_kind(box, ipywidgets.FloatSlider), of_kind(box, ipywidgets.HTML)
-    assert message.value == ""
-    control.value = 1.0
-    assert "no &lt;depth&gt; here." in message.value
-    assert width(box) == 140, "the picture before stays"
-    control.value = 1.2
-    assert "KeyError: &#x27;frame&#x27;" in message.value
-    control.value = 0.6
-    assert message.value == ""
-    assert width(box) == 160
+def test_next_and_previous_go_round(config: Config, displayed: list) -> None:
+    box = widgets.viewer(config)
+    frame = control(box, "frame")
+    first, second, last = frame.options[0], frame.options[1], frame.options[-1]
+    assert frame.value == first
+    control(box, "previous").click()
+    assert frame.value == last
+    control(box, "next").click()
+    control(box, "next").click()
+    assert frame.value == second
+    assert f"frame {second}" in text(box)
 
 
-def test_an_error_at_the_first_drawing_fails_the_cell() -> None:
-    def draw(value: float) -> Figure:
-        raise DataError("nothing to draw")
+def test_another_scene_brings_its_frames(
+    tmp_path: Path, displayed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"glossyrooms": {"rooms": 2, "frames": 18}}
+    smoke = PROFILES["smoke"]
+    two_rooms = replace(smoke, data=replace(smoke.data, options=options))
+    monkeypatch.setitem(PROFILES, "smoke", two_rooms)
+    box = widgets.viewer(known_run(tmp_path))
+    names = [name for _, name in control(box, "scene").options]
+    assert len(names) == 2
+    before = picture(box)
+    control(box, "frame").value = control(box, "frame").options[3]
+    control(box, "scene").value = names[1]
+    assert picture(box) != before
+    frame = control(box, "frame")
+    assert frame.value in frame.options
+    assert f"{names[1]}, frame {frame.value}" in text(box)
+    assert "No true depth" in text(box), "the second room has none"
 
-    with pytest.raises(DataError, match="nothing to draw"):
-        widgets.slider(draw, 0.4, 1.6)
+
+def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displayed: list, monkeypatch) -> None:
+    box = widgets.viewer(config)
+    before = picture(box)
+    whole = viewer.picture
+
+    def broken(*args: object) -> None:
+        raise DataError("no <depth> here.")
+
+    monkeypatch.setattr(viewer, "picture", broken)
+    control(box, "threshold").value = 0.2
+    assert "no &lt;depth&gt; here." in text(box)
+    assert picture(box) == before, "the picture before stays"
+    monkeypatch.setattr(viewer, "picture", whole)
+    control(box, "threshold").value = 0.3
+    assert "depth&gt; here" not in text(box)
+    assert picture(box) != before
 
 
-def test_no_output_widget_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nbclient, and so papermill, may wait for ever on a cell that shows one."""
+def test_an_error_at_the_first_drawing_fails_the_cell(config: Config, displayed: list) -> None:
+    with pytest.raises(ConfigError, match="training scene 'nowhere'"):
+        widgets.viewer(config, "nowhere")
+
+
+def test_no_output_widget_is_ever_made(
+    config: Config, displayed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nbclient, and so papermill, may wait for ever on a cell that shows one (D29)."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("an Output widget was made")
 
     monkeypatch.setattr(ipywidgets.Output, "__init__", refuse)
-    box = widgets.slider(marked, 0.4, 1.6)
-    of_kind(box, ipywidgets.FloatSlider).value = 0.8
-    assert of_kind(box, ipywidgets.HTML).value == ""
+    box = widgets.viewer(config)
+    control(box, "threshold").value = 0.3
+    assert "Output widget" not in text(box)
     assert not any(isinstance(w, ipywidgets.Output) for w in tree(box))
+
+
+def test_the_mesh_leaves_a_picture_and_is_marked_as_what_is_not_stored(
+    config: Config, displayed: list
+) -> None:
+    example = showcase.example_frame(config)
+    widgets.mesh(config, example.scene, example.index)
+    (static, unmarked), (page, marked) = displayed
+    assert static.data.startswith(b"\x89PNG")
+    assert unmarked is None
+    assert "<iframe" in page.data
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    output = nbformat.v4.new_output("display_data", {"text/html": page.data}, metadata=marked)
+    cell = nbformat.v4.new_code_cell("mesh", outputs=[output], execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    assert script.tidy(notebook).cells[0].outputs == []

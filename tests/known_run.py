@@ -1,0 +1,45 @@
+"""A run of profile smoke whose networks were never trained: their depth is made from the truth, so that it is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from d3d import runs, stages
+from d3d.config import ENSEMBLE, Config, make_config
+from d3d.datasets import Scene
+from d3d.geometry import nearest_depth
+from d3d.prediction import DepthStore
+
+# Each network's depth over the truth, off highlights and on them: they agree to 2 % but for highlights
+OFF, ON = (
+    dict(zip(ENSEMBLE, (1.0, 1.01, 0.99), strict=True)),
+    dict(zip(ENSEMBLE, (1.5, 1.2, 1.0), strict=True)),
+)
+
+
+def known_run(runs_dir: Path) -> Config:
+    """Leaves the stages "pretrain" and "predict" as if they had been run; what follows from them is computed."""
+    config = make_config(profile="smoke", runs_dir=str(runs_dir))
+    scenes = stages.training_scenes(config)
+    for arch in ENSEMBLE:
+        with runs.open_stage(config, "pretrain", arch) as stage:
+            stage.finish({"weights.safetensors": f"none of {arch}"})
+            inputs = stage.outputs
+        with runs.open_stage(config, "predict", arch, inputs=inputs) as stage:
+            store = DepthStore(stage.folder)
+            for s in scenes:
+                wanted = s.frames_to_predict(config.fusion.integrate_every)
+                frames = ((s.scene.frame_ids[i], _depth(config, s.scene, i, arch)) for i in wanted)
+                store.write_scene(s.scene.name, frames)
+            stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+    return config
+
+
+def _depth(config: Config, scene: Scene, i: int, arch: str) -> np.ndarray:
+    size_hw = config.data.size_hw
+    if not scene.has_depth:
+        return np.full(size_hw, 3.0 * OFF[arch])
+    truth, highlight = nearest_depth(scene.depth(i), size_hw), scene.highlight_mask(i, size_hw)
+    return np.where(truth > 0, truth * np.where(highlight, ON[arch], OFF[arch]), 3.0)
