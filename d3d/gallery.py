@@ -24,6 +24,8 @@ from d3d.metrics import depth_metrics, resize_depth
 from d3d.models import ARCHITECTURES
 from d3d.progress import say
 
+# in a notebook; drawn at the width of a page, a figure's text is small on a screen
+SCREEN_DPI = 100
 WIDTH, FONT = figures.PRINT_WIDTH_IN, figures.PRINT_FONT_PT
 
 
@@ -33,6 +35,9 @@ class Drawing:
 
     figure: Figure
     table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        self.figure.set_dpi(SCREEN_DPI)
 
 
 def stem(config: Config) -> str:

@@ -35,6 +35,7 @@ NAMES = (
     "05_evaluate",
     "06_sevenscenes",
     "07_ablation",
+    "08_figures",
     "09_reflection_list",
     "10_uncertainty",
 )
