@@ -38,7 +38,7 @@ notebooks: setup ## write each notebook's .ipynb from its .py and run it (PROFIL
 
 figures: setup ## make paper_figures/ again, with the CSV behind each
 	$(PY) -m d3d figures --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(ROOT),--root "$(ROOT)") \
-	    $(if $(SEED),--seed "$(SEED)") $(ARGS)
+	    $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 rooms: setup ## render data/glossyrooms again (ARGS="--out FOLDER --train 200 ..." for another set)
 	$(PY) -m d3d.glossyrooms.make --out data/glossyrooms $(ARGS)
