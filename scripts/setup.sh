@@ -96,23 +96,33 @@ check_system() {
             "To go on without them (no mesh fusion, no rendering): D3D_NO_SYSTEM_CHECK=1 make setup"
 }
 
-# What only makes rendering rooms faster: installed where that is possible, else named, and setup goes on.
+# What is not demanded: installed where that is possible, else named with what is lost, and setup goes on. One at a
+# time: a system may have one and not the other.
 add_optional() {
-    local packages command
-    packages=$(missing_libraries "$1" --optional | tr '\n' ' ')
-    packages=${packages% }
-    [ -n "$packages" ] || return 0
-    command=$(apt_command "$packages")
-    if ! command -v apt-get >/dev/null 2>&1; then
-        command="what your system calls it"
-    elif ! is_root; then
-        command=$(as_root "$command")
-    else
-        say "installing system packages: $packages"
-        if run_apt "$command"; then return 0; fi
-    fi
-    say "without $packages mitsuba renders rooms with its scalar variant, which is slower; nothing else needs it"
-    say "to add it: $command"
+    local line package command
+    missing_libraries "$1" --optional | while IFS= read -r line; do
+        package=${line%%:*}
+        command=$(apt_command "$package")
+        if ! command -v apt-get >/dev/null 2>&1; then
+            command="what your system calls it"
+        elif ! is_root; then
+            command=$(as_root "$command")
+        else
+            say "installing system packages: $package"
+            if run_apt "$command"; then continue; fi
+        fi
+        say "without $package ${line#*: }"
+        say "to add it: $command"
+    done
+}
+
+# dash, which comes with open3d, has an extension for JupyterLab of the old kind: without this, JupyterLab asks at every
+# start to be built anew, for which it would download packages.
+quiet_jupyterlab() {
+    local folder=$venv/etc/jupyter/labconfig
+    [ ! -e $folder/page_config.json ] || return 0
+    mkdir -p $folder
+    echo '{"buildAvailable": false, "buildCheck": false}' >$folder/page_config.json
 }
 
 # What the environment is made from; the folder counts, for a virtual environment does not survive a move.
@@ -159,6 +169,7 @@ $venv/bin/python -m pip install --quiet --progress-bar off --disable-pip-version
     --constraint constraints.txt --editable ".[$extras]" ||
     fail "pip could not install the packages (see above)." \
         "Nothing is lost: the same make command goes on from here."
+quiet_jupyterlab
 fingerprint >$stamp.part
 mv $stamp.part $stamp
 say "done in $((SECONDS - started)) s"

@@ -163,12 +163,13 @@ class Sandbox:
         )
         self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\ntouch "{installed}"\n')
 
-    def lack_llvm(self) -> None:
-        """All that is missing is libllvm19, which apt-get, a stand-in too, does not find."""
+    def lack_optional(self) -> None:
+        """Missing are libllvm19, which apt-get, a stand-in too, does not find, and chromium, which it does."""
         (self.folder / "scripts" / "system_libraries.py").write_text(
-            "import sys\nif '--optional' in sys.argv: print('libllvm19')\n"
+            "import sys\n"
+            "if '--optional' in sys.argv: print('libllvm19: it is slower\\nchromium: a test is skipped')\n"
         )
-        self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\n[ "$1" = update ]\n')
+        self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\n[[ "$*" != *llvm* ]]\n')
 
     def setup(self, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -289,6 +290,13 @@ def test_root_installs_the_missing_library(sandbox):
 
 
 @linux
+def test_jupyterlab_does_not_ask_to_be_built_anew(sandbox):
+    assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
+    page_config = sandbox.folder / ".venv" / "etc" / "jupyter" / "labconfig" / "page_config.json"
+    assert json.loads(page_config.read_text()) == {"buildAvailable": False, "buildCheck": False}
+
+
+@linux
 def test_a_library_lost_later_is_noticed(sandbox):
     assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
     sandbox.lack_library()
@@ -300,17 +308,22 @@ def test_a_library_lost_later_is_noticed(sandbox):
 
 @linux
 @pytest.mark.parametrize("user", ["root", "someone"])
-def test_setup_goes_on_without_what_is_only_faster(sandbox, user):
-    sandbox.lack_llvm()
+def test_setup_goes_on_without_what_is_not_demanded(sandbox, user):
+    sandbox.lack_optional()
     sandbox.fake("id", f"#!/bin/bash\necho {0 if user == 'root' else 1000}\n")
     result = sandbox.setup()
     assert result.returncode == 0, result.stderr
-    assert "without libllvm19 mitsuba renders rooms with its scalar variant" in result.stdout
-    (by_hand,) = [line for line in result.stdout.splitlines() if "to add it: " in line]
-    assert "apt-get install -y --no-install-recommends libllvm19" in by_hand
-    assert ("su" in by_hand) == (user != "root")
-    tried = [call for call in sandbox.calls() if call.startswith("apt-get install")]
-    assert len(tried) == (user == "root")
+    by_hand = [line for line in result.stdout.splitlines() if "to add it: " in line]
+    assert "without libllvm19 it is slower" in result.stdout
+    assert "apt-get install -y --no-install-recommends libllvm19" in by_hand[0]
+    assert ("su" in by_hand[0]) == (user != "root")
+    tried = [call.split()[-1] for call in sandbox.calls() if call.startswith("apt-get install")]
+    if user == "root":  # what cannot be had does not keep out the rest
+        assert tried == ["libllvm19", "chromium"]
+        assert len(by_hand) == 1
+    else:
+        assert tried == []
+        assert "without chromium a test is skipped" in result.stdout
     # Said where something is installed, not with every make command
     again = sandbox.setup()
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
@@ -327,11 +340,18 @@ def test_missing_packages_are_told_from_what_loads(repo_dir, monkeypatch):
     assert not libraries.loads("libnosuchlibrary.so.7")
 
     monkeypatch.delenv("DRJIT_LIBLLVM_PATH", raising=False)
+
+    def missing(loads, finds=lambda name: f"/usr/bin/{name}"):
+        return libraries.missing_optional(loads=loads, finds=finds)
+
     # LLVM 15, which OpenGL's drivers bring, does not count; a newer one than Debian's does
-    assert libraries.missing_optional(loads=lambda name: name == "libLLVM-15.so.1") == ["libllvm19"]
-    assert libraries.missing_optional(loads=lambda name: name == "libLLVM.so.21.1") == []
+    assert missing(lambda name: name == "libLLVM-15.so.1") == ["libllvm19"]
+    assert missing(lambda name: name == "libLLVM.so.21.1") == []
     monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "/opt/llvm/lib/libLLVM.so")
-    assert libraries.missing_optional(loads=lambda _: False) == []
+    assert missing(lambda _: False) == []
+    assert missing(lambda _: True, finds=lambda _: None) == ["chromium"]
+    assert missing(lambda _: True, finds={"google-chrome": "/opt/chrome"}.get) == []
+    assert set(libraries.WITHOUT) == {"libllvm19", "chromium"}
 
 
 # --- make and CI -----------------------------------------------------------------------------------------

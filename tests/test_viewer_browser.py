@@ -7,6 +7,7 @@ local one is refused and fails the test: viewer and mesh must work without a net
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -28,7 +29,10 @@ from known_run import known_run
 playwright = pytest.importorskip("playwright.sync_api")
 
 REPO = Path(__file__).resolve().parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_spec = importlib.util.spec_from_file_location("system_libraries", REPO / "scripts" / "system_libraries.py")
+system_libraries = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(system_libraries)
+CHROMIUM = next(filter(None, map(shutil.which, system_libraries.BROWSERS)), None)
 TOKEN = "a-token-of-this-test"
 SECONDS = 90  # for what a busy machine does slowly
 
