@@ -81,7 +81,7 @@ _MORE = """
       };
       if (keys[event.key]) { keys[event.key](); controls.update(); render(); event.preventDefault(); }
     });
-    zoom(0.75);
+    zoom(0.85);
     controls.update();
     render();
   }
