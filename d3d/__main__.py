@@ -258,17 +258,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _configs(values: dict, seeds: str | None) -> list[Config]:
-    """One configuration a seed; each has the run that is named after its seed."""
+    """One configuration a seed; its run is named after the seed, or by "{seed}" in ``--run`` and ``--base``."""
     if seeds is None:
         return [make_config(**values)]
-    for name in ("seed", "run"):
-        if values.get(name) is not None:
-            raise ConfigError(f"--seeds and --{name}: give one of them; each seed has a run of its own.")
+    if values.get("seed") is not None:
+        raise ConfigError("--seeds and --seed: give one of them.")
+    for name in ("run", "base"):
+        if values.get(name) is not None and "{seed}" not in values[name]:
+            raise ConfigError(
+                f"--{name} {values[name]!r} must have {{seed}} in it: each seed has a run of its own."
+            )
     try:
         numbers = [int(s) for s in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {seeds!r} must be whole numbers with commas, as 0,1,2.") from None
-    return [make_config(**{**values, "seed": n}) for n in numbers]
+
+    def of(n: int) -> dict:
+        return {
+            k: v.replace("{seed}", str(n)) if k in ("run", "base") and v else v for k, v in values.items()
+        }
+
+    return [make_config(**{**of(n), "seed": n}) for n in numbers]
 
 
 def _without(arguments: list[str], option: str) -> list[str]:

@@ -47,12 +47,11 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether every split's scores are there."""
-        return all(
-            (
-                runs.stage_folder(c, "evaluate", path=stages.evaluated(c, self.arch, self.labels)) / "DONE"
-            ).is_file()
-            for c in self._evaluations()
-        )
+        return all((self._scores(c) / "DONE").is_file() for c in self._evaluations())
+
+    def _scores(self, config: Config) -> Path:
+        path = stages.evaluated(config, self.arch, self.labels)
+        return runs.stage_folder(config, "evaluate", self.arch, self.labels, path=path)
 
     @property
     def ready(self) -> bool:

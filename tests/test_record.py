@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from d3d import record, runs
-from d3d.__main__ import _without, main
+from d3d.__main__ import _configs, _without, main
 from d3d.config import ENSEMBLE, make_config
 from d3d.errors import BusyError, ConfigError, RunError
 
@@ -110,6 +110,9 @@ def test_a_folder_in_use_is_busy_and_not_a_failure(configs):
 def test_seeds_name_their_runs_and_nothing_else_may(capsys):
     assert main(["record", "--profile", "smoke", "--seeds", "0,1", "--run", "x"]) == 2
     assert "each seed has a run of its own" in capsys.readouterr().err
+    several = _configs({"profile": "smoke", "run": "twice{seed}", "base": "once{seed}"}, "0,3")
+    assert [(c.seed, c.run, c.base) for c in several] == [(0, "twice0", "once0"), (3, "twice3", "once3")]
+    assert [c.run for c in _configs({"profile": "smoke"}, "1")] == ["glossyrooms-smoke-seed1"]
     assert main(["record", "--profile", "smoke", "--seeds", "0,one"]) == 2
     assert "whole numbers" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="at least 1"):
