@@ -156,6 +156,7 @@ def _record(configs: list[Config], processes: int, arguments: list[str]) -> None
 
     jobs = record.plan(configs)
     if processes == 1:
+        record.end_with_parent()
         record.work(jobs)
     else:
         record.work_in_processes(jobs, arguments, processes)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +109,35 @@ def test_a_folder_in_use_is_busy_and_not_a_failure(configs):
     finally:
         leave.set()
         holder.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of a process' children")
+def test_processes_end_when_the_command_is_killed(tmp_path):
+    command = ["record", "--profile", "smoke", "--seeds", "0", "--processes", "2", "--runs-dir"]
+    arguments = [sys.executable, "-m", "d3d", *command, str(tmp_path)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        children: list[int] = []
+        deadline = time.monotonic() + 120
+        while len(children) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            children = [int(pid) for pid in path.read_text().split()]
+        while not list(tmp_path.glob("*/pretrain/*/config.json")):  # they are at work
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    while any(_alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "a process went on alone"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_seeds_name_their_runs_and_nothing_else_may(capsys):
