@@ -16,7 +16,7 @@
 #
 # **Paper** section 3.2.3 and Eq. 3; sections 2.3 and Table 1 name the alternatives. **In:** the networks, predicted and
 # projected depth (computed now if not there). **Out:** `runs/<run>/uncertainty`, and `/variant` where one needs a
-# training of its own. **Time** at profile smoke: 109 s on one CPU core shared with other work, most of it the networks;
+# training of its own. **Time** at profile smoke: 121 s on one CPU core shared with other work, most of it the networks;
 # on one GPU not measured.
 #
 # `papermill 10_uncertainty.ipynb out.ipynb -p arch hrdepth`

@@ -16,7 +16,7 @@ _STYLES = (
     ("#D55E00", "--"),
     ("#009E73", "-."),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
-    ("#CC79A7", (0, (3, 1))),
+    ("#CC79A7", (0, (9, 1.5))),
     ("#56B4E9", (0, (7, 2, 2, 2))),
 )
 _REFERENCE_STYLES = (("gray", (0, (1, 1))), ("black", (0, (1, 2))))
@@ -43,7 +43,7 @@ def precision_recall(
     names = list(dict.fromkeys(curves["uncertainty"]))
     own = [n for n in names if n not in references]
     styles = dict(zip(own, _STYLES, strict=False)) | dict(zip(references, _REFERENCE_STYLES, strict=False))
-    figure = Figure(figsize=(width_in, 0.44 * width_in), layout="constrained")
+    figure = Figure(figsize=(width_in, 0.56 * width_in), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=font_pt + 2)
     for axis, column, (target, share) in zip(
@@ -70,7 +70,17 @@ def precision_recall(
         axis.tick_params(labelsize=small)
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=small, title="average precision", title_fontsize=small, handlelength=3)
+        # below: curves may run anywhere
+        axis.legend(
+            fontsize=small,
+            title="average precision",
+            title_fontsize=small,
+            handlelength=3.5,
+            ncols=2,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            frameon=False,
+        )
     return figure
 
 
