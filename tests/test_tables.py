@@ -295,6 +295,14 @@ def test_the_best_of_a_network_is_marked_in_every_format_never_the_papers():
     assert "**0.000**" not in tables.markdown(table)  # the only one of its network is best of nothing
 
 
+def test_a_lucky_seed_is_not_ranked_with_means_of_several():
+    made = [evaluation((v,) * 4, labels=n, seed=s) for n, v in (("pred", 3), ("uncer", 2)) for s in (0, 1)]
+    markdown = tables.markdown(tables.paper_table(scores(*made, evaluation((1,) * 4, labels="signed")), "6"))
+    assert "**2.000**" in markdown
+    assert "1.000" in markdown
+    assert "*1.000*" not in markdown
+
+
 # LaTeX
 
 
@@ -651,7 +659,7 @@ def test_the_command_writes_the_tables_of_several_seeds(tmp_path, capsys, monkey
         (["evaluate", "--seeds", "0,1"], "--seeds is no option of evaluate"),
         (["all", "--readme"], "--readme is no option of all"),
         (["tables", "--seeds", "0,x"], "must be whole numbers"),
-        (["tables", "--seeds", "0,1", "--run", "r"], "--seeds and --run"),
+        (["tables", "--seeds", "0,1", "--run", "r"], "must have {seed} in it"),
         (["tables", "--seeds", "0,1"], "no evaluation in"),
     ],
 )
