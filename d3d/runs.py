@@ -183,6 +183,8 @@ class Stage:
         self.inputs = dict(inputs)
         self._what = what
         self._start = time.monotonic()
+        # as of now: during the hours of a training the checkout may be moved to another commit
+        self._code = {} if self.done else _git_state()
 
     @property
     def done(self) -> bool:
@@ -221,7 +223,7 @@ class Stage:
         seconds = round(time.monotonic() - self._start, 1)
         write_json(
             self.folder / "provenance.json",
-            provenance(self.config, inputs=self.inputs, seconds=seconds, **extra),
+            provenance(self.config, inputs=self.inputs, seconds=seconds, **self._code, **extra),
         )
         write_json(self.folder / "DONE", {"outputs": dict(outputs), "seconds": seconds})
 

@@ -115,3 +115,12 @@ def test_leftovers_of_a_killed_run_are_cleared(cfg):
         (half / "000.png").write_bytes(b"x")
     with runs.open_stage(cfg, "predict", "hrdepth") as stage:
         assert not half.exists()
+
+
+def test_the_commit_is_that_of_the_start(cfg, monkeypatch):
+    monkeypatch.setattr(runs, "_git_state", lambda: {"git": "before", "dirty": False})
+    with runs.open_stage(cfg, "pretrain", "monovit") as stage:
+        monkeypatch.setattr(runs, "_git_state", lambda: {"git": "after", "dirty": True})
+        stage.finish({})
+    stored = runs.read_json(stage.folder / "provenance.json")
+    assert (stored["git"], stored["dirty"]) == ("before", False)
