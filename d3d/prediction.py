@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from d3d.datasets.scene import Scene
+from d3d.datasets.scene import Scene, decode_image
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
 from d3d.models.base import DepthNetwork
@@ -49,11 +49,10 @@ def read_depth(path: Path) -> np.ndarray:
         DataError: missing or damaged, with the file's name.
     """
     try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
+        values = np.asarray(decode_image(path, ("PNG",)))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the stage that makes it again.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path}: not a readable depth PNG ({error}). Delete its folder and run again."
         ) from None

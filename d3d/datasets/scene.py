@@ -6,9 +6,9 @@ and depth only when asked for, so that a data set of thousands of scenes opens q
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -19,12 +19,16 @@ from d3d.geometry import check_pose, scale_intrinsics
 HW = tuple[int, int]
 FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
 
+# A file of a hundred bytes may claim 60000x60000 pixels and have them allocated: 8K video has a little less than this
+MAX_PIXELS = 2**25
+
 
 class Scene:
     """Posed frames of one room in the order of time.
 
     A source of data derives from this class and implements `_read_image` and `_read_K`, and where it
-    has them `_read_depth` and `_read_highlight_mask`; all return arrays at the native colour size.
+    has them `_read_depth` and `_read_highlight_mask`; all return arrays at the native colour size, depth at
+    its own where the two differ.
     The public methods check what these return, so that each bad file gives the same error whatever
     its source.
 
@@ -34,6 +38,8 @@ class Scene:
         world_T_cams: (n, 4, 4) float64 poses of the colour camera, OpenCV axes, metres.
         size_hw: native colour size.
         has_depth: whether `depth` gives anything.
+        depth_hw: size of `depth`; the native colour size unless the source says otherwise.
+        left_out: frame id -> why the source has this frame and the scene does not.
     """
 
     def __init__(
@@ -43,8 +49,15 @@ class Scene:
         world_T_cams: np.ndarray,
         size_hw: HW,
         has_depth: bool = False,
+        depth_hw: HW | None = None,
+        numbers: Sequence[int] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Checks and keeps what is known without opening an image.
+
+        Args:
+            depth_hw: where ground truth has another size than colour, and both show the same view.
+            numbers: each frame's place in the video, where frames of it are left out; see `every`.
 
         Raises:
             DataError: no frame, another number of poses than of frames, or a pose that is not one.
@@ -53,10 +66,15 @@ class Scene:
             raise DataError(f"scene {name!r} is empty: it has no frame.")
         if len(world_T_cams) != len(frame_ids):
             raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(world_T_cams)} poses.")
+        if numbers is not None and len(numbers) != len(frame_ids):
+            raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(numbers)} numbers of them.")
         self.name = name
         self.frame_ids = tuple(frame_ids)
         self.size_hw: HW = (int(size_hw[0]), int(size_hw[1]))
         self.has_depth = has_depth
+        self.depth_hw: HW = self.size_hw if depth_hw is None else (int(depth_hw[0]), int(depth_hw[1]))
+        self.left_out = dict(left_out or {})
+        self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.world_T_cams = np.stack(
             [check_pose(pose, self._where(i)) for i, pose in enumerate(world_T_cams)]
         )
@@ -72,7 +90,7 @@ class Scene:
         return None
 
     def _read_depth(self, i: int) -> np.ndarray | None:
-        """Depth i (H, W) in metres, registered to colour, 0 = invalid; asked for only if `has_depth`."""
+        """Depth i (`depth_hw`) in metres, registered to colour, 0 = invalid; asked for only if `has_depth`."""
         raise NotImplementedError
 
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
@@ -103,22 +121,22 @@ class Scene:
         return resize_image(image, size_hw)
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth, float32 (H, W) in metres at the native colour size, 0 = invalid; None if there is none.
+        """Depth, float32 (`depth_hw`) in metres, 0 = invalid; None if there is none.
 
         It is never resized: averaging depth invents surfaces between two true ones. Evaluation resizes
         the prediction to it instead.
 
         Raises:
-            DataError: the file is missing or broken, or its size is not that of the colour image.
+            DataError: the file is missing or broken, or its size is not that of the scene's depth.
         """
         i = self._index(i)
         depth = self._read_depth(i) if self.has_depth else None
         if depth is None:
             return None
-        if depth.shape != self.size_hw:
+        if depth.shape != self.depth_hw:
             raise DataError(
                 f"{self._where(i)}: the depth map has shape {depth.shape}, but depth registered to this scene's "
-                f"colour must have {self.size_hw}."
+                f"colour must have {self.depth_hw}."
             )
         return np.ascontiguousarray(depth, dtype=np.float32)
 
@@ -148,6 +166,17 @@ class Scene:
             return mask
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
         return np.asarray(grey.resize((size_hw[1], size_hw[0]), Image.Resampling.BOX)) >= 128
+
+    def every(self, n: int) -> list[int]:
+        """Indices of every nth frame of the video, its first among them.
+
+        Where frames are left out (lost tracking, or only what is needed was kept) they are still those
+        whose number in the video is a multiple of n: a frame that is not there is not replaced by its
+        neighbour, so that the same frames are meant however much of the video is kept.
+        """
+        if self._numbers is None:
+            return list(range(0, len(self), n))
+        return np.flatnonzero(self._numbers % n == 0).tolist()
 
     def block(self, start: int, stop: int, name: str | None = None) -> Scene:
         """Frames ``start`` .. ``stop - 1`` as a scene of its own, so that no triple crosses its ends.
@@ -182,7 +211,16 @@ class _Subset(Scene):
             indices, parent = [parent._indices[i] for i in indices], parent._parent
         self._parent, self._indices = parent, indices
         ids = [parent.frame_ids[i] for i in indices]
-        super().__init__(name, ids, parent.world_T_cams[indices], parent.size_hw, parent.has_depth)
+        super().__init__(
+            name,
+            ids,
+            parent.world_T_cams[indices],
+            parent.size_hw,
+            parent.has_depth,
+            parent.depth_hw,
+            None if parent._numbers is None else parent._numbers[indices],
+            parent.left_out,
+        )
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._parent._read_image(self._indices[i])
@@ -203,6 +241,8 @@ class Dataset:
     Attributes:
         name: the name in the registry.
         splits: names of the splits there are: "train" and "val", and "test" where there is one.
+        verified: whether every frame is known to be readable: it was decoded, or is compared with a checksum of
+            what was. The others are decoded once before a training (`d3d.stages.frames`).
     """
 
     def __init__(
@@ -210,10 +250,19 @@ class Dataset:
         name: str,
         splits: Mapping[str, Callable[[], list[Scene]]],
         lists: Mapping[str, Callable[[], Mapping[str, FrameList]]] | None = None,
+        *,
+        verified: bool = False,
+        truth: Callable[[str], str] | None = None,
     ) -> None:
-        """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames."""
+        """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
+
+        Args:
+            truth: from a split to what its depth is; see `truth`.
+        """
         self.name = name
         self.splits = tuple(splits)
+        self.verified = verified
+        self._truth = truth
         self._make = dict(splits)
         self._make_lists = dict(lists or {})
         self._scenes: dict[str, list[Scene]] = {}
@@ -247,6 +296,13 @@ class Dataset:
             raise unknown(f"split of data set {self.name!r}", split, self.splits)
         return dict(self._make_lists[split]()) if split in self._make_lists else {}
 
+    def truth(self, split: str) -> str:
+        """What a split's depth is, in words, where a data set may come with one kind or another; else "".
+
+        Answered without reading a frame: scores against one kind are not those against another, and say which.
+        """
+        return "" if self._truth is None else self._truth(split)
+
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"
 
@@ -278,30 +334,50 @@ def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
-def read_png_or_jpeg(path: Path, where: str) -> Image.Image:
-    """A fully decoded image file.
+def decode_image(file: Path | BinaryIO, formats: Sequence[str]) -> Image.Image:
+    """A fully decoded image.
+
+    Args:
+        formats: PIL's names of those that are expected; no other decoder is tried.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, not an image of these formats, or claims more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(file, formats=formats) as image:
+            if image.width * image.height <= MAX_PIXELS:
+                image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
+                return image
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # PIL's decoders raise whatever they stumble over
+        raise ValueError(f"truncated or not an image ({error})") from error
+    raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+
+
+def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
+    """As `decode_image`, of a frame's file.
 
     Raises:
         DataError: missing, truncated or not an image; names ``where`` (scene and frame) and the file.
     """
     try:
-        with Image.open(path) as image:
-            image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
-            return image
+        return decode_image(path, formats)
     except FileNotFoundError:
         raise DataError(f"{where}: {path} is missing.") from None
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
-        raise DataError(f"{where}: {path} is truncated or not an image ({error}). Copy it again.") from error
+    except ValueError as error:
+        raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
 
 
 def read_color(path: Path, where: str) -> np.ndarray:
     """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
-    return np.array(read_png_or_jpeg(path, where).convert("RGB"))  # a copy: PIL's own buffer is read-only
+    return np.array(read_image_file(path, where).convert("RGB"))  # a copy: PIL's own buffer is read-only
 
 
 def read_depth_png(path: Path, where: str) -> np.ndarray:
     """A 16-bit depth png as uint16 (H, W), units as stored; raises DataError, also where it has 8 bits or colour."""
-    image = read_png_or_jpeg(path, where)
+    image = read_image_file(path, where)
     if image.mode not in ("I;16", "I;16B", "I"):
         raise DataError(f"{where}: {path} is not a 16-bit grey depth png (it has mode {image.mode}).")
     return np.asarray(image).astype(np.uint16)

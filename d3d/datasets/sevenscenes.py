@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d.datasets.scene import Dataset, Scene, read_color, read_depth_png, read_png_or_jpeg, require_root
+from d3d.datasets.scene import Dataset, Scene, read_color, read_depth_png, read_image_file, require_root
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import check_pose
 
@@ -54,7 +54,7 @@ class SevenScenesSequence(Scene):
             raise DataError(f"scene {name!r}: {folder} has no frame-NNNNNN.color.png or .color.jpg.")
         poses = [_read_pose(folder / f"{frame}.pose.txt", f"scene {name!r}, {frame}") for frame in colors]
         world_T_cams = np.stack(poses) @ np.linalg.inv(COLOR_T_DEPTH)
-        first = read_png_or_jpeg(self._colors[0], f"scene {name!r}, {next(iter(colors))}")
+        first = read_image_file(self._colors[0], f"scene {name!r}, {next(iter(colors))}")
         has_depth = any((folder / f"{frame}.depth.png").exists() for frame in colors)
         super().__init__(name, tuple(colors), world_T_cams, (first.height, first.width), has_depth)
 
