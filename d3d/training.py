@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from d3d import distributed
 from d3d.config import TrainConfig
 from d3d.datasets.augment import unflip
 from d3d.datasets.samples import EpochBatches
@@ -87,7 +88,7 @@ class DistillTask:
 
     def loss(self, disps: dict[int, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
-        loss = log_depth_loss(depth, batch["label"])
+        loss = log_depth_loss(depth, batch["label"], count=distributed.mean_count(batch["label"] > 0))
         return loss, {"log_depth": loss.detach()}
 
 
@@ -109,9 +110,13 @@ class RegressionTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
         log_scale = disps["log_scale"].float()
-        loss = laplacian_nll(depth, log_scale, batch["label"])
+        count = distributed.mean_count(batch["label"] > 0)
+        loss = laplacian_nll(depth, log_scale, batch["label"], count=count)
         with torch.no_grad():
-            parts = {"log_depth": log_depth_loss(depth, batch["label"]), "scale": log_scale.exp().mean()}
+            parts = {
+                "log_depth": log_depth_loss(depth, batch["label"], count=count),
+                "scale": log_scale.exp().mean(),
+            }
         return loss, parts
 
 
@@ -157,34 +162,57 @@ def train(
     name and renamed. A killed training that is started again goes on from there and ends at the same weights
     (bit for bit on a CPU with the same number of threads), as every random choice depends on seed and step alone.
 
+    In a group of processes (`d3d.distributed`) the first one calls this, and all train; ``config.batch_size`` images
+    a step in all.
+
     Args:
         model_factory: makes the network; called after seeding, so its initialisation is the seed's.
+        device: "cpu", "cuda" or a device; in a group each process has its own.
         on_checkpoint: called with the number of finished steps after each checkpoint.
 
     Returns:
         the trained network in eval mode.
 
     Raises:
+        ConfigError: the batch cannot be shared by the processes.
         DataError: the loss stopped being finite.
     """
+    distributed.send((model_factory, task, config, folder, seed, what))
+    with distributed.training():
+        return train_here(model_factory, task, config, folder, seed, what, device, on_checkpoint)
+
+
+def train_here(
+    model_factory: Callable[[], nn.Module],
+    task: Task,
+    config: TrainConfig,
+    folder: Path,
+    seed: int = 0,
+    what: str = "",
+    device: torch.device | str = "cpu",
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """This process's part of a training, as `train` has it; the first process of a group alone writes."""
     from d3d.models import save_weights
 
-    device = torch.device(device)
+    device, leads = distributed.device(device), distributed.rank() == 0
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = model_factory().to(device)
+    model = distributed.share(model_factory().to(device))
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     first, history = _resume(folder / STATE, model, optimizer, device)
-    per_epoch = EpochBatches(len(task.samples), config.batch_size, seed).per_epoch
+    distributed.agree(first, f"the step that {folder / STATE} is of")
+    part = (distributed.rank(), distributed.size())
+    per_epoch = EpochBatches(len(task.samples), config.batch_size, seed, part=part).per_epoch
     total = config.total_steps(per_epoch)
     every = config.checkpoint_steps or per_epoch
     snapshots = config.snapshot_steps(total)
     loader = DataLoader(
         task.samples,
-        batch_sampler=EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total)),
+        batch_sampler=EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total), part),
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
     )
@@ -194,7 +222,7 @@ def train(
     else:
         say(
             f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
-            f"on {device}"
+            f"on {device}{f', {part[1]} processes' if part[1] > 1 else ''}"
         )
     bar = track(what=what, total=total, unit="step")
     bar.update(first)
@@ -202,6 +230,7 @@ def train(
     sums: dict[str, Tensor] = {}
     since = first  # the steps that `sums` is of
     model.train()
+    network = distributed.wrap(model)
     for step, batch in enumerate(loader, first):
         torch.manual_seed(seed * 1_000_003 + step)  # drop path: the same after a resume
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
@@ -212,7 +241,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            disps = model(image, scales=task.scales)
+            disps = network(image, scales=task.scales)
         disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
         loss, parts = task.loss(disps, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -223,11 +252,11 @@ def train(
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
-        if done in snapshots:  # those after the last checkpoint are written again, the same, after a kill
+        if done in snapshots and leads:  # those after the last checkpoint are written again, the same, after a kill
             save_weights(model, folder / SNAPSHOT.format(step=done))
         if done % every and done != total:
             continue
-        means = {name: float(value) / (done - since) for name, value in sums.items()}
+        means = {name: value / (done - since) for name, value in distributed.mean(sums).items()}
         if not math.isfinite(means["loss"]):
             raise DataError(
                 f"{what}: the loss is {means['loss']} in steps {since + 1} to {done}. Are poses and intrinsics those "
@@ -235,6 +264,8 @@ def train(
             )
         history.append({"epoch": round(done / per_epoch, 3), "steps": done, "learning_rate": rate, **means})
         sums, since = {}, done
+        if not leads:
+            continue
         save_weights(model, folder / WEIGHTS)
         _checkpoint(folder, model, optimizer, done, history)
         bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
@@ -245,7 +276,8 @@ def train(
         if on_checkpoint is not None:
             on_checkpoint(done)
     bar.close()
-    _draw(folder, history)
+    if leads:
+        _draw(folder, history)
     if first < total:
         seconds = time.monotonic() - start
         images = (total - first) * min(config.batch_size, len(task.samples))
