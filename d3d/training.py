@@ -143,6 +143,22 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     return config.learning_rate * 0.1**drops * warmup
 
 
+def batch_loss(
+    network: nn.Module, task: Task, batch: dict[str, Tensor], config: TrainConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch on the network's device, as each step of `train` has it, and its parts, detached.
+
+    It reads no value back from the device: a GPU that has to answer in every step waits in every step.
+    """
+    image = batch["input"]
+    if config.channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        disps = network(image, scales=task.scales)
+    disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
+    return task.loss(disps, batch)
+
+
 def train(
     model_factory: Callable[[], nn.Module],
     task: Task,
@@ -234,16 +250,10 @@ def train_here(
     for step, batch in enumerate(loader, first):
         torch.manual_seed(seed * 1_000_003 + step)  # drop path: the same after a resume
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-        image = batch["input"]
-        if config.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
         rate = learning_rate(config, step, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            disps = network(image, scales=task.scales)
-        disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
-        loss, parts = task.loss(disps, batch)
+        loss, parts = batch_loss(network, task, batch, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
