@@ -112,7 +112,7 @@ class _Frames:
     """A scene's frames by id and, where each id is a number of its own, by number."""
 
     def __init__(self, scene: Scene) -> None:
-        self.name, self.ids = scene.name, frozenset(scene.frame_ids)
+        self.name, self.ids, self.left_out = scene.name, frozenset(scene.frame_ids), scene.left_out
         numbers = {int(i): i for i in scene.frame_ids if i.isdecimal()}
         self.by_number = numbers if len(numbers) == len(self.ids) else {}
 
@@ -125,6 +125,9 @@ class _Frames:
     def missing(self, frame: str) -> str:
         """What to tell of a frame that is not there."""
         ids = sorted(self.ids)
+        why = self.left_out.get(frame) or self.left_out.get(str(int(frame)) if frame.isdecimal() else "")
+        if why:
+            return f"scene {self.name!r} leaves frame {frame!r} out: {why}"
         text = f"scene {self.name!r} has no frame {frame!r}, but {len(ids)} from {ids[0]!r} to {ids[-1]!r}"
         if frame.isdecimal() and self.by_number:
             near = sorted(self.by_number, key=lambda n: abs(n - int(frame)))[:2]
@@ -200,7 +203,7 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
     """
     where = f"split {split!r} of data set {dataset.name!r}"
     scenes = dataset.scenes(split)
-    evaluated = {(s.name, i) for s in scenes for i in s.frame_ids[::every]}
+    evaluated = {(s.name, s.frame_ids[i]) for s in scenes for i in s.every(every)}
     checked = {}
     for name, path in given_files(given, split).items():
         checked[name] = read_list(path, scenes, where)

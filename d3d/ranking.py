@@ -104,8 +104,8 @@ def _path(config: Config) -> str:
     return e.split if e.dataset is None else f"{e.dataset}-{e.split}"
 
 
-def _frames(config: Config, scene: Scene) -> range:
-    return range(0, len(scene), config.evaluation.every)
+def _frames(config: Config, scene: Scene) -> list[int]:
+    return scene.every(config.evaluation.every)
 
 
 def folder_of(config: Config) -> Path:

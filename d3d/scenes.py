@@ -29,7 +29,7 @@ class TrainingScene:
 
     def frames_to_predict(self, integrate_every: int) -> list[int]:
         """Every frame of a triple, and every frame that goes into the TSDF."""
-        return sorted({*map(int, self.triples.indices.ravel()), *range(0, len(self.scene), integrate_every)})
+        return sorted({*map(int, self.triples.indices.ravel()), *self.scene.every(integrate_every)})
 
 
 _opened: dict[str, Dataset] = {}
@@ -72,7 +72,10 @@ def training_scenes(config: Config) -> list[TrainingScene]:
         evaluated_dataset(config)  # a wrong list must not be found out after hours of training
     result, tried, dropped = [], 0, Counter()
     for scene in dataset(config).scenes("train"):
-        triples = find_triples(scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg)
+        targets = scene.every(d.every)
+        triples = find_triples(
+            scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg, targets=targets
+        )
         tried += triples.targets_tried
         dropped.update(triples.dropped)
         if len(triples):

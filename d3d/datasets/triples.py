@@ -8,6 +8,7 @@ is the one nearest to the target in time.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,6 +65,7 @@ def find_triples(
     translation_m: tuple[float, float] = (0.05, 0.10),
     max_rotation_deg: float = 3.0,
     max_gap: int | None = None,
+    targets: Sequence[int] | None = None,
 ) -> Triples:
     """Finds for every Nth frame the nearest source backwards and forwards in time within the bounds.
 
@@ -77,6 +79,8 @@ def find_triples(
         translation_m: least and greatest distance of the camera centres, metres, both included.
         max_rotation_deg: greatest angle of the relative rotation, included.
         max_gap: greatest difference in frames; None for any.
+        targets: indices of the targets in rising order, instead of every Nth pose: where poses of a video were
+            left out, every Nth of those left is another frame (`Scene.every`).
 
     Raises:
         ConfigError: a bound that makes no sense.
@@ -96,7 +100,9 @@ def find_triples(
         raise DataError(
             f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out."
         )
-    targets = np.arange(0, len(poses), every)
+    targets = np.arange(0, len(poses), every) if targets is None else np.asarray(targets, dtype=np.int64)
+    if len(targets) and not 0 <= targets.min() <= targets.max() < len(poses):
+        raise ConfigError(f"find_triples: targets must be indices of the {len(poses)} poses.")
     bounds = (low, high, max_rotation_deg, max_gap or len(poses))
     backward, why_backward = _nearest(poses, targets, -1, *bounds)
     forward, why_forward = _nearest(poses, targets, 1, *bounds)

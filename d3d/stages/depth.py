@@ -94,11 +94,11 @@ def project(config: Config, arch: str = "") -> DepthStore:
 def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.Mesh:
     """The TSDF mesh of a scene from stored depth of every ``integrate_every``-th frame (3.2.2)."""
     f, size_hw = config.fusion, config.data.size_hw
-    used = range(0, len(scene), f.integrate_every)
+    used = scene.every(f.integrate_every)
     return reconstruction.reconstruct(
         np.stack([depths.read(scene.name, scene.frame_ids[i]) for i in used]),
         np.stack([scene.K(i, size_hw) for i in used]),
-        scene.world_T_cams[list(used)],
+        scene.world_T_cams[used],
         f.voxel_m,
         f.trunc_m,
         every=1,

@@ -49,7 +49,7 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
             raise DataError(
                 f"split {e.split!r} of {e.dataset or d.dataset!r} has no ground-truth depth to evaluate against."
             )
-        frames = [range(0, len(s), e.every) for s in scenes]
+        frames = [s.every(e.every) for s in scenes]
         store = DepthStore(stage.folder / "depth")
         name = f"evaluate/{path}"
         predict_scenes(
