@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class D3DError(Exception):
@@ -24,6 +24,26 @@ class RunError(D3DError, RuntimeError):
 
 class BusyError(RunError):
     """Another process is at work in this folder just now."""
+
+
+class TasksError(RunError):
+    """Some scenes of a stage failed, and all others are done.
+
+    Attributes:
+        failures: scene to what was wrong with it.
+    """
+
+    def __init__(self, what: str, number: int, failures: Mapping[str, str]):
+        self.failures = dict(failures)
+        self._arguments = (what, number, self.failures)
+        listed = "\n  ".join(f"{name}: {reason}" for name, reason in self.failures.items())
+        super().__init__(
+            f"{what}: {len(self.failures)} of {number} failed, the others are done. Mend these and run the same "
+            f"again, which does only what is missing:\n  {listed}"
+        )
+
+    def __reduce__(self):
+        return type(self), self._arguments
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
