@@ -192,7 +192,24 @@ class Scene:
 
     def subset(self, indices: Iterable[int], name: str) -> Scene:
         """The frames ``indices`` (in the order given) as a scene of its own; nothing is read or copied."""
-        return _Subset(self, [self._index(i) for i in indices], name)
+        indices = [self._index(i) for i in indices]
+        numbers = None if self._numbers is None else self._numbers[indices]
+        return _Subset(self, indices, name, numbers, self.left_out)
+
+    def without(self, reasons: Mapping[str, str]) -> Scene:
+        """The scene, of the same name, without some of its frames; what `every` means stays the same.
+
+        Args:
+            reasons: frame id -> why it is left out; ids that are not there are passed over.
+
+        Raises:
+            DataError: no frame is left.
+        """
+        kept = [i for i, frame in enumerate(self.frame_ids) if frame not in reasons]
+        if len(kept) == len(self):
+            return self
+        numbers = np.arange(len(self)) if self._numbers is None else self._numbers
+        return _Subset(self, kept, self.name, numbers[kept], {**self.left_out, **reasons})
 
     def _index(self, i: int) -> int:
         if not -len(self) <= i < len(self):
@@ -206,7 +223,14 @@ class Scene:
 class _Subset(Scene):
     """Some frames of another scene, read through it."""
 
-    def __init__(self, parent: Scene, indices: list[int], name: str) -> None:
+    def __init__(
+        self,
+        parent: Scene,
+        indices: list[int],
+        name: str,
+        numbers: np.ndarray | None,
+        left_out: Mapping[str, str],
+    ) -> None:
         if isinstance(parent, _Subset):  # a subset of a subset reads straight from the source
             indices, parent = [parent._indices[i] for i in indices], parent._parent
         self._parent, self._indices = parent, indices
@@ -218,8 +242,8 @@ class _Subset(Scene):
             parent.size_hw,
             parent.has_depth,
             parent.depth_hw,
-            None if parent._numbers is None else parent._numbers[indices],
-            parent.left_out,
+            numbers,
+            left_out,
         )
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -334,18 +358,21 @@ def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
-def decode_image(file: Path | BinaryIO, formats: Sequence[str]) -> Image.Image:
+def decode_image(file: Path | BinaryIO, formats: Sequence[str], size_hw: HW | None = None) -> Image.Image:
     """A fully decoded image.
 
     Args:
         formats: PIL's names of those that are expected; no other decoder is tried.
+        size_hw: the size that it must have, where that is known before.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not an image of these formats, or claims more than `MAX_PIXELS`.
+        ValueError: it is truncated, not an image of these formats, of another size, or claims more than `MAX_PIXELS`.
     """
     try:
         with Image.open(file, formats=formats) as image:
+            if size_hw is not None and (image.height, image.width) != tuple(size_hw):
+                raise ValueError(f"{image.width}x{image.height} instead of {size_hw[1]}x{size_hw[0]}")
             if image.width * image.height <= MAX_PIXELS:
                 image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
                 return image

@@ -1,0 +1,342 @@
+"""ScanNet's .sens files, version 4: streamed frame by frame, never loaded whole.
+
+    header   version, name, intrinsics and extrinsics of both cameras, codecs, sizes, depth unit, number of frames
+    frame    camera-to-world pose, two timestamps, two lengths, a colour image and a depth map of these lengths
+    ...      and after the last frame those of an inertial sensor, which nothing here reads
+
+Everything is little endian. Nothing the file says is believed before it is checked: a length is compared with what is
+left of the file, and with what an image of the stated size can take, before a byte of it is read or allocated.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from d3d.datasets.scene import HW, MAX_PIXELS, decode_image
+from d3d.errors import DataError
+
+VERSION = 4
+COLOR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
+DEPTH_CODECS = {-1: "unknown", 0: "raw", 1: "zlib", 2: "occi"}
+
+START = struct.Struct("<IQ")  # version, length of the name that follows
+CAMERAS = struct.Struct("<64f2i4If")  # four matrices, codecs, colour w h, depth w h, depth units a metre
+COUNT = struct.Struct("<Q")
+FRAME = struct.Struct("<16f4Q")  # world_T_cam, time of colour and depth, bytes of colour and depth
+
+_MAX_NAME = 4096
+# At 30 a second nearly ten hours; the headers of so many take 109 MB
+_MAX_FRAMES = 2**20
+# Beyond its pixels what a compressed image may take: headers, tables, and zlib's own where nothing compresses
+_SLACK = 2**16
+_COPY_AGAIN = "Download or copy the file again."
+_HEADERS = np.dtype(
+    [
+        ("world_T_cam", "<f4", (4, 4)),
+        ("color_time", "<u8"),
+        ("depth_time", "<u8"),
+        ("color_bytes", "<u8"),
+        ("depth_bytes", "<u8"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SensHeader:
+    """What a file says of all its frames.
+
+    Attributes:
+        name: of the sensor.
+        color_K, depth_K: (3, 3) float64 intrinsics of the native sizes, pixel centres at integers.
+        color_extrinsic, depth_extrinsic: (4, 4) float64; the identity in ScanNet.
+        color_codec, depth_codec: of `COLOR_CODECS`, `DEPTH_CODECS`.
+        color_hw, depth_hw: native sizes.
+        depth_shift: depth units a metre; 1000 in ScanNet.
+        frames: as many as there should be.
+    """
+
+    name: str
+    color_K: np.ndarray
+    depth_K: np.ndarray
+    color_extrinsic: np.ndarray
+    depth_extrinsic: np.ndarray
+    color_codec: str
+    depth_codec: str
+    color_hw: HW
+    depth_hw: HW
+    depth_shift: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class SensFrame:
+    """One frame as the file has it, still compressed.
+
+    Attributes:
+        index: its number in the file.
+        world_T_cam: (4, 4) float64 camera-to-world, metres; not checked: where tracking was lost it is -inf or zero.
+        color_time, depth_time: microseconds of the sensor's clock.
+        color, depth: compressed contents.
+    """
+
+    index: int
+    world_T_cam: np.ndarray
+    color_time: int
+    depth_time: int
+    color: bytes
+    depth: bytes
+    header: SensHeader
+    where: str
+
+    def image(self) -> np.ndarray:
+        """Colour, uint8 (H, W, 3) RGB.
+
+        Raises:
+            DataError: broken, not of the header's size, or of a codec that nobody knows.
+        """
+        codec, (h, w) = self.header.color_codec, self.header.color_hw
+        if codec == "raw":
+            _expect(self.color, h * w * 3, f"{self.where}: raw colour of {w}x{h}")
+            return np.frombuffer(self.color, np.uint8).reshape(h, w, 3).copy()
+        if codec == "unknown":
+            raise DataError(f"{self.where}: the file does not say how colour is compressed. {_COPY_AGAIN}")
+        try:
+            image = decode_image(io.BytesIO(self.color), [codec.upper()], (h, w))
+        except ValueError as error:
+            raise DataError(f"{self.where}: colour is {error}. {_COPY_AGAIN}") from error
+        return np.array(image.convert("RGB"))  # a copy: PIL's own buffer is read-only
+
+    def depth_units(self) -> np.ndarray:
+        """Depth as stored, uint16 (h, w), ``depth_shift`` units a metre, 0 = invalid.
+
+        Raises:
+            DataError: broken, not of the header's size, or of a codec that is not read.
+        """
+        codec, (h, w) = self.header.depth_codec, self.header.depth_hw
+        size, what = h * w * 2, f"{self.where}: depth of {w}x{h}"
+        if codec not in ("raw", "zlib"):
+            raise DataError(
+                f"{self.where}: depth is compressed by {codec!r}, which only the capturing program reads; ScanNet's "
+                f"release has 'zlib'. Export the file again with zlib or raw depth."
+            )
+        content = self.depth
+        if codec == "zlib":
+            inflate = zlib.decompressobj()
+            try:
+                # one byte more than expected would be wrong already: no bomb is ever inflated
+                content = inflate.decompress(self.depth, size + 1)
+            except zlib.error as error:
+                raise DataError(f"{what}: not zlib data ({error}). {_COPY_AGAIN}") from error
+            if len(content) == size and not inflate.eof:
+                raise DataError(f"{what}: the compressed data end too early. {_COPY_AGAIN}")
+        _expect(content, size, what)
+        return np.frombuffer(content, "<u2").reshape(h, w).astype(np.uint16)
+
+    def depth_m(self) -> np.ndarray:
+        """Depth, float32 (h, w) metres, 0 = invalid; raises as `depth_units`."""
+        return self.depth_units().astype(np.float32) / np.float32(self.header.depth_shift)
+
+
+class SensFile:
+    """A .sens file, by index and in order.
+
+    Opening reads the header only. Where frames lie is found on the way to the one asked for, by hopping from
+    header to header; no file stays open, so that it can be used by several processes, forked or pickled.
+
+        for frame in SensFile("scene0000_00.sens"):
+            frame.world_T_cam, frame.image(), frame.depth_m()
+
+    Attributes:
+        path: of the file.
+        header: what it says of all its frames.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Reads and checks the header.
+
+        Raises:
+            DataError: missing, not a .sens file of version 4, or a header that makes no sense.
+        """
+        self.path = Path(path)
+        with self._open() as file:
+            self._size = os.fstat(file.fileno()).st_size
+            self.header = self._read_header(file)
+            self._first = file.tell()
+        self._headers = bytearray()
+        self._contents = array("Q")  # where each frame's colour begins
+
+    def __len__(self) -> int:
+        """How many frames there should be; a truncated file has fewer (`whole_frames`)."""
+        return self.header.frames
+
+    def __repr__(self) -> str:
+        (h, w), (dh, dw) = self.header.color_hw, self.header.depth_hw
+        return f"<SensFile {self.path.name}: {len(self)} frames, colour {w}x{h}, depth {dw}x{dh}>"
+
+    def __iter__(self) -> Iterator[SensFrame]:
+        with self._open() as file:
+            for i in range(len(self)):
+                self._find(i + 1, file)
+                yield self._frame(i, file)
+
+    def frame(self, i: int, *, color: bool = True, depth: bool = True) -> SensFrame:
+        """Frame i; what is not asked for is not read, and empty.
+
+        Raises:
+            IndexError: there is no such frame.
+            DataError: the file is truncated at or before it (names that frame), or damaged.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.path} has {len(self)} frames, there is no frame {i}.")
+        with self._open() as file:
+            self._find(i + 1, file)
+            return self._frame(i, file, color, depth)
+
+    def poses(self) -> np.ndarray:
+        """world_T_cam of all frames, (n, 4, 4) float64, as stored; reads 96 bytes a frame.
+
+        Raises:
+            DataError: the file is truncated or damaged; names the frame.
+        """
+        with self._open() as file:
+            self._find(len(self), file)
+        return np.frombuffer(self._headers, _HEADERS)["world_T_cam"].astype(np.float64)
+
+    def whole_frames(self) -> int:
+        """How many frames are there with all their bytes: `len`, or fewer where the file is truncated."""
+        try:
+            with self._open() as file:
+                self._find(len(self), file)
+        except DataError:
+            pass
+        return len(self._contents)
+
+    def _open(self) -> BinaryIO:
+        try:
+            # unbuffered: a buffer would read kilobytes around each header of 96 bytes
+            return open(self.path, "rb", buffering=0)
+        except FileNotFoundError:
+            raise DataError(f"{self.path} is missing.") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be opened ({error}).") from error
+
+    def _read(self, file: BinaryIO, count: int, what: str) -> bytes:
+        """Exactly so many bytes, which the caller has compared with what is left."""
+        try:
+            content = bytearray()
+            while len(content) < count and (part := file.read(count - len(content))):
+                content += part
+        except OSError as error:
+            raise DataError(f"{self.path}: {what} cannot be read ({error}).") from error
+        if len(content) != count:
+            raise DataError(f"{self.path}: {what} is cut off. {_COPY_AGAIN}")
+        return bytes(content)
+
+    def _read_header(self, file: BinaryIO) -> SensHeader:
+        version, length = START.unpack(self._read(file, START.size, "the header"))
+        if version != VERSION:
+            raise DataError(
+                f"{self.path}: not a .sens file of version {VERSION}, its first number is {version}."
+            )
+        if length > min(_MAX_NAME, self._size):
+            raise DataError(f"{self.path}: damaged, the sensor's name would have {length} bytes.")
+        name = self._read(file, length, "the sensor's name").decode("utf-8", "replace")
+        values = CAMERAS.unpack(self._read(file, CAMERAS.size, "the header"))
+        matrices = np.array(values[:64]).reshape(4, 4, 4)
+        color_codec, depth_codec, color_w, color_h, depth_w, depth_h, shift = values[64:]
+        (frames,) = COUNT.unpack(self._read(file, COUNT.size, "the header"))
+        for what, codec, known in (
+            ("colour", color_codec, COLOR_CODECS),
+            ("depth", depth_codec, DEPTH_CODECS),
+        ):
+            if codec not in known:
+                raise DataError(f"{self.path}: damaged, {what} has a compression of number {codec}.")
+        for what, w, h in (("colour", color_w, color_h), ("depth", depth_w, depth_h)):
+            if not 0 < w * h <= MAX_PIXELS:
+                raise DataError(f"{self.path}: damaged, {what} would have {w}x{h} pixels.")
+        for what, K in (("colour", matrices[0]), ("depth", matrices[2])):
+            if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+                raise DataError(f"{self.path}: damaged, the intrinsics of {what} are {K[:3, :3].tolist()}.")
+        if not 0 < shift < np.inf:
+            raise DataError(f"{self.path}: damaged, a metre would have {shift} units of depth.")
+        if not 0 < frames <= _MAX_FRAMES:
+            raise DataError(f"{self.path}: damaged or empty, the file would have {frames} frames.")
+        return SensHeader(
+            name,
+            matrices[0, :3, :3],
+            matrices[2, :3, :3],
+            matrices[1],
+            matrices[3],
+            COLOR_CODECS[color_codec],
+            DEPTH_CODECS[depth_codec],
+            (color_h, color_w),
+            (depth_h, depth_w),
+            shift,
+            frames,
+        )
+
+    def _find(self, stop: int, file: BinaryIO) -> None:
+        """Finds where the frames before ``stop`` lie."""
+        i = len(self._contents)
+        at = self._first
+        if i:
+            at = self._contents[-1] + sum(
+                FRAME.unpack_from(self._headers, len(self._headers) - FRAME.size)[-2:]
+            )
+        h = self.header
+        most = [h.color_hw[0] * h.color_hw[1] * 4 + _SLACK, h.depth_hw[0] * h.depth_hw[1] * 2 + _SLACK]
+        while i < stop:
+            if at + FRAME.size > self._size:
+                raise self._truncated(i, FRAME.size, self._size - at, "header")
+            file.seek(at)
+            header = self._read(file, FRAME.size, f"frame {i}'s header")
+            sizes = FRAME.unpack(header)[-2:]
+            for what, size, limit in zip(("colour", "depth"), sizes, most, strict=True):
+                if size > limit:
+                    raise DataError(
+                        f"{self.path}: damaged at frame {i}: its {what} would have {size} bytes, more than an image "
+                        f"of that size takes. The {i} frames before it can be read. {_COPY_AGAIN}"
+                    )
+            at += FRAME.size
+            if at + sum(sizes) > self._size:
+                raise self._truncated(i, sum(sizes), self._size - at, "colour and depth")
+            self._headers += header
+            self._contents.append(at)
+            at += sum(sizes)
+            i += 1
+
+    def _truncated(self, i: int, size: int, there: int, what: str) -> DataError:
+        return DataError(
+            f"{self.path}: truncated at frame {i} of {len(self)}: of the {size} bytes of its {what} {there} are there. "
+            f"The {i} frames before it can be read. {_COPY_AGAIN}"
+        )
+
+    def _frame(self, i: int, file: BinaryIO, color: bool = True, depth: bool = True) -> SensFrame:
+        *pose, color_time, depth_time, color_bytes, depth_bytes = FRAME.unpack_from(
+            self._headers, i * FRAME.size
+        )
+        where, contents = f"{self.path}, frame {i}", [b"", b""]
+        at = self._contents[i]
+        for k, (wanted, size) in enumerate(((color, color_bytes), (depth, depth_bytes))):
+            if wanted:
+                file.seek(at)
+                contents[k] = self._read(file, size, f"frame {i}")
+            at += size
+        world_T_cam = np.array(pose, dtype=np.float64).reshape(4, 4)
+        return SensFrame(i, world_T_cam, color_time, depth_time, *contents, self.header, where)
+
+
+def _expect(content: bytes, size: int, what: str) -> None:
+    if len(content) != size:
+        more = "more than" if len(content) > size else f"{len(content)} of"
+        raise DataError(f"{what}: {more} the {size} bytes it should have. {_COPY_AGAIN}")
