@@ -8,6 +8,7 @@ renamed, so a killed run leaves no half file that looks whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -75,21 +77,44 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name only if the block ends without an error.
 
     For a file or, if the block makes one, a folder. The temporary keeps the suffix, which some writers look at.
+    Where several write the same folder at once (a task whose worker was thought lost), the first one's stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{os.getpid()}.part-{path.name}"
+    temporary = _temporary(path)
     try:
         yield temporary
         if temporary.is_file():
             with open(temporary, "rb") as f:
                 os.fsync(f.fileno())
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    # no process id: another machine may have the same one
+    return path.parent / f".{uuid.uuid4().hex[:12]}.part-{path.name}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Removes what killed writers left; one that still lives, on another machine, cannot give it its name any more."""
+    for left in list(folder.rglob(".*.part-*")):
+        mine = _temporary(left.with_name("left"))
+        with contextlib.suppress(FileNotFoundError):
+            left.rename(mine)
+            _remove(mine)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -259,10 +284,7 @@ def open_stage(
         result = Stage(folder, config, stage_config(config, stage, arch, labels), inputs or {})
         result._check()
         if not result.done:
-            for left in list(
-                folder.rglob(".*.part-*")
-            ):  # of a killed run; the lock says nobody is writing it
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            _remove_left(folder)
         yield result
     finally:
         lock.release()

@@ -108,6 +108,38 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_of_two_writers_of_one_folder_the_first_one_stays(tmp_path):
+    """As of a task whose worker was thought lost; the process may be the same, or have the same number elsewhere."""
+
+    def write(folder, content):
+        folder.mkdir()
+        (folder / "a.txt").write_text(content)
+
+    with runs.atomic(tmp_path / "scene") as late:
+        write(late, "late")
+        with runs.atomic(tmp_path / "scene") as early:
+            assert early != late
+            write(early, "early")
+    assert [p.name for p in tmp_path.rglob("*")] == ["scene", "a.txt"]
+    assert (tmp_path / "scene" / "a.txt").read_text() == "early"
+
+
+def test_a_writer_that_was_thought_dead_cannot_finish_what_was_cleared(cfg):
+    def write():
+        with runs.atomic(runs.stage_folder(cfg, "predict", "monovit") / "scene") as temporary:
+            temporary.mkdir()
+            (temporary / "index.json").touch()
+            with runs.open_stage(cfg, "predict", "monovit"):
+                pass
+
+    with pytest.raises(FileNotFoundError):
+        write()
+    assert {p.name for p in runs.stage_folder(cfg, "predict", "monovit").iterdir()} == {
+        ".lock",
+        "config.json",
+    }
+
+
 def test_leftovers_of_a_killed_run_are_cleared(cfg):
     with runs.open_stage(cfg, "predict", "hrdepth") as stage:
         half = stage.folder / ".123.part-scene"
