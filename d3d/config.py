@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from d3d.cluster import check_scheduler
 from d3d.errors import ConfigError, unknown
 from d3d.fusion import LABELS, find_strategy
 from d3d.models import ARCHITECTURES
@@ -69,6 +70,12 @@ PARAMETERS: dict[str, Parameter] = {
     "run": Parameter(_STR, "run", "name of the run's folder under runs/"),
     "base": Parameter(_STR, "base", "a run whose finished stages are used where they are the same"),
     "runs_dir": Parameter(_STR, "runs_dir", "folder that holds the runs"),
+    "scheduler": Parameter(
+        _STR, "scheduler", "where scenes are worked on: auto, local, none, or a dask scheduler's address"
+    ),
+    "scene_workers": Parameter(
+        _INT, "scene_workers", "processes of a local scheduler; 0: one a core", minimum=0
+    ),
     "device": Parameter(_STR, "device", "auto, cpu or cuda", ("auto", "cpu", "cuda")),
     "height": Parameter(_INT, "data.height", "network height in pixels, a multiple of 32", minimum=64),
     "width": Parameter(_INT, "data.width", "network width in pixels, a multiple of 32", minimum=64),
@@ -201,6 +208,7 @@ def make_config(**parameters: Any) -> Config:
             raise ConfigError(
                 f"{name} = {value} must be a multiple of 32: {low} or {value // 32 * 32 + 32}, say."
             )
+    check_scheduler(config.scheduler)
     if not config.run:
         config = replace(config, run=f"{config.data.dataset}-{config.profile}-seed{config.seed}")
     if config.run in (".", "..") or any(c in config.run for c in "/\\\0"):
@@ -274,7 +282,7 @@ def describe(config: Config) -> str:
 def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, Any]:
     """What determines a stage's result, with that of the stages before it, as plain JSON values.
 
-    Two runs whose stage configurations agree may share the artefact; device, folder, number of
+    Two runs whose stage configurations agree may share the artefact; device, folder, scheduler, number of
     loading processes, how often a training is checkpointed and what it keeps on its way are left out because
     they do not change it.
 
