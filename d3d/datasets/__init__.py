@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from d3d.datasets.glossyrooms import open_glossyrooms
+from d3d.datasets.scannet import open_scannet
 from d3d.datasets.scene import Dataset, Scene
 from d3d.datasets.sevenscenes import open_sevenscenes
 from d3d.datasets.triples import Triples, find_triples
@@ -21,6 +22,7 @@ __all__ = ["DATASETS", "Dataset", "Scene", "Triples", "find_triples", "open_data
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "7scenes": open_sevenscenes,
     "glossyrooms": open_glossyrooms,
+    "scannet": open_scannet,
 }
 
 
