@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -153,10 +154,11 @@ def _labels(config: Config, archs: tuple[str, ...]) -> None:
 
 def _record(configs: list[Config], processes: int, arguments: list[str]) -> None:
     from d3d import record
+    from d3d.processes import end_with_parent
 
     jobs = record.plan(configs)
     if processes == 1:
-        record.end_with_parent()
+        end_with_parent()
         record.work(jobs)
     else:
         record.work_in_processes(jobs, arguments, processes)
@@ -216,7 +218,31 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one stage; returns the exit status: 0, or 2 after one line that says what was wrong."""
+    """Runs one stage; returns the exit status: 0, or 2 after one line that says what was wrong.
+
+    Where torchrun started it as one of several processes, the first one runs the stage and all train.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return _run(argv)
+    from d3d import distributed
+
+    distributed.begin(parser().parse_known_args(argv)[0].device or "auto")
+    if distributed.rank() == 0:
+        try:
+            return _run(argv)
+        finally:
+            distributed.end()
+    from d3d.training import train_here
+
+    try:
+        distributed.follow(train_here)
+    except D3DError as error:
+        print(f"error, process {distributed.rank()}: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # an orderly end would wait for the others, and these wait for this one
+    return 0
+
+
+def _run(argv: list[str] | None) -> int:
     arguments, rest = parser().parse_known_args(argv)
     start = time.monotonic()
     try:

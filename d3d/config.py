@@ -76,6 +76,9 @@ PARAMETERS: dict[str, Parameter] = {
     "scene_workers": Parameter(
         _INT, "scene_workers", "processes of a local scheduler; 0: one a core", minimum=0
     ),
+    "train_processes": Parameter(
+        _INT, "train_processes", "processes of this machine that share a training, one a GPU", minimum=1
+    ),
     "device": Parameter(_STR, "device", "auto, cpu or cuda", ("auto", "cpu", "cuda")),
     "height": Parameter(_INT, "data.height", "network height in pixels, a multiple of 32", minimum=64),
     "width": Parameter(_INT, "data.width", "network width in pixels, a multiple of 32", minimum=64),

@@ -131,13 +131,16 @@ def self_supervised_loss(
     return loss, {"photometric": photometric.detach(), "smoothness": smooth.detach()}
 
 
-def log_depth_loss(pred: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+def log_depth_loss(
+    pred: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
     """Eq. 4: mean |log F - log L| over the pixels with a label; a scalar.
 
     Args:
         pred: predicted depth in metres, > 0, any shape.
         label: pseudo-label of the same shape, metres; 0 where there is none.
         mask: optional bool, pixels to count; by default those with label > 0.
+        count: number to divide the sum by (scalar), where these are a part of a batch; by default that of the mask.
 
     Raises:
         DataError: shapes differ. (A NaN in a label is refused where labels are read: a check here
@@ -152,10 +155,12 @@ def log_depth_loss(pred: Tensor, label: Tensor, mask: Tensor | None = None) -> T
     difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(
         torch.where(mask, label.to(dtype), one)
     )
-    return difference.abs().sum() / mask.sum().clamp(min=1)
+    return difference.abs().sum() / (mask.sum() if count is None else count).clamp(min=1)
 
 
-def laplacian_nll(pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
+def laplacian_nll(
+    pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
     """Eq. 4 with a predicted scale: mean of |log F - log L| / b + log 2b over the pixels with a label; a scalar.
 
     The negative log-likelihood of a log depth that is off as by a Laplacian of scale b (Kendall and Gal, NeurIPS 2017;
@@ -167,6 +172,7 @@ def laplacian_nll(pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor |
         log_scale: log b, of the same shape.
         label: L of the same shape, metres; 0 where there is none.
         mask: optional bool, pixels to count; by default those with label > 0.
+        count: number to divide the sum by (scalar), where these are a part of a batch; by default that of the mask.
 
     Raises:
         DataError: shapes differ.
@@ -182,4 +188,4 @@ def laplacian_nll(pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor |
     )
     log_b = torch.where(mask, log_scale.to(dtype), 0)
     each = difference.abs() * torch.exp(-log_b) + log_b + math.log(2)
-    return torch.where(mask, each, 0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, each, 0).sum() / (mask.sum() if count is None else count).clamp(min=1)

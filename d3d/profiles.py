@@ -130,6 +130,7 @@ class Config:
     run: str = ""
     base: str = ""  # a run whose finished stages are used where their configuration is the same
     runs_dir: str | None = None
+    train_processes: int = 1  # of this machine that share each batch of a training; see d3d.distributed
     scheduler: str = "auto"  # of the stages that work scene by scene: see d3d.cluster.run_tasks
     scene_workers: int = 0  # processes that a local scheduler starts; 0: one a core
     data: DataConfig = DataConfig()

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+silent = False  # of several processes that do one thing, one speaks
+
 
 def track(
     iterable: Iterable[Any] | None = None, what: str = "", total: int | None = None, unit: str = "it"
@@ -23,6 +25,7 @@ def track(
         ncols=100,
         ascii=not terminal,
         leave=terminal,
+        disable=silent,
         delay=0 if terminal else 5,
         file=sys.stderr,
     )
@@ -30,4 +33,5 @@ def track(
 
 def say(message: str) -> None:
     """One line for the user, at once (a log file is otherwise buffered)."""
-    print(message, flush=True)
+    if not silent:
+        print(message, flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +18,13 @@ from pathlib import Path
 from d3d import fusion, runs, stages
 from d3d.config import ENSEMBLE, Config
 from d3d.errors import BusyError, ConfigError, RunError
+from d3d.processes import start as start_process
 from d3d.progress import say
 from d3d.stages.chain import outputs
 
 # Table 6, and one rule beyond it
 ABLATION = ("pred", "uncer", "diff", "proj", "mv", "proj_lowres", "signed")
 SPLITS = ("val", "test")
-
-_ENDS_WITH_STDIN = "D3D_RECORD_ENDS_WITH_STDIN"
 
 
 @dataclass(frozen=True)
@@ -174,25 +172,7 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
     with open(log, "a") as f:
-        # nothing is ever written to its standard input: it closes when this process ends, however it ends
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=f,
-            stderr=subprocess.STDOUT,
-            env={**environment, _ENDS_WITH_STDIN: "1"},
-        )
-
-
-def end_with_parent() -> None:
-    """Lets a process of `work_in_processes` end when that does: after a kill it would go on, unknown to anybody."""
-    if os.environ.pop(_ENDS_WITH_STDIN, None):
-
-        def watch() -> None:
-            sys.stdin.buffer.read()
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
+        return start_process(command, environment, stdout=f, stderr=subprocess.STDOUT)
 
 
 def _watch(jobs: Sequence[Job], poll: Callable[[], list[int | None]], every_s: float = 5.0) -> None:

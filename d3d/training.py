@@ -228,7 +228,9 @@ def train_here(
     snapshots = config.snapshot_steps(total)
     loader = DataLoader(
         task.samples,
-        batch_sampler=EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total), part),
+        batch_sampler=EpochBatches(
+            len(task.samples), config.batch_size, seed, first, max(first, total), part
+        ),
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
     )
@@ -262,7 +264,9 @@ def train_here(
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
-        if done in snapshots and leads:  # those after the last checkpoint are written again, the same, after a kill
+        if (
+            done in snapshots and leads
+        ):  # those after the last checkpoint are written again, the same, after a kill
             save_weights(model, folder / SNAPSHOT.format(step=done))
         if done % every and done != total:
             continue

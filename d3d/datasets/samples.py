@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from d3d.datasets.augment import Augmentation
 from d3d.datasets.scene import Scene
 from d3d.datasets.triples import Triples
-from d3d.errors import DataError
+from d3d.errors import ConfigError, DataError
 from d3d.geometry import relative_pose
 
 
@@ -177,13 +177,32 @@ class EpochBatches(Sampler):
     Args:
         length: number of samples.
         first, last: the batches' steps, first <= step < last; by default the first epoch's.
+        part: (k, n): of each batch the k-th of n equal parts, for n processes that train together.
+
+    Raises:
+        ConfigError: a batch cannot be parted so.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, first: int = 0, last: int | None = None):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        first: int = 0,
+        last: int | None = None,
+        part: tuple[int, int] = (0, 1),
+    ):
         self._length, self._batch, self._seed = length, min(batch_size, length), seed
         # an incomplete last batch would weigh its images more and disturb batch normalisation
         self.per_epoch = length // self._batch
         self._first, self._last = first, self.per_epoch if last is None else last
+        k, n = part
+        if self._batch % n:
+            raise ConfigError(
+                f"a batch of {self._batch} cannot be shared equally by {n} processes: set a batch_size that is a "
+                f"multiple of {n}."
+            )
+        self._part = slice(k * self._batch // n, (k + 1) * self._batch // n)
 
     def __len__(self) -> int:
         return self._last - self._first
@@ -194,4 +213,5 @@ class EpochBatches(Sampler):
             epoch, b = divmod(step, self.per_epoch)
             if epoch != drawn:
                 order, drawn = np.random.default_rng((self._seed, epoch)).permutation(self._length), epoch
-            yield [(epoch, int(i)) for i in order[b * self._batch : (b + 1) * self._batch]]
+            batch = order[b * self._batch : (b + 1) * self._batch]
+            yield [(epoch, int(i)) for i in batch[self._part]]

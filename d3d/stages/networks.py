@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d import fusion, runs
+from d3d import distributed, fusion, launch, runs
 from d3d.config import Config, TrainConfig
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
@@ -99,7 +99,11 @@ def train_stage(
         **options,
     )
     what = str(stage.folder.relative_to(runs.run_folder(config)))
-    train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
+    if config.train_processes > 1 and not distributed.launched():
+        arguments = (factory, task, settings, stage.folder, config.seed, what)
+        launch.train_in_processes(config.train_processes, device.type, *arguments)
+    else:
+        train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
     weights = stage.folder / WEIGHTS
     frames = frames_digest(training_scenes(config))
     stage.finish(
