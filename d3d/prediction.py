@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from d3d import runs
+from d3d.cluster import advance, run_tasks
 from d3d.datasets.scene import Scene, decode_image
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
+from d3d.models import load_model
 from d3d.models.base import DepthNetwork
-from d3d.progress import track
 from d3d.runs import atomic, read_json, write_json
 
 # 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
@@ -164,17 +168,50 @@ def predict_scenes(
     precision: str = "float32",
     what: str = "predict",
 ) -> None:
-    """Predicts the given frames of each scene into ``store``; scenes already there are left as they are.
+    """Predicts the given frames of each scene into ``store``, in this process; see `map_scenes` for many.
 
     Args:
         precision: "float32", or "bf16": autocast of the network, as in a training.
     """
+    function = partial(_predict_with, model, precision)
+    map_scenes(lambda: function, (), scenes, frames, store, size_hw, batch_size=batch_size, what=what)
 
-    def depth_of(images_b3hw: Tensor) -> Tensor:
-        with network_precision(model, precision):
-            return predict(model, images_b3hw)
 
-    map_scenes(depth_of, scenes, frames, store, size_hw, batch_size=batch_size, what=what)
+def saved_network(path: Path, sha256: str, device: str, precision: str) -> Callable[[Tensor], Tensor]:
+    """A trained network as a function for `map_scenes`.
+
+    Args:
+        path: the weights.
+        sha256: of that file; what a process keeps of an earlier file at the same place is not this network.
+        device: as the parameter ``device``; "auto" is decided where the function is made.
+        precision: "float32" or "bf16".
+
+    Raises:
+        DataError: the file is another one, or not a checkpoint.
+    """
+    from d3d.training import select_device
+
+    return partial(_predict_with, load_checked(path, sha256).to(select_device(device)), precision)
+
+
+def load_checked(path: Path, sha256: str) -> DepthNetwork:
+    """The network of a checkpoint that must have this content, on the CPU.
+
+    Raises:
+        DataError: the file is another one, or not a checkpoint.
+    """
+    found = runs.sha256(path)
+    if found != sha256:
+        raise DataError(
+            f"{path} has sha256 {found[:12]}, not {sha256[:12]}: it was trained anew, or this machine's view of the "
+            f"folder is old. Run the same once more."
+        )
+    return load_model(path)
+
+
+def _predict_with(model: DepthNetwork, precision: str, images_b3hw: Tensor) -> Tensor:
+    with network_precision(model, precision):
+        return predict(model, images_b3hw)
 
 
 def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
@@ -184,7 +221,8 @@ def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
 
 
 def map_scenes(
-    function: Callable[[Tensor], Tensor],
+    make: Callable[..., Callable[[Tensor], Tensor]],
+    arguments: tuple,
     scenes: Sequence[Scene],
     frames: Sequence[Sequence[int]],
     store: DepthStore,
@@ -192,26 +230,47 @@ def map_scenes(
     *,
     batch_size: int = 8,
     what: str = "predict",
+    scheduler: str = "none",
+    workers: int = 0,
 ) -> None:
     """Stores what a function makes of the given frames of each scene; scenes already there are left as they are.
 
     Args:
-        function: from images (B, 3, h, w) float in [0, 1], on the CPU, to maps (B, 1, h, w) in metres.
+        make: makes the function, once in every process: from images (B, 3, h, w) float in [0, 1], on the CPU, to maps
+            (B, 1, h, w) in metres. Of a module, where other processes are to find it.
+        arguments: of ``make``, hashable; two functions made of equal ones are the same.
+        scheduler, workers: as `d3d.cluster.run_tasks`.
     """
-    bar = track(what=what, total=sum(map(len, frames)), unit="frame")
-    for scene, wanted in zip(scenes, frames, strict=True):
-        if not store.has(scene.name):
-            store.write_scene(scene.name, _mapped(function, scene, wanted, size_hw, batch_size, bar))
-        else:
-            bar.update(len(wanted))
-    bar.close()
+    wanted = {s.name: (s, list(f)) for s, f in zip(scenes, frames, strict=True) if not store.has(s.name)}
+    try:
+        run_tasks(
+            _map_scene,
+            {name: (make, arguments, *of, store, size_hw, batch_size) for name, of in wanted.items()},
+            what=what,
+            scheduler=scheduler,
+            workers=workers,
+            sizes={name: len(f) for name, (_, f) in wanted.items()},
+            unit="frame",
+        )
+    finally:
+        _made.cache_clear()  # a network must not stay in memory during the stages that follow
 
 
-def _mapped(function, scene, wanted, size_hw, batch_size, bar):
+@functools.lru_cache(maxsize=1)
+def _made(make: Callable[..., Callable[[Tensor], Tensor]], arguments: tuple) -> Callable[[Tensor], Tensor]:
+    return make(*arguments)
+
+
+def _map_scene(make, arguments, scene, wanted, store, size_hw, batch_size) -> None:
+    if not store.has(scene.name):
+        store.write_scene(scene.name, _mapped(_made(make, arguments), scene, wanted, size_hw, batch_size))
+
+
+def _mapped(function, scene, wanted, size_hw, batch_size):
     for start in range(0, len(wanted), batch_size):
         part = wanted[start : start + batch_size]
         images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
         maps = function(torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
         for i, d in zip(part, maps[:, 0].cpu().numpy(), strict=True):
             yield scene.frame_ids[i], d
-        bar.update(len(part))
+        advance(len(part))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from d3d import runs
+from d3d.cluster import run_tasks
 from d3d.config import Config, stage_config
 from d3d.progress import say
+from d3d.training import WEIGHTS, select_device
 
 TRAINING = "a training: seconds at profile smoke, minutes at demo and laptop, hours on a GPU at paper"
 
@@ -44,3 +47,45 @@ def outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dic
 def teacher_round(config: Config) -> Config | None:
     """The configuration whose students are this round's teachers; None in round 1, where pretraining made them."""
     return None if config.round == 1 else replace(config, round=config.round - 1)
+
+
+def over_scenes(
+    config: Config,
+    function: Callable[..., Any],
+    tasks: Mapping[str, tuple],
+    *,
+    what: str,
+    sizes: Mapping[str, int],
+) -> dict[str, Any]:
+    """`d3d.cluster.run_tasks` as a run's parameters have it; progress counts frames.
+
+    Args:
+        sizes: frames of each scene.
+    """
+    return run_tasks(
+        function,
+        tasks,
+        what=what,
+        scheduler=config.scheduler,
+        workers=config.scene_workers,
+        sizes=sizes,
+        unit="frame",
+    )
+
+
+def saved(config: Config, arch: str, labels: str = "") -> tuple[Path, str, str, str]:
+    """A trained network as arguments of `d3d.prediction.saved_network`; labels "" is the self-supervised one."""
+    stage = "distill" if labels else "pretrain"
+    weights = runs.stage_folder(config, stage, arch, labels) / WEIGHTS
+    return weights, outputs(config, stage, arch, labels)[WEIGHTS], config.device, config.predict_precision
+
+
+def where(config: Config) -> dict[str, Any]:
+    """Where a network goes over scenes, for `d3d.prediction.map_scenes`; this process's GPU is not shared unasked."""
+    on_gpu = config.scheduler == "auto" and select_device(config.device).type == "cuda"
+    return {"scheduler": "none" if on_gpu else config.scheduler, "workers": config.scene_workers}
+
+
+def for_workers(config: Config) -> Config:
+    """The configuration as it means the same on another machine: the folder of the runs is named."""
+    return replace(config, runs_dir=str(runs.run_folder(config).parent))

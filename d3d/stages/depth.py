@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from d3d import reconstruction, runs
+from d3d.cluster import advance
 from d3d.config import Config
 from d3d.datasets import Scene
-from d3d.prediction import DepthStore, predict_scenes
-from d3d.progress import track
+from d3d.prediction import DepthStore, map_scenes, saved_network
 from d3d.scenes import training_scenes
-from d3d.stages.chain import TRAINING, missing, outputs, teacher_round
+from d3d.stages.chain import TRAINING, missing, outputs, over_scenes, saved, teacher_round, where
 
 
 def predict(config: Config, arch: str = "") -> DepthStore:
@@ -37,14 +39,15 @@ def predict(config: Config, arch: str = "") -> DepthStore:
         if stage.done:
             return store
         scenes = training_scenes(config)
-        predict_scenes(
-            networks.load_network(teacher or config, arch, "" if teacher is None else config.labels),
+        map_scenes(
+            saved_network,
+            saved(teacher or config, arch, "" if teacher is None else config.labels),
             [s.scene for s in scenes],
             [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
             store,
             config.data.size_hw,
-            precision=config.predict_precision,
             what=f"predict/{arch}",
+            **where(config),
         )
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
         return store
@@ -59,36 +62,45 @@ def project(config: Config, arch: str = "") -> DepthStore:
             predict(config, arch)
         inputs = outputs(config, "predict", arch)
     predicted = DepthStore(runs.stage_folder(config, "predict", arch))
-    f, size_hw = config.fusion, config.data.size_hw
     with runs.open_stage(config, "project", arch, inputs=inputs) as stage:
         store = DepthStore(stage.folder)
         if stage.done:
             return store
         scenes = training_scenes(config)
-        bar = track(what=f"project/{arch}", total=sum(len(s.targets) for s in scenes), unit="frame")
-        for s in scenes:
-            if not store.has(s.scene.name):
-                mesh = mesh_of(config, s.scene, predicted)
-                Ks = np.stack([s.scene.K(i, size_hw) for i in s.targets])
-                poses = s.scene.world_T_cams[s.targets]
-                # a few views at a time: memory does not grow with the length of a scene
-                parts = (
-                    (
-                        j,
-                        reconstruction.render_depth(
-                            mesh, Ks[j : j + 32], poses[j : j + 32], size_hw, f.renderer
-                        ),
-                    )
-                    for j in range(0, len(poses), 32)
-                )
-                frames = (
-                    (s.scene.frame_ids[s.targets[j + k]], d) for j, part in parts for k, d in enumerate(part)
-                )
-                store.write_scene(s.scene.name, frames, mesh__npz=mesh.to_npz())
-            bar.update(len(s.targets))
-        bar.close()
+        over_scenes(
+            config,
+            project_scene,
+            {
+                s.scene.name: (config, s.scene, s.targets, predicted, store)
+                for s in scenes
+                if not store.has(s.scene.name)
+            },
+            what=f"project/{arch}",
+            sizes={s.scene.name: len(s.targets) for s in scenes},
+        )
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
         return store
+
+
+def project_scene(
+    config: Config, scene: Scene, targets: Sequence[int], predicted: DepthStore, store: DepthStore
+) -> None:
+    """One scene of `project`: its mesh, and the mesh's depth from the target frames."""
+    if store.has(scene.name):
+        return
+    size_hw = config.data.size_hw
+    mesh = mesh_of(config, scene, predicted)
+    Ks, poses = np.stack([scene.K(i, size_hw) for i in targets]), scene.world_T_cams[targets]
+
+    def frames() -> Iterator[tuple[str, np.ndarray]]:
+        # a few views at a time: memory does not grow with the length of a scene
+        for start in range(0, len(targets), 32):
+            part = slice(start, start + 32)
+            depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, config.fusion.renderer)
+            yield from zip((scene.frame_ids[i] for i in targets[part]), depths, strict=True)
+            advance(len(depths))
+
+    store.write_scene(scene.name, frames(), mesh__npz=mesh.to_npz())
 
 
 def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.Mesh:

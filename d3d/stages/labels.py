@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from d3d import fusion, runs
+from d3d.cluster import advance
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.geometry import relative_pose
 from d3d.prediction import MM, DepthStore
-from d3d.progress import track
 from d3d.scenes import TrainingScene, training_scenes
 from d3d.stages import depth
-from d3d.stages.chain import missing, outputs
+from d3d.stages.chain import for_workers, missing, outputs, over_scenes
 from d3d.training import select_device
 
 
@@ -38,13 +40,33 @@ def uncertainty(config: Config, name: str = "ensemble", arch: str = "") -> Depth
         if stage.done:
             return store
         scenes = training_scenes(config)
-        for s in scenes:
-            if not store.has(s.scene.name):
-                ids = [s.scene.frame_ids[i] for i in s.targets]
-                frames = ((i, fusion.ensemble_std([d.read(s.scene.name, i) for d in stores])) for i in ids)
-                store.write_scene(s.scene.name, frames)
+        over_scenes(
+            config,
+            ensemble_scene,
+            {
+                s.scene.name: (s.scene.name, [s.scene.frame_ids[i] for i in s.targets], stores, store)
+                for s in scenes
+                if not store.has(s.scene.name)
+            },
+            what="uncertainty/ensemble",
+            sizes={s.scene.name: len(s.targets) for s in scenes},
+        )
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
         return store
+
+
+def ensemble_scene(
+    scene: str, frames: Sequence[str], predicted: Sequence[DepthStore], store: DepthStore
+) -> None:
+    """One scene of the ensemble's `uncertainty`."""
+
+    def spread() -> Iterator[tuple[str, np.ndarray]]:
+        for frame in frames:
+            yield frame, fusion.ensemble_std([d.read(scene, frame) for d in predicted])
+            advance()
+
+    if not store.has(scene):
+        store.write_scene(scene, spread())
 
 
 def threshold(config: Config, labels: str = "", arch: str = "") -> float:
@@ -88,23 +110,36 @@ def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
             return store
         scenes = training_scenes(config)
         above = threshold(config, labels, arch) if uncertain else None
-        bar = track(what=f"fuse/{arch}/{labels}", total=sum(len(s.targets) for s in scenes), unit="frame")
-
-        def frames(s: TrainingScene):
-            for row in s.triples.indices:
-                seen = label_inputs(config, arch, s.scene, row, labels, above)
-                yield s.scene.frame_ids[row[0]], fusion.make_label(labels, seen)
-                bar.update()
-
-        for s in scenes:
-            if store.has(s.scene.name):
-                bar.update(len(s.targets))
-            else:
-                store.write_scene(s.scene.name, frames(s))
-        bar.close()
+        over_scenes(
+            config,
+            fuse_scene,
+            {
+                s.scene.name: (for_workers(config), arch, labels, s, above, store)
+                for s in scenes
+                if not store.has(s.scene.name)
+            },
+            what=f"fuse/{arch}/{labels}",
+            sizes={s.scene.name: len(s.targets) for s in scenes},
+        )
         more = {} if above is None else {"threshold_m": above}
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **more)
         return store
+
+
+def fuse_scene(
+    config: Config, arch: str, labels: str, training: TrainingScene, above: float | None, store: DepthStore
+) -> None:
+    """One scene of `fuse`; ``above`` is the threshold in metres."""
+    scene = training.scene
+
+    def made() -> Iterator[tuple[str, np.ndarray]]:
+        for row in training.triples.indices:
+            seen = label_inputs(config, arch, scene, row, labels, above)
+            yield scene.frame_ids[row[0]], fusion.make_label(labels, seen)
+            advance()
+
+    if not store.has(scene.name):
+        store.write_scene(scene.name, made())
 
 
 def label_inputs(

@@ -15,11 +15,10 @@ from torch import Tensor
 from d3d import fusion, runs
 from d3d.config import ENSEMBLE, Config, TrainConfig, snapshots_of
 from d3d.datasets.samples import EpochBatches
-from d3d.models import load_model
-from d3d.prediction import DepthStore, map_scenes, network_precision
+from d3d.prediction import DepthStore, load_checked, map_scenes, network_precision
 from d3d.scenes import training_scenes
 from d3d.stages import depth, labels, networks
-from d3d.stages.chain import TRAINING, missing, outputs, teacher_round
+from d3d.stages.chain import TRAINING, missing, outputs, teacher_round, where
 from d3d.training import SNAPSHOT, WEIGHTS, RegressionTask, Task, select_device
 from d3d.uncertainty import find_uncertainty, measure
 
@@ -39,23 +38,33 @@ def uncertainty(config: Config, name: str, arch: str = "") -> DepthStore:
         store = DepthStore(stage.folder)
         if stage.done:
             return store
-        device, scenes = select_device(config.device), training_scenes(config)
-        models = [load_model(path).to(device) for path in weights]
-
-        def spread(images_b3hw: Tensor) -> Tensor:
-            with network_precision(models[0], config.predict_precision):
-                return measure(name, models, images_b3hw, config.seed)
-
+        scenes = training_scenes(config)
+        networks_of = tuple((path, inputs[path.name]) for path in weights)
         map_scenes(
-            spread,
+            _spread,
+            (name, networks_of, config.device, config.predict_precision, config.seed),
             [s.scene for s in scenes],
             [s.targets for s in scenes],
             store,
             config.data.size_hw,
             what=f"uncertainty/{arch}/{name}",
+            **where(config),
         )
         stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
         return store
+
+
+def _spread(
+    name: str, weights: tuple[tuple[Path, str], ...], device: str, precision: str, seed: int
+) -> Callable[[Tensor], Tensor]:
+    """A function for `map_scenes`: how unsure networks are of what they see."""
+    models = [load_checked(path, sha256).to(select_device(device)) for path, sha256 in weights]
+
+    def spread(images_b3hw: Tensor) -> Tensor:
+        with network_precision(models[0], precision):
+            return measure(name, models, images_b3hw, seed)
+
+    return spread
 
 
 def variant(config: Config, name: str, arch: str = "") -> Path:
