@@ -10,6 +10,7 @@ import ast
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from d3d.cluster import check_scheduler
@@ -70,19 +71,22 @@ PARAMETERS: dict[str, Parameter] = {
     "run": Parameter(_STR, "run", "name of the run's folder under runs/"),
     "base": Parameter(_STR, "base", "a run whose finished stages are used where they are the same"),
     "runs_dir": Parameter(_STR, "runs_dir", "folder that holds the runs"),
+    "train_processes": Parameter(
+        _INT, "train_processes", "processes of this machine that share a training, one a GPU", minimum=1
+    ),
     "scheduler": Parameter(
         _STR, "scheduler", "where scenes are worked on: auto, local, none, or a dask scheduler's address"
     ),
     "scene_workers": Parameter(
         _INT, "scene_workers", "processes of a local scheduler; 0: one a core", minimum=0
     ),
-    "train_processes": Parameter(
-        _INT, "train_processes", "processes of this machine that share a training, one a GPU", minimum=1
-    ),
     "device": Parameter(_STR, "device", "auto, cpu or cuda", ("auto", "cpu", "cuda")),
     "height": Parameter(_INT, "data.height", "network height in pixels, a multiple of 32", minimum=64),
     "width": Parameter(_INT, "data.width", "network width in pixels, a multiple of 32", minimum=64),
     "every": Parameter(_INT, "data.every", "every Nth frame is a target", minimum=1),
+    "max_bad_share": Parameter(
+        _FLOAT, "max_bad_share", "share of frames that may be unreadable, and are left out then", minimum=0.0
+    ),
     "epochs": Parameter(_INT, "epochs", "epochs of every training (the drops keep their share)", minimum=1),
     "steps": Parameter(_INT, "steps", "steps of every training, instead of epochs", minimum=1),
     "batch_size": Parameter(_INT, "batch_size", "images a step", minimum=1),
@@ -119,6 +123,11 @@ PARAMETERS: dict[str, Parameter] = {
     "scale": Parameter(_STR, "evaluation.scale", "none (absolute depth) or median", ("none", "median")),
     "lists": Parameter(
         _STR, "evaluation.lists", "own lists of frames to score apart: a folder, a file, or Name=file"
+    ),
+    "keyframes": Parameter(
+        _STR,
+        "evaluation.keyframes",
+        "evaluate only the frames of this list: <split>_<Name>.txt, or Name=file",
     ),
     "eval_every": Parameter(_INT, "evaluation.every", "every Nth frame is evaluated", minimum=1),
 }
@@ -290,12 +299,16 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
     they do not change it.
 
     Args:
-        stage: "pretrain", "predict", "project", "uncertainty", "variant", "fuse", "distill", "evaluate" or "rank".
+        stage: "frames", "pretrain", "predict", "project", "uncertainty", "variant", "fuse", "distill", "evaluate" or
+            "rank".
         labels: "" means the self-supervised network, where a stage can take both; of "uncertainty" its name, and
-            of "variant" (a network that is trained for an uncertainty alone) that of this uncertainty.
+            of "variant" (a network that is trained for an uncertainty alone) that of this uncertainty; of "frames"
+            "training" or the name of what is evaluated.
     """
     data = dataclasses.asdict(config.data)
     data.pop("root")
+    if stage == "frames":
+        return _plain(_frames_config(config, data, labels))
 
     def train(kind: str) -> dict[str, Any]:
         values = dataclasses.asdict(config.training(kind, arch))
@@ -354,12 +367,17 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         del evaluation["root"], evaluation["lists"]  # lists only say which scores a table averages
         if config.evaluation.dataset is None:
             del evaluation["dataset"], evaluation["options"]
+        if config.evaluation.keyframes is None:
+            del evaluation["keyframes"]  # as it was before there was a choice: such runs are the same
+        else:
+            evaluation["keyframes"] = keyframes_name(config.evaluation)
         result["evaluation"] = evaluation
         result["predict_precision"] = config.predict_precision
     elif stage == "rank":
         result = {"ensemble": {a: stage_config(config, "evaluate", a) for a in ENSEMBLE}, "fusion": fusion}
     else:
         known = (
+            "frames",
             "pretrain",
             "predict",
             "project",
@@ -372,6 +390,32 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
         )
         raise unknown("stage", stage, known)
     return _plain(result)
+
+
+def _frames_config(config: Config, data: dict[str, Any], what: str) -> dict[str, Any]:
+    """What determines which frames are needed, and with that which of them cannot be read."""
+    if what == "training":
+        size = ("height", "width", "min_depth", "max_depth")
+        rule = {k: v for k, v in data.items() if k not in size}
+        return {"data": rule, "integrate_every": config.fusion.integrate_every}
+    e = config.evaluation
+    own = e.dataset is None
+    return {
+        "dataset": config.data.dataset if own else e.dataset,
+        "options": config.data.options if own else e.options,
+        "split": e.split,
+        **({"every": e.every} if e.keyframes is None else {"keyframes": keyframes_name(e)}),
+    }
+
+
+def keyframes_name(evaluation: EvalConfig) -> str:
+    """The name of the parameter ``keyframes``: that of "Name=file", of <split>_<Name>.txt; "" where there is none."""
+    if evaluation.keyframes is None:
+        return ""
+    name, given, _ = evaluation.keyframes.partition("=")
+    if given and not {"/", "\\"} & set(name):
+        return name.strip()
+    return Path(evaluation.keyframes).stem.removeprefix(f"{evaluation.split}_")
 
 
 def snapshots_of(config: Config, arch: str) -> int:

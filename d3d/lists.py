@@ -218,5 +218,9 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
 
     splits = dataset.splits
     return Dataset(
-        dataset.name, {s: partial(dataset.scenes, s) for s in splits}, {s: partial(lists, s) for s in splits}
+        dataset.name,
+        {s: partial(dataset.scenes, s) for s in splits},
+        {s: partial(lists, s) for s in splits},
+        verified=dataset.verified,
+        truth=dataset.truth,
     )

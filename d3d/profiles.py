@@ -113,6 +113,7 @@ class EvalConfig:
     scale: str = "none"  # "median" for relative depth
     every: int = 1
     lists: str | None = None  # the user's lists of frames: a folder, a file, or "Name=file"; see d3d.lists
+    keyframes: str | None = None  # a list file: these frames are evaluated, instead of every Nth
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,14 @@ class Config:
     students: tuple[str, ...] = ENSEMBLE  # networks that the whole chain distills; all three are pretrained
     seed: int = 0
     device: str = "auto"
+    max_bad_share: float = 0.01  # of frames that cannot be read: up to here they are left out, beyond it is an error
     round: int = 1  # of distillation; 2 takes the students of round 1 as teachers (not in the paper)
     run: str = ""
     base: str = ""  # a run whose finished stages are used where their configuration is the same
     runs_dir: str | None = None
-    train_processes: int = 1  # of this machine that share each batch of a training; see d3d.distributed
     scheduler: str = "auto"  # of the stages that work scene by scene: see d3d.cluster.run_tasks
     scene_workers: int = 0  # processes that a local scheduler starts; 0: one a core
+    train_processes: int = 1  # of this machine that share each batch of a training; see d3d.distributed
     data: DataConfig = DataConfig()
     pretrain: TrainConfig = TrainConfig()
     distill: TrainConfig = TrainConfig()

@@ -22,7 +22,7 @@ from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
 from d3d.prediction import DepthStore, predict_scenes
 from d3d.progress import track
-from d3d.scenes import evaluated_dataset
+from d3d.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes
 from d3d.training import WEIGHTS
 
 TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would drown them
@@ -75,13 +75,13 @@ def rank_frames(config: Config) -> pd.DataFrame:
         a row a frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
     """
     inputs = {arch: runs.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
-    with runs.open_stage(config, "rank", inputs=inputs, path=_path(config)) as stage:
+    with runs.open_stage(config, "rank", inputs=inputs, path=evaluated_name(config)) as stage:
         csv = stage.folder / "frames.csv"
         if not stage.done:
-            scenes = evaluated_dataset(config).scenes(config.evaluation.split)
+            scenes = evaluated_scenes(config)
             _predict(config, scenes)
             bar = track(
-                what=f"rank/{_path(config)}",
+                what=f"rank/{evaluated_name(config)}",
                 total=sum(len(_frames(config, s)) for s in scenes),
                 unit="frame",
             )
@@ -99,18 +99,13 @@ def rank_frames(config: Config) -> pd.DataFrame:
     return ranking
 
 
-def _path(config: Config) -> str:
-    e = config.evaluation
-    return e.split if e.dataset is None else f"{e.dataset}-{e.split}"
-
-
 def _frames(config: Config, scene: Scene) -> list[int]:
-    return scene.every(config.evaluation.every)
+    return evaluated_frames(config, scene)
 
 
 def folder_of(config: Config) -> Path:
     """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
-    return runs.stage_folder(config, "rank", path=_path(config))
+    return runs.stage_folder(config, "rank", path=evaluated_name(config))
 
 
 def _stores(config: Config) -> list[DepthStore]:
@@ -136,7 +131,7 @@ def _predict(config: Config, scenes: Sequence[Scene]) -> None:
                 store,
                 config.data.size_hw,
                 precision=config.predict_precision,
-                what=f"rank/{_path(config)}/{arch}",
+                what=f"rank/{evaluated_name(config)}/{arch}",
             )
 
 

@@ -1,18 +1,24 @@
-"""Which scenes and frames a run trains on: its data set, and the triples of its train split (section 4.1)."""
+"""Which scenes and frames a run trains on and is scored on: data sets, and triples of the train split (section 4.1).
+
+Frames that cannot be read are left out here, and nowhere else (`d3d.stages.frames`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from d3d.config import Config
+from d3d.config import Config, keyframes_name
 from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
-from d3d.lists import with_given
+from d3d.datasets.scene import FrameList
+from d3d.errors import ConfigError, DataError
+from d3d.lists import given_files, read_list, with_given
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,49 @@ def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
 
 
 def training_scenes(config: Config) -> list[TrainingScene]:
-    """The scenes of the train split that have triples (section 4.1).
+    """The scenes of the train split that have triples (section 4.1), without frames that cannot be read.
 
     Raises:
-        DataError: no scene has one; with the number of targets and the count of each reason.
+        DataError: no scene has one, with the number of targets and the count of each reason; or too many frames
+            cannot be read.
     """
+    from d3d.stages import frames  # a stage, which asks this module for its scenes
+
+    found = all_training_scenes(config)
+    if dataset(config).verified:
+        return found
+    every = config.fusion.integrate_every
+    bad = frames.unreadable(
+        config, frames.TRAINING, lambda: [(s.scene, s.frames_to_predict(every)) for s in found]
+    )
+    kept = [left for s in found if (left := _without(s, bad.get(s.scene.name, {}))) is not None]
+    if not kept:
+        raise DataError(
+            f"data set {config.data.dataset!r}: no triple is left whose three frames can be read."
+        )
+    return kept
+
+
+def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingScene | None:
+    """A scene without frames that cannot be read and the triples that need them; None if no triple is left.
+
+    Such a target gets no other source: that frame might be the next one that cannot be read.
+    """
+    if not reasons:
+        return training
+    old, triples = training.scene, training.triples
+    keep = np.array([frame not in reasons for frame in old.frame_ids])
+    usable = keep[triples.indices].all(axis=1)
+    if not usable.any():
+        return None
+    place = np.cumsum(keep) - 1  # a frame's index among those that are left
+    dropped = {**triples.dropped, "a frame of the triple cannot be read": int((~usable).sum())}
+    left = replace(triples, indices=place[triples.indices[usable]], dropped=dropped)
+    return TrainingScene(old.without(reasons), left)
+
+
+def all_training_scenes(config: Config) -> list[TrainingScene]:
+    """As `training_scenes`, with every frame that the data set has, readable or not."""
     d = config.data
     if config.evaluation.lists is not None:
         evaluated_dataset(config)  # a wrong list must not be found out after hours of training
@@ -83,6 +127,72 @@ def training_scenes(config: Config) -> list[TrainingScene]:
     if not result:
         Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common())).require(f"data set {d.dataset!r}")
     return result
+
+
+def evaluated_scenes(config: Config) -> list[Scene]:
+    """The scenes of the evaluated split, without those of the evaluated frames that cannot be read.
+
+    Raises:
+        DataError: too many cannot be read, or none is left.
+    """
+    from d3d.stages import frames
+
+    e = config.evaluation
+    data = evaluated_dataset(config)
+    needed = {s.name: (s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))}
+    scenes = [s for s, _ in needed.values()]
+    if data.verified:
+        return scenes
+    bad = frames.unreadable(
+        config,
+        evaluated_name(config),
+        lambda: list(needed.values()),
+        depth=any(s.has_depth for s in scenes),
+        made_from=keyframes_digest(config),
+    )
+    kept = [
+        s.without(bad.get(s.name, {})) for s, used in needed.values() if len(bad.get(s.name, {})) < len(used)
+    ]
+    if not kept:
+        raise DataError(f"split {e.split!r} of data set {data.name!r}: none of its frames can be read.")
+    return kept
+
+
+def evaluated_frames(config: Config, scene: Scene) -> list[int]:
+    """Indices of a scene's frames that are scored: every Nth, or those of the parameter ``keyframes``."""
+    if config.evaluation.keyframes is None:
+        return scene.every(config.evaluation.every)
+    wanted = keyframes(config)
+    return [i for i, frame in enumerate(scene.frame_ids) if (scene.name, frame) in wanted]
+
+
+def evaluated_name(config: Config) -> str:
+    """What is evaluated, as a folder's name: the split, the data set if it is another one, the list if only that."""
+    e = config.evaluation
+    return "-".join(p for p in (e.dataset, e.split, keyframes_name(e)) if p)
+
+
+def keyframes(config: Config) -> FrameList:
+    """The frames that the parameter ``keyframes`` names, each checked against the data set.
+
+    Raises:
+        ConfigError: it is not one list.
+        DataError: as `d3d.lists.read_list`.
+    """
+    e = config.evaluation
+    files = given_files(e.keyframes, e.split)
+    if len(files) != 1:
+        raise ConfigError(f"keyframes = {e.keyframes!r} must be one list, not {len(files)}.")
+    data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
+    where = f"split {e.split!r} of data set {data.name!r}"
+    return read_list(next(iter(files.values())), data.scenes(e.split), where)
+
+
+def keyframes_digest(config: Config) -> dict[str, str]:
+    """Of which keyframes an evaluation was made: the list may change under its name. Empty where there is none."""
+    if config.evaluation.keyframes is None:
+        return {}
+    return {"keyframes": hashlib.sha256(json.dumps(sorted(keyframes(config))).encode()).hexdigest()}
 
 
 def frames_digest(scenes: list[TrainingScene]) -> str:

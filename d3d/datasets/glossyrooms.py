@@ -221,6 +221,7 @@ def open_glossyrooms(
         NAME,
         {split: lambda split=split: make(split) for split in splits},
         {split: lambda split=split: lists(split) for split in splits if split in LISTED_SPLITS},
+        verified=True,  # each archive against the manifest's sha256, whenever a room is opened
     )
     return dataset
 

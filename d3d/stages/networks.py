@@ -18,6 +18,7 @@ from d3d.geometry import nearest_depth
 from d3d.models import create_model, load_model
 from d3d.prediction import DepthStore
 from d3d.scenes import frames_digest, training_scenes
+from d3d.stages import frames
 from d3d.stages import labels as label_stages
 from d3d.stages.chain import missing, outputs
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, Task, select_device, train
@@ -26,7 +27,9 @@ from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, Task,
 def pretrain(config: Config, arch: str = "") -> Path:
     """Section 3.1: trains one network with the photometric loss; leaves its weights."""
     arch = arch or config.arch
-    with runs.open_stage(config, "pretrain", arch) as stage:
+    if outputs(config, "pretrain", arch) is None:
+        training_scenes(config)  # frames that cannot be read are found first: they are part of what it is made from
+    with runs.open_stage(config, "pretrain", arch, inputs=frames.inputs(config)) as stage:
         if not stage.done:
             train_stage(config, stage, arch, pretrain_task(config, arch), config.training("pretrain", arch))
         return stage.folder

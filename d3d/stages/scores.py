@@ -11,7 +11,8 @@ from d3d.config import ENSEMBLE, Config
 from d3d.errors import DataError
 from d3d.models import ARCHITECTURES
 from d3d.prediction import DepthStore, predict_scenes
-from d3d.scenes import evaluated_dataset
+from d3d.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes, keyframes_digest
+from d3d.stages import frames
 from d3d.stages.chain import TRAINING, folder_of, missing, outputs
 from d3d.stages.networks import distill, load_network, pretrain
 from d3d.tables.run import table, to_markdown
@@ -19,11 +20,10 @@ from d3d.tables.run import table, to_markdown
 
 def evaluated(config: Config, arch: str, labels: str = "") -> str:
     """The folder below ``evaluate/`` of one training's scores: network, training (and round), split (and data set)."""
-    e = config.evaluation
     training = labels or evaluation.SELF_SUPERVISED
     if labels and config.round > 1:
         training += f"-round{config.round}"
-    return f"{arch}/{training}/{e.split if e.dataset is None else f'{e.dataset}-{e.split}'}"
+    return f"{arch}/{training}/{evaluated_name(config)}"
 
 
 def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
@@ -35,27 +35,30 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
     arch = arch or config.arch
     e, d = config.evaluation, config.data
     stage_name = "distill" if labels else "pretrain"
+    path = evaluated(config, arch, labels)
+    if not (runs.stage_folder(config, "evaluate", arch, labels, path) / "DONE").is_file():
+        evaluated_scenes(config)  # frames that cannot be read must not be found out after hours of training
     if outputs(config, stage_name, arch, labels) is None:
         with missing(f"{stage_name} {arch} {labels}".rstrip(), TRAINING):
             distill(config, arch, labels) if labels else pretrain(config, arch)
     inputs = outputs(config, stage_name, arch, labels)
-    path = evaluated(config, arch, labels)
+    inputs |= frames.inputs(config, evaluated_name(config)) | keyframes_digest(config)
     with runs.open_stage(config, "evaluate", arch, labels, inputs=inputs, path=path) as stage:
         csv = stage.folder / "per_image.csv"
         if stage.done:
             return pd.read_csv(csv, dtype={"scene": str, "frame": str})
-        scenes = evaluated_dataset(config).scenes(e.split)
+        scenes = evaluated_scenes(config)
         if not any(s.has_depth for s in scenes):
             raise DataError(
                 f"split {e.split!r} of {e.dataset or d.dataset!r} has no ground-truth depth to evaluate against."
             )
-        frames = [s.every(e.every) for s in scenes]
+        wanted = [evaluated_frames(config, s) for s in scenes]
         store = DepthStore(stage.folder / "depth")
         name = f"evaluate/{path}"
         predict_scenes(
             load_network(config, arch, labels),
             scenes,
-            frames,
+            wanted,
             store,
             d.size_hw,
             precision=config.predict_precision,
@@ -64,7 +67,7 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         per_image = evaluation.score(
             store.read_of,
             scenes,
-            frames,
+            wanted,
             scale=e.scale,
             min_depth=d.min_depth,
             max_depth=d.max_depth,
@@ -127,6 +130,7 @@ def run_all(config: Config, archs: tuple[str, ...] = ()) -> pd.DataFrame:
         archs: networks that get students; by default the profile's.
     """
     archs = archs or config.students
+    evaluated_scenes(config)  # what cannot be scored must not be found out after hours of training
     trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
     for arch, _ in trainings:
         pretrain(config, arch)

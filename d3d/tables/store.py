@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from d3d import runs, scenes
-from d3d.config import Config, EvalConfig, stage_config
+from d3d.config import Config, EvalConfig, keyframes_name, stage_config
 from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
@@ -120,8 +120,8 @@ def _of_run(config: Config) -> list[Evaluation]:
     for run in (own, *bases):
         for done in sorted((run / "evaluate").glob("*/*/*/DONE")):
             path = done.parent.relative_to(run)
-            if path in found:
-                continue
+            if path in found or _keyframes(done.parent) != keyframes_name(config.evaluation):
+                continue  # of other frames of the same split: they do not belong in one table
             evaluation, lines = _read(config, done.parent)
             if not lines:
                 found[path] = evaluation
@@ -132,6 +132,11 @@ def _of_run(config: Config) -> list[Evaluation]:
                     + "\nGive the parameters of that run, or evaluate it again."
                 )
     return list(found.values())
+
+
+def _keyframes(folder: Path) -> str:
+    """The list whose frames alone were evaluated, by its name; "" where all were."""
+    return runs.read_json(folder / "config.json")["config"]["evaluation"].get("keyframes", "")
 
 
 def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:

@@ -1,0 +1,247 @@
+"""Frames that cannot be read: found before a training, listed, left out; too many an error; a killed check goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d3d import runs, scenes, stages
+from d3d.__main__ import main
+from d3d.config import make_config, stage_config
+from d3d.datasets import Scene
+from d3d.errors import DataError, RunError
+from d3d.stages import frames
+
+pytest.importorskip("open3d")
+N = 40
+
+
+def write_room(folder, seed=0, n=N, size_hw=(480, 640)):
+    """A sequence along a textured wall 2 m away, 6 cm further right in each frame, in the layout of 7-Scenes."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    wall = Image.fromarray(rng.integers(0, 255, (60, 400, 3), dtype=np.uint8)).resize((3200, 480))
+    depth = Image.fromarray(np.full(size_hw, 2000, np.uint16))
+    for i in range(n):
+        stem = folder / f"frame-{i:06d}"
+        left = round(525 / 2 * 0.06 * i)
+        wall.crop((left, 0, left + size_hw[1], size_hw[0])).save(f"{stem}.color.jpg", quality=80)
+        depth.save(f"{stem}.depth.png", compress_level=1)
+        pose = np.eye(4)
+        pose[0, 3] = 0.06 * i
+        np.savetxt(f"{stem}.pose.txt", pose)
+    return folder
+
+
+def config_of(root, tmp_path, **more):
+    given = {
+        "profile": "smoke",
+        "dataset": "7scenes",
+        "root": str(root),
+        "runs_dir": str(tmp_path),
+        "run": "r",
+    }
+    return make_config(**{**given, "integrate_every": 5, "eval_every": 2, **more})
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sound")
+    write_room(root / "chess" / "seq-01")
+    write_room(root / "fire" / "seq-01", seed=1)
+    return root
+
+
+@pytest.fixture
+def root(sound, tmp_path):
+    """A copy to spoil, by links to the files that stay as they are."""
+    for path in sound.rglob("*.*"):
+        copy = tmp_path / "data" / path.relative_to(sound)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, copy)
+    return tmp_path / "data"
+
+
+def spoil(path, content):
+    path.unlink()  # never through the link
+    path.write_bytes(content)
+
+
+def spoil_three(root):
+    chess = root / "chess" / "seq-01"
+    truncated = chess / "frame-000004.color.jpg"
+    spoil(truncated, truncated.read_bytes()[:2000])
+    spoil(chess / "frame-000011.color.jpg", b"")
+    small = root / "fire" / "seq-01" / "frame-000020.color.jpg"
+    small.unlink()
+    Image.fromarray(np.zeros((240, 320, 3), np.uint8)).save(small)
+    depth = chess / "frame-000036.depth.png"  # of the validation block: a training does not need it
+    spoil(depth, depth.read_bytes()[:500])
+
+
+def bad_of(config, split=frames.TRAINING):
+    listed = frames.read_unreadable(runs.stage_folder(config, "frames", labels=split) / frames.UNREADABLE)
+    return {(scene, frame): reason for scene, rows in listed.items() for frame, reason in rows.items()}
+
+
+def test_the_chain_runs_without_the_bad_frames_and_lists_them(root, tmp_path, capsys):
+    spoil_three(root)
+    config = config_of(root, tmp_path, labels="diff", max_bad_share=0.2)
+    per_image = stages.evaluate(config, "monodepth2", "diff")
+    bad = bad_of(config)
+    chess, fire = "chess-seq-01.0-31", "fire-seq-01.0-31"
+    assert set(bad) == {(chess, "frame-000004"), (chess, "frame-000011"), (fire, "frame-000020")}
+    assert "truncated" in bad[chess, "frame-000004"]
+    assert "not an image" in bad[chess, "frame-000011"]
+    assert "(240, 320, 3)" in bad[fire, "frame-000020"]
+    said = capsys.readouterr().out
+    assert "3 of 64 frames cannot be read and are left out: the list is " in said
+    for s in stages.training_scenes(config):
+        used = {s.scene.frame_ids[i] for i in s.frames_to_predict(5)}
+        assert not used & {frame for scene, frame in bad if scene == s.scene.name}
+        every_fifth = {f"frame-{i:06d}" for i in range(0, 32, 5)}
+        assert used >= every_fifth - {frame for _, frame in bad}
+        # a triple that lost a frame is gone; the others are as they were
+        whole = next(a for a in scenes.all_training_scenes(config) if a.scene.name == s.scene.name)
+        ids = {tuple(s.scene.frame_ids[i] for i in row) for row in s.triples.indices}
+        before = {tuple(whole.scene.frame_ids[i] for i in row) for row in whole.triples.indices}
+        lost = {row for row in before if any((s.scene.name, frame) in bad for frame in row)}
+        assert ids == before - lost
+        assert s.triples.dropped["a frame of the triple cannot be read"] == len(lost) > 0
+        assert sum(s.triples.dropped.values()) + len(s.triples) == s.triples.targets_tried
+    # depth is needed where it is evaluated, and there alone
+    (key,) = bad_of(config, "val")
+    assert key == ("chess-seq-01.32-39", "frame-000036")
+    scored = set(zip(per_image["scene"], per_image["frame"], strict=True))
+    wanted = {(f"{s}-seq-01.32-39", f"frame-{i:06d}") for s in ("chess", "fire") for i in range(32, 40, 2)}
+    assert scored == wanted - {key}
+    stored = runs.read_json(runs.stage_folder(config, "pretrain", "monodepth2") / "config.json")
+    assert list(stored["inputs"]) == ["frames/unreadable.csv"]
+
+
+def test_too_many_bad_frames_are_an_error_before_any_training(root, tmp_path, capsys):
+    spoil_three(root)
+    config = config_of(root, tmp_path)
+    with pytest.raises(
+        DataError, match=r"3 of 64 frames cannot be read, more than max_bad_share = 0\.01.*\.csv"
+    ):
+        stages.pretrain(config)
+    assert len(bad_of(config)) == 3
+    assert not runs.stage_folder(config, "pretrain", "monodepth2").exists()
+    # repaired, only the bad ones are decoded again
+    write_room(tmp_path / "again" / "seq-01")
+    for frame in ("frame-000004", "frame-000011"):
+        spoil(
+            root / "chess" / "seq-01" / f"{frame}.color.jpg",
+            (tmp_path / "again" / "seq-01" / f"{frame}.color.jpg").read_bytes(),
+        )
+    assert main(["prepare", *arguments(root, tmp_path), "--max-bad-share", "0.02"]) == 0
+    assert "1 of 64 frames cannot be read" in capsys.readouterr().out
+
+
+def arguments(root, tmp_path):
+    given = {"profile": "smoke", "dataset": "7scenes", "root": root, "runs-dir": tmp_path, "run": "r"}
+    return [w for k, v in given.items() for w in (f"--{k}", str(v))] + ["--integrate-every", "5"]
+
+
+def test_without_a_bad_frame_nothing_is_otherwise(sound, tmp_path):
+    config = config_of(sound, tmp_path)
+    whole, found = scenes.all_training_scenes(config), stages.training_scenes(config)
+    assert scenes.frames_digest(found) == scenes.frames_digest(whole)
+    assert [s.scene for s in found] == [s.scene for s in whole], "the very same scenes"
+    assert frames.inputs(config) == {}
+    assert bad_of(config) == {}
+    # what recorded runs were made from has no new key
+    for stage in ("pretrain", "predict", "project", "evaluate"):
+        assert not {"max_bad_share", "frames", "keyframes"} & set(
+            str(stage_config(config, stage, "monodepth2")).split("'")
+        )
+
+
+def test_a_verified_data_set_is_not_decoded(tmp_path):
+    config = make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
+    assert stages.dataset(config).verified
+    stages.training_scenes(config)
+    scenes.evaluated_scenes(config)
+    assert not (runs.run_folder(config) / "frames").exists()
+
+
+def test_a_check_that_is_killed_goes_on(root, tmp_path, monkeypatch):
+    """SIGKILL in the second scene: of the first only the bad frames are decoded again, and the list is whole."""
+    spoil_three(root)
+    code = f"""
+import os, signal
+from d3d.datasets.scene import Scene
+from d3d.__main__ import main
+image = Scene.image
+def deadly(self, i, size_hw=None):
+    if self.name.startswith("fire"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return image(self, i, size_hw)
+Scene.image = deadly
+main({["prepare", *arguments(root, tmp_path)]!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    config = config_of(root, tmp_path, max_bad_share=0.1)
+    folder = runs.stage_folder(config, "frames", labels=frames.TRAINING)
+    assert not (folder / "DONE").exists()
+    decoded, image = [], Scene.image
+
+    def counted(self, i, size_hw=None):
+        decoded.append(self.name)
+        return image(self, i, size_hw)
+
+    monkeypatch.setattr(Scene, "image", counted)
+    stages.training_scenes(config)
+    assert (folder / "DONE").is_file()
+    assert len(bad_of(config)) == 3
+    assert (decoded.count("chess-seq-01.0-31"), decoded.count("fire-seq-01.0-31")) == (2, 32)
+
+
+def test_a_frame_that_goes_bad_later_is_named_and_what_was_trained_with_it_is_not_mixed(root, tmp_path):
+    config = config_of(root, tmp_path, max_bad_share=0.1)
+    stages.training_scenes(config)
+    bad = root / "chess" / "seq-01" / "frame-000008.color.jpg"
+    spoil(bad, bad.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"chess-seq-01', frame frame-000008: .*truncated"):
+        stages.pretrain(config)
+    # the check is done once: its folder is what says so
+    with pytest.raises(DataError, match="frame-000008"):
+        stages.pretrain(config)
+    for path in sorted(runs.stage_folder(config, "frames", labels=frames.TRAINING).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(RunError, match="made from other inputs"):
+        stages.pretrain(config)
+
+
+def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
+    """Instead of failing, or decoding everything once more beside the first."""
+    config, found = config_of(root, tmp_path), []
+    both = [threading.Thread(target=lambda: found.append(stages.training_scenes(config))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(timeout=120)
+    assert len(found) == 2
+    assert scenes.frames_digest(found[0]) == scenes.frames_digest(found[1])
+    assert capsys.readouterr().out.count("decoding each") == 1
+
+
+@pytest.mark.parametrize("text", ["", "scene,frame\n", "scene,frame,reason\na,b\n", '"', "\0,\n", "\xff"])
+def test_a_list_that_is_not_one(tmp_path, text):
+    path = tmp_path / "unreadable.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="Delete its folder"):
+        frames.read_unreadable(path)
+
+
+def test_reasons_with_commas_and_quotes_come_back(tmp_path):
+    bad = {"a": {"1": 'x, "y"\nz', "2": ""}, "b/c": {"3": "é"}}
+    frames.write_unreadable(tmp_path / "list.csv", bad)
+    assert frames.read_unreadable(tmp_path / "list.csv") == bad
