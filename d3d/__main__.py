@@ -165,7 +165,10 @@ def _record(configs: list[Config], processes: int, arguments: list[str]) -> None
 
 
 STAGES = {
-    "prepare": (_prepare, "list the training triples, and why targets fell out"),
+    "prepare": (
+        _prepare,
+        "list the training triples, and why targets fell out; `prepare scannet --help`: make ScanNet small",
+    ),
     "pretrain": (_pretrain, "self-supervised pretraining (3.1)"),
     "project": (_project, "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)"),
     "fuse": (_fuse, "uncertainty and pseudo-labels (3.2.3)"),
@@ -243,9 +246,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    arguments, rest = parser().parse_known_args(argv)
     start = time.monotonic()
     try:
+        words = sys.argv[1:] if argv is None else argv
+        if words[:2] == ["prepare", "scannet"]:  # options of its own, nothing of a run
+            from d3d import prepare
+
+            prepare.run(words[2:])
+            return _ended("prepare scannet", start)
+        arguments, rest = parser().parse_known_args(argv)
         if rest:
             raise unknown("option", rest[0].split("=")[0].lstrip("-"), PARAMETERS)
         if arguments.stage not in STAGES:

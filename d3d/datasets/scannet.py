@@ -88,12 +88,14 @@ class ScanNetScene(Scene):
     Attributes:
         video_frames: how many frames the video has.
         invalid: reason -> numbers of the frames that are left out for it.
+        depth_K: (3, 3) intrinsics of depth at its own size; None where they are not there.
         registration_px: how far a corner of the depth image lies from where it would if shrunk colour had the same
             intrinsics, in pixels of depth; None where the intrinsics of depth are not there.
     """
 
     video_frames: int
     invalid: dict[str, list[int]]
+    depth_K: np.ndarray | None
     registration_px: float | None
 
     def _keep(
@@ -134,6 +136,7 @@ class SensScene(ScanNetScene):
     def __init__(self, path: Path, name: str) -> None:
         self._file = file = SensFile(path)
         h = file.header
+        self.depth_K = h.depth_K
         cameras = h.color_K, h.color_hw, h.depth_K, h.depth_hw
         self.registration_px = registration_px(
             *cameras, relative_extrinsics(h.color_extrinsic, h.depth_extrinsic)
@@ -174,9 +177,9 @@ class FolderScene(ScanNetScene):
         depths = (self._depth(number) for number in numbers)
         first = next((path for path in depths if path.exists()), None)
         depth_hw = None if first is None else _image_size(first, where)
-        self.registration_px, depth_K = None, _intrinsics(folder, "depth", where)
-        if depth_hw is not None and self._K is not None and depth_K is not None:
-            self.registration_px = registration_px(self._K, color_hw, depth_K, depth_hw)
+        self.registration_px, self.depth_K = None, _intrinsics(folder, "depth", where)
+        if depth_hw is not None and self._K is not None and self.depth_K is not None:
+            self.registration_px = registration_px(self._K, color_hw, self.depth_K, depth_hw)
         self._keep(name, numbers, poses, color_hw, has_depth=first is not None, depth_hw=depth_hw)
 
     def _depth(self, number: int) -> Path:

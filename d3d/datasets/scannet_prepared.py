@@ -136,26 +136,40 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
     if index.get("format") != FORMAT or index.get("scene") != name:
         raise DataError(f"{path}: not the index of scene {name!r} of format {FORMAT}. {_AGAIN}")
     try:
-        n = len(index["numbers"])
-        good = (
-            all(type(number) is int and number >= 0 for number in index["numbers"])
-            and len(set(index["numbers"])) == n
-            and np.array(index["world_T_cam"], dtype=np.float64).size == 16 * n
-            and np.array(index["K"], dtype=np.float64).shape == (3, 3)
-            and len(index["color"]) == len(index["depth"]) == n
-            and all(isinstance(numbers, list) for numbers in index["left_out"].values())
-            and all(
-                index[key] is None
-                or (len(index[key]) == 2 and all(type(x) is int and x > 0 for x in index[key]))
-                for key in ("size_hw", "depth_hw")
-            )
-            and index["size_hw"] is not None
-        )
+        good = _is_index(index)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         good = False
     if not good:
         raise DataError(f"{path}: damaged, it does not have what an index has. Delete {folder}. {_AGAIN}")
     return index
+
+
+def _is_index(index: dict[str, Any]) -> bool:
+    """Whether an index has what it should; where it lacks a key or a value is of another kind it may also raise."""
+
+    def whole(*values: Any) -> bool:
+        return all(type(value) is int and value >= 0 for value in values)
+
+    numbers, depth_hw = index["numbers"], index["depth_hw"]
+    sums = [*index["color"], *(depth for depth in index["depth"] if depth is not None)]
+    poses, K = (np.array(index[key], dtype=np.float64) for key in ("world_T_cam", "K"))
+    return (
+        whole(*numbers, *index["listed"], index["source"]["frames"])
+        and len(set(numbers)) == len(numbers) == len(index["color"]) == len(index["depth"])
+        and poses.size == 16 * len(numbers)
+        and K.shape == (3, 3)
+        and all(
+            len(size) == 2 and whole(*size) and min(size) > 0
+            for size in (index["size_hw"], depth_hw or (1, 1))
+        )
+        and all(len(pair) == 2 and whole(*pair) for pair in sums)
+        and (depth_hw is not None or not any(index["depth"]))
+        and all(whole(*of) for of in index["left_out"].values())
+        and index["split"] in SPLITS
+        and isinstance(index["corrupt"], dict)
+        and (index["triples"] is None or whole(index["triples"]["found"], index["triples"]["tried"]))
+        and (index["registration_px"] is None or index["registration_px"] >= 0)
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
