@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from d3d.cluster import advance
 from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import DataError
 from d3d.metrics import METRICS, depth_metrics
@@ -14,6 +16,8 @@ from d3d.progress import track
 
 _ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}
 SELF_SUPERVISED = "self-supervised"
+
+Row = dict[str, Any]  # of a table of scores, by its columns
 
 
 def arch_name(arch: str) -> str:
@@ -54,34 +58,50 @@ def score(
         DataError: no image has ground truth.
     """
     rows = []
-    bar = track(what=what, total=sum(map(len, frames)), unit="image")
-    for scene, wanted in zip(scenes, frames, strict=True):
-        for i in wanted:
-            gt = scene.depth(i)
-            bar.update()
-            if gt is None or not (gt > 0).any():
-                continue
-            masks: dict[str, np.ndarray | None] = {"all": None}
-            highlight = scene.highlight_mask(i)
-            if highlight is not None:
-                masks |= {"highlight": highlight, "diffuse": ~highlight}
-            pred = depth(scene, i)
-            for pixels, mask in masks.items():
-                count = int(np.count_nonzero(gt > 0 if mask is None else mask & (gt > 0)))
-                if count:
-                    metrics = depth_metrics(pred, gt, mask, scale, min_depth, max_depth)
-                    rows.append(
-                        {
-                            "scene": scene.name,
-                            "frame": scene.frame_ids[i],
-                            "pixels": pixels,
-                            "count": count,
-                            **metrics,
-                        }
-                    )
-    bar.close()
+    with track(what=what, total=sum(map(len, frames)), unit="image") as bar:
+        for scene, wanted in zip(scenes, frames, strict=True):
+            rows += score_scene(depth, scene, wanted, scale, min_depth, max_depth)
+            bar.update(len(wanted))
+    return to_frame(rows, [s.name for s in scenes])
+
+
+def score_scene(
+    depth: Callable[[Scene, int], np.ndarray],
+    scene: Scene,
+    frames: Sequence[int],
+    scale: str,
+    min_depth: float,
+    max_depth: float,
+) -> list[Row]:
+    """The rows of `score` of one scene; none where no frame has ground truth."""
+    rows = []
+    for i in frames:
+        advance()
+        gt = scene.depth(i)
+        if gt is None or not (gt > 0).any():
+            continue
+        masks: dict[str, np.ndarray | None] = {"all": None}
+        highlight = scene.highlight_mask(i)
+        if highlight is not None:
+            masks |= {"highlight": highlight, "diffuse": ~highlight}
+        pred = depth(scene, i)
+        for pixels, mask in masks.items():
+            count = int(np.count_nonzero(gt > 0 if mask is None else mask & (gt > 0)))
+            if count:
+                metrics = depth_metrics(pred, gt, mask, scale, min_depth, max_depth)
+                about = {"scene": scene.name, "frame": scene.frame_ids[i], "pixels": pixels, "count": count}
+                rows.append({**about, **metrics})
+    return rows
+
+
+def to_frame(rows: Sequence[Row], scenes: Sequence[str]) -> pd.DataFrame:
+    """The rows of all scenes as a table.
+
+    Raises:
+        DataError: there are none; names the scenes.
+    """
     if not rows:
-        names = ", ".join(s.name for s in scenes[:3])
+        names = ", ".join(scenes[:3])
         raise DataError(f"nothing to score: no ground-truth depth in the frames of {names}.")
     return pd.DataFrame(rows)
 

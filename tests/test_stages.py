@@ -67,7 +67,7 @@ def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("computed again")
 
-    for module, name in ((networks, "train"), (depth, "map_scenes"), (scores, "predict_scenes")):
+    for module, name in ((networks, "train"), (depth, "map_scenes"), (scores, "map_scenes")):
         monkeypatch.setattr(module, name, never)
     again = stages.evaluate(cfg, "monodepth2", "diff")
     assert again.equals(chain)

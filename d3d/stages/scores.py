@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 
 import pandas as pd
 
@@ -10,11 +11,11 @@ from d3d import evaluation, fusion, runs
 from d3d.config import ENSEMBLE, Config
 from d3d.errors import DataError
 from d3d.models import ARCHITECTURES
-from d3d.prediction import DepthStore, predict_scenes
+from d3d.prediction import DepthStore, map_scenes, saved_network
 from d3d.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes, keyframes_digest
 from d3d.stages import frames
-from d3d.stages.chain import TRAINING, folder_of, missing, outputs
-from d3d.stages.networks import distill, load_network, pretrain
+from d3d.stages.chain import TRAINING, folder_of, missing, outputs, over_scenes, saved, where
+from d3d.stages.networks import distill, pretrain
 from d3d.tables.run import table, to_markdown
 
 
@@ -55,24 +56,27 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         wanted = [evaluated_frames(config, s) for s in scenes]
         store = DepthStore(stage.folder / "depth")
         name = f"evaluate/{path}"
-        predict_scenes(
-            load_network(config, arch, labels),
+        map_scenes(
+            saved_network,
+            saved(config, arch, labels),
             scenes,
             wanted,
             store,
             d.size_hw,
-            precision=config.predict_precision,
             what=name,
+            **where(config),
         )
-        per_image = evaluation.score(
-            store.read_of,
-            scenes,
-            wanted,
-            scale=e.scale,
-            min_depth=d.min_depth,
-            max_depth=d.max_depth,
-            what=name,
+        rows = over_scenes(
+            config,
+            evaluation.score_scene,
+            {
+                s.name: (store.read_of, s, used, e.scale, d.min_depth, d.max_depth)
+                for s, used in zip(scenes, wanted, strict=True)
+            },
+            what=f"{name}: scores",
+            sizes={s.name: len(used) for s, used in zip(scenes, wanted, strict=True)},
         )
+        per_image = evaluation.to_frame(list(chain.from_iterable(rows.values())), list(rows))
         with runs.atomic(csv) as temporary:
             per_image.to_csv(temporary, index=False, float_format="%.6g")
         stage.finish({"per_image.csv": runs.sha256(csv)}, summary=evaluation.summary(per_image).to_dict())
