@@ -13,6 +13,7 @@ from d3d.losses import (
     smoothness,
     ssim,
 )
+from d3d.reprojection import Target, least_error
 
 
 def slow_photometric_error(a, b, alpha=0.85):
@@ -165,3 +166,41 @@ def test_gradcheck_of_the_whole_loss():
     assert torch.autograd.gradcheck(
         lambda d: self_supervised_loss({0: d}, target, sources, K, poses)[0], (disp,), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("automask", [False, True])
+def test_the_pass_that_a_cpu_takes_is_the_plain_formula_with_its_gradient(automask):
+    """More images than are worked on at a time, two of the sources alike, a still camera: ties and remainders."""
+    torch.manual_seed(0)
+    target = torch.rand(5, 3, 9, 7, dtype=torch.float64)
+    warped = torch.rand(3, 5, 3, 9, 7, dtype=torch.float64)
+    warped[1, 2] = warped[0, 2]
+    warped[0, 3] = target[3]
+    warped.requires_grad_()
+    bound = 0.8 * torch.rand(5, 1, 9, 7, dtype=torch.float64) if automask else None
+    plain = minimum_reprojection([photometric_error(source, target) for source in warped])
+    plain = (plain if bound is None else torch.minimum(plain, bound)).mean()
+    fast = least_error(warped, Target(target), bound)
+    assert fast.item() == pytest.approx(plain.item(), abs=1e-14)
+    slopes = [torch.autograd.grad(3 * loss, warped)[0] for loss in (plain, fast)]
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-13
+    assert slopes[0].abs().max() > 1e-4
+
+
+def test_in_float32_that_pass_is_as_exact_as_the_plain_formula():
+    """Sums of squares cancel on smooth images, the more the smoother."""
+    torch.manual_seed(0)
+    base = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 6, 8, dtype=torch.float64), (48, 64), mode="bilinear"
+    )
+    target, warped = base, (base + 0.02 * torch.rand_like(base))[None]
+
+    def slope(dtype, fast):
+        a, b = warped.to(dtype).requires_grad_(), target.to(dtype)
+        loss = least_error(a, Target(b)) if fast else photometric_error(a[0], b).mean()
+        return torch.autograd.grad(loss, a)[0].double()
+
+    exact = slope(torch.float64, fast=False)
+    errors = [(slope(torch.float32, fast) - exact).norm() / exact.norm() for fast in (False, True)]
+    assert errors[1] < 2 * errors[0]
+    assert errors[1] < 1e-3
