@@ -1,0 +1,104 @@
+"""Scenes that are at hand as ScanNet's .sens files, to try everything on: `python tests/sens_from_scenes.py --out FOLDER`.
+
+Rooms of GlossyRooms, or with --sequence a folder of 7-Scenes, become files of ScanNet's sizes, codecs and intrinsics:
+colour 1296x968 (every third scene 640x480, as scene0704 and scene0705), depth 640x480, some poses lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sens_writer import SensWriter
+
+from d3d.datasets import Scene, open_dataset
+from d3d.datasets.sevenscenes import SevenScenesSequence
+from d3d.geometry import nearest_depth, scale_intrinsics
+
+COLOR_HW, SMALL_COLOR_HW, DEPTH_HW = (968, 1296), (480, 640), (480, 640)
+FIRST = {"train": 0, "val": 700, "test": 720}
+LOST = {"infinite": np.full((4, 4), -np.inf), "zero": np.zeros((4, 4)), "scaled": np.diag([2.0, 2, 2, 1])}
+
+
+def write_scene(path: Path, scene: Scene, color_hw=COLOR_HW, lost=(), repeat: int = 1, spacing: int = 1) -> None:
+    """A scene as a .sens file; depth is resized by the nearest pixel.
+
+    Args:
+        lost: numbers of frames that get a pose of `LOST`, in turn.
+        repeat: how often the frames come, forwards and backwards in turn, as longer video.
+        spacing: every so many frames one of the scene's; those between have the pose of the one before and its image.
+    """
+    K = scene.K(0)
+    n = len(scene)
+    with SensWriter(
+        path,
+        color_hw,
+        DEPTH_HW,
+        scale_intrinsics(K, scene.size_hw, color_hw),
+        scale_intrinsics(K, scene.size_hw, DEPTH_HW),
+    ) as file:
+        for pass_ in range(repeat):
+            for i in range(n) if pass_ % 2 == 0 else range(n - 1, -1, -1):
+                image = Image.fromarray(scene.image(i)).resize(color_hw[::-1], Image.Resampling.BICUBIC)
+                depth = scene.depth(i)
+                metres = np.zeros(DEPTH_HW) if depth is None else nearest_depth(depth, DEPTH_HW)
+                for _ in range(spacing):
+                    number = file.frames
+                    kinds = list(LOST.values())
+                    pose = scene.world_T_cams[i] if number not in lost else kinds[lost.index(number) % len(kinds)]
+                    file.add(np.asarray(image), np.rint(metres * 1000).astype(np.uint16), pose)
+
+
+def write_glossyrooms(out: Path, rooms: int = 2, frames: int = 80) -> None:
+    """Rooms of each split with their lists of splits, as ScanNet's release has its files.
+
+    Args:
+        rooms: a split.
+        frames: the first so many of each.
+    """
+    dataset = open_dataset("glossyrooms", rooms=rooms, frames=frames)
+    k = 0
+    for split in dataset.splits:
+        names = []
+        for j, room in enumerate(dataset.scenes(split)):
+            name = f"scene{FIRST[split] + j:04d}_00"
+            folder = out / ("scans_test" if split == "test" else "scans")
+            size_hw, k = SMALL_COLOR_HW if k % 3 == 1 else COLOR_HW, k + 1
+            write_scene(folder / name / f"{name}.sens", room, size_hw, lost=(3, 17, 20))
+            names.append(name)
+        (out / f"scannetv2_{split}.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def write_sequence(out: Path, sequence: Path) -> None:
+    """A folder of 7-Scenes as scene0000_00 of the train split, and as scene0700_00 of val."""
+    scene = SevenScenesSequence(sequence, "sequence")
+    for name, split in (("scene0000_00", "train"), ("scene0700_00", "val")):
+        path = out / "scans" / name / f"{name}.sens"
+        if split == "train":
+            write_scene(path, scene)
+        else:
+            path.parent.mkdir(parents=True)
+            path.hardlink_to(out / "scans" / "scene0000_00" / "scene0000_00.sens")
+        (out / f"scannetv2_{split}.txt").write_text(f"{name}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rooms", type=int, default=2, help="rooms a split")
+    parser.add_argument("--frames", type=int, default=80, help="frames a room")
+    parser.add_argument("--sequence", type=Path, help="a folder of 7-Scenes instead of rooms")
+    a = parser.parse_args()
+    if a.sequence is None:
+        write_glossyrooms(a.out, a.rooms, a.frames)
+    else:
+        write_sequence(a.out, a.sequence)
+    print(*(f"{p}: {p.stat().st_size / 1e6:.1f} MB" for p in sorted(a.out.rglob("*.sens"))), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
