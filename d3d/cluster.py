@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import queue
+import signal
 import time
 import uuid
 from collections import Counter
@@ -100,17 +101,25 @@ def run_tasks(
         if scheduler in ("none", "auto"):
             work.run_here(WORTH_S if scheduler == "auto" else None)
         if work.left and scheduler in ("local", "auto"):
-            try:
-                work.run_on(local_client(workers, retries))
-            except _Lost:
-                close()
-                say(f"[{what}] the local cluster was lost: starting another")
-                work.run_on(local_client(workers, retries))
+            _run_locally(work, workers)
         elif work.left:
             with _connected(scheduler) as client:
                 work.run_on(client)
     work.check()
     return {name: work.results[name] for name in tasks}
+
+
+def _run_locally(work: _Work, workers: int) -> None:
+    try:
+        try:
+            work.run_on(local_client(workers, work.retries))
+        except _Lost:
+            close()
+            say(f"[{work.what}] the local cluster was lost: starting another")
+            work.run_on(local_client(workers, work.retries))
+    except BaseException:
+        close()  # what still runs there must not write behind the back of who comes next
+        raise
 
 
 def own_cores() -> int:
@@ -337,8 +346,10 @@ def local_client(workers: int, retries: int = 2):
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
+            preload=[__name__],
             env={
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
@@ -349,6 +360,11 @@ def local_client(workers: int, retries: int = 2):
     client = distributed.Client(cluster, timeout=LOST_S, set_as_default=False)
     _local = os.getpid(), workers, client
     return client
+
+
+def dask_setup(worker) -> None:
+    """Called by dask in each process of the local cluster: Ctrl-C reaches all, and is the first one's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @atexit.register
