@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from d3d.config import Config, stage_config
-from d3d.errors import BusyError, RunError
+from d3d.errors import BusyError, D3DError, RunError
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
 
@@ -80,20 +80,70 @@ def atomic(path: Path) -> Iterator[Path]:
     Where several write the same folder at once (a task whose worker was thought lost), the first one's stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        yield temporary
-        if temporary.is_file():
-            with open(temporary, "rb") as f:
-                os.fsync(f.fileno())
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        with writing(path):  # while the temporary is there: a full disk is full because of it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_file():
+                with open(temporary, "rb") as f:
+                    os.fsync(f.fileno())
+            try:
+                os.replace(temporary, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
     finally:
         _remove(temporary)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context in which a full disk or a read-only folder is an error that says so, whatever library meets it.
+
+    Raises:
+        RunError: ``path`` cannot be written for such a reason.
+    """
+    try:
+        yield
+    except D3DError:
+        raise
+    except Exception as error:  # torch and safetensors have kinds of their own for a full disk
+        why = _why_not_written(Path(path), error)
+        if why is None:
+            raise
+        raise RunError(
+            f"{path} cannot be written: {why}. What was finished before is kept; the same command goes on from there."
+        ) from error
+
+
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of this disk is used up",
+    errno.EROFS: "it is on a disk that is mounted read-only",
+    errno.EACCES: "you have no permission to write there; name another folder (runs_dir=...)",
+    errno.EPERM: "you have no permission to write there; name another folder (runs_dir=...)",
+}
+
+
+def _why_not_written(path: Path, error: BaseException) -> str | None:
+    there = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    of_system = error
+    while of_system is not None and not isinstance(of_system, OSError):
+        of_system = of_system.__cause__ or of_system.__context__
+    if isinstance(of_system, OSError) and of_system.errno in _REFUSALS:
+        # a frame that cannot be read is not a folder that cannot be written
+        named = of_system.filename
+        if (
+            named is None
+            or not isinstance(named, str)
+            or Path(named).absolute().is_relative_to(there.absolute())
+        ):
+            left = f" ({free / 2**20:.1f} MB are free)" if of_system.errno == errno.ENOSPC else ""
+            return _REFUSALS[of_system.errno] + left
+    full = free < 2**16 or os.strerror(errno.ENOSPC) in str(error)
+    return f"{_REFUSALS[errno.ENOSPC]} ({free / 2**20:.1f} MB are free)" if full else None
 
 
 def _temporary(path: Path) -> Path:
@@ -272,10 +322,14 @@ def open_stage(
         RunError: the folder belongs to another configuration, to other inputs, or to a running process.
     """
     folder = stage_folder(config, stage, arch, labels, path)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with writing(folder / ".lock"):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except RunError:
+        if not (folder / "DONE").is_file():  # a finished stage may be read where nobody can write
+            raise
     except Timeout:
         raise BusyError(
             f"{folder} is in use by another process. Wait for it, or give this run another name."

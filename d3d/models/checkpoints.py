@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,14 +52,26 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     }
     # only where there is one: the file of a plain network is what it always was
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    from d3d.runs import atomic
+
+    with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _sort_header(temporary)
     return path
+
+
+def _sort_header(path: Path) -> None:
+    """Puts a safetensors file's header in order: the library has the metadata in another one each time.
+
+    The same weights are then the same bytes, and later stages know them by their hash.
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def is_d3d_weights(path: str | Path) -> bool:

@@ -1,0 +1,230 @@
+"""Kills a training and each per-scene stage with SIGKILL at random moments, and compares what comes out.
+
+    python benchmarks/faults.py --kills 20 [--stages pretrain,project] [--scheduler local] [--json FILE]
+
+Each stage is run once undisturbed. Then it is started again and again, from what the kill before has left, and killed
+at a moment drawn between its start and its usual end, until it has been killed so many times; where it ends before
+its kill, it starts anew. After each kill every file that is there must be whole; at the end all must be equal to the
+undisturbed run's, byte for byte (one thread, on a CPU).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from d3d import runs, stages
+from d3d.config import ENSEMBLE, Config, make_config
+from d3d.prediction import read_depth
+
+STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
+# of the files of a stage, what says when, where and by whom it was made
+TOLD = ("provenance.json", "DONE", ".lock")
+
+
+@dataclass
+class Result:
+    """What became of one stage.
+
+    Attributes:
+        kills: how often it was killed in the middle.
+        starts: how often it was started, the last time to its end.
+        seconds: it takes undisturbed.
+        equal: whether all its files are those of the undisturbed run.
+        different: names of those that are not.
+    """
+
+    stage: str
+    kills: int = 0
+    starts: int = 0
+    seconds: float = 0.0
+    equal: bool = False
+    different: list[str] = field(default_factory=list)
+
+
+def small_config(folder: Path, run: str, scheduler: str) -> Config:
+    """A run whose stages take seconds: six rooms of 18 frames, 24 steps, a checkpoint after each second one."""
+    cfg = make_config(profile="smoke", device="cpu", runs_dir=str(folder), run=run, scheduler=scheduler)
+    options = {**cfg.data.options, "rooms": 6}
+    training = {"steps": 24, "checkpoint_steps": 2}
+    return replace(
+        cfg,
+        data=replace(cfg.data, options=options),
+        pretrain=replace(cfg.pretrain, **training),
+        distill=replace(cfg.distill, **training),
+        steps={},
+    )
+
+
+def do(config: Config, stage: str, arch: str = "") -> None:
+    """Runs one stage in this process, with one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    arch = arch or config.arch
+    if stage == "uncertainty":
+        stages.uncertainty(config)
+    elif stage == "evaluate":
+        stages.evaluate(config, arch, config.labels)
+    else:
+        getattr(stages, stage)(config, arch)
+
+
+def run(
+    folder: Path, names: Sequence[str] = STAGES, kills: int = 20, seed: int = 0, scheduler: str = "none"
+) -> list[Result]:
+    """Kills each named stage so many times.
+
+    Args:
+        folder: an empty one to work in.
+        scheduler: the parameter ``scheduler`` of the runs.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")  # each start costs a fork, not an import of torch
+    context.set_forkserver_preload(["d3d.stages", "d3d.training", "d3d.models", "d3d.figures", "open3d"])
+    warm = context.Process(target=os.getpid)  # the imports are no part of the first stage's time
+    warm.start()
+    warm.join()
+    rng = np.random.default_rng(seed)
+    calm, killed = (small_config(folder, name, scheduler) for name in ("calm", "killed"))
+    results = []
+    for stage in STAGES:
+        if stage == "uncertainty" and {stage, *STAGES[STAGES.index(stage) :]} & set(names):
+            for arch in ENSEMBLE:  # it is of all three networks
+                _finish(context, calm, "predict", arch)
+        before = runs.run_folder(killed)
+        shutil.rmtree(before, ignore_errors=True)
+        if runs.run_folder(calm).is_dir():
+            shutil.copytree(runs.run_folder(calm), before)
+        start = time.monotonic()
+        _finish(context, calm, stage)
+        seconds = time.monotonic() - start
+        if stage in names:
+            results.append(_kill(context, calm, killed, stage, kills, seconds, rng))
+        if len(results) == len(names):
+            break
+    return results
+
+
+def _finish(context, config: Config, stage: str, arch: str = "") -> None:
+    process = context.Process(target=do, args=(config, stage, arch))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{stage} ended with status {process.exitcode} undisturbed.")
+
+
+def _kill(context, calm: Config, killed: Config, stage: str, kills: int, seconds: float, rng) -> Result:
+    result = Result(stage, seconds=round(seconds, 2))
+    folder = runs.run_folder(killed) / stage
+    while True:
+        process = context.Process(target=do, args=(killed, stage))
+        process.start()
+        result.starts += 1
+        process.join(rng.uniform(0, seconds) if result.kills < kills else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            result.kills += 1
+            check_whole(folder)
+            _wait_for_others(folder)
+            continue
+        if process.exitcode:
+            raise RuntimeError(f"{stage} ended with status {process.exitcode} after {result.kills} kills.")
+        result.different = differences(runs.run_folder(calm) / stage, folder)
+        result.equal = not result.different
+        if result.kills >= kills or not result.equal:
+            return result
+        shutil.rmtree(folder)
+
+
+def _wait_for_others(folder: Path, longest_s: float = 30.0) -> None:
+    """Until processes that the killed one had started have noticed and let go of its lock."""
+    start = time.monotonic()
+    for lock in folder.rglob(".lock"):
+        while time.monotonic() - start < longest_s:
+            with contextlib.suppress(runs.Timeout), runs.FileLock(lock).acquire(timeout=0):
+                break
+            time.sleep(0.1)
+
+
+def check_whole(folder: Path) -> None:
+    """Opens every file of a stage that is not under a temporary name.
+
+    Raises:
+        Exception: one of them is not whole.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.suffix == ".json" or path.name == "DONE":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            load_file(path)
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".png" and path.name != "loss.png":
+            read_depth(path)
+    for index in folder.rglob("index.json"):
+        for frame in json.loads(index.read_text())["frames"]:
+            read_depth(index.with_name(f"{frame}.png"))
+
+
+def differences(calm: Path, killed: Path) -> list[str]:
+    """Names of the files that are in one of two stage folders only, or differ; but those `TOLD`."""
+
+    def files(folder: Path) -> dict[str, bytes]:
+        found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+        return {name: p.read_bytes() for name, p in found.items() if p.name not in TOLD}
+
+    a, b = files(calm), files(killed)
+    different = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+    for done in calm.rglob("DONE"):
+        other = killed / done.relative_to(calm)
+        if json.loads(done.read_text())["outputs"] != json.loads(other.read_text())["outputs"]:
+            different.append(str(done.relative_to(calm)))
+    return different
+
+
+def main() -> int:
+    """The command line; the status is 1 if anything came out otherwise."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--scheduler", default="none")
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="d3d-faults-") as folder:
+        results = run(Path(folder), a.stages.split(","), a.kills, a.seed, a.scheduler)
+    print("| stage | s undisturbed | killed | started | equal |\n| --- | --- | --- | --- | --- |")
+    for r in results:
+        print(
+            f"| {r.stage} | {r.seconds:.1f} | {r.kills} | {r.starts} | {'yes' if r.equal else r.different} |"
+        )
+    if a.json:
+        cfg = make_config(profile="smoke")
+        told = {"scheduler": a.scheduler, "results": [asdict(r) for r in results]}
+        runs.write_json(a.json, {**runs.provenance(cfg), **told, "seed": a.seed})
+    return 0 if all(r.equal for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
