@@ -15,7 +15,9 @@ import itertools
 import logging
 import os
 import queue
+import re
 import signal
+import sys
 import time
 import uuid
 from collections import Counter
@@ -95,7 +97,7 @@ def run_tasks(
     check_scheduler(scheduler)
     workers = workers or own_cores()
     work = _Work(function, tasks, what, retries, sizes, unit)
-    if scheduler == "auto" and (workers < 2 or importlib.util.find_spec("distributed") is None):
+    if scheduler == "auto" and (workers < 2 or _why_no_processes()):
         scheduler = "none"
     with work.bar:
         if scheduler in ("none", "auto"):
@@ -305,7 +307,10 @@ def _room(client, what: str) -> int:
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a scheduler that somebody else has started."""
-    distributed = _distributed()
+    if importlib.util.find_spec("distributed") is None:
+        raise ConfigError(f"{_why_no_processes()}, or set scheduler to 'none'.")
+    import distributed
+
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     if "scheduler_file" in where and not Path(scheduler).is_file():
         raise ConfigError(f"there is no scheduler file {scheduler}. See docs/clusters.md.")
@@ -335,8 +340,10 @@ def local_client(workers: int, retries: int = 2):
             client.cluster.scheduler.allowed_failures = retries
             return client
         close()
-    distributed = _distributed()
+    if reason := _why_no_processes():
+        raise ConfigError(f"{reason}, or set scheduler to 'none'.")
     import dask
+    import distributed
 
     # a spare task must not wait at a busy worker, and be lost with it
     settings = {"worker-saturation": 1.0, "allowed-failures": retries}
@@ -380,11 +387,18 @@ def close() -> None:
                 opened.close(timeout=5)
 
 
-def _distributed():
-    try:
-        import distributed
-    except ImportError:
-        raise ConfigError(
-            "scenes on several processes or machines need dask: pip install 'd3d[scale]', or set scheduler to 'none'."
-        ) from None
-    return distributed
+def _why_no_processes() -> str:
+    """What has to be done before processes can be started here; "" where they can."""
+    if importlib.util.find_spec("distributed") is None:
+        return "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
+    # a new process imports the script that started it, which must not start everything once more
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if main.__spec__ is None and script is not None:
+        try:
+            source = Path(script).read_text(errors="replace")
+        except OSError:  # standard input
+            source = ""
+        if not re.search(r"""__name__\s*==\s*["']__main__["']""", source):
+            return f"processes import {script} again: keep what it does under `if __name__ == '__main__':`"
+    return ""

@@ -1,11 +1,14 @@
 """Scenes as tasks: in this process, on a local cluster, and on a scheduler of dask's command line that is killed."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,12 +112,6 @@ def test_another_error_than_our_own_is_tried_again(scheduler, tmp_path):
     assert caught.value.failures == {"a": "OSError: try 1"}
 
 
-@pytest.mark.parametrize("scheduler", ["none", "local"])
-def test_a_full_disk_ends_all_at_once(scheduler):
-    with pytest.raises(OSError, match="No space left"):
-        run_tasks(full_disk, {str(i): (i,) for i in range(50)}, what="t", scheduler=scheduler, workers=2)
-
-
 def test_a_local_cluster_is_kept_and_its_lost_worker_replaced(tmp_path):
     tasks = {str(i): (tmp_path, str(i)) for i in range(6)}
     before = set(run_tasks(whose, {str(i): (i,) for i in range(20)}, what="t", workers=2).values())
@@ -164,6 +161,56 @@ def test_where_scenes_are_worked_on_does_not_change_a_stage():
         assert stage_config(
             a, stage, "monodepth2", "uncer" if stage != "uncertainty" else ""
         ) == stage_config(b, stage, "monodepth2", "uncer" if stage != "uncertainty" else "")
+
+
+@pytest.mark.parametrize("scheduler", ["none", "local"])
+def test_a_full_disk_ends_all_at_once(scheduler):
+    with pytest.raises(OSError, match="No space left"):
+        run_tasks(full_disk, {str(i): (i,) for i in range(50)}, what="t", scheduler=scheduler, workers=2)
+
+
+def test_processes_are_not_started_where_they_would_run_the_script_again(tmp_path, monkeypatch):
+    script = types.ModuleType("__main__")
+    script.__file__ = str(tmp_path / "mine.py")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    cluster.close()
+    monkeypatch.setattr(cluster, "WORTH_S", 0.0)
+    tasks = {str(i): (i,) for i in range(3)}
+    Path(script.__file__).write_text("import d3d\n")
+    with pytest.raises(ConfigError, match=r"keep what it does under `if __name__ == '__main__':`"):
+        run_tasks(whose, tasks, what="t", workers=2)
+    assert set(run_tasks(whose, tasks, what="t", scheduler="auto", workers=2).values()) == {os.getpid()}
+    Path(script.__file__).write_text("if __name__ == '__main__':\n    import d3d\n")
+    assert cluster._why_no_processes() == ""
+
+
+@pytest.mark.slow
+def test_stages_leave_the_same_bytes_wherever_their_scenes_are_worked_on(tmp_path):
+    pytest.importorskip("open3d")
+    from d3d import stages
+
+    def config(run, **parameters):
+        of = make_config(
+            profile="smoke", runs_dir=str(tmp_path), run=run, steps=1, labels="uncer-tta", **parameters
+        )
+        return replace(of, data=replace(of.data, options={"rooms": 3, "frames": 18}))
+
+    stages.pretrain(config("pretrained"))
+    written = {}
+    for scheduler in ("none", "local"):
+        of = config(scheduler, base="pretrained", scheduler=scheduler, scene_workers=2)
+        stages.fuse(of)
+        stages.evaluate(of)
+        folder = tmp_path / scheduler
+        written[scheduler] = {
+            str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in folder.rglob("*")
+            if p.suffix in (".png", ".npz", ".csv") or p.name == "index.json"
+        }
+    stages_there = {name.split("/")[0] for name in written["none"]}
+    assert stages_there == {"predict", "project", "uncertainty", "fuse", "evaluate"}
+    assert sum(name.startswith("project/") and name.endswith("index.json") for name in written["none"]) == 3
+    assert written["local"] == written["none"]
 
 
 class Machines:
