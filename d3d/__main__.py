@@ -102,9 +102,13 @@ def _paper_tables(configs: list[Config], export: bool, stored: bool, readme: boo
 def _print_table(config: Config, table: pd.DataFrame) -> None:
     from d3d import stages, tables
 
+    e = config.evaluation
+    truth = stages.evaluated_dataset(config).truth(e.split)
+    unit = "metres" if e.scale == "none" else "relative depth"
     print(
-        f"\n{config.data.dataset}, {config.evaluation.split}, profile {config.profile}, seed {config.seed}: metres, "
-        f"means over images (in brackets, how many)\n\n{tables.printed(table)}\n"
+        f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
+        f"means over images (in brackets, how many){f', against {truth}' if truth else ''}\n\n"
+        f"{tables.printed(table)}\n"
         f"all metrics, highlights and other pixels: {stages.folder_of(config, 'tables')}"
     )
 

@@ -127,7 +127,7 @@ class Config:
     students: tuple[str, ...] = ENSEMBLE  # networks that the whole chain distills; all three are pretrained
     seed: int = 0
     device: str = "auto"
-    max_bad_share: float = 0.01  # of frames that cannot be read: up to here they are left out, beyond it is an error
+    max_bad_share: float = 0.01  # frames that cannot be read are left out; more than this share is an error
     round: int = 1  # of distillation; 2 takes the students of round 1 as teachers (not in the paper)
     run: str = ""
     base: str = ""  # a run whose finished stages are used where their configuration is the same

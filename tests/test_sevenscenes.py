@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import shutil
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -227,6 +231,175 @@ def test_sequence_without_depth(root):
     scene = first_scene(root)
     assert not scene.has_depth
     assert scene.depth(0) is None
+
+
+# as it comes: zips in zips, Microsoft's splits, depth rendered by others
+
+
+def write_official(root, scene, sequences, tmp_path, method=zipfile.ZIP_DEFLATED, **more):
+    """<scene>.zip as Microsoft has it: zips of sequences, and the two splits."""
+    with zipfile.ZipFile(root / f"{scene}.zip", "w", method) as outer:
+        for k, sequence in enumerate(sequences):
+            folder = write_sequence(tmp_path / "made" / scene / sequence, **more)
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w", method) as z:
+                z.writestr(f"{sequence}/", b"")
+                for path in sorted(folder.iterdir()):
+                    z.write(path, f"{sequence}/{path.name}")
+            outer.writestr(f"{scene}/{sequence}.zip", inner.getvalue())
+            split = "Train" if k % 2 == 0 else "Test"
+            outer.writestr(f"{scene}/{split}Split.txt", f"sequence{int(sequence[4:])}\r\n")
+        outer.writestr(f"{scene}/{scene}.png", b"a preview")
+
+
+def test_official_zips_are_unpacked_when_a_split_needs_them(tmp_path, capsys):
+    root = tmp_path / "root"
+    root.mkdir()
+    write_official(root, "chess", ["seq-01", "seq-03"], tmp_path)
+    dataset = open_dataset("7scenes", root)
+    assert dataset.splits == ("train", "val", "test", "official-train", "official-test")
+    assert [p.name for p in root.iterdir()] == ["chess.zip"], "nothing is unpacked before it is needed"
+    assert "not" not in capsys.readouterr().out
+    (scene,) = dataset.scenes("test")
+    assert (scene.name, len(scene)) == ("chess-seq-01", 10)
+    assert (scene.image(7) == 7).all()
+    assert sorted(p.name for p in (root / "chess").iterdir() if not p.name.startswith(".")) == ["seq-01"]
+    assert "1 of the paper's 13 sequences are here, not chess/seq-02, fire/seq-01" in capsys.readouterr().out
+    assert [s.name for s in dataset.scenes("official-train")] == ["chess-seq-01"]
+    assert [s.name for s in dataset.scenes("official-test")] == ["chess-seq-03"]
+    assert [s.name for s in dataset.scenes("train")] == ["chess-seq-01.0-7", "chess-seq-03.0-7"]
+    # the zips are of no use any more, and the folders are what was unpacked by hand before
+    (root / "chess.zip").unlink()
+    again = open_dataset("7scenes", root)
+    assert again.splits == ("train", "val", "test")
+    assert np.array_equal(again.scenes("test")[0].world_T_cams, scene.world_T_cams)
+    assert list((root / "chess").rglob("*.zip")) == []
+
+
+def test_every_mixture_of_zips_and_folders_is_the_same_data(tmp_path):
+    folders = tmp_path / "folders"
+    for name in ("chess/seq-01", "chess/seq-02", "fire/seq-01"):
+        write_sequence(folders / name, n=3)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folders / "chess" / "seq-01", mixed / "chess" / "seq-01")
+    with zipfile.ZipFile(mixed / "chess" / "seq-02.zip", "w") as z:  # unpacked once, by hand
+        for path in (folders / "chess" / "seq-02").iterdir():
+            z.write(path, path.name)
+    with zipfile.ZipFile(mixed / "fire.zip", "w") as z:  # zipped again by somebody
+        for path in (folders / "fire" / "seq-01").iterdir():
+            z.write(path, f"fire/seq-01/{path.name}")
+    ours, theirs = (open_dataset("7scenes", root).scenes("test") for root in (folders, mixed))
+    assert (
+        [s.name for s in ours] == [s.name for s in theirs] == ["chess-seq-01", "chess-seq-02", "fire-seq-01"]
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(a.world_T_cams, b.world_T_cams)
+        assert all(np.array_equal(a.image(i), b.image(i)) for i in range(3))
+
+
+def test_an_archive_that_is_damaged_or_hostile_is_named(tmp_path):
+    (tmp_path / "chess.zip").write_bytes(b"PK\3\4 half a download")
+    with pytest.raises(DataError, match=r"chess\.zip: not a zip archive.*Download it again"):
+        open_dataset("7scenes", tmp_path)
+    with zipfile.ZipFile(tmp_path / "chess.zip", "w") as z:
+        z.writestr("../../chess/seq-01.zip", b"")
+    with pytest.raises(DataError, match=r"chess\.zip: the name .*Nothing was unpacked"):
+        open_dataset("7scenes", tmp_path)
+    with zipfile.ZipFile(tmp_path / "chess.zip", "w") as z:
+        z.writestr("chess/seq-01.zip", b"PK\3\4 half")
+    with pytest.raises(DataError, match=r"seq-01\.zip: not a zip archive"):
+        open_dataset("7scenes", tmp_path).scenes("test")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as z:
+        z.writestr("readme.txt", b"")
+    with zipfile.ZipFile(tmp_path / "chess.zip", "w") as z:
+        z.writestr("chess/seq-02.zip", inner.getvalue())
+    with pytest.raises(DataError, match=r"seq-02\.zip: no folder in it with frames of seq-02"):
+        open_dataset("7scenes", tmp_path).scenes("test")
+
+
+@pytest.mark.parametrize(
+    "text", [b"sequence1\nsequenz2", b"seq-01", b"sequence1 2", b"sequence0001", b"\xff\xfe"]
+)
+def test_split_files_that_are_none(root, text):
+    (root / "chess" / "TrainSplit.txt").write_bytes(text)
+    with pytest.raises(DataError, match=r"TrainSplit\.txt"):
+        open_dataset("7scenes", root)
+    (root / "chess" / "TrainSplit.txt").write_bytes(b"sequence1\nsequence1\n")
+    with pytest.raises(DataError, match="there twice"):
+        open_dataset("7scenes", root)
+
+
+def write_rendered(root, name, depth_mm, parent="depth", kind=np.float32):
+    scene, sequence = name.split("/")
+    folder = root / parent / f"7scenes_{scene}" / "train" / "depth"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, one in enumerate(depth_mm):
+        file = folder / f"{sequence.replace('-', '')}_frame-{i:06d}.pose.depth.tiff"
+        Image.fromarray(np.asarray(one, kind)).save(file)
+    return folder
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint16, np.int32])
+@pytest.mark.parametrize("parent", [".", "depth"])
+def test_rendered_depth_is_taken_where_it_is_there_and_said(root, parent, kind):
+    """In millimetres, seen by the colour camera already: nothing is moved."""
+    dataset = open_dataset("7scenes", root)
+    assert dataset.truth("test") == "sensor depth registered to colour"
+    assert not dataset.scenes("test")[0].rendered
+    rows = 1000 + 100 * np.arange(24)[:, None] + np.zeros((24, 32))
+    rows[0, :3] = 0, 65535, 500.25 if kind is np.float32 else 500
+    write_rendered(root, "chess/seq-01", [rows] * 10, parent, kind)
+    dataset = open_dataset("7scenes", root)
+    assert dataset.truth("test") == "rendered depth (Brachmann and Rother)"
+    assert dataset.truth("val") == (
+        "rendered depth (Brachmann and Rother) of 1 sequences, sensor depth registered to colour of 1"
+    )
+    (scene,) = dataset.scenes("test")
+    assert scene.rendered
+    depth = pickle.loads(pickle.dumps(scene)).depth(4)
+    assert depth.dtype == np.float32
+    assert np.allclose(depth[1:], rows[1:] / 1000)
+    assert depth[0, :3].tolist() == [0, 0, np.float32(rows[0, 2] / 1000)]
+
+
+def test_rendered_depth_that_is_broken(root):
+    folder = write_rendered(root, "chess/seq-01", np.full((3, 24, 32), 2000.0))
+    scene = first_scene(root)
+    with pytest.raises(DataError, match=r"frame-000007: .*seq01_frame-000007\.pose\.depth\.tiff is missing"):
+        scene.depth(7)
+    first, second, third = sorted(folder.iterdir())
+    first.write_bytes(first.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"frame-000000: .*truncated"):
+        scene.depth(0)
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(second)
+    with pytest.raises(DataError, match="not a grey TIFF"):
+        scene.depth(1)
+    Image.fromarray(np.zeros((12, 16), np.float32)).save(third)
+    with pytest.raises(DataError, match=r"frame-000002: the depth map has shape \(12, 16\)"):
+        scene.depth(2)
+
+
+def test_a_first_frame_that_is_broken_does_not_hide_the_others(root):
+    folder = root / "chess" / "seq-01"
+    (folder / "frame-000000.color.png").write_bytes(b"")
+    scene = first_scene(root)
+    assert scene.size_hw == (24, 32)
+    assert (scene.image(1) == 1).all()
+    for path in folder.glob("*.color.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"frame-000000: .*truncated"):
+        first_scene(root)
+
+
+def test_the_thirteen_sequences_are_those_that_have_rendered_depth():
+    """All of the official training split: of the test split nobody has rendered depth (DSAC*'s archive)."""
+    official_train = {
+        "chess": "1246", "fire": "12", "heads": "2", "office": (1, 3, 4, 5, 8, 10), "pumpkin": "2368",
+        "redkitchen": (1, 2, 5, 7, 8, 11, 13), "stairs": "2356",
+    }  # fmt: skip
+    names = {f"{scene}/seq-{int(n):02d}" for scene, numbers in official_train.items() for n in numbers}
+    assert set(TEST_SEQUENCES) <= names
 
 
 # the real sequence

@@ -2,24 +2,35 @@
 
     <root>/<scene>/seq-NN/frame-NNNNNN.{color.png, depth.png, pose.txt}     color.jpg is read too
 
-Raw depth is seen by the depth camera, and the poses are that camera's. Both are moved to the colour
-camera here, once, so that image, depth and pose agree in everything downstream.
+or the zips in which it comes, which are unpacked once (`d3d.datasets.sevenscenes_files`). Raw depth is seen by the
+depth camera, and the poses are that camera's. Both are moved to the colour camera here, once, so that image, depth
+and pose agree in everything downstream. Where the rendered depth of Brachmann and Rother is there, it is the depth.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from d3d.datasets.scene import Dataset, Scene, read_color, read_depth_png, read_image_file, require_root
+from d3d.datasets.scene import (
+    Dataset,
+    Scene,
+    read_color,
+    read_depth_png,
+    read_image_file,
+    require_root,
+)
+from d3d.datasets.sevenscenes_files import find_sequences, official_split, rendered_depth
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import check_pose
+from d3d.progress import say
 
 HOW_TO_GET = (
-    "Get it from Microsoft Research's page 'RGB-D Dataset 7-Scenes' (non-commercial terms), unpack each scene's "
-    "zip and the seq-NN.zip in it, and give the folder that holds chess/, fire/, ... as root."
+    "Get it from Microsoft Research's page 'RGB-D Dataset 7-Scenes' (non-commercial terms), and give the folder that "
+    "holds chess.zip, fire.zip, ..., or chess/, fire/, ..., as root."
 )
 
 COLOR_K = np.array([[525.0, 0, 320.0], [0, 525.0, 240.0], [0, 0, 1]])
@@ -33,18 +44,35 @@ DEPTH_K = np.array([[585.0, 0, 320.0], [0, 585.0, 240.0], [0, 0, 1]])
 COLOR_T_DEPTH = np.eye(4)
 COLOR_T_DEPTH[0, 3] = -0.025
 
-# The 13 sequences that the paper evaluates on.
+# The 13 sequences that the paper evaluates on, the same as DeepVideoMVS does: all are of the official training split,
+# for which alone depth was rendered (vislearn/dsacstar, issue 6)
 TEST_SEQUENCES = (
     "chess/seq-01", "chess/seq-02", "fire/seq-01", "fire/seq-02", "heads/seq-02", "office/seq-01", "office/seq-03",
     "pumpkin/seq-03", "pumpkin/seq-06", "redkitchen/seq-01", "redkitchen/seq-07", "stairs/seq-02", "stairs/seq-06",
 )  # fmt: skip
 
 
-class SevenScenesSequence(Scene):
-    """One sequence. Raises DataError where a pose is missing or broken, or there is no frame."""
+RENDERED = "rendered depth (Brachmann and Rother)"
+SENSOR = "sensor depth registered to colour"
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder
+
+class SevenScenesSequence(Scene):
+    """One sequence.
+
+    Attributes:
+        rendered: whether its depth was rendered from a model; else it is the sensor's, registered to colour.
+    """
+
+    def __init__(self, folder: Path, name: str, rendered: Callable[[str], Path] | None = None) -> None:
+        """Reads poses and the size of colour.
+
+        Args:
+            rendered: from a frame's id to the file of its rendered depth, if that is there.
+
+        Raises:
+            DataError: a pose is missing or broken, there is no frame, or none that can be read.
+        """
+        self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
         colors: dict[str, Path] = {}
         for path in sorted(folder.glob("frame-*.color.*")):
             if path.suffix in (".png", ".jpg"):
@@ -54,9 +82,8 @@ class SevenScenesSequence(Scene):
             raise DataError(f"scene {name!r}: {folder} has no frame-NNNNNN.color.png or .color.jpg.")
         poses = [_read_pose(folder / f"{frame}.pose.txt", f"scene {name!r}, {frame}") for frame in colors]
         world_T_cams = np.stack(poses) @ np.linalg.inv(COLOR_T_DEPTH)
-        first = read_image_file(self._colors[0], f"scene {name!r}, {next(iter(colors))}")
-        has_depth = any((folder / f"{frame}.depth.png").exists() for frame in colors)
-        super().__init__(name, tuple(colors), world_T_cams, (first.height, first.width), has_depth)
+        has_depth = self.rendered or any((folder / f"{frame}.depth.png").exists() for frame in colors)
+        super().__init__(name, tuple(colors), world_T_cams, _size_hw(colors, f"scene {name!r}"), has_depth)
 
     def _read_image(self, i: int) -> np.ndarray:
         return read_color(self._colors[i], self._where(i))
@@ -70,12 +97,8 @@ class SevenScenesSequence(Scene):
         return COLOR_K
 
     def _read_depth(self, i: int) -> np.ndarray:
-        """Sensor depth registered to colour.
-
-        Hook: the rendered depth of Brachmann and Rother, which the paper evaluates against, is already
-        that of the colour camera. A sequence that reads it overrides this method alone and returns the
-        file's millimetres / 1000 without `register_depth`.
-        """
+        if self._rendered is not None:
+            return read_rendered(self._rendered(self.frame_ids[i]), self._where(i))
         raw = read_depth_png(self.folder / f"{self.frame_ids[i]}.depth.png", self._where(i))
         if raw.shape != self.size_hw:
             raise DataError(
@@ -83,6 +106,37 @@ class SevenScenesSequence(Scene):
                 f"{self.size_hw}."
             )
         return register_depth(np.where(raw == 65535, 0, raw).astype(np.float32) / 1000)
+
+
+def read_rendered(path: Path, where: str) -> np.ndarray:
+    """Depth rendered by Brachmann and Rother (DSAC++, CVPR 2018), float32 (H, W) in metres, 0 = invalid.
+
+    Their renderer looked with the colour camera's focal length along the poses of 7-Scenes, at a mesh of the TSDF
+    volume that comes with it (vislearn/dsacstar, issue 6; "rendered and registered": vislearn/LessMore, issue 13), so
+    that it is taken as it is, as DeepVideoMVS takes it. Files hold millimetres, as 16-bit or 32-bit numbers.
+
+    Raises:
+        DataError: missing, truncated, or no TIFF with one number a pixel.
+    """
+    image = read_image_file(path, where, ("TIFF",))
+    if image.mode not in ("F", "I", "I;16", "I;16B", "I;16L"):
+        raise DataError(f"{where}: {path} is not a grey TIFF of depth (it has mode {image.mode}).")
+    millimetres = np.asarray(image).astype(np.float32)
+    # 65535 and more is beyond what was rendered, as in the sensor's depth; comparing a NaN is false
+    return np.where((millimetres > 0) & (millimetres < 65535), millimetres, np.float32(0)) / np.float32(1000)
+
+
+def _size_hw(colors: dict[str, Path], where: str) -> tuple[int, int]:
+    """The size of the first image that can be read: one bad frame must not hide a thousand good ones."""
+    errors = []
+    for frame, path in colors.items():
+        try:
+            image = read_image_file(path, f"{where}, {frame}")
+        except DataError as error:
+            errors.append(error)
+        else:
+            return image.height, image.width
+    raise errors[0]
 
 
 def register_depth(depth_m: np.ndarray) -> np.ndarray:
@@ -115,7 +169,7 @@ def register_depth(depth_m: np.ndarray) -> np.ndarray:
     return registered.reshape(h, w)
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def _pixels_at_infinity(h: int, w: int) -> np.ndarray:
     """Homogeneous colour pixels (3, h*w), float32, at which the depth camera's pixels look at infinity."""
     rows, cols = np.divmod(np.arange(h * w), w)
@@ -128,30 +182,36 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
     Single frames of a video taken at random have near copies of themselves on both sides, hence
     contiguous blocks. "test" holds whole sequences, also those that "train" and "val" are cut from:
-    score on it only networks that were trained elsewhere, as the paper does.
+    score on it only networks that were trained elsewhere, as the paper does. Where TrainSplit.txt and TestSplit.txt
+    are there, "official-train" and "official-test" are Microsoft's splits, of whole sequences.
+
+    Nothing is unpacked before a split that needs it is asked for.
 
     Args:
-        root: the folder with the scenes' folders.
+        root: the folder with the scenes' folders or zips, and the rendered depth where there is any.
         val_block: start and stop of the "val" block as fractions of each sequence; where it lies in the
             middle, "train" is what lies before and after it, as one scene: it is one room, and section 3.2.2
             fuses all its views into one mesh. A triple across the gap is as true as any other.
 
     Raises:
         ConfigError: val_block is not two fractions in order.
-        DataError: no folder, or no sequence in it.
+        DataError: no folder, no sequence in it, or an archive that cannot be unpacked.
     """
     start, stop = val_block if len(val_block) == 2 else (1, 0)
     if not 0 <= start < stop <= 1:
         raise ConfigError(f"val_block must be fractions 0 <= start < stop <= 1, got {val_block}.")
     folder = require_root("7scenes", root, HOW_TO_GET)
-    sequences = sorted(f"{path.parent.name}/{path.name}" for path in folder.glob("*/seq-*") if path.is_dir())
+    sequences = find_sequences(folder)
     if not sequences:
-        raise DataError(f"data set '7scenes': {folder} holds no <scene>/seq-NN. {HOW_TO_GET}")
+        raise DataError(
+            f"data set '7scenes': {folder} holds no <scene>/seq-NN and no <scene>.zip. {HOW_TO_GET}"
+        )
     opened: dict[str, Scene] = {}  # train, val and test share a sequence's poses
 
     def sequence(name: str) -> Scene:
         if name not in opened:
-            opened[name] = SevenScenesSequence(folder / name, name.replace("/", "-"))
+            rendered = rendered_depth(folder, name)
+            opened[name] = SevenScenesSequence(sequences[name].unpacked(), name.replace("/", "-"), rendered)
         return opened[name]
 
     def train() -> list[Scene]:
@@ -160,11 +220,29 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
     def val() -> list[Scene]:
         return [part for name in sequences for part in cut_block(sequence(name), start, stop)[1]]
 
-    splits = {"train": train, "val": val}
-    test = [name for name in TEST_SEQUENCES if name in sequences]
-    if test:
-        splits["test"] = lambda: [sequence(name) for name in test]
-    return Dataset("7scenes", splits)
+    whole = {"test": [name for name in TEST_SEQUENCES if name in sequences]}
+    scenes = sorted({name.partition("/")[0] for name in sequences})
+    for split in ("Train", "Test"):
+        listed = [name for scene in scenes for name in official_split(folder, scene, split)]
+        whole[f"official-{split.lower()}"] = [name for name in listed if name in sequences]
+
+    def make(split: str) -> list[Scene]:
+        missing = [name for name in TEST_SEQUENCES if name not in sequences]
+        if split == "test" and missing:
+            say(
+                f"7-Scenes: {len(whole[split])} of the paper's 13 sequences are here, not {', '.join(missing)}"
+            )
+        return [sequence(name) for name in whole[split]]
+
+    def truth(split: str) -> str:
+        names = whole.get(split, sequences)
+        rendered = [name for name in names if rendered_depth(folder, name) is not None]
+        if len(rendered) in (0, len(names)):
+            return RENDERED if rendered else SENSOR
+        return f"{RENDERED} of {len(rendered)} sequences, {SENSOR} of {len(names) - len(rendered)}"
+
+    splits = {"train": train, "val": val} | {s: partial(make, s) for s, names in whole.items() if names}
+    return Dataset("7scenes", splits, truth=truth)
 
 
 def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], list[Scene]]:
@@ -187,6 +265,6 @@ def _read_pose(path: Path, where: str) -> np.ndarray:
         pose = np.array(path.read_text().split(), dtype=np.float64).reshape(4, 4)
     except FileNotFoundError:
         raise DataError(f"{where}: {path} is missing.") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{where}: {path} does not hold 16 numbers ({error}).") from error
     return check_pose(pose, where)

@@ -28,7 +28,7 @@ def pretrain(config: Config, arch: str = "") -> Path:
     """Section 3.1: trains one network with the photometric loss; leaves its weights."""
     arch = arch or config.arch
     if outputs(config, "pretrain", arch) is None:
-        training_scenes(config)  # frames that cannot be read are found first: they are part of what it is made from
+        training_scenes(config)  # finds frames that cannot be read: they are part of what it is made from
     with runs.open_stage(config, "pretrain", arch, inputs=frames.inputs(config)) as stage:
         if not stage.done:
             train_stage(config, stage, arch, pretrain_task(config, arch), config.training("pretrain", arch))

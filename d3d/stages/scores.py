@@ -9,7 +9,7 @@ import pandas as pd
 
 from d3d import evaluation, fusion, runs
 from d3d.config import ENSEMBLE, Config
-from d3d.errors import DataError
+from d3d.errors import DataError, RunError
 from d3d.models import ARCHITECTURES
 from d3d.prediction import DepthStore, map_scenes, saved_network
 from d3d.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes, keyframes_digest
@@ -47,6 +47,7 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
     with runs.open_stage(config, "evaluate", arch, labels, inputs=inputs, path=path) as stage:
         csv = stage.folder / "per_image.csv"
         if stage.done:
+            _check_truth(config, stage)
             return pd.read_csv(csv, dtype={"scene": str, "frame": str})
         scenes = evaluated_scenes(config)
         if not any(s.has_depth for s in scenes):
@@ -79,8 +80,33 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         per_image = evaluation.to_frame(list(chain.from_iterable(rows.values())), list(rows))
         with runs.atomic(csv) as temporary:
             per_image.to_csv(temporary, index=False, float_format="%.6g")
-        stage.finish({"per_image.csv": runs.sha256(csv)}, summary=evaluation.summary(per_image).to_dict())
+        truth = evaluated_dataset(config).truth(e.split)
+        stage.finish(
+            {"per_image.csv": runs.sha256(csv)},
+            summary=evaluation.summary(per_image).to_dict(),
+            **({"ground_truth": truth} if truth else {}),
+        )
         return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+
+
+def _check_truth(config: Config, stage: runs.Stage) -> None:
+    """Refuses scores against another kind of ground truth than the data set has by now.
+
+    Raises:
+        RunError: says which is which, and what to do.
+    """
+    stored = runs.read_json(stage.folder / "provenance.json").get("ground_truth")
+    if stored is None:
+        return
+    try:
+        now = evaluated_dataset(config).truth(config.evaluation.split)
+    except DataError:
+        return  # scores outlive the data
+    if now != stored:
+        raise RunError(
+            f"{stage.folder} was scored against {stored}, but the data set now has {now}. Delete that folder to "
+            f"evaluate anew, or give this run another name."
+        )
 
 
 def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
@@ -119,7 +145,7 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
     make = partial(table, results, name, split, evaluated_dataset(config).lists(split))
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
         part = make(pixels=pixels)
-        stem = split if pixels == "all" else f"{split}-{pixels}"
+        stem = evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
         with runs.atomic(folder / f"{stem}.csv") as temporary:
             part.to_csv(temporary, index=False, float_format="%.6g")
         with runs.atomic(folder / f"{stem}.md") as temporary:

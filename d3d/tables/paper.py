@@ -250,9 +250,23 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     text = f"{title}. {sets}; {depth}. {network} on {where}; {spread}"
     if stand_in:
         text += f". {dataset_name(scores.trained_on)} is a stand-in: other rooms of the data set trained on"
+    for name, truth in _truths(scores, layout, set(ours["dataset"])):
+        text += f". Ground truth of {name}: {truth}"
     if (frame["source"] == "paper").any():
         text += ". Rows (paper): its printed figures, over all its images of that set"
     return text
+
+
+def _truths(scores: Scores, layout: Layout, datasets: set[str]) -> list[tuple[str, str]]:
+    """(data set, what its depth is) where a data set may come with one kind of depth or another."""
+    return sorted(
+        {
+            (dataset_name(e.dataset), truth)
+            for e in scores.evaluations
+            if e.dataset in datasets and e.scale == layout.scale
+            if (truth := e.provenance.get("evaluation", {}).get("ground_truth"))
+        }
+    )
 
 
 def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ...]:

@@ -44,6 +44,7 @@ _KEPT = (
     "machine",
     "threads",
     "peak_memory_mb",
+    "ground_truth",
     "seconds",
     "time",
 )

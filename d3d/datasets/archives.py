@@ -1,0 +1,278 @@
+"""Zip archives that were downloaded, unpacked once: nothing outside the folder, nothing half-unpacked taken for whole.
+
+An archive of frames is unpacked and not read in place: in 7-Scenes one archive lies deflated in another, so that a
+frame in the middle could only be had by inflating all before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from filelock import FileLock
+
+from d3d.errors import DataError
+from d3d.progress import say
+
+# Images and depth maps are packed already and a frame's pose is text: an archive of them unpacks to little more than
+# its size, while deflate can blow up a thousandfold
+MAX_RATIO = 100
+MAX_MEMBERS = 1_000_000
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_CHUNK = 2**20
+_SPARE_BYTES = 2**28  # left free on the disk: whoever fills it to the last byte breaks more than this
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: its name, with slashes, that stays below the folder it is unpacked to, and its bytes."""
+
+    name: str
+    bytes: int
+    crc: int
+
+
+def list_zip(archive: Path) -> list[Member]:
+    """The files in a zip archive, every one of them fit to be unpacked; folders are left out.
+
+    Raises:
+        DataError: not a zip archive or damaged; or a member has an absolute name, leads out of the folder, is a link
+            or a device, is there twice, is encrypted or packed by another method than deflate; or the archive claims
+            to unpack to more than `MAX_RATIO` times its size.
+    """
+    with _opened(archive) as opened:
+        return [member for member, _ in _members(opened, archive)]
+
+
+def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
+    """The content of a small file in an archive, read in place.
+
+    Raises:
+        DataError: as `list_zip`; or there is no such file, or it is larger than ``at_most``.
+    """
+    with _opened(archive) as opened:
+        for member, info in _members(opened, archive):
+            if member.name == name:
+                if member.bytes > at_most:
+                    raise DataError(f"{archive}: {name} has {member.bytes:,} bytes, more than {at_most:,}.")
+                return b"".join(_content(opened, info, archive))
+    raise DataError(f"{archive}: there is no {name} in it.")
+
+
+def unpack_member(archive: Path, name: str, to: Path) -> Path:
+    """Writes one file of an archive, whole or not at all; a file that is there already is left as it is.
+
+    Raises:
+        DataError: as `list_zip`; there is no such file, it is damaged, or it cannot be written.
+    """
+    if to.exists():
+        return to
+    with _opened(archive) as opened:
+        for member, info in _members(opened, archive):
+            if member.name == name:
+                _need_space(to.parent, member.bytes, archive)
+                with _writing(to):
+                    _write(opened, info, archive, to)
+                return to
+    raise DataError(f"{archive}: there is no {name} in it.")
+
+
+def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
+    """Unpacks an archive to a folder that takes its name only when everything is in it.
+
+    A call that was killed goes on with what is missing; of two at once the second waits. What is there already, from
+    an earlier call or by hand, is left as it is.
+
+    Args:
+        archive: a zip archive.
+        folder: does not exist yet, or is returned as it is.
+        below: only what lies below this folder of the archive ("seq-01"), without it in its name; "": everything.
+
+    Raises:
+        DataError: as `list_zip`; nothing lies below ``below``, a member is damaged, the disk has too little room or
+            cannot be written to.
+    """
+    if folder.exists():
+        return folder
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        with lock:
+            if not folder.exists():
+                _unpack(archive, folder, f"{below}/" if below else "")
+    return folder
+
+
+def _unpack(archive: Path, folder: Path, prefix: str) -> None:
+    part = folder.parent / f".{folder.name}.part"
+    with _opened(archive) as opened:
+        chosen = [
+            (m.name.removeprefix(prefix), m, i)
+            for m, i in _members(opened, archive)
+            if m.name.startswith(prefix)
+        ]
+        if not chosen:
+            raise DataError(f"{archive}: there is nothing{f' below {prefix}' if prefix else ''} in it.")
+        # a part may be of another archive of this name, or of a machine that lost power: only what has the archive's
+        # checksum is kept
+        missing = [(n, m, i) for n, m, i in chosen if not _is_there(part / n, m)]
+        size = sum(m.bytes for _, m, _ in missing)
+        _need_space(folder.parent, size, archive)
+        say(f"{archive.name}: unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
+        for name, _, info in missing:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            _write(opened, info, archive, part / name)
+        wanted = {part / name for name, _, _ in chosen}
+        for left in part.rglob("*"):
+            if (left.is_file() or left.is_symlink()) and left not in wanted:
+                left.unlink()
+        if hasattr(os, "sync"):
+            os.sync()  # once for all files: the folder's new name must not reach the disk before they do
+        part.replace(folder)
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        opened = zipfile.ZipFile(archive)
+    except FileNotFoundError:
+        raise DataError(f"{archive} is missing.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile raises whatever it stumbles over
+        raise DataError(f"{archive}: not a zip archive, or damaged ({error}). Download it again.") from error
+    with opened:
+        yield opened
+
+
+def _members(opened: zipfile.ZipFile, archive: Path) -> list[tuple[Member, zipfile.ZipInfo]]:
+    """Every file of an archive after all checks, in the order in which they lie there."""
+    infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
+    if len(infos) > MAX_MEMBERS:
+        raise DataError(
+            f"{archive}: {len(infos):,} members, more than {MAX_MEMBERS:,}: not an archive of frames."
+        )
+    members, seen = [], set()
+    for info in infos:
+        name = _safe_name(info.filename, archive)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        # 0: made where files have no such attribute
+        if info.is_dir() and kind in (0, stat.S_IFDIR):
+            continue
+        if kind not in (0, stat.S_IFREG):
+            raise DataError(f"{archive}: {info.filename!r} is a link or a device. Nothing was unpacked.")
+        if info.flag_bits & 1 or info.compress_type not in _METHODS:
+            raise DataError(
+                f"{archive}: {info.filename!r} is encrypted, or packed by another method than deflate."
+            )
+        # some file systems do not tell upper from lower case, and two members would overwrite each other
+        if name.casefold() in seen:
+            raise DataError(f"{archive}: {info.filename!r} is there twice. Nothing was unpacked.")
+        seen.add(name.casefold())
+        members.append((Member(name, info.file_size, info.CRC), info))
+    total, size = sum(m.bytes for m, _ in members), archive.stat().st_size
+    # against the archive's own size, not each member's packed one: members may claim the same bytes
+    if total > MAX_RATIO * size:
+        raise DataError(
+            f"{archive}: it claims to unpack to {total:,} bytes, {total / max(size, 1):,.0f} times its size. Frames "
+            f"do not; nothing was unpacked."
+        )
+    return members
+
+
+def _safe_name(name: str, archive: Path) -> str:
+    """A member's name if it stays below the folder that it is unpacked to, on any system."""
+    path = PurePosixPath(name)
+    if (
+        not path.parts
+        or path.is_absolute()
+        or ".." in path.parts
+        or any(c in name for c in "\\\0\n")
+        or _DRIVE.match(name)
+        or any(len(part.encode()) > 200 for part in path.parts)
+    ):
+        raise DataError(
+            f"{archive}: the name {name[:80]!r} is not one that stays in its folder. Nothing was unpacked."
+        )
+    return path.as_posix()
+
+
+def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> Iterator[bytes]:
+    """A member's content in pieces; `zipfile` stops at the size that it claims and compares its checksum."""
+    try:
+        with opened.open(info) as packed:
+            while piece := packed.read(_CHUNK):
+                yield piece
+    except (MemoryError, GeneratorExit):
+        raise
+    except Exception as error:  # zipfile and zlib raise whatever they stumble over
+        raise DataError(
+            f"{archive}: {info.filename} is damaged or truncated ({error}). Download it again."
+        ) from error
+
+
+def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path, to: Path) -> None:
+    temporary = to.with_name(f".{to.name}.new")
+    if to.is_dir() and not to.is_symlink():
+        raise DataError(f"{to} is a folder, but {archive} has a file of that name. Delete it.")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            for piece in _content(opened, info, archive):
+                file.write(piece)
+            if file.tell() != info.file_size:
+                raise DataError(f"{archive}: {info.filename} is truncated. Download it again.")
+        temporary.replace(to)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_there(path: Path, member: Member) -> bool:
+    """Whether a file, not a link to one, has a member's size and checksum."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != member.bytes:
+            return False
+        with open(path, "rb") as file:
+            return _crc(file) == member.crc
+    except OSError:
+        return False
+
+
+def _crc(file: BinaryIO) -> int:
+    crc = 0
+    while piece := file.read(_CHUNK):
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _need_space(folder: Path, size: int, archive: Path) -> None:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if size + _SPARE_BYTES > free:
+        raise DataError(
+            f"{archive}: unpacking takes {size / 1e9:.2f} GB, but {there} has {free / 1e9:.2f} GB left (and "
+            f"{_SPARE_BYTES / 1e9:.2f} should stay free). Make room, or unpack it elsewhere and give that folder."
+        )
+
+
+@contextlib.contextmanager
+def _writing(to: Path) -> Iterator[None]:
+    """Tells of what cannot be written as an error of d3d."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{to} cannot be written ({error}). Unpack the archive by hand where it can, and give that folder."
+        ) from error

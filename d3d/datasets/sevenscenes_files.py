@@ -1,0 +1,173 @@
+"""Where the files of 7-Scenes lie, as its users have them: official zips, unpacked folders, depth rendered by others.
+
+<root>/chess.zip                                      holds chess/seq-01.zip, ..., chess/TrainSplit.txt, TestSplit.txt
+<root>/chess/seq-01.zip                               holds seq-01/frame-NNNNNN.{color.png, depth.png, pose.txt}
+<root>/chess/seq-01/
+<root>/[depth/]7scenes_chess/train/depth/seq01_frame-NNNNNN.pose.depth.tiff
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from d3d.datasets.archives import Member, list_zip, read_member, unpack_member, unpack_zip
+from d3d.errors import DataError
+
+_SCENE = re.compile(r"[A-Za-z0-9_-]+")
+_SEQUENCE = re.compile(r"seq-\d+")
+_SPLIT_LINE = re.compile(r"sequence ?(\d{1,3})")
+
+# of the archive of Brachmann and Rother, unpacked in <root>, or in <root>/depth as users of hloc have it
+_RENDERED_IN = (".", "depth", "rendered_depth")
+_RENDERED = "{root}/7scenes_{scene}/{split}/depth"
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence, unpacked or not.
+
+    Attributes:
+        name: "chess/seq-01".
+        folder: where its frames are, or will be.
+        archive: what it is to be unpacked from; None: the folder is there.
+        inner: the name of the zip in the archive that holds it; "": the archive holds its frames.
+    """
+
+    name: str
+    folder: Path
+    archive: Path | None = None
+    inner: str = ""
+
+    def unpacked(self) -> Path:
+        """Its folder, unpacked now where that was not done yet.
+
+        Raises:
+            DataError: as `d3d.datasets.archives.unpack_zip`.
+        """
+        if self.archive is None or self.folder.exists():
+            return self.folder
+        if not self.inner:
+            return unpack_zip(self.archive, self.folder, _frames_below(self.archive, self.folder.name))
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        copy = unpack_member(self.archive, self.inner, self.folder.parent / f".{self.folder.name}.zip")
+        unpack_zip(copy, self.folder, _frames_below(copy, self.folder.name))
+        copy.unlink(missing_ok=True)
+        return self.folder
+
+
+def find_sequences(root: Path) -> dict[str, Sequence]:
+    """Every sequence by name ("chess/seq-01"), sorted; an unpacked one before an archive of it.
+
+    Raises:
+        DataError: an archive is damaged or may not be unpacked; see `d3d.datasets.archives`.
+    """
+    found: dict[str, Sequence] = {}
+    for folder in root.glob("*/seq-*"):
+        if folder.is_dir() and _SEQUENCE.fullmatch(folder.name):
+            name = f"{folder.parent.name}/{folder.name}"
+            found[name] = Sequence(name, folder)
+    for archive in root.glob("*/seq-*.zip"):
+        if _SEQUENCE.fullmatch(archive.stem):
+            name = f"{archive.parent.name}/{archive.stem}"
+            found.setdefault(name, Sequence(name, archive.with_suffix(""), archive))
+    for archive in root.glob("*.zip"):
+        if not _SCENE.fullmatch(archive.stem):
+            continue
+        for member in list_zip(archive):
+            path = PurePosixPath(member.name)
+            if path.suffix == ".zip" and _SEQUENCE.fullmatch(path.stem):
+                sequence, inner = path.stem, member.name
+            elif path.name.endswith(".pose.txt") and _SEQUENCE.fullmatch(path.parent.name):
+                sequence, inner = path.parent.name, ""
+            else:
+                continue
+            name = f"{archive.stem}/{sequence}"
+            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, inner))
+    return dict(sorted(found.items()))
+
+
+def _frames_below(archive: Path, sequence: str) -> str:
+    """The folder of an archive that holds a sequence's frames.
+
+    Raises:
+        DataError: none, or several.
+    """
+
+    def holds(member: Member) -> bool:
+        path = PurePosixPath(member.name)
+        return path.name.endswith(".pose.txt") and path.parent.name in (sequence, "")
+
+    folders = {str(PurePosixPath(m.name).parent) for m in list_zip(archive) if holds(m)}
+    if len(folders) != 1:
+        raise DataError(
+            f"{archive}: {'no folder' if not folders else 'several folders'} in it with frames of {sequence}."
+        )
+    below = folders.pop()
+    return "" if below == "." else below
+
+
+def official_split(root: Path, scene: str, name: str) -> list[str]:
+    """The sequences of a scene's TrainSplit.txt or TestSplit.txt ("chess/seq-01"); [] where there is no such file.
+
+    Args:
+        name: "Train" or "Test".
+
+    Raises:
+        DataError: the file is not such a list.
+    """
+    file, archive = f"{name}Split.txt", root / f"{scene}.zip"
+    content, where = b"", str(root / scene / file)
+    if Path(where).is_file():
+        try:
+            content = Path(where).read_bytes()
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error}).") from error
+    elif archive.is_file():
+        for member in list_zip(archive):
+            if PurePosixPath(member.name).name == file:
+                content, where = read_member(archive, member.name), f"{archive}, {member.name}"
+    return [f"{scene}/{sequence}" for sequence in read_split(content, where)]
+
+
+def read_split(content: bytes, where: str) -> list[str]:
+    """The sequences ("seq-01") of a split file, which has a line "sequence1" for each.
+
+    Raises:
+        DataError: a line is not a sequence; says which.
+    """
+    try:
+        lines = content.decode("ascii").split("\n")
+    except ValueError as error:
+        raise DataError(f"{where}: not readable as a list of sequences ({error}).") from error
+    sequences = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text:
+            continue
+        match = _SPLIT_LINE.fullmatch(text)
+        if match is None:
+            raise DataError(f"{where}, line {number}: {text[:80]!r} is not a sequence, as sequence1.")
+        sequences.append(f"seq-{int(match[1]):02d}")
+    if len(set(sequences)) != len(sequences):
+        raise DataError(f"{where}: a sequence is there twice.")
+    return sequences
+
+
+def rendered_depth(root: Path, name: str) -> Callable[[str], Path] | None:
+    """From a frame's id to the file of its rendered depth, for a sequence that has any; else None."""
+    scene, _, sequence = name.partition("/")
+    stem = sequence.replace("-", "")
+    for parent in _RENDERED_IN:
+        for split in ("train", "test", "training"):
+            folder = Path(_RENDERED.format(root=root / parent, scene=scene, split=split))
+            if next(folder.glob(_rendered_file(folder, stem, "*").name), None) is not None:
+                return partial(_rendered_file, folder, stem)
+    return None
+
+
+def _rendered_file(folder: Path, stem: str, frame: str) -> Path:
+    return folder / f"{stem}_{frame}.pose.depth.tiff"
