@@ -23,7 +23,15 @@ from filelock import FileLock, Timeout
 from d3d.cluster import run_tasks
 from d3d.datasets.scannet import HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
 from d3d.datasets.scannet_lists import SCENE_NAME, SPLITS, split_scenes
-from d3d.datasets.scannet_prepared import FORMAT, INDEX, MANIFEST, read_index, scene_folder
+from d3d.datasets.scannet_prepared import (
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    SETTINGS,
+    is_prepared,
+    read_index,
+    scene_folder,
+)
 from d3d.datasets.scene import require_root
 from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
 from d3d.lists import given_files, read_list
@@ -32,7 +40,6 @@ from d3d.progress import say
 from d3d.runs import differences, read_json, write_json
 
 PAPER_TRIPLES = 45_539
-_SETTINGS = "settings.json"
 _SAMPLED_SCENES, _SAMPLED_FRAMES = 12, 3
 _MARGIN = 1.1  # frames differ, and a folder takes room, too
 # ScanNet's own cameras agree to about one pixel of depth (1.2 with the usual intrinsics)
@@ -79,7 +86,7 @@ def prepare_scannet(
     if not 0 <= max_corrupt <= 1:
         raise ConfigError(f"max_corrupt = {max_corrupt!r} must be a share between 0 and 1.")
     inputs = {(root / folder).resolve() for folder in (".", "scans", "scans_test")}
-    if out.resolve() in inputs or (root / MANIFEST).is_file():
+    if out.resolve() in inputs or is_prepared(root):
         raise ConfigError(f"{out} must be another folder than the data's, and {root} no prepared one.")
     sources = _sources(root, splits, split_lists, without)
     refuse_sparse(sources.get("train", {}).values())
@@ -146,14 +153,14 @@ def _listed(
     if lists is None:
         return {}
     files: dict[Path, None] = {}
-    problem: DataError | None = None
+    problem: ConfigError | DataError | None = None
     for split in ("val", "test"):
         try:
             files |= dict.fromkeys(given_files(lists, split).values())
-        except DataError as error:  # a folder with lists of the other split alone
+        except (ConfigError, DataError) as error:  # of the other split alone
             problem = error
     if not files:
-        raise problem or DataError(f"lists = {lists!r}: no list of val or test.")
+        raise problem
     evaluated = {name for split in ("val", "test") for name in sources.get(split, ())}
     result: dict[str, set[int]] = defaultdict(set)
     for path in files:
@@ -189,7 +196,7 @@ def _lock(out: Path) -> FileLock:
 
 def _check_settings(out: Path, settings: Settings) -> None:
     """Refuses a folder of other settings, or of something else; clears what a killed call left."""
-    path, ours = out / _SETTINGS, {"name": NAME, "format": FORMAT, **_plain(settings)}
+    path, ours = out / SETTINGS, {"name": NAME, "format": FORMAT, **_plain(settings)}
     if path.is_file():
         if lines := differences(ours, read_json(path)):
             raise RunError(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.sens import CAMERAS, COLOR_CODECS, COUNT, DEPTH_CODECS, FRAME, START, VERSION
+from d3d.geometry import scale_intrinsics
 
 IDENTITY = np.eye(4)
 
@@ -91,6 +92,7 @@ def encode_depth(depth_units: np.ndarray, codec: str) -> bytes:
     return zlib.compress(raw) if codec == "zlib" else raw
 
 
+# of 48x36
 SMALL_K = np.array([[40.0, 0, 23.5], [0, 40.0, 17.5], [0, 0, 1]])
 
 
@@ -104,11 +106,11 @@ def walk(n: int, step_m: float = 0.02) -> np.ndarray:
 def write_small(
     path: Path, poses: Iterable[np.ndarray], color_hw=(36, 48), depth_hw=(18, 24), **options
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A file of small frames, each of another grey; returns what was written, (image, depth units) a frame."""
+    """A file of small frames, each of another grey, depth aligned; returns what was written, (image, depth units)."""
     rng = np.random.default_rng(0)
     written = []
-    half = np.diag([0.5, 0.5, 1]) @ SMALL_K
-    with SensWriter(path, color_hw, depth_hw, SMALL_K, half, **options) as file:
+    Ks = (scale_intrinsics(SMALL_K, (36, 48), size_hw) for size_hw in (color_hw, depth_hw))
+    with SensWriter(path, color_hw, depth_hw, *Ks, **options) as file:
         for i, pose in enumerate(poses):
             image = np.full((*color_hw, 3), (7 * i) % 250, np.uint8)
             image[: color_hw[0] // 2] //= 2

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.scannet_lists import SCENE_NAME, SPLITS, split_scenes
-from d3d.datasets.scannet_prepared import MANIFEST, open_prepared
+from d3d.datasets.scannet_prepared import is_prepared, open_prepared
 from d3d.datasets.scene import HW, Dataset, Scene, read_color, read_depth_png, require_root
 from d3d.datasets.sens import SensFile
 from d3d.errors import DataError
@@ -302,7 +302,7 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
             read, or a "train" split of scannet_frames_25k, whose frames are too far apart for triples.
     """
     folder = require_root(NAME, root, HOW_TO_GET)
-    if (folder / MANIFEST).is_file():
+    if is_prepared(folder):
         return open_prepared(folder)
     found = find_scenes(folder)
     if not found:

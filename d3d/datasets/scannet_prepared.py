@@ -1,6 +1,7 @@
 """What `python -m d3d prepare scannet` leaves: ScanNet at the network's size, only the frames that are needed.
 
-    manifest.json                   how it was made, its scenes; written last, when all of them are there
+    settings.json                   how it is made; written first
+    manifest.json                   its scenes; written last, when all of them are there
     scans/<scene>/                  of train and val; scans_test/<scene>/ of test
         color/N.jpg, depth/N.png, pose/N.txt, intrinsic/intrinsic_{color,depth}.txt    as the official exporter's
         frames.json                 poses, sizes and checksums: what opens the scene without listing its folder
@@ -27,6 +28,7 @@ NAME = "scannet"
 FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "frames.json"
+SETTINGS = "settings.json"
 _AGAIN = "Run `python -m d3d prepare scannet` with the same arguments again; it makes anew what is missing."
 _MAX_JSON = 2**28
 
@@ -91,6 +93,11 @@ class PreparedScene(Scene):
             ) from error
 
 
+def is_prepared(root: Path) -> bool:
+    """Whether a folder is one of prepared ScanNet, finished or not."""
+    return (root / SETTINGS).is_file()
+
+
 def open_prepared(root: Path) -> Dataset:
     """The data set in a prepared folder.
 
@@ -111,8 +118,14 @@ def open_prepared(root: Path) -> Dataset:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder, its names and splits checked."""
+    """The manifest of a prepared folder, its names and splits checked.
+
+    Raises:
+        DataError: the preparation is not finished, or the manifest is not as it was written.
+    """
     path = root / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{root}: the preparation is not finished, {MANIFEST} is missing. {_AGAIN}")
     manifest = _read_json(path)
     scenes = manifest.get("scenes")
     if manifest.get("name") != NAME or manifest.get("format") != FORMAT or not isinstance(scenes, list):
@@ -148,7 +161,7 @@ def _is_index(index: dict[str, Any]) -> bool:
     """Whether an index has what it should; where it lacks a key or a value is of another kind it may also raise."""
 
     def whole(*values: Any) -> bool:
-        return all(type(value) is int and value >= 0 for value in values)
+        return all(type(value) is int and 0 <= value < 2**53 for value in values)
 
     numbers, depth_hw = index["numbers"], index["depth_hw"]
     sums = [*index["color"], *(depth for depth in index["depth"] if depth is not None)]
