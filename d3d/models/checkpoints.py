@@ -34,7 +34,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     Raises:
         DataError: another file name ending.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -54,24 +54,22 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
     from d3d.runs import atomic
 
+    # not save_file: that has a temporary file of its own, which a kill would leave behind
+    content = _in_order(save(tensors, metadata=metadata))
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-        _sort_header(temporary)
+        temporary.write_bytes(content)
     return path
 
 
-def _sort_header(path: Path) -> None:
-    """Puts a safetensors file's header in order: the library has the metadata in another one each time.
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header in order: the library has the metadata in another one each time.
 
     The same weights are then the same bytes, and later stages know them by their hash.
     """
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:
-            file.seek(8)
-            file.write(text.ljust(length))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return content if len(text) > end - 8 else content[:8] + text.ljust(end - 8) + content[end:]
 
 
 def is_d3d_weights(path: str | Path) -> bool:
