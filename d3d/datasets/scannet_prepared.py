@@ -133,7 +133,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     for scene in scenes:
         keys = ("name", "split", "frames")
         name, split, frames = (scene.get(k) if isinstance(scene, dict) else None for k in keys)
-        if split not in SPLITS or not SCENE_NAME.fullmatch(str(name)) or type(frames) is not int:
+        if str(split) not in SPLITS or not SCENE_NAME.fullmatch(str(name)) or type(frames) is not int:
             raise DataError(f"{path}: {str(scene)[:80]} is no scene with name, split and frames. {_AGAIN}")
     return manifest
 
@@ -173,7 +173,7 @@ def _is_index(index: dict[str, Any]) -> bool:
         and K.shape == (3, 3)
         and all(
             len(size) == 2 and whole(*size) and min(size) > 0
-            for size in (index["size_hw"], depth_hw or (1, 1))
+            for size in (index["size_hw"], [1, 1] if depth_hw is None else depth_hw)
         )
         and all(len(pair) == 2 and whole(*pair) for pair in sums)
         and (depth_hw is not None or not any(index["depth"]))
