@@ -113,7 +113,8 @@ class _Frames:
 
     def __init__(self, scene: Scene) -> None:
         self.name, self.ids, self.left_out = scene.name, frozenset(scene.frame_ids), scene.left_out
-        numbers = {int(i): i for i in scene.frame_ids if i.isdecimal()}
+        # "000012", and "frame-000012" as 7-Scenes has it
+        numbers = {int(m[0]): i for i in scene.frame_ids if (m := re.search(r"[0-9]+$", i))}
         self.by_number = numbers if len(numbers) == len(self.ids) else {}
 
     def find(self, frame: str) -> str | None:

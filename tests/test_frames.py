@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from d3d import runs, scenes, stages
+from d3d import runs, scenes, stages, tables
 from d3d.__main__ import main
 from d3d.config import make_config, stage_config
 from d3d.datasets import Scene
@@ -231,6 +232,93 @@ def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
     assert len(found) == 2
     assert scenes.frames_digest(found[0]) == scenes.frames_digest(found[1])
     assert capsys.readouterr().out.count("decoding each") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(sound, tmp_path_factory):
+    """A run with a trained network, and a folder for what its evaluations are changed in."""
+    runs_dir = tmp_path_factory.mktemp("trained")
+    config = config_of(
+        sound, runs_dir, eval_dataset="7scenes", eval_root=str(sound), split="test", scale="median"
+    )
+    stages.pretrain(config, "monodepth2")
+    return config
+
+
+def evaluated_on(config, root, **more):
+    return replace(config, evaluation=replace(config.evaluation, root=str(root), **more))
+
+
+def test_keyframes_are_all_that_is_evaluated(trained, root, tmp_path, monkeypatch):
+    listed = tmp_path / "test_Key.txt"
+    listed.write_text("chess-seq-01 frame-000007\nfire-seq-01 12 # by its number\nfire-seq-01 13\n")
+    config = evaluated_on(trained, root, keyframes=str(listed))
+    decoded, image = [], Scene.image
+    monkeypatch.setattr(
+        Scene, "image", lambda s, i, size=None: decoded.append((s.name, i)) or image(s, i, size)
+    )
+    scored = stages.evaluate(config, "monodepth2")
+    wanted = {
+        ("chess-seq-01", "frame-000007"),
+        ("fire-seq-01", "frame-000012"),
+        ("fire-seq-01", "frame-000013"),
+    }
+    assert set(zip(scored["scene"], scored["frame"], strict=True)) == wanted
+    assert set(decoded) == {("chess-seq-01", 7), ("fire-seq-01", 12), ("fire-seq-01", 13)}
+    assert stages.evaluated(config, "monodepth2") == "monodepth2/self-supervised/7scenes-test-Key"
+    table = tables.of_run(config, "5")
+    assert (table.frame["images"].dropna() == 3).all()
+    # the same by another path, another list under the same name, and no list
+    again = tmp_path / "moved.txt"
+    listed.rename(again)
+    assert stages.evaluate(evaluated_on(trained, root, keyframes=f"Key={again}"), "monodepth2").equals(scored)
+    again.write_text("chess-seq-01 8\n")
+    with pytest.raises(RunError, match="made from other inputs"):
+        stages.evaluate(evaluated_on(trained, root, keyframes=f"Key={again}"), "monodepth2")
+    with pytest.raises(DataError, match=r"nothing of table 5|no evaluation"):
+        tables.of_run(trained, "5")
+
+
+def test_bad_keyframes_are_left_out_like_any_other(trained, root, tmp_path):
+    spoil_three(root)
+    listed = tmp_path / "test_Bad.txt"
+    listed.write_text("".join(f"chess-seq-01 {i}\n" for i in (3, 4, 5, 11)) + "fire-seq-01 20\n")
+    config = evaluated_on(trained, root, keyframes=str(listed))
+    with pytest.raises(DataError, match="3 of 5 frames cannot be read"):
+        stages.evaluate(config, "monodepth2")
+    scored = stages.evaluate(replace(config, max_bad_share=0.6), "monodepth2")
+    assert list(scored["frame"]) == ["frame-000003", "frame-000005"]
+
+
+def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, root, tmp_path, capsys):
+    config = evaluated_on(replace(trained, run="truth", base=trained.run), root, every=20)
+    stages.evaluate(config, "monodepth2")
+    of_stage = runs.stage_folder(config, "evaluate", path=stages.evaluated(config, "monodepth2"))
+    assert runs.read_json(of_stage / "provenance.json")["ground_truth"] == "sensor depth registered to colour"
+    assert "Ground truth of 7-Scenes: sensor depth registered to colour" in tables.of_run(config, "5").caption
+    for name in ("chess", "fire"):
+        folder = root / "depth" / f"7scenes_{name}" / "train" / "depth"
+        folder.mkdir(parents=True)
+        for i in range(N):
+            Image.fromarray(np.full((480, 640), 2500, np.float32)).save(
+                folder / f"seq01_frame-{i:06d}.pose.depth.tiff"
+            )
+    scenes._opened.clear()  # as a new process has it
+    with pytest.raises(RunError, match=r"scored against sensor depth .* now has rendered depth"):
+        stages.evaluate(config, "monodepth2")
+    for path in sorted(of_stage.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    stages.evaluate(config, "monodepth2")
+    assert (
+        "Ground truth of 7-Scenes: rendered depth (Brachmann and Rother)"
+        in tables.of_run(config, "5").caption
+    )
+    words = ["--eval-dataset", "7scenes", "--eval-root", str(root), "--split", "test", "--eval-every", "20"]
+    parameters = [*arguments(config.data.root, config.runs_dir), *words, "--run", "truth", "--base", "r"]
+    capsys.readouterr()
+    assert main(["tables", *parameters, "--scale", "median"]) == 0
+    assert "relative depth, means over images" in (said := capsys.readouterr().out)
+    assert "against rendered depth (Brachmann and Rother)" in said
 
 
 @pytest.mark.parametrize("text", ["", "scene,frame\n", "scene,frame,reason\na,b\n", '"', "\0,\n", "\xff"])

@@ -206,12 +206,14 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
         raise DataError(
             f"data set '7scenes': {folder} holds no <scene>/seq-NN and no <scene>.zip. {HOW_TO_GET}"
         )
+    rendered = {name: rendered_depth(folder, name) for name in sequences}
     opened: dict[str, Scene] = {}  # train, val and test share a sequence's poses
 
     def sequence(name: str) -> Scene:
         if name not in opened:
-            rendered = rendered_depth(folder, name)
-            opened[name] = SevenScenesSequence(sequences[name].unpacked(), name.replace("/", "-"), rendered)
+            opened[name] = SevenScenesSequence(
+                sequences[name].unpacked(), name.replace("/", "-"), rendered[name]
+            )
         return opened[name]
 
     def train() -> list[Scene]:
@@ -236,10 +238,10 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
     def truth(split: str) -> str:
         names = whole.get(split, sequences)
-        rendered = [name for name in names if rendered_depth(folder, name) is not None]
-        if len(rendered) in (0, len(names)):
-            return RENDERED if rendered else SENSOR
-        return f"{RENDERED} of {len(rendered)} sequences, {SENSOR} of {len(names) - len(rendered)}"
+        count = sum(rendered[name] is not None for name in names)
+        if count in (0, len(names)):
+            return RENDERED if count else SENSOR
+        return f"{RENDERED} of {count} sequences, {SENSOR} of {len(names) - count}"
 
     splits = {"train": train, "val": val} | {s: partial(make, s) for s, names in whole.items() if names}
     return Dataset("7scenes", splits, truth=truth)
