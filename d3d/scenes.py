@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -114,18 +115,33 @@ def all_training_scenes(config: Config) -> list[TrainingScene]:
     d = config.data
     if config.evaluation.lists is not None:
         evaluated_dataset(config)  # a wrong list must not be found out after hours of training
+    found = dataset(config)
+    rule = (d.every, d.translation_m, d.max_rotation_deg)
+    kept = _found.setdefault(found, {})
+    if (
+        rule not in kept
+    ):  # of a set as large as ScanNet it takes the better part of a minute, and each stage asks
+        kept[rule] = _find(found, *rule)
+    return list(kept[rule])
+
+
+_found: WeakKeyDictionary[Dataset, dict[tuple, list[TrainingScene]]] = WeakKeyDictionary()
+
+
+def _find(
+    found: Dataset, every: int, translation_m: tuple[float, float], max_rotation_deg: float
+) -> list[TrainingScene]:
     result, tried, dropped = [], 0, Counter()
-    for scene in dataset(config).scenes("train"):
-        targets = scene.every(d.every)
-        triples = find_triples(
-            scene.world_T_cams, d.every, d.translation_m, d.max_rotation_deg, targets=targets
-        )
+    for scene in found.scenes("train"):
+        targets = scene.every(every)
+        triples = find_triples(scene.world_T_cams, every, translation_m, max_rotation_deg, targets=targets)
         tried += triples.targets_tried
         dropped.update(triples.dropped)
         if len(triples):
             result.append(TrainingScene(scene, triples))
     if not result:
-        Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common())).require(f"data set {d.dataset!r}")
+        nothing = Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common()))
+        nothing.require(f"data set {found.name!r}")
     return result
 
 

@@ -8,6 +8,7 @@ from d3d.errors import ConfigError, DataError
 from d3d.geometry import (
     backproject,
     check_pose,
+    check_poses,
     disp_to_depth,
     flip_intrinsics,
     project,
@@ -162,3 +163,26 @@ def test_depth_that_is_not_a_number_is_not_valid_and_does_not_crash():
     warped, valid = warp(torch.rand(1, 3, 48, 64), depth, tensor(K, torch.float32), torch.eye(4)[None])
     assert not valid.any()
     warped.sum().backward()  # grid_sample's backward pass dies of NaN coordinates
+
+
+def test_many_poses_are_checked_as_one_is():
+    good = np.tile(np.eye(4), (5, 1, 1))
+    good[:, :3, 3] = np.arange(15).reshape(5, 3)
+    assert np.array_equal(check_poses(good.tolist(), str), good)
+    for row, column, value in (
+        (0, 0, np.nan),
+        (1, 1, -1.0),
+        (2, 0, 0.1),
+        (3, 3, 2.0),
+        (3, 0, 1e-3),
+        (0, 3, -np.inf),
+    ):
+        bad = good.copy()
+        bad[3, row, column] = value
+        with pytest.raises(DataError) as one:
+            check_pose(bad[3], "frame 3")
+        with pytest.raises(DataError) as many:
+            check_poses(bad, lambda i: f"frame {i}")
+        assert str(many.value) == str(one.value)
+    with pytest.raises(DataError, match="4x4"):
+        check_poses([np.eye(4), np.eye(3)], str)

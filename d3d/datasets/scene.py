@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.errors import DataError, unknown
-from d3d.geometry import check_pose, scale_intrinsics
+from d3d.geometry import check_poses, scale_intrinsics
 
 HW = tuple[int, int]
 FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
@@ -75,9 +75,7 @@ class Scene:
         self.depth_hw: HW = self.size_hw if depth_hw is None else (int(depth_hw[0]), int(depth_hw[1]))
         self.left_out = dict(left_out or {})
         self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
-        self.world_T_cams = np.stack(
-            [check_pose(pose, self._where(i)) for i, pose in enumerate(world_T_cams)]
-        )
+        self.world_T_cams = check_poses(world_T_cams, self._where)
 
     # what a source of data implements, at the native colour size
 
