@@ -224,4 +224,5 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
         {s: partial(lists, s) for s in splits},
         verified=dataset.verified,
         truth=dataset.truth,
+        whole=dataset.whole,
     )

@@ -433,6 +433,36 @@ def test_damaged_indices_and_manifests_are_an_error_of_our_own(prepared, data):
         pass
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        (INDEX, "depth_hw", []),
+        (INDEX, "numbers", [0, 10, 10**30]),
+        (INDEX, "color", None),
+        (MANIFEST, "split", []),
+    ],
+)
+def test_damage_that_was_once_another_error(prepared, file, key, value):
+    out, folder, index, manifest = prepared
+    (folder / INDEX).write_bytes(index)
+    (out / MANIFEST).write_bytes(manifest)
+    path = out / MANIFEST if file == MANIFEST else folder / INDEX
+    content = json.loads(path.read_bytes())
+    (content["scenes"][0] if file == MANIFEST else content)[key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"prepare scannet` with the same arguments"):
+        open_dataset("scannet", out).scenes("val")
+
+
+def test_published_figures_are_of_whole_splits(prepared, monkeypatch):
+    out, folder, index, manifest = prepared
+    (folder / INDEX).write_bytes(index)
+    (out / MANIFEST).write_bytes(manifest)
+    assert not open_dataset("scannet", out).whole("val")
+    monkeypatch.setitem(prepare.SPLITS, "val", (1, ""))
+    assert open_dataset("scannet", out).whole("val")
+
+
 def test_a_manifest_cannot_lead_out_of_its_folder(prepared):
     out, folder, index, manifest = prepared
     (folder / INDEX).write_bytes(index)

@@ -115,6 +115,7 @@ def test_splits_are_those_of_the_lists_as_far_as_they_are_there(root):
     dataset = open_dataset("scannet", root)
     assert dataset.splits == ("val", "test")
     assert [s.name for s in dataset.scenes("test")] == ["scene0720_00"]
+    assert not dataset.whole("test")
     with pytest.raises(ConfigError, match="unknown split"):
         dataset.scenes("train")
     write_lists(root, val="scene0001_00", test="scene0002_00")

@@ -323,7 +323,11 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
             refuse_sparse(sources)
         return [source.open() for source in track(sources, what=f"poses of {split}", unit="scene")]
 
-    return Dataset(NAME, {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]})
+    return Dataset(
+        NAME,
+        {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]},
+        whole=lambda split: len(splits[split]) == SPLITS[split][0],
+    )
 
 
 def refuse_sparse(sources: Iterable[SceneSource]) -> None:

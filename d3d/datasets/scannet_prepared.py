@@ -114,7 +114,12 @@ def open_prepared(root: Path) -> Dataset:
         return [PreparedScene(scene_folder(root, split, name), name) for name in names[split]]
 
     order = [split for split in SPLITS if split in names]
-    return Dataset(NAME, {split: lambda split=split: scenes(split) for split in order}, verified=True)
+    return Dataset(
+        NAME,
+        {split: lambda split=split: scenes(split) for split in order},
+        verified=True,
+        whole=lambda split: sum(s["split"] == split for s in manifest["scenes"]) == SPLITS[split][0],
+    )
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

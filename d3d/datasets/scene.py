@@ -275,16 +275,18 @@ class Dataset:
         *,
         verified: bool = False,
         truth: Callable[[str], str] | None = None,
+        whole: Callable[[str], bool] | None = None,
     ) -> None:
         """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
 
         Args:
             truth: from a split to what its depth is; see `truth`.
+            whole: from a split to whether all of it is there; see `whole`.
         """
         self.name = name
         self.splits = tuple(splits)
         self.verified = verified
-        self._truth = truth
+        self._truth, self._whole = truth, whole
         self._make = dict(splits)
         self._make_lists = dict(lists or {})
         self._scenes: dict[str, list[Scene]] = {}
@@ -324,6 +326,13 @@ class Dataset:
         Answered without reading a frame: scores against one kind are not those against another, and say which.
         """
         return "" if self._truth is None else self._truth(split)
+
+    def whole(self, split: str) -> bool:
+        """Whether all scenes of a split are there: only then are published figures those of the same images.
+
+        Answered without opening a scene; of a set that is never had in part it is true.
+        """
+        return True if self._whole is None else self._whole(split)
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"

@@ -141,8 +141,10 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
         )
     results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
     folder = folder_of(config, "tables")
-    name = config.evaluation.dataset or config.data.dataset
-    make = partial(table, results, name, split, evaluated_dataset(config).lists(split))
+    found, name = evaluated_dataset(config), config.evaluation.dataset or config.data.dataset
+    if not found.whole(split):
+        name += " (in part)"  # no row of the paper, which is of all its images
+    make = partial(table, results, name, split, found.lists(split))
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
         part = make(pixels=pixels)
         stem = evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
