@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import importlib.util
 import itertools
 import logging
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from d3d.errors import ConfigError, D3DError, RunError, TasksError, unknown
+from d3d.errors import ConfigError, D3DError, RunError, TasksError, WriteError, unknown
 from d3d.progress import say, track
 
 SCHEDULERS = ("auto", "local", "none")
@@ -38,7 +37,8 @@ LOST_S = 30.0
 ASK_S = 10.0
 # Tasks in flight beyond two a worker: what an adaptive cluster grows by, and few enough that memory stays flat
 SPARE = 8
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # as true of the next scene as of this one
+
+_NEEDS_DASK = "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
 
 Tasks = Mapping[str, tuple]
 
@@ -170,7 +170,7 @@ class _Work:
 
     def failed(self, name: str, error: BaseException) -> bool:
         """Whether the task is to be tried again."""
-        if isinstance(error, ConfigError) or (isinstance(error, OSError) and error.errno in _HOPELESS):
+        if isinstance(error, (ConfigError, WriteError)):  # as true of the next scene as of this one
             raise error
         self.bar.update(-self._moved)
         self._moved = 0
@@ -254,7 +254,7 @@ class _Work:
                         submit(name, self.left[name])
                 else:
                     raise _lost(client)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # of a client that tries to connect again, or has given up
             if client.status == "running":
                 raise
             raise _lost(client) from error
@@ -307,10 +307,10 @@ def _room(client, what: str) -> int:
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a scheduler that somebody else has started."""
-    if importlib.util.find_spec("distributed") is None:
-        raise ConfigError(f"{_why_no_processes()}, or set scheduler to 'none'.")
-    import distributed
-
+    try:
+        import distributed
+    except ImportError:
+        raise ConfigError(f"{_NEEDS_DASK}, or set scheduler to 'none'.") from None
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     if "scheduler_file" in where and not Path(scheduler).is_file():
         raise ConfigError(f"there is no scheduler file {scheduler}. See docs/clusters.md.")
@@ -390,7 +390,7 @@ def close() -> None:
 def _why_no_processes() -> str:
     """What has to be done before processes can be started here; "" where they can."""
     if importlib.util.find_spec("distributed") is None:
-        return "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
+        return _NEEDS_DASK
     # a new process imports the script that started it, which must not start everything once more
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)

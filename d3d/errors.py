@@ -22,6 +22,10 @@ class RunError(D3DError, RuntimeError):
     """A run's folder cannot be used: another configuration, another process, a half state."""
 
 
+class WriteError(RunError):
+    """A machine refuses to write: its disk is full, or read-only, or the folder another's."""
+
+
 class BusyError(RunError):
     """Another process is at work in this folder just now."""
 

@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from d3d.config import Config, stage_config
-from d3d.errors import BusyError, D3DError, RunError
+from d3d.errors import BusyError, D3DError, RunError, WriteError
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
 
@@ -102,7 +102,7 @@ def writing(path: Path) -> Iterator[None]:
     """A context in which a full disk or a read-only folder is an error that says so, whatever library meets it.
 
     Raises:
-        RunError: ``path`` cannot be written for such a reason.
+        WriteError: ``path`` cannot be written for such a reason.
     """
     try:
         yield
@@ -112,7 +112,7 @@ def writing(path: Path) -> Iterator[None]:
         why = _why_not_written(Path(path), error)
         if why is None:
             raise
-        raise RunError(
+        raise WriteError(
             f"{path} cannot be written: {why}. What was finished before is kept; the same command goes on from there."
         ) from error
 
