@@ -113,7 +113,11 @@ class DepthStore:
         path = self.scene_folder(scene) / "index.json"
         if not path.is_file():
             raise DataError(f"{self.folder} has no depth of scene {scene!r}: run the stage that makes it.")
-        return read_json(path)
+        index = read_json(path, "frames", "sha256")
+        frames = index["frames"]
+        if not isinstance(frames, list) or not all(isinstance(f, str) for f in [*frames, index["sha256"]]):
+            raise DataError(f"{path}: not an index of stored depth. Delete its folder and run again.")
+        return index
 
     def read(self, scene: str, frame_id: str) -> np.ndarray:
         """Depth (h, w) float32 in metres, 0 where there is none."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +41,24 @@ class Mesh:
 
     @staticmethod
     def from_npz(path) -> Mesh:
-        """Reads what `to_npz` made."""
+        """Reads what `to_npz` made.
+
+        Raises:
+            DataError: missing, damaged, or arrays that are no mesh.
+        """
         try:
             with np.load(path, allow_pickle=False) as data:
-                colors = data["colors"]
-                return Mesh(
-                    data["vertices"].astype(np.float64), data["triangles"], colors if len(colors) else None
-                )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                vertices, triangles, colors = (data[name] for name in ("vertices", "triangles", "colors"))
+        except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
             raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
+        kinds = (vertices.dtype, triangles.dtype, colors.dtype) == (np.float32, np.int32, np.uint8)
+        shapes = all(a.ndim == 2 and a.shape[1] == 3 for a in (vertices, triangles, colors))
+        if not kinds or not shapes or len(colors) not in (0, len(vertices)):
+            raise DataError(f"{path}: not a mesh of d3d (its arrays have other types or shapes).")
+        # Open3D does not look: a triangle of vertices that are not there ends the process
+        if triangles.size and not 0 <= triangles.min() <= triangles.max() < len(vertices):
+            raise DataError(f"{path}: not a mesh of d3d (a triangle has a vertex that is not there).")
+        return Mesh(vertices.astype(np.float64), triangles, colors if len(colors) else None)
 
 
 def reconstruct(

@@ -66,7 +66,7 @@ def stage_folder(config: Config, stage: str, arch: str = "", labels: str = "", p
     if config.base and not (folder / "config.json").is_file():
         theirs = run_folder(replace(config, run=config.base)).joinpath(*levels)
         if (theirs / "DONE").is_file() and not differences(
-            stage_config(config, stage, arch, labels), read_json(theirs / "config.json")["config"]
+            stage_config(config, stage, arch, labels), read_json(theirs / "config.json", "config")["config"]
         ):
             return theirs
     return folder
@@ -173,14 +173,26 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON; a damaged file is a `RunError` naming it."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        keys: that it must have.
+
+    Raises:
+        RunError: missing, damaged, or not such an object; names the file.
+    """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}, not an object")
+        if lacking := [key for key in keys if key not in value]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: not readable as JSON ({error}). Delete the folder {path.parent} and run again."
         ) from None
+    return value
 
 
 def sha256(path: Path) -> str:
@@ -268,7 +280,7 @@ class Stage:
     @property
     def outputs(self) -> dict[str, str]:
         """Name -> sha256 of the finished stage's artefacts: the next stage's inputs."""
-        return read_json(self.folder / "DONE")["outputs"]
+        return read_json(self.folder / "DONE", "outputs")["outputs"]
 
     def _check(self) -> None:
         path = self.folder / "config.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,21 +93,28 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
             " and depth.pth use load_public_checkpoint, for ImageNet weights create_model(arch, weights=FILE)."
         )
     try:
-        version = int(metadata["format_version"])
-        if version > FORMAT_VERSION:
-            raise DataError(
-                f"{path} has format version {version}, this d3d reads up to {FORMAT_VERSION}: update."
-            )
-        return {
+        values = {
             "arch": metadata["arch"],
             "min_depth": float(metadata["min_depth"]),
             "max_depth": float(metadata["max_depth"]),
             "dropout": float(metadata.get("dropout", 0)),
             "log_scale": metadata.get("log_scale") == "True",
-            "format_version": version,
+            "format_version": int(metadata["format_version"]),
         }
     except KeyError as error:
         raise DataError(f"{path}: the metadata lacks {error}.") from error
+    except ValueError as error:
+        raise DataError(f"{path}: the metadata is damaged ({error}).") from error
+    if values["format_version"] > FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {values['format_version']}, this d3d reads up to {FORMAT_VERSION}: update."
+        )
+    if not 0 < values["min_depth"] < values["max_depth"] < math.inf or not 0 <= values["dropout"] < 1:
+        raise DataError(
+            f"{path}: a depth range of {values['min_depth']} to {values['max_depth']} m, or a dropout of "
+            f"{values['dropout']}, is none."
+        )
+    return values
 
 
 def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:

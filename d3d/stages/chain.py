@@ -38,10 +38,10 @@ def outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dic
     if not (folder / "DONE").is_file():
         return None
     # opening it checks that the configuration is the same; that is the next stage's business too
-    stored = runs.read_json(folder / "config.json")["config"]
+    stored = runs.read_json(folder / "config.json", "config")["config"]
     if runs.differences(stage_config(config, stage, arch, labels), stored):
         return None
-    return runs.read_json(folder / "DONE")["outputs"]
+    return runs.read_json(folder / "DONE", "outputs")["outputs"]
 
 
 def teacher_round(config: Config) -> Config | None:

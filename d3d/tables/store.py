@@ -16,7 +16,7 @@ import json
 import lzma
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +306,32 @@ def _index(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"no stored scores in {folder}: `python -m d3d tables --seeds 0,1,2 --export` writes them."
         )
-    index = json.loads(path.read_text())
-    if index.get("version") != 1:
-        raise DataError(f"{path} is of format {index.get('version')!r}; this d3d reads format 1.")
+    try:
+        index = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}). Restore it, or export again.") from error
+    version = index.get("version") if isinstance(index, dict) else None
+    if version != 1:
+        raise DataError(f"{path} is of format {version!r}; this d3d reads format 1.")
+    if not _is_index(index):
+        raise DataError(f"{path}: not an index of stored scores, or damaged. Restore it, or export again.")
     return index
+
+
+def _is_index(index: dict[str, Any]) -> bool:
+    """Whether everything that `read` takes out of an index is there, and every file is in its folder."""
+    evaluations, shared = index.get("evaluations"), index.get("shared")
+    if not isinstance(evaluations, dict) or not isinstance(shared, dict):
+        return False
+    # as the class has them, but for the scores, which are in a file
+    kinds = {f.name: {"str": str, "int": int}.get(f.type, dict) for f in fields(Evaluation)}
+    kinds = {name: kind for name, kind in kinds.items() if name != "per_image"} | {"sha256": str}
+    images = {str(Path(name).parent) for name in shared if Path(name).name == _IMAGES}
+    return (
+        all(isinstance(entry, dict) and entry.keys() == kinds.keys() for entry in evaluations.values())
+        and all(type(e[name]) is kind for e in evaluations.values() for name, kind in kinds.items())
+        and all(isinstance(digest, str) for digest in shared.values())
+        and all(str(Path(name).parent) in images for name in evaluations)
+        and _LISTS in shared
+        and not any(Path(n).is_absolute() or ".." in Path(n).parts for n in (*evaluations, *shared))
+    )
