@@ -24,8 +24,8 @@
 # The paper scores networks trained on ScanNet on 13 sequences of 7-Scenes. Neither may be passed on, so that **the
 # outputs below are a stand-in**: the test rooms of GlossyRooms, which are unseen rooms but of the kind that was trained
 # on, scored in Table 5's way. The line above does the real thing for whatever 7-Scenes sequences are in that folder
-# ([data/README.md](../data/README.md) says where to get them); so far their ground truth here is the sensor's depth,
-# while the paper's was rendered from a reconstruction.
+# ([data/README.md](../data/README.md) says where to get them). Ground truth is the depth that Brachmann and Rother
+# rendered, as in the paper, where it is there, else the sensor's; the table says which.
 #
 # Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p eval_every 10`); an unknown
 # name or value is an error that names the near misses. The first printed line says with which profile the
@@ -42,6 +42,7 @@ eval_dataset: str = "glossyrooms"  # what is scored: 7scenes for the paper's Tab
 eval_root: str = None  # its folder, as ../data/7scenes; None: the one that ships
 split: str = "test"  # of what is scored; of 7scenes the paper's 13 sequences, those that are there
 scale: str = "median"  # relative depth, the paper's choice here; none: metres
+keyframes: str = None  # a list of frames to score instead of all: test_Key.txt, or Name=file
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
