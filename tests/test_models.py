@@ -7,13 +7,14 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from d3d import models
 from d3d.errors import ConfigError, DataError
 from d3d.models import mpvit
-from d3d.models.layers import DispHead, DropPath
+from d3d.models.layers import Depthwise, DispHead, DropPath, elu
 
 ARCHS = models.ARCHITECTURES
 
@@ -217,6 +218,27 @@ def test_bfloat16_autocast_is_finite_and_close(arch):
         error = (depth(half[scale]) / depth(full[scale]) - 1).abs()
         assert error.max() < 0.03
         assert error.max() > 0  # it did run in another precision
+
+
+def test_elu_is_torchs_own_with_its_gradient():
+    x = torch.cat((torch.linspace(-20, 3, 500), -torch.logspace(-9, 0, 100), torch.zeros(1))).requires_grad_()
+    ours, theirs = elu(x), F.elu(x)
+    assert (ours - theirs).abs().max() < 1e-7
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-6
+    low = x.detach().bfloat16()
+    assert torch.allclose(elu(low), F.elu(low), rtol=2**-8, atol=1e-7)  # rounded once, at the end
+    assert torch.autograd.gradcheck(elu, x.detach().double()[::40].requires_grad_())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_is_done_in_float32_under_autocast(stride):
+    """As a CPU's gradient in bfloat16 is slow; what comes out has the type of the neighbours all the same."""
+    layer, x = Depthwise(8, 5, stride), torch.rand(2, 8, 12, 16, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, layer(x.float()).bfloat16())
 
 
 def test_a_head_keeps_far_depths_apart_under_autocast():

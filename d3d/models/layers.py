@@ -7,6 +7,29 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+def elu(x: Tensor) -> Tensor:
+    """ELU, any shape: on a CPU by way of exp in float32, five times as fast as torch's own, which takes expm1."""
+    return _ELU.apply(x) if x.device.type == "cpu" and not torch.compiler.is_compiling() else F.elu(x)
+
+
+class _ELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        # exp(x) - 1 is off by 6e-8, the last digit of float32 at 1; it is never below x, so the greater of both is ELU
+        high = torch.promote_types(x.dtype, torch.float32)
+        negative = x.clamp(max=0).to(high).exp_().sub_(1).to(x.dtype)
+        result = torch.maximum(x, negative)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.elu_backward(upstream, 1, 1, 1, True, result)
 
 
 class Conv3x3(nn.Conv2d):
@@ -24,17 +47,37 @@ class ConvBlock(nn.Module):
     """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation.
 
     Attributes:
+        activation: the ELU, as a function.
         dropout: the identity, or channel dropout after the ELU; see `DepthNetwork.use_dropout`.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = Conv3x3(in_channels, out_channels)
+        self.activation = elu
         self.dropout: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, in, h, w) -> (b, out, h, w)."""
-        return self.dropout(F.elu(self.conv(x), inplace=True))
+        return self.dropout(self.activation(self.conv(x)))
+
+
+class Depthwise(nn.Conv2d):
+    """Convolution of each channel with a kernel of its own; padding keeps the size, `stride` divides it.
+
+    On a CPU in float32 also under autocast: oneDNN's gradient of a depthwise convolution in bfloat16 takes 1.3 to 2
+    times as long, of one with a stride ten times.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h / stride, w / stride), of the type of `x` where that is a lower one."""
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class DispHead(nn.Module):

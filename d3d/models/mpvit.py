@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3d.models.layers import ConvBN, DropPath
+from d3d.models.layers import ConvBN, Depthwise, DropPath
 
 WIDTHS = (64, 128, 216, 288)
 PATHS = (2, 3, 3, 3)
@@ -36,7 +36,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+        self.depthwise = Depthwise(channels, 3, stride, bias=False)
         self.pointwise = ConvBN(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class PositionEncoding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+        self.conv = Depthwise(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> the same shape."""
@@ -67,8 +67,7 @@ class RelativePosition(nn.Module):
         width = channels // HEADS
         self.splits = [heads * width for _, heads in _WINDOWS]
         self.convs = nn.ModuleList(
-            nn.Conv2d(c, c, size, 1, size // 2, groups=c)
-            for (size, _), c in zip(_WINDOWS, self.splits, strict=True)
+            Depthwise(c, size) for (size, _), c in zip(_WINDOWS, self.splits, strict=True)
         )
 
     def forward(self, q: Tensor, v: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.enter = ConvBN(channels, channels)
-        self.depthwise = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
+        self.depthwise = Depthwise(channels, 3, bias=False)
         self.bn = nn.BatchNorm2d(channels)
         self.leave = ConvBN(channels, channels, act=False)
 
