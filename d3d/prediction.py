@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from d3d.runs import atomic, read_json, write_json
 
 # 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
 MM = 1000.0
+# Frames that wait for the disk at most: two batches of views that are rendered at once, 28 MB at 384x288
+AHEAD = 64
 
 
 def write_depth(path: Path, depth_hw: np.ndarray) -> bytes:
@@ -91,8 +95,8 @@ class DepthStore:
         with atomic(self.scene_folder(scene)) as temporary:
             temporary.mkdir()
             digest, ids = hashlib.sha256(), []
-            for frame_id, depth in frames:
-                digest.update(write_depth(temporary / f"{frame_id}.png", depth))
+            for frame_id, pixels in _written(temporary, frames):
+                digest.update(pixels)
                 ids.append(frame_id)
             for name, content in files.items():
                 (temporary / name.replace("__", ".")).write_bytes(content)
@@ -126,6 +130,19 @@ class DepthStore:
     def read_of(self, scene: Scene, i: int) -> np.ndarray:
         """As `read`, of frame i of a scene."""
         return self.read(scene.name, scene.frame_ids[i])
+
+
+def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
+    """Writes frames in a thread while the next ones are made; frame ids and sha256 of the pixels, in order."""
+    waiting: deque[tuple[str, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for frame_id, depth in frames:
+            waiting.append((frame_id, pool.submit(write_depth, folder / f"{frame_id}.png", depth)))
+            if len(waiting) > AHEAD:
+                first, pixels = waiting.popleft()
+                yield first, pixels.result()
+        for frame_id, pixels in waiting:
+            yield frame_id, pixels.result()
 
 
 @torch.inference_mode()
