@@ -96,6 +96,7 @@ PARAMETERS: dict[str, Parameter] = {
     "precision": Parameter(
         _STR, "precision", "float32 or bf16 (autocast), in training and prediction", ("float32", "bf16")
     ),
+    "compile": Parameter(_BOOL, "compile", "the photometric loss by torch.compile (for a GPU)"),
     "workers": Parameter(_INT, "workers", "processes that load images", minimum=0),
     "voxel_m": Parameter(_FLOAT, "fusion.voxel_m", "TSDF voxel, metres", minimum=1e-3),
     "trunc_m": Parameter(_FLOAT, "fusion.trunc_m", "TSDF truncation, metres", minimum=1e-3),
@@ -312,7 +313,7 @@ def stage_config(config: Config, stage: str, arch: str = "", labels: str = "") -
 
     def train(kind: str) -> dict[str, Any]:
         values = dataclasses.asdict(config.training(kind, arch))
-        for name in ("workers", "checkpoint_steps", "snapshots"):
+        for name in ("workers", "checkpoint_steps", "snapshots", "compile"):
             values.pop(name)
         return values
 

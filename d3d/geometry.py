@@ -144,10 +144,15 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     )
 
 
+def _inverse(K_b33: Tensor) -> Tensor:
+    # torch.linalg.inv looks whether it succeeded: a GPU would wait for it in every step
+    return torch.linalg.inv_ex(K_b33).inverse
+
+
 def backproject(depth_b1hw: Tensor, K_b33: Tensor) -> Tensor:
     """Camera-frame points (B, 3, H, W) in metres: D K^-1 x of Eq. 1."""
     b, _, h, w = depth_b1hw.shape
-    rays_b3n = torch.linalg.inv(K_b33) @ pixel_grid(h, w, depth_b1hw)
+    rays_b3n = _inverse(K_b33) @ pixel_grid(h, w, depth_b1hw)
     return (rays_b3n * depth_b1hw.reshape(b, 1, h * w)).reshape(b, 3, h, w)
 
 
@@ -197,7 +202,7 @@ def warp(
         depth, K = depth_b1hw.to(dtype), K_b33.to(dtype)
         source_K = K if source_K_b33 is None else source_K_b33.to(dtype)
         pose = source_T_target_b44.to(dtype)
-        M = source_K @ pose[:, :3, :3] @ torch.linalg.inv(K)
+        M = source_K @ pose[:, :3, :3] @ _inverse(K)
         offset = source_K @ pose[:, :3, 3:]
         p = (M @ pixel_grid(h, w, depth)) * depth.reshape(b, 1, h * w) + offset
         z = p[:, 2:3]

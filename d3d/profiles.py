@@ -54,6 +54,7 @@ class TrainConfig:
     init_depth_m: float | None = None  # bias of the disparity heads; None leaves the usual start (0.2 m)
     precision: str = "float32"  # or "bf16": autocast of the network; geometry and losses stay float32
     channels_last: bool = True
+    compile: bool = False  # the photometric loss by torch.compile: for a GPU; the first step waits for it
     workers: int = 0
     # weights kept besides the last ones, evenly spread over the second half of the training: the uncertainty
     # "snapshots" looks at them

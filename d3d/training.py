@@ -7,6 +7,7 @@ and progress. Adam; the rate drops tenfold at the milestones (3.3).
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from d3d.runs import atomic
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
 SNAPSHOT = "snapshot-{step:06}.safetensors"
+PREFETCH = 4  # batches a loading process is ahead: evens out large frames that are read for the first time
 
 
 class Task(Protocol):
@@ -57,9 +59,11 @@ class PretrainTask:
     min_depth: float = 0.1
     max_depth: float = 10.0
     name: str = "pretrain"
+    compile: bool = False
 
     def loss(self, disps: dict[int, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self_supervised_loss(
+        loss = _compiled_loss() if self.compile else self_supervised_loss
+        return loss(
             disps,
             batch["target"],
             batch["sources"].transpose(0, 1),
@@ -142,6 +146,19 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     return config.learning_rate * 0.1**drops * warmup
 
 
+@functools.cache
+def _compiled_loss() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    # one graph or an error: a loss that falls apart into pieces would be slow without a word
+    return torch.compile(self_supervised_loss, dynamic=False, fullgraph=True)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam (3.3)."""
+    # one kernel for all weights; a CPU's would first copy those in channels-last memory
+    fused = next(model.parameters()).is_cuda or None
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=fused)
+
+
 def batch_loss(
     network: nn.Module, task: Task, batch: dict[str, Tensor], config: TrainConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -217,7 +234,7 @@ def train_here(
     model = distributed.share(model_factory().to(device))
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    optimizer = make_optimizer(model, config)
     first, history = _resume(folder / STATE, model, optimizer, device)
     distributed.agree(first, f"the step that {folder / STATE} is of")
     part = (distributed.rank(), distributed.size())
@@ -231,6 +248,7 @@ def train_here(
             len(task.samples), config.batch_size, seed, first, max(first, total), part
         ),
         num_workers=config.workers,
+        prefetch_factor=PREFETCH if config.workers else None,
         pin_memory=device.type == "cuda",
     )
     what = what or task.name

@@ -7,15 +7,27 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from d3d.config import TrainConfig
 from d3d.datasets import Scene, find_triples
 from d3d.datasets.augment import Augmentation, unflip
 from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
+from d3d.losses import self_supervised_loss
 from d3d.models import create_model
 from d3d.prediction import DepthStore, predict
-from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, learning_rate, select_device, train
+from d3d.training import (
+    CURVE,
+    STATE,
+    WEIGHTS,
+    DistillTask,
+    PretrainTask,
+    batch_loss,
+    learning_rate,
+    select_device,
+    train,
+)
 
 SIZE = (32, 64)
 
@@ -293,3 +305,51 @@ def test_snapshots_are_the_weights_of_the_second_half_and_change_nothing(tmp_pat
     assert not list((tmp_path / "plain").glob("snapshot-*"))
     states = [load_file(f) for f in (*files, tmp_path / "kept" / WEIGHTS)]
     assert len({s["head.bias"].item() for s in states}) == 4, "each is of another step"
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "distill"])
+def test_a_step_reads_nothing_back_from_its_device(kind):
+    """A GPU runs ahead of Python until a value is asked for; then both wait, in every step."""
+    asks = {
+        torch.ops.aten._local_scalar_dense.default,  # item(), float(), a comparison in an if
+        torch.ops.aten._linalg_check_errors.default,  # torch.linalg.inv
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+        torch.ops.aten.equal.default,
+    }
+    seen = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in asks or (
+                func is torch.ops.aten.index.Tensor
+                and any(i is not None and i.dtype == torch.bool for i in args[1])
+            ):
+                seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    label = np.full(SIZE, 3.0, np.float32)
+    data = samples() if kind == "pretrain" else LabelSamples([Wall()], [(0, 3)], lambda s, i: label, SIZE)
+    task = PretrainTask(data) if kind == "pretrain" else DistillTask(data)
+    batch = torch.utils.data.default_collate([data[0, 0]])
+    with Recorder():
+        loss, _ = batch_loss(TinyNet(), task, batch, config(precision="bf16"))
+        loss.backward()
+        assert not seen
+        torch.linalg.inv(batch["K"] if kind == "pretrain" else torch.eye(3))  # it would have been noticed
+        assert seen
+
+
+def test_the_loss_can_be_compiled_as_one_graph():
+    """Where it cannot, `compile` is an error; the backend that only traces needs no compiler."""
+    batch = torch.utils.data.default_collate([samples(size_hw=(64, 64))[0, 0]])
+    disps = {s: torch.full((1, 1, 64 >> s, 64 >> s), 0.03 + 0.01 * s) for s in (0, 1)}
+    args = (disps, batch["target"], batch["sources"].transpose(0, 1), batch["K"])
+    poses = batch["source_T_target"].transpose(0, 1)
+    for automask in (False, True):
+        traced = torch.compile(self_supervised_loss, backend="eager", fullgraph=True, dynamic=False)
+        # traced is the plain form, which a GPU runs; called directly here, the one of a CPU
+        loss, _ = traced(*args, poses, automask=automask)
+        assert loss.item() == pytest.approx(
+            self_supervised_loss(*args, poses, automask=automask)[0].item(), rel=1e-5
+        )

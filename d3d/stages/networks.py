@@ -41,7 +41,13 @@ def pretrain_task(config: Config, arch: str) -> PretrainTask:
     scenes = training_scenes(config)
     samples = TripleSamples([s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed)
     return PretrainTask(
-        samples, settings.scales, settings.smoothness, settings.automask, d.min_depth, d.max_depth
+        samples,
+        settings.scales,
+        settings.smoothness,
+        settings.automask,
+        d.min_depth,
+        d.max_depth,
+        compile=settings.compile,
     )
 
 
