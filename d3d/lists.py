@@ -108,6 +108,13 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
     return frozenset(seen)
 
 
+def indices_on(frames: FrameList, scene: Scene) -> list[int]:
+    """Indices of a scene's frames that are on a list, also on one that was read without the scenes."""
+    spelled = _Frames(scene)
+    wanted = {spelled.find(frame) for name, frame in frames if name == scene.name}
+    return [i for i, frame in enumerate(scene.frame_ids) if frame in wanted]
+
+
 class _Frames:
     """A scene's frames by id and, where each id is a number of its own, by number."""
 

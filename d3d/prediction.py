@@ -17,7 +17,8 @@ from torch import Tensor
 
 from d3d import runs
 from d3d.cluster import advance, run_tasks
-from d3d.datasets.scene import Scene, decode_image
+from d3d.datasets.images import decode_image
+from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
 from d3d.models import load_model

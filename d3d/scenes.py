@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from d3d.config import Config, keyframes_name
 from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
 from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError
-from d3d.lists import given_files, read_list, with_given
+from d3d.lists import given_files, indices_on, read_list, with_given
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingSce
     usable = keep[triples.indices].all(axis=1)
     if not usable.any():
         return None
+    if keep.all():  # only frames whose pose cannot be read, which the scene has never had
+        return training
     place = np.cumsum(keep) - 1  # a frame's index among those that are left
     dropped = {**triples.dropped, "a frame of the triple cannot be read": int((~usable).sum())}
     left = replace(triples, indices=place[triples.indices[usable]], dropped=dropped)
@@ -154,7 +157,7 @@ def evaluated_scenes(config: Config) -> list[Scene]:
     from d3d.stages import frames
 
     e = config.evaluation
-    data = evaluated_dataset(config)
+    data, made_from = evaluated_dataset(config), keyframes_digest(config)
     needed = {s.name: (s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))}
     scenes = [s for s, _ in needed.values()]
     if data.verified:
@@ -164,11 +167,13 @@ def evaluated_scenes(config: Config) -> list[Scene]:
         evaluated_name(config),
         lambda: list(needed.values()),
         depth=any(s.has_depth for s in scenes),
-        made_from=keyframes_digest(config),
+        made_from=made_from,
     )
-    kept = [
-        s.without(bad.get(s.name, {})) for s, used in needed.values() if len(bad.get(s.name, {})) < len(used)
-    ]
+    kept = []
+    for scene, used in needed.values():
+        reasons = bad.get(scene.name, {})
+        if any(scene.frame_ids[i] not in reasons for i in used):
+            kept.append(scene.without(reasons))
     if not kept:
         raise DataError(f"split {e.split!r} of data set {data.name!r}: none of its frames can be read.")
     return kept
@@ -178,8 +183,8 @@ def evaluated_frames(config: Config, scene: Scene) -> list[int]:
     """Indices of a scene's frames that are scored: every Nth, or those of the parameter ``keyframes``."""
     if config.evaluation.keyframes is None:
         return scene.every(config.evaluation.every)
-    wanted = keyframes(config)
-    return [i for i, frame in enumerate(scene.frame_ids) if (scene.name, frame) in wanted]
+    # without the scenes, all of which would be looked at for each of them; `keyframes_digest` checks the list once
+    return indices_on(read_list(_keyframes_file(config)), scene)
 
 
 def evaluated_name(config: Config) -> str:
@@ -196,12 +201,17 @@ def keyframes(config: Config) -> FrameList:
         DataError: as `d3d.lists.read_list`.
     """
     e = config.evaluation
+    data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
+    where = f"split {e.split!r} of data set {data.name!r}"
+    return read_list(_keyframes_file(config), data.scenes(e.split), where)
+
+
+def _keyframes_file(config: Config) -> Path:
+    e = config.evaluation
     files = given_files(e.keyframes, e.split)
     if len(files) != 1:
         raise ConfigError(f"keyframes = {e.keyframes!r} must be one list, not {len(files)}.")
-    data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
-    where = f"split {e.split!r} of data set {data.name!r}"
-    return read_list(next(iter(files.values())), data.scenes(e.split), where)
+    return next(iter(files.values()))
 
 
 def keyframes_digest(config: Config) -> dict[str, str]:

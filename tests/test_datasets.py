@@ -9,7 +9,7 @@ import pytest
 from polished_floor import PolishedFloor
 
 from d3d.datasets import DATASETS, Dataset, Scene, open_dataset
-from d3d.datasets.scene import read_color, read_depth_png
+from d3d.datasets.images import read_color, read_depth_png
 from d3d.errors import ConfigError, DataError
 
 

@@ -1,10 +1,13 @@
 """Frames that cannot be read: found before a training, listed, left out; too many an error; a killed check goes on."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +17,7 @@ from PIL import Image
 from d3d import runs, scenes, stages, tables
 from d3d.__main__ import main
 from d3d.config import make_config, stage_config
-from d3d.datasets import Scene
+from d3d.datasets import Scene, sevenscenes
 from d3d.errors import DataError, RunError
 from d3d.stages import frames
 
@@ -319,6 +322,46 @@ def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, 
     assert main(["tables", *parameters, "--scale", "median"]) == 0
     assert "relative depth, means over images" in (said := capsys.readouterr().out)
     assert "against rendered depth (Brachmann and Rother)" in said
+
+
+def test_a_pose_that_cannot_be_read_counts_like_an_image(root, tmp_path):
+    spoil(root / "chess" / "seq-01" / "frame-000005.pose.txt", b"1 0 0")
+    with pytest.raises(DataError, match="1 of 64 frames cannot be read, more than"):
+        stages.training_scenes(config_of(root, tmp_path))
+    config = config_of(root, tmp_path, max_bad_share=0.02)
+    found = {s.scene.name: s for s in stages.training_scenes(config)}
+    assert list(bad_of(config)) == [("chess-seq-01.0-30", "frame-000005")]
+    assert "16 numbers" in bad_of(config)["chess-seq-01.0-30", "frame-000005"]
+    chess = found["chess-seq-01.0-30"]
+    assert "frame-000005" not in chess.scene.frame_ids
+    fused = [chess.scene.frame_ids[i] for i in chess.scene.every(5)]
+    assert fused == [f"frame-{i:06d}" for i in (0, 10, 15, 20, 25, 30)]
+    provenance = runs.read_json(
+        runs.stage_folder(config, "frames", labels=frames.TRAINING) / "provenance.json"
+    )
+    assert (provenance["frames"], provenance["unreadable"]) == (64, 1)
+
+
+def test_the_thirteen_sequences_out_of_the_official_zips(trained, tmp_path):
+    """Table 5 over all of them, small: what is evaluated is those, whatever else the zips hold."""
+    others = ("chess/seq-03", "heads/seq-01", "stairs/seq-01")
+    for scene in ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs"):
+        with zipfile.ZipFile(tmp_path / f"{scene}.zip", "w") as outer:
+            for name in (n for n in (*sevenscenes.TEST_SEQUENCES, *others) if n.startswith(scene)):
+                folder = write_room(tmp_path / "made" / name, n=2)
+                inner = io.BytesIO()
+                with zipfile.ZipFile(inner, "w") as z:
+                    for path in folder.iterdir():
+                        z.write(path, f"{folder.name}/{path.name}")
+                outer.writestr(f"{name}.zip", inner.getvalue())
+    shutil.rmtree(tmp_path / "made")
+    config = evaluated_on(replace(trained, run="thirteen", base=trained.run), tmp_path, every=1)
+    scored = stages.evaluate(config, "monodepth2")
+    assert sorted(set(scored["scene"])) == sorted(n.replace("/", "-") for n in sevenscenes.TEST_SEQUENCES)
+    assert len(scored) == 26
+    table = tables.of_run(config, "5")
+    assert "26 images" in table.caption
+    assert not (tmp_path / "chess" / "seq-03").exists()
 
 
 @pytest.mark.parametrize("text", ["", "scene,frame\n", "scene,frame,reason\na,b\n", '"', "\0,\n", "\xff"])

@@ -18,9 +18,9 @@ from sens_writer import SMALL_K, walk, write_small
 from d3d import prepare, prepare_scene
 from d3d.__main__ import main
 from d3d.datasets import find_triples, open_dataset
+from d3d.datasets.images import resize_image
 from d3d.datasets.scannet import FolderScene, ScanNetScene, SensScene
 from d3d.datasets.scannet_prepared import INDEX, MANIFEST, read_index, read_manifest, scene_folder
-from d3d.datasets.scene import resize_image
 from d3d.datasets.sens import FRAME, SensFile
 from d3d.errors import BusyError, ConfigError, DataError, RunError, TasksError
 from d3d.geometry import scale_intrinsics

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from d3d import lists, runs, tables
-from d3d.datasets import archives, open_dataset, scene, sevenscenes, sevenscenes_files
+from d3d.datasets import archives, images, open_dataset, sevenscenes, sevenscenes_files
 from d3d.errors import D3DError, DataError
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
 from d3d.models.tensors import read_tensors
@@ -78,12 +78,12 @@ DEPTH = RNG.integers(1, 5000, HW, dtype=np.uint16)
 
 
 def of_color(path):
-    image = scene.read_color(path, "here")
+    image = images.read_color(path, "here")
     assert (image.dtype, image.ndim, image.shape[2]) == (np.uint8, 3, 3)
 
 
 def of_depth(path):
-    assert scene.read_depth_png(path, "here").dtype == np.uint16
+    assert images.read_depth_png(path, "here").dtype == np.uint16
 
 
 def of_rendered(path):

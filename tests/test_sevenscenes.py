@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import shutil
 import time
 import zipfile
@@ -208,10 +209,24 @@ def test_errors_name_the_file_and_the_frame(root):
         ("2 0 0 0  0 2 0 0  0 0 2 0  0 0 0 1", "frame-000002: .*not a rotation"),
     ],
 )
-def test_bad_pose_files(root, text, message):
+def test_a_frame_with_a_bad_pose_is_left_out_with_its_reason(root, text, message):
     path = root / "chess" / "seq-01" / "frame-000002.pose.txt"
     path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(DataError, match=message):
+    scene = first_scene(root)
+    assert scene.frame_ids == tuple(f"frame-{i:06d}" for i in range(10) if i != 2)
+    assert list(scene.left_out) == ["frame-000002"]
+    assert re.search(message, scene.left_out["frame-000002"])
+    assert scene.corrupt == scene.left_out == open_dataset("7scenes", root).scenes("train")[0].corrupt
+    # the others are what they were: image, pose, and which are every second of the video
+    assert (scene.image(2) == 3).all()
+    assert np.allclose(scene.world_T_cams[2, :3, 3], [0.18 + BASELINE_M, 1, 2])
+    assert [scene.frame_ids[i] for i in scene.every(2)] == [f"frame-{i:06d}" for i in (0, 4, 6, 8)]
+
+
+def test_a_sequence_without_a_pose_is_an_error(root):
+    for path in (root / "chess" / "seq-01").glob("*.pose.txt"):
+        path.write_text("a b c")
+    with pytest.raises(DataError, match=r"no pose in .*seq-01 can be read: .*frame-000000.*16 numbers"):
         first_scene(root)
 
 

@@ -128,7 +128,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
         missing = [(n, m, i) for n, m, i in chosen if not _is_there(part / n, m)]
         size = sum(m.bytes for _, m, _ in missing)
         _need_space(folder.parent, size, archive)
-        say(f"{archive.name}: unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
+        say(f"unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
         for name, _, info in missing:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             _write(opened, info, archive, part / name)

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from d3d.datasets.images import read_color, read_depth_png
 from d3d.datasets.scannet_lists import SCENE_NAME, SPLITS, split_scenes
 from d3d.datasets.scannet_prepared import is_prepared, open_prepared
-from d3d.datasets.scene import HW, Dataset, Scene, read_color, read_depth_png, require_root
+from d3d.datasets.scene import HW, Dataset, Scene, require_root
 from d3d.datasets.sens import SensFile
 from d3d.errors import DataError
 from d3d.geometry import ROTATION_TOLERANCE

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from d3d.datasets.images import decode_image
 from d3d.datasets.scannet_lists import SCENE_NAME, SPLITS
-from d3d.datasets.scene import Dataset, Scene, decode_image
+from d3d.datasets.scene import Dataset, Scene
 from d3d.errors import DataError
 
 NAME = "scannet"

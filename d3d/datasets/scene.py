@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from d3d.datasets.images import resize_image
 from d3d.errors import DataError, unknown
 from d3d.geometry import check_poses, scale_intrinsics
 
 HW = tuple[int, int]
 FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
-
-# A file of a hundred bytes may claim 60000x60000 pixels and have them allocated: 8K video has a little less than this
-MAX_PIXELS = 2**25
 
 
 class Scene:
@@ -40,6 +37,8 @@ class Scene:
         has_depth: whether `depth` gives anything.
         depth_hw: size of `depth`; the native colour size unless the source says otherwise.
         left_out: frame id -> why the source has this frame and the scene does not.
+        corrupt: those of them whose pose cannot be read, unlike those that never had one; they count among the
+            frames that cannot be read (`d3d.stages.frames`).
     """
 
     def __init__(
@@ -74,6 +73,7 @@ class Scene:
         self.has_depth = has_depth
         self.depth_hw: HW = self.size_hw if depth_hw is None else (int(depth_hw[0]), int(depth_hw[1]))
         self.left_out = dict(left_out or {})
+        self.corrupt: dict[str, str] = {}
         self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.world_T_cams = check_poses(world_T_cams, self._where)
 
@@ -243,6 +243,7 @@ class _Subset(Scene):
             numbers,
             left_out,
         )
+        self.corrupt = parent.corrupt
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._parent._read_image(self._indices[i])
@@ -349,69 +350,3 @@ def require_root(name: str, root: str | Path | None, how_to_get: str) -> Path:
     if not Path(root).is_dir():
         raise DataError(f"data set {name!r}: there is no folder {root}. {how_to_get}")
     return Path(root)
-
-
-def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
-    """Antialiased resize of a uint8 (H, W, 3) image; the image itself where the size is the same.
-
-    Point or plain bilinear sampling aliases fine texture, differently in each view, and the
-    photometric error of a correct warp is then no longer small. PIL widens Lanczos' support with the
-    reduction and keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes; the
-    reducing gap takes a cheap box step first where the reduction is large.
-    """
-    if size_hw is None or tuple(size_hw) == image.shape[:2]:
-        return image
-    size = (size_hw[1], size_hw[0])
-    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
-
-
-def decode_image(file: Path | BinaryIO, formats: Sequence[str], size_hw: HW | None = None) -> Image.Image:
-    """A fully decoded image.
-
-    Args:
-        formats: PIL's names of those that are expected; no other decoder is tried.
-        size_hw: the size that it must have, where that is known before.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not an image of these formats, of another size, or claims more than `MAX_PIXELS`.
-    """
-    try:
-        with Image.open(file, formats=formats) as image:
-            if size_hw is not None and (image.height, image.width) != tuple(size_hw):
-                raise ValueError(f"{image.width}x{image.height} instead of {size_hw[1]}x{size_hw[0]}")
-            if image.width * image.height <= MAX_PIXELS:
-                image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
-                return image
-    except (FileNotFoundError, MemoryError):
-        raise
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
-        raise ValueError(f"truncated or not an image ({error})") from error
-    raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-
-
-def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
-    """As `decode_image`, of a frame's file.
-
-    Raises:
-        DataError: missing, truncated or not an image; names ``where`` (scene and frame) and the file.
-    """
-    try:
-        return decode_image(path, formats)
-    except FileNotFoundError:
-        raise DataError(f"{where}: {path} is missing.") from None
-    except ValueError as error:
-        raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
-
-
-def read_color(path: Path, where: str) -> np.ndarray:
-    """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
-    return np.array(read_image_file(path, where).convert("RGB"))  # a copy: PIL's own buffer is read-only
-
-
-def read_depth_png(path: Path, where: str) -> np.ndarray:
-    """A 16-bit depth png as uint16 (H, W), units as stored; raises DataError, also where it has 8 bits or colour."""
-    image = read_image_file(path, where)
-    if image.mode not in ("I;16", "I;16B", "I"):
-        raise DataError(f"{where}: {path} is not a 16-bit grey depth png (it has mode {image.mode}).")
-    return np.asarray(image).astype(np.uint16)

@@ -22,7 +22,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from d3d.datasets.scene import HW, MAX_PIXELS, decode_image
+from d3d.datasets.images import MAX_PIXELS, decode_image
+from d3d.datasets.scene import HW
 from d3d.errors import DataError
 
 VERSION = 4

@@ -15,14 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d.datasets.scene import (
-    Dataset,
-    Scene,
-    read_color,
-    read_depth_png,
-    read_image_file,
-    require_root,
-)
+from d3d.datasets.images import read_color, read_depth_png, read_image_file
+from d3d.datasets.scene import Dataset, Scene, require_root
 from d3d.datasets.sevenscenes_files import find_sequences, official_split, rendered_depth
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import check_pose
@@ -69,21 +63,38 @@ class SevenScenesSequence(Scene):
         Args:
             rendered: from a frame's id to the file of its rendered depth, if that is there.
 
+        A frame whose pose is missing or broken is left out (`corrupt`).
+
         Raises:
-            DataError: a pose is missing or broken, there is no frame, or none that can be read.
+            DataError: there is no frame, or none whose pose, or whose colour, can be read.
         """
         self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
         colors: dict[str, Path] = {}
         for path in sorted(folder.glob("frame-*.color.*")):
             if path.suffix in (".png", ".jpg"):
                 colors[path.name.split(".")[0]] = path
-        self._colors = list(colors.values())
         if not colors:
             raise DataError(f"scene {name!r}: {folder} has no frame-NNNNNN.color.png or .color.jpg.")
-        poses = [_read_pose(folder / f"{frame}.pose.txt", f"scene {name!r}, {frame}") for frame in colors]
-        world_T_cams = np.stack(poses) @ np.linalg.inv(COLOR_T_DEPTH)
+        poses, corrupt = {}, {}
+        for number, frame in enumerate(colors):
+            try:
+                poses[number] = _read_pose(folder / f"{frame}.pose.txt", f"scene {name!r}, {frame}")
+            except DataError as error:  # one of a thousand: left out, and counted where it matters
+                corrupt[frame] = str(error)
+        if not poses:
+            raise DataError(
+                f"scene {name!r}: no pose in {folder} can be read: {next(iter(corrupt.values()))}"
+            )
+        world_T_cams = np.stack(list(poses.values())) @ np.linalg.inv(COLOR_T_DEPTH)
         has_depth = self.rendered or any((folder / f"{frame}.depth.png").exists() for frame in colors)
-        super().__init__(name, tuple(colors), world_T_cams, _size_hw(colors, f"scene {name!r}"), has_depth)
+        size_hw = _size_hw(colors, f"scene {name!r}")
+        colors = {frame: path for frame, path in colors.items() if frame not in corrupt}
+        self._colors = list(colors.values())
+        numbers = list(poses) if corrupt else None
+        super().__init__(
+            name, tuple(colors), world_T_cams, size_hw, has_depth, numbers=numbers, left_out=corrupt
+        )
+        self.corrupt = corrupt
 
     def _read_image(self, i: int) -> np.ndarray:
         return read_color(self._colors[i], self._where(i))

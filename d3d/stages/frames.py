@@ -73,7 +73,8 @@ def inputs(config: Config, split: str = TRAINING) -> dict[str, str]:
 def _check(
     config: Config, stage: runs.Stage, needed: Sequence[tuple[Scene, Sequence[int]]], depth: bool
 ) -> None:
-    number = sum(len(frames) for _, frames in needed)
+    # a frame whose pose cannot be read is none of the scene's
+    number = sum(len(frames) + len(scene.corrupt) for scene, frames in needed)
     tasks = {
         scene.name: (scene, list(frames), depth, stage.folder / "scenes" / f"{_file_name(scene.name)}.json")
         for scene, frames in needed
@@ -83,7 +84,7 @@ def _check(
     sizes = {scene.name: len(frames) for scene, frames in needed}
     where = {"scheduler": config.scheduler, "workers": config.scene_workers}
     found = run_tasks(check_scene, tasks, what=what.split(":")[0], sizes=sizes, unit="frame", **where)
-    bad = {name: reasons for name, reasons in found.items() if reasons}
+    bad = {s.name: reasons for s, _ in needed if (reasons := {**s.corrupt, **found[s.name]})}
     count = sum(map(len, bad.values()))
     listed = stage.folder / UNREADABLE
     write_unreadable(listed, bad)
