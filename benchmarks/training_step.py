@@ -1,0 +1,383 @@
+"""Samples a second of d3d's training steps against the textbook recipe (`reference.py`), and of the loader.
+
+    python benchmarks/training_step.py [--sizes 128x96,384x288] [--archs monodepth2,hrdepth,monovit]
+        [--tasks pretrain,distill] [--parts steps,loader,agreement] [--device auto] [--repeat 15] [--json FILE]
+
+Steps: ours as a profile may set it (bfloat16 under autocast; geometry and losses stay float32), ours in float32, and
+the reference, in turn, so that a busy machine slows all alike; on one batch that is kept on the device. "with loading"
+is ours in bfloat16 fed by a loader. Loader: samples a second without a network, no frame twice, so nothing is cached.
+Agreement: both in float32 from the same weights on the same batches, step after step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds its own folder only
+
+from benchmarks.reference import ReferenceStep
+from d3d.config import TrainConfig
+from d3d.datasets import Scene, find_triples, open_dataset
+from d3d.datasets.images import read_color
+from d3d.datasets.samples import EpochBatches, LabelSamples, TripleSamples
+from d3d.datasets.triples import Triples
+from d3d.geometry import nearest_depth
+from d3d.models import ARCHITECTURES, create_model
+from d3d.runs import _git_state
+from d3d.training import (
+    DistillTask,
+    PretrainTask,
+    Task,
+    batch_loss,
+    make_optimizer,
+    select_device,
+)
+
+HW = tuple[int, int]
+WARM_UP = 3  # steps not counted: oneDNN chooses its kernels, the allocator grows
+LARGE = {  # what frames look like on disk: size, file type, and whose they are
+    "640x480 png": ((480, 640), "png"),
+    "1296x968 jpg": ((968, 1296), "jpg"),
+    "384x288 jpg": ((288, 384), "jpg"),
+}
+
+
+@dataclass
+class StepRow:
+    """Samples a second: the median step, and the slowest and fastest of the middle half."""
+
+    arch: str
+    task: str
+    size: str
+    batch: int
+    bf16: float
+    float32: float
+    reference: float
+    spread: dict[str, tuple[float, float]]
+    with_loading: float
+
+    @property
+    def gain(self) -> float:
+        return self.bf16 / self.reference
+
+    @property
+    def gain_float32(self) -> float:
+        return self.float32 / self.reference
+
+
+@dataclass
+class LoaderRow:
+    """Samples a second that a loader has ready, and how that compares with the fastest step at this size."""
+
+    frames: str
+    task: str
+    size: str
+    workers: int
+    samples: float
+    times_the_step: float | None = None
+
+
+@dataclass
+class AgreementRow:
+    """The largest relative difference of the loss on the way, and that of the last step."""
+
+    arch: str
+    task: str
+    size: str
+    steps: int
+    largest: float
+    last: float
+
+
+class FileScene(Scene):
+    """Frames in a folder, as large ones of other data sets are read; a camera that moves sideways."""
+
+    def __init__(self, folder: Path, size_hw: HW, suffix: str, frames: int) -> None:
+        """Writes the frames: rooms' textures enlarged, with the noise of a sensor, which is what costs time."""
+        self._folder, self._suffix = folder, suffix
+        poses = np.tile(np.eye(4), (frames, 1, 1))
+        poses[:, 0, 3] = 0.07 * np.arange(frames)
+        super().__init__("files", [f"{i:04}" for i in range(frames)], poses, size_hw)
+        room = open_dataset("glossyrooms").scenes("train")[0]
+        rng = np.random.default_rng(0)
+        for i in range(frames):
+            image = Image.fromarray(room.image(i % len(room))).resize(size_hw[::-1], Image.Resampling.BICUBIC)
+            noisy = np.asarray(image) + rng.normal(0, 3, (*size_hw, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(self._path(i))
+
+    def _path(self, i: int) -> Path:
+        return self._folder / f"{i:04}.{self._suffix}"
+
+    def _read_image(self, i: int) -> np.ndarray:
+        return read_color(self._path(i), f"frame {i}")
+
+    def _read_K(self, i: int) -> np.ndarray:
+        h, w = self.size_hw
+        return np.array([[0.9 * w, 0, (w - 1) / 2], [0, 0.9 * w, (h - 1) / 2], [0, 0, 1]])
+
+
+def make_task(kind: str, scenes: list[Scene], triples: list[Triples], size_hw: HW) -> Task:
+    """A task of this kind on these scenes' targets; labels are the true depth, or 2 m where there is none."""
+    if kind == "pretrain":
+        return PretrainTask(TripleSamples(scenes, triples, size_hw))
+    targets = [(s, int(t)) for s, found in enumerate(triples) for t in found.indices[:, 0]]
+
+    def label(scene: Scene, i: int) -> np.ndarray:
+        depth = scene.depth(i)
+        return np.full(size_hw, 2.0, np.float32) if depth is None else nearest_depth(depth, size_hw)
+
+    return DistillTask(LabelSamples(scenes, targets, label, size_hw))
+
+
+def rooms_task(kind: str, size_hw: HW) -> Task:
+    """The rooms that ship."""
+    scenes = open_dataset("glossyrooms").scenes("train")[:6]
+    return make_task(kind, scenes, [find_triples(s.world_T_cams, every=1) for s in scenes], size_hw)
+
+
+def loader(task: Task, batch: int, steps: int, workers: int, device: torch.device) -> DataLoader:
+    """As `train` has it."""
+    batches = EpochBatches(len(task.samples), batch, 0, 0, steps)
+    return DataLoader(
+        task.samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+
+
+def batches_of(task: Task, batch: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches without end, on the device."""
+    for loaded in loader(task, batch, 10**9, 0, device):
+        yield {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
+
+
+def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[dict], torch.Tensor]:
+    """What `train` does with a batch."""
+    config = TrainConfig(precision=precision)
+    optimizer = make_optimizer(model, config)
+
+    def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss, _ = batch_loss(model, task, batch, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def timed(step: Callable[[dict], object], batch: dict[str, torch.Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    step(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure_steps(
+    arch: str, kind: str, size_hw: HW, batch: int, repeat: int, workers: int, device: torch.device
+) -> StepRow:
+    task = rooms_task(kind, size_hw)
+    torch.manual_seed(0)
+    model = create_model(arch, pretrained=False, init_depth_m=2.0).to(device).train()
+    ready = next(batches_of(task, batch, device))
+    steps = {
+        "bf16": our_step(copy.deepcopy(model), task, "bf16"),
+        "float32": our_step(copy.deepcopy(model), task, "float32"),
+        "reference": ReferenceStep(copy.deepcopy(model), kind, batch, size_hw),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(WARM_UP + repeat):
+        for name, step in steps.items():
+            took = timed(step, ready, device)
+            if turn >= WARM_UP:
+                seconds[name].append(took)
+    rates = {name: batch / statistics.median(s) for name, s in seconds.items()}
+    spread = {n: tuple(batch / np.quantile(s, (0.75, 0.25))) for n, s in seconds.items()}
+    # as in a training: what is loaded, is loaded while the step before runs
+    stream = iter(loader(task, batch, WARM_UP + repeat, workers, device))
+    for turn in range(WARM_UP + repeat):
+        if turn == WARM_UP:
+            start = time.perf_counter()
+        loaded = {k: v.to(device, non_blocking=True) for k, v in next(stream).items()}
+        timed(steps["bf16"], loaded, device)
+    with_loading = batch * repeat / (time.perf_counter() - start)
+    return StepRow(arch, kind, _name(size_hw), batch, **rates, spread=spread, with_loading=with_loading)
+
+
+def measure_loader(frames: str, task: Task, size_hw: HW, workers: int, batch: int = 4) -> LoaderRow:
+    """Samples a second of one pass over a task's samples, from the first batch on: starting processes is no loading."""
+    stream = iter(loader(task, batch, len(task.samples) // batch, workers, torch.device("cpu")))
+    next(stream)
+    start = time.perf_counter()
+    count = batch * sum(1 for _ in stream)
+    rate = count / (time.perf_counter() - start)
+    return LoaderRow(frames, task.name, _name(size_hw), workers, rate)
+
+
+def measure_agreement(
+    arch: str, kind: str, size_hw: HW, batch: int, steps: int, device: torch.device
+) -> AgreementRow:
+    task = rooms_task(kind, size_hw)
+    torch.manual_seed(0)
+    # no drop path: each of both would draw its own
+    options = {"drop_path": 0.0} if arch == "monovit" else {}
+    model = create_model(arch, pretrained=False, init_depth_m=2.0, **options).to(device).train()
+    ours = our_step(copy.deepcopy(model), task, "float32")
+    reference = ReferenceStep(copy.deepcopy(model), kind, batch, size_hw)
+    off = []
+    for ready in itertools.islice(batches_of(task, batch, device), steps):
+        a, b = float(ours(ready)), reference(ready)
+        off.append(abs(a - b) / b)
+    return AgreementRow(arch, kind, _name(size_hw), steps, max(off), off[-1])
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What the figures depend on."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    flags = next((line.split() for line in _lines("/proc/cpuinfo") if line.startswith("flags")), [])
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "bf16 instructions": [f for f in ("avx512_bf16", "amx_bf16") if f in flags],
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "git": _git_state(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _name(size_hw: HW) -> str:
+    return f"{size_hw[1]}x{size_hw[0]}"
+
+
+def _size(text: str) -> HW:
+    width, height = map(int, text.split("x"))
+    return height, width
+
+
+def markdown(report: dict[str, list]) -> str:
+    """The tables."""
+    out = []
+    if report["steps"]:
+        out += [
+            "| network | task | size | batch | ours, bf16 | ours, float32 | reference | bf16 / reference "
+            "| float32 / reference | bf16 with loading |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for r in report["steps"]:
+            cells = [f"{getattr(r, n):.1f} ({lo:.1f}-{hi:.1f})" for n, (lo, hi) in r.spread.items()]
+            out.append(
+                f"| {r.arch} | {r.task} | {r.size} | {r.batch} | {' | '.join(cells)} | **{r.gain:.2f}** "
+                f"| {r.gain_float32:.2f} | {r.with_loading:.1f} |"
+            )
+        out.append("")
+    if report["loader"]:
+        out += [
+            "| frames | task | size | processes | samples a second | times the fastest step |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for r in report["loader"]:
+            times = "" if r.times_the_step is None else f"{r.times_the_step:.1f}"
+            out.append(f"| {r.frames} | {r.task} | {r.size} | {r.workers} | {r.samples:.0f} | {times} |")
+        out.append("")
+    if report["agreement"]:
+        out += [
+            "| network | task | size | steps | largest relative difference of the loss | at the end |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        out += [
+            f"| {r.arch} | {r.task} | {r.size} | {r.steps} | {r.largest:.1e} | {r.last:.1e} |"
+            for r in report["agreement"]
+        ]
+    return "\n".join(out)
+
+
+def main(argv: list[str] | None = None) -> dict[str, list]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", default="128x96,384x288", help="widths x heights")
+    parser.add_argument("--archs", default=",".join(ARCHITECTURES))
+    parser.add_argument("--tasks", default="pretrain,distill")
+    parser.add_argument("--parts", default="steps,loader,agreement")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, help="12 (MonoViT 8) on a GPU; on a CPU 8, above 192x144 4")
+    parser.add_argument("--repeat", type=int, default=15, help="steps timed of each")
+    parser.add_argument("--agreement-steps", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=48, help="that a loader is timed over")
+    parser.add_argument(
+        "--workers", default="0,2", help="loading processes; the last is that of 'with loading'"
+    )
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    device = select_device(args.device)
+    parts, archs, tasks = args.parts.split(","), args.archs.split(","), args.tasks.split(",")
+    workers = [int(n) for n in args.workers.split(",")]
+    report: dict[str, list] = {"steps": [], "loader": [], "agreement": []}
+    for size_hw in map(_size, args.sizes.split(",")):
+        small = size_hw[0] * size_hw[1] <= 144 * 192
+        for arch, kind in itertools.product(archs, tasks):
+            batch = args.batch or (
+                (8 if arch == "monovit" else 12) if device.type == "cuda" else 8 if small else 4
+            )
+            if "steps" in parts:
+                row = measure_steps(arch, kind, size_hw, batch, args.repeat, workers[-1], device)
+                report["steps"].append(row)
+            if "agreement" in parts and small:
+                row = measure_agreement(arch, kind, size_hw, batch, args.agreement_steps, device)
+                report["agreement"].append(row)
+        if "loader" in parts:
+            fastest = max((r.bf16 for r in report["steps"] if r.size == _name(size_hw)), default=None)
+            for row in loader_rows(tasks, size_hw, args.samples, workers):
+                row.times_the_step = row.samples / fastest if fastest else None
+                report["loader"].append(row)
+    print(markdown(report))
+    if args.json:
+        rows = {name: [asdict(row) for row in rows] for name, rows in report.items()}
+        args.json.write_text(json.dumps({"machine": machine(device), **rows}, indent=1))
+    return report
+
+
+def loader_rows(tasks: list[str], size_hw: HW, samples: int, workers: list[int]) -> Iterator[LoaderRow]:
+    """Rooms as they ship, and large frames made for this in a temporary folder, each read once."""
+    for kind, n in itertools.product(tasks, workers):
+        task = rooms_task(kind, size_hw)
+        yield measure_loader("rooms, 192x144, first time", task, size_hw, n)
+        if n == 0:  # each process has a cache of its own; here it is this one's
+            yield measure_loader("rooms, 192x144, in memory", task, size_hw, n)
+    for name, (native, suffix) in LARGE.items():
+        with tempfile.TemporaryDirectory() as folder:
+            scene = FileScene(Path(folder), native, suffix, 3 * samples)
+            apart = np.arange(3 * samples).reshape(samples, 3)[:, (1, 0, 2)]  # no frame in two triples
+            for kind, n in itertools.product(tasks, workers):
+                found = Triples(apart, samples)
+                yield measure_loader(name, make_task(kind, [scene], [found], size_hw), size_hw, n)
+
+
+if __name__ == "__main__":
+    main()
