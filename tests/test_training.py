@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from d3d.config import TrainConfig
 from d3d.datasets import Scene, find_triples
-from d3d.datasets.augment import Augmentation, unflip
+from d3d.datasets.augment import Augmentation, shift_hue, unflip
 from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
 from d3d.losses import self_supervised_loss
@@ -353,3 +353,14 @@ def test_the_loss_can_be_compiled_as_one_graph():
         assert loss.item() == pytest.approx(
             self_supervised_loss(*args, poses, automask=automask)[0].item(), rel=1e-5
         )
+
+
+def test_the_hue_turns_as_torchvision_turns_it():
+    import torchvision.transforms.functional as TF
+
+    image = torch.rand(3, 16, 24)
+    image[:, 0] = 0.4  # grey: no hue to turn
+    image[:2, 1], image[2, 1] = 1, 0  # two channels alike, at both ends
+    image[:, 2] = 0
+    for shift in (-0.1, 0.0, 0.07, 0.1):
+        assert (shift_hue(image, shift) - TF.adjust_hue(image, shift)).abs().max() < 1e-5
