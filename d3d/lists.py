@@ -184,12 +184,17 @@ def given_files(given: str, split: str) -> dict[str, Path]:
             raise ConfigError(f"lists = {given!r} {what}. {HOW_TO_GIVE}")
         files = {p.stem.removeprefix(prefix): p for p in found}
     for name, path in files.items():
-        if not _NAME.fullmatch(name) or name.lower() == split.lower():
-            raise ConfigError(
-                f"lists: {name!r} ({path}) cannot be a list's name: it takes letters, digits and '-', begins with "
-                f"a letter and is not the split's own."
-            )
+        check_name(name, split, f" ({path})")
     return files
+
+
+def check_name(name: str, split: str, where: str = "") -> None:
+    """Refuses what cannot be a list's name in a table and in a file's name; raises ConfigError."""
+    if not _NAME.fullmatch(name) or name.lower() == split.lower():
+        raise ConfigError(
+            f"lists: {name!r}{where} cannot be a list's name: it takes letters, digits and '-', begins with "
+            f"a letter and is not the split's own."
+        )
 
 
 def use(config: Config, given: str | Path) -> Config:

@@ -126,11 +126,18 @@ class DepthStore:
 
     def read(self, scene: str, frame_id: str) -> np.ndarray:
         """Depth (h, w) float32 in metres, 0 where there is none."""
-        return read_depth(self.scene_folder(scene) / f"{frame_id}.png")
+        return read_depth(self.scene_folder(scene) / _file_name(frame_id))
 
     def read_of(self, scene: Scene, i: int) -> np.ndarray:
         """As `read`, of frame i of a scene."""
         return self.read(scene.name, scene.frame_ids[i])
+
+
+def _file_name(frame_id: str) -> str:
+    """A frame's file; its id comes out of a data set that somebody else made."""
+    if any(c in frame_id for c in "/\\\0") or not frame_id.strip("."):
+        raise DataError(f"frame id {frame_id!r} cannot be a file's name.")
+    return f"{frame_id}.png"
 
 
 def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
@@ -138,7 +145,7 @@ def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator
     waiting: deque[tuple[str, Future[bytes]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for frame_id, depth in frames:
-            waiting.append((frame_id, pool.submit(write_depth, folder / f"{frame_id}.png", depth)))
+            waiting.append((frame_id, pool.submit(write_depth, folder / _file_name(frame_id), depth)))
             if len(waiting) > AHEAD:
                 first, pixels = waiting.popleft()
                 yield first, pixels.result()

@@ -23,7 +23,7 @@ from d3d.config import Config
 from d3d.datasets.scene import FrameList
 from d3d.errors import D3DError, DataError, RunError
 from d3d.figures import Panel, grid, png_bytes
-from d3d.lists import write_list
+from d3d.lists import check_name, write_list
 from d3d.ranking import Evidence, by_rule, evidence
 from d3d.scenes import evaluated_dataset
 from d3d.widgets import told_in
@@ -142,8 +142,13 @@ class Review:
 
 
 def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
-    """Where a list made from this run is: ``runs/<run>/lists/<split>_<name>.txt``; its decisions beside it."""
+    """Where a list made from this run is: ``runs/<run>/lists/<split>_<name>.txt``; its decisions beside it.
+
+    Raises:
+        ConfigError: a name that could not be given to the evaluation.
+    """
     e = config.evaluation
+    check_name(name, e.split)
     return stages.folder_of(config, "lists", e.dataset or "") / f"{e.split}_{name}{suffix}"
 
 

@@ -19,6 +19,7 @@ from d3d.__main__ import main
 from d3d.config import make_config, stage_config
 from d3d.datasets import Scene, sevenscenes
 from d3d.errors import DataError, RunError
+from d3d.models import create_model, save_weights
 from d3d.stages import frames
 
 pytest.importorskip("open3d")
@@ -239,12 +240,17 @@ def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def trained(sound, tmp_path_factory):
-    """A run with a trained network, and a folder for what its evaluations are changed in."""
+    """A run with a network to be evaluated."""
     runs_dir = tmp_path_factory.mktemp("trained")
     config = config_of(
         sound, runs_dir, eval_dataset="7scenes", eval_root=str(sound), split="test", scale="median"
     )
-    stages.pretrain(config, "monodepth2")
+    stages.training_scenes(config)
+    with runs.open_stage(config, "pretrain", "monodepth2") as stage:  # of no training: any scores will do
+        path = save_weights(
+            create_model("monodepth2", pretrained=False), stage.folder / "weights.safetensors"
+        )
+        stage.finish({path.name: runs.sha256(path)})
     return config
 
 

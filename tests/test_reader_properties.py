@@ -24,14 +24,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d3d import lists, runs, tables
+from d3d import lists, review, runs, tables
+from d3d.config import make_config
 from d3d.datasets import archives, images, open_dataset, sevenscenes, sevenscenes_files
-from d3d.errors import D3DError, DataError
+from d3d.errors import ConfigError, D3DError, DataError
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
 from d3d.models.tensors import read_tensors
 from d3d.prediction import DepthStore, read_depth, write_depth
 from d3d.reconstruction import Mesh
-from d3d.review import Review
 from d3d.stages import frames
 from d3d.training import _resume
 
@@ -230,7 +230,7 @@ READERS = {
     "decisions of a review": (
         ".json",
         b'{"format": 1, "decisions": [["room", "0", "accept"]]}',
-        lambda path: Review([("room", "0")], path),
+        lambda path: review.Review([("room", "0")], path),
     ),
     "json of a run": (".json", b'{"config": {"a": [1, 2.5, null]}, "inputs": {}}', of_json),
     "kept scores": (".json", results_index(), of_results),
@@ -479,6 +479,12 @@ def test_names_in_lists_and_stores_do_not_leave_their_folder(tmp_path, name):
         pass
     else:
         assert folder.resolve().parent == store.folder.resolve()
+    if name != ".hidden":  # which is a file like any other
+        for use in (store.read, lambda scene, frame: store.write_scene(scene, [(frame, DEPTH / 1000)])):
+            with pytest.raises(DataError, match="cannot be a file's name"):
+                use("room", name)
+    with pytest.raises(ConfigError, match="cannot be a list's name"):
+        review.list_path(make_config(profile="smoke"), name)
     with pytest.raises(D3DError):
         lists.given_files(f"{name}={tmp_path / 'x.txt'}", "test")
     with pytest.raises(D3DError):
