@@ -8,13 +8,14 @@ import re
 import shutil
 import time
 import zipfile
+from collections import namedtuple
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-from d3d.datasets import open_dataset, sevenscenes
+from d3d.datasets import archives, open_dataset, sevenscenes
 from d3d.datasets.sevenscenes import COLOR_K, COLOR_T_DEPTH, DEPTH_K, TEST_SEQUENCES, register_depth
 from d3d.errors import ConfigError, DataError
 
@@ -289,6 +290,18 @@ def test_official_zips_are_unpacked_when_a_split_needs_them(tmp_path, capsys):
     assert again.splits == ("train", "val", "test")
     assert np.array_equal(again.scenes("test")[0].world_T_cams, scene.world_T_cams)
     assert list((root / "chess").rglob("*.zip")) == []
+
+
+def test_room_on_the_disk_is_looked_for_before_the_first_sequence(tmp_path, monkeypatch):
+    write_official(tmp_path, "chess", ["seq-01", "seq-02"], tmp_path / "elsewhere")
+    sizes = [m.bytes for m in archives.list_zip(tmp_path / "chess.zip") if m.name.endswith("zip")]
+    usage = namedtuple("usage", "total used free")
+    # for one of them there would be room
+    free = archives._SPARE_BYTES + 2 * max(sizes)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: usage(0, 0, free))
+    with pytest.raises(DataError, match=r"2 sequences of 7-Scenes: unpacking takes .* Make room"):
+        open_dataset("7scenes", tmp_path).scenes("test")
+    assert not (tmp_path / "chess").exists()
 
 
 def test_every_mixture_of_zips_and_folders_is_the_same_data(tmp_path):

@@ -80,7 +80,7 @@ def unpack_member(archive: Path, name: str, to: Path) -> Path:
     with _opened(archive) as opened:
         for member, info in _members(opened, archive):
             if member.name == name:
-                _need_space(to.parent, member.bytes, archive)
+                need_space(to.parent, member.bytes, str(archive))
                 with _writing(to):
                     _write(opened, info, archive, to)
                 return to
@@ -113,6 +113,26 @@ def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
     return folder
 
 
+def need_space(folder: Path, size: int, what: str) -> None:
+    """Refuses to begin what the disk has no room for.
+
+    Args:
+        folder: where it is to be unpacked; need not be there yet.
+        size: bytes.
+
+    Raises:
+        DataError: says how much there is and how much it takes.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size + _SPARE_BYTES > free:
+        raise DataError(
+            f"{what}: unpacking takes {size / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB left (and "
+            f"{_SPARE_BYTES / 1e9:.2f} should stay free). Make room, or unpack it elsewhere and give that folder."
+        )
+
+
 def _unpack(archive: Path, folder: Path, prefix: str) -> None:
     part = folder.parent / f".{folder.name}.part"
     with _opened(archive) as opened:
@@ -127,7 +147,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
         # checksum is kept
         missing = [(n, m, i) for n, m, i in chosen if not _is_there(part / n, m)]
         size = sum(m.bytes for _, m, _ in missing)
-        _need_space(folder.parent, size, archive)
+        need_space(folder.parent, size, str(archive))
         say(f"unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
         for name, _, info in missing:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -253,18 +273,6 @@ def _crc(file: BinaryIO) -> int:
     while piece := file.read(_CHUNK):
         crc = zlib.crc32(piece, crc)
     return crc
-
-
-def _need_space(folder: Path, size: int, archive: Path) -> None:
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if size + _SPARE_BYTES > free:
-        raise DataError(
-            f"{archive}: unpacking takes {size / 1e9:.2f} GB, but {there} has {free / 1e9:.2f} GB left (and "
-            f"{_SPARE_BYTES / 1e9:.2f} should stay free). Make room, or unpack it elsewhere and give that folder."
-        )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from d3d.datasets.images import read_color, read_depth_png, read_image_file
 from d3d.datasets.scene import Dataset, Scene, require_root
-from d3d.datasets.sevenscenes_files import find_sequences, official_split, rendered_depth
+from d3d.datasets.sevenscenes_files import check_space, find_sequences, official_split, rendered_depth
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import check_pose
 from d3d.progress import say
@@ -227,11 +227,9 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
             )
         return opened[name]
 
-    def train() -> list[Scene]:
-        return [part for name in sequences for part in cut_block(sequence(name), start, stop)[0]]
-
-    def val() -> list[Scene]:
-        return [part for name in sequences for part in cut_block(sequence(name), start, stop)[1]]
+    def blocks(k: int) -> list[Scene]:
+        check_space(folder, sequences.values())
+        return [part for name in sequences for part in cut_block(sequence(name), start, stop)[k]]
 
     whole = {"test": [name for name in TEST_SEQUENCES if name in sequences]}
     scenes = sorted({name.partition("/")[0] for name in sequences})
@@ -245,6 +243,7 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
             say(
                 f"7-Scenes: {len(whole[split])} of the paper's 13 sequences are here, not {', '.join(missing)}"
             )
+        check_space(folder, [sequences[name] for name in whole[split]])
         return [sequence(name) for name in whole[split]]
 
     def truth(split: str) -> str:
@@ -254,7 +253,8 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
             return RENDERED if count else SENSOR
         return f"{RENDERED} of {count} sequences, {SENSOR} of {len(names) - count}"
 
-    splits = {"train": train, "val": val} | {s: partial(make, s) for s, names in whole.items() if names}
+    splits = {"train": partial(blocks, 0), "val": partial(blocks, 1)}
+    splits |= {s: partial(make, s) for s, names in whole.items() if names}
     return Dataset("7scenes", splits, truth=truth)
 
 

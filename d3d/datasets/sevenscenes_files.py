@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from d3d.datasets.archives import Member, list_zip, read_member, unpack_member, unpack_zip
+from d3d.datasets.archives import Member, list_zip, need_space, read_member, unpack_member, unpack_zip
 from d3d.errors import DataError
 
 _SCENE = re.compile(r"[A-Za-z0-9_-]+")
@@ -35,12 +35,14 @@ class Sequence:
         folder: where its frames are, or will be.
         archive: what it is to be unpacked from; None: the folder is there.
         inner: the name of the zip in the archive that holds it; "": the archive holds its frames.
+        packed_bytes: of what is to be unpacked; PNGs are no larger unpacked.
     """
 
     name: str
     folder: Path
     archive: Path | None = None
     inner: str = ""
+    packed_bytes: int = 0
 
     def unpacked(self) -> Path:
         """Its folder, unpacked now where that was not done yet.
@@ -73,7 +75,8 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
     for archive in root.glob("*/seq-*.zip"):
         if _SEQUENCE.fullmatch(archive.stem):
             name = f"{archive.parent.name}/{archive.stem}"
-            found.setdefault(name, Sequence(name, archive.with_suffix(""), archive))
+            size = archive.stat().st_size
+            found.setdefault(name, Sequence(name, archive.with_suffix(""), archive, packed_bytes=size))
     for archive in root.glob("*.zip"):
         if not _SCENE.fullmatch(archive.stem):
             continue
@@ -86,8 +89,21 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
             else:
                 continue
             name = f"{archive.stem}/{sequence}"
-            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, inner))
+            size = member.bytes if inner else 0  # of single files `unpack_zip` adds it up
+            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, inner, size))
     return dict(sorted(found.items()))
+
+
+def check_space(root: Path, sequences: Iterable[Sequence]) -> None:
+    """Refuses to begin unpacking where the disk has no room for all of them.
+
+    Raises:
+        DataError: says how much there is and how much it takes.
+    """
+    sizes = [s.packed_bytes for s in sequences if s.archive is not None and not s.folder.exists()]
+    if sizes:
+        # the inner zip is beside its frames until these are there
+        need_space(root, sum(sizes) + max(sizes), f"{len(sizes)} sequences of 7-Scenes")
 
 
 def _frames_below(archive: Path, sequence: str) -> str:
