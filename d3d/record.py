@@ -94,9 +94,9 @@ def plan(configs: Sequence[Config]) -> list[Job]:
         return jobs + [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
 
     jobs = seed(first, (main, *more))
+    jobs += [Job(first, main, labels) for labels in ABLATION[2:]]
     for config in others:
         jobs += seed(config, (main,))
-    jobs += [Job(first, main, labels) for labels in ABLATION[2:]]
     if set(first.students) == set(ENSEMBLE):
         jobs.append(Job(replace(first, round=2), main, first.labels))
     jobs += [Job(c, main, labels) for c in others for labels in ABLATION[2:]]
