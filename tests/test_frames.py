@@ -378,6 +378,15 @@ def test_a_list_that_is_not_one(tmp_path, text):
         frames.read_unreadable(path)
 
 
+def test_a_list_that_was_edited_is_not_believed(root, tmp_path):
+    config = config_of(root, tmp_path)
+    stages.training_scenes(config)
+    listed = runs.stage_folder(config, "frames", labels=frames.TRAINING) / frames.UNREADABLE
+    frames.write_unreadable(listed, {"chess-seq-01.0-31": {"frame-000001": "I do not like it"}})
+    with pytest.raises(RunError, match="not the list that the check left"):
+        stages.training_scenes(config)
+
+
 def test_reasons_with_commas_and_quotes_come_back(tmp_path):
     bad = {"a": {"1": 'x, "y"\nz', "2": ""}, "b/c": {"3": "é"}}
     frames.write_unreadable(tmp_path / "list.csv", bad)

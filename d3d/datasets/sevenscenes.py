@@ -58,12 +58,10 @@ class SevenScenesSequence(Scene):
     """
 
     def __init__(self, folder: Path, name: str, rendered: Callable[[str], Path] | None = None) -> None:
-        """Reads poses and the size of colour.
+        """Reads poses and the size of colour; a frame whose pose is missing or broken is left out (`corrupt`).
 
         Args:
             rendered: from a frame's id to the file of its rendered depth, if that is there.
-
-        A frame whose pose is missing or broken is left out (`corrupt`).
 
         Raises:
             DataError: there is no frame, or none whose pose, or whose colour, can be read.
@@ -122,9 +120,9 @@ class SevenScenesSequence(Scene):
 def read_rendered(path: Path, where: str) -> np.ndarray:
     """Depth rendered by Brachmann and Rother (DSAC++, CVPR 2018), float32 (H, W) in metres, 0 = invalid.
 
-    Their renderer looked with the colour camera's focal length along the poses of 7-Scenes, at a mesh of the TSDF
-    volume that comes with it (vislearn/dsacstar, issue 6; "rendered and registered": vislearn/LessMore, issue 13), so
-    that it is taken as it is, as DeepVideoMVS takes it. Files hold millimetres, as 16-bit or 32-bit numbers.
+    Rendered by the poses of 7-Scenes from a mesh of the TSDF volume that comes with it (vislearn/dsacstar, issue 6),
+    "rendered and registered" to colour (vislearn/LessMore, issue 13) and back-projected with its focal length by
+    DSAC*: it is taken as it is, as DeepVideoMVS takes it (D52). Millimetres, as 16-bit or 32-bit numbers.
 
     Raises:
         DataError: missing, truncated, or no TIFF with one number a pixel.

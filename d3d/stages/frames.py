@@ -50,7 +50,8 @@ def unreadable(
 
     Raises:
         DataError: more than ``max_bad_share`` of the frames are bad; names the list.
-        RunError: the check in the run's folder is of another configuration, or of other frames.
+        RunError: the check in the run's folder is of another configuration, or of other frames; or its list is not
+            what it left.
     """
     while made_from or outputs(config, "frames", labels=split) is None:
         try:
@@ -60,7 +61,11 @@ def unreadable(
                 break
         except BusyError:  # another process of this run decodes the very same frames
             time.sleep(1)
-    return read_unreadable(runs.stage_folder(config, "frames", labels=split) / UNREADABLE)
+    listed = runs.stage_folder(config, "frames", labels=split) / UNREADABLE
+    bad = read_unreadable(listed)
+    if (outputs(config, "frames", labels=split) or {}).get(UNREADABLE) != runs.sha256(listed):
+        raise RunError(f"{listed} is not the list that the check left. Delete its folder to check anew.")
+    return bad
 
 
 def inputs(config: Config, split: str = TRAINING) -> dict[str, str]:
