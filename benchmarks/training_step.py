@@ -348,6 +348,8 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
             if "steps" in parts:
                 row = measure_steps(arch, kind, size_hw, batch, args.repeat, workers[-1], device)
                 report["steps"].append(row)
+                # a large network takes minutes; who waits may stop here
+                print(f"{arch} {kind} {row.size}: {row.gain:.2f} times the reference", file=sys.stderr)
             if "agreement" in parts and small:
                 row = measure_agreement(arch, kind, size_hw, batch, args.agreement_steps, device)
                 report["agreement"].append(row)
