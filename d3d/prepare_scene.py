@@ -199,6 +199,8 @@ def prepare_scene(job: Job) -> dict:
 
 def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
     """Writes a scene's frames into a folder; returns its index."""
+    if len(scene.corrupt) > job.max_corrupt * scene.video_frames:
+        raise _too_many(scene.name, list(scene.corrupt.values()), scene.video_frames, job)
     written: dict[int, dict[str, list[int] | None]] = {}
     corrupt: dict[int, str] = {}
     while True:
@@ -211,7 +213,7 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
             except DataError as error:
                 corrupt[i] = str(error)
                 if len(corrupt) > job.max_corrupt * len(plan.colors):
-                    raise _too_many(scene, corrupt, plan, job) from error
+                    raise _too_many(scene.name, list(corrupt.values()), len(plan.colors), job) from error
         if not any(i in corrupt for i in todo):
             break
     for i in written.keys() - set(plan.colors):  # a source of a target that cannot be read
@@ -240,7 +242,7 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
             **scene.invalid,
             **({"frame cannot be read": sorted(scene.numbers[i] for i in corrupt)} if corrupt else {}),
         },
-        "corrupt": {scene.frame_ids[i]: why for i, why in corrupt.items()},
+        "corrupt": scene.corrupt | {scene.frame_ids[i]: why for i, why in corrupt.items()},
         "listed": sorted(job.listed),
         "triples": None
         if found is None
@@ -248,10 +250,10 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
     }
 
 
-def _too_many(scene: ScanNetScene, corrupt: dict[int, str], plan: Plan, job: Job) -> DataError:
+def _too_many(scene: str, faults: list[str], number: int, job: Job) -> DataError:
     return DataError(
-        f"scene {scene.name!r}: {len(corrupt)} of the {len(plan.colors)} frames needed cannot be read, more than "
-        f"{job.max_corrupt:.1%} (--max-corrupt). The first: {next(iter(corrupt.values()))}"
+        f"scene {scene!r}: {len(faults)} of the {number} frames needed cannot be read, more than "
+        f"{job.max_corrupt:.1%} (--max-corrupt). The first: {faults[0]}"
     )
 
 

@@ -507,6 +507,19 @@ def test_a_real_sequences_triples(shared_dir, tmp_path):
     assert triples_by_number(kept) == triples_by_number(scene)
 
 
+def test_poses_that_cannot_be_read_count_as_frames_that_cannot(root, tmp_path):
+    run(root, tmp_path / "out")
+    other = tmp_path / "data2"
+    shutil.copytree(scene_folder(tmp_path / "out", "val", VAL), other / VAL)
+    (other / "scannetv2_val.txt").write_text(f"{VAL}\n")
+    (other / VAL / "pose" / "40.txt").write_text("nothing")
+    with pytest.raises(DataError, match=r"1 of the 6 frames needed cannot be read, more than 1.0% .*40\.txt"):
+        run(other, tmp_path / "out2")
+    (entry,) = run(other, tmp_path / "out2", max_corrupt=0.5)["scenes"]
+    assert list(entry["corrupt"]) == ["40"]
+    assert entry["left_out"] == {"pose cannot be read": 1}
+
+
 def test_images_of_another_size_in_one_scene_are_unreadable_frames(root, tmp_path):
     """A folder in which somebody has resized some frames, and not others."""
     run(root, tmp_path / "out")

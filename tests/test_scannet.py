@@ -289,10 +289,20 @@ def test_broken_files_of_a_scene_name_themselves(root, tmp_path):
     with pytest.raises(DataError, match=r"frame 4: the depth map has shape \(480, 640\)"):
         scene.depth(1)
     (folder / "pose" / "0.txt").write_text("1 2 3")
-    with pytest.raises(DataError, match=r"frame 0: .*0\.txt does not hold the 16 numbers"):
-        FolderScene(folder, NAME, "exported")
+    scene = FolderScene(folder, NAME, "exported")
+    assert scene.invalid["pose cannot be read"] == [0]
+    assert "0.txt does not hold the 16 numbers" in scene.corrupt["0"]
+    assert scene.left_out["0"] == "pose cannot be read"
     (folder / "color" / "00.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"0\.jpg and 00\.jpg.*same frame|00\.jpg and 0\.jpg.*same frame"):
+        FolderScene(folder, NAME, "exported")
+
+
+def test_no_image_can_be_read(root, tmp_path):
+    folder = exported(root, tmp_path)
+    for path in (folder / "color").iterdir():
+        path.write_bytes(b"\xff\xd8")
+    with pytest.raises(DataError, match=r"none of 12 images can be read: .*0\.jpg is not an image"):
         FolderScene(folder, NAME, "exported")
 
 

@@ -72,7 +72,13 @@ def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JP
 
 def read_color(path: Path, where: str) -> np.ndarray:
     """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
-    return np.array(read_image_file(path, where).convert("RGB"))  # a copy: PIL's own buffer is read-only
+    return rgb_array(read_image_file(path, where))
+
+
+def rgb_array(image: Image.Image) -> np.ndarray:
+    """A decoded image as uint8 (H, W, 3) RGB that may be written to, unlike PIL's own buffer."""
+    # converting what is RGB already would only be another copy, of megabytes at ScanNet's size
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_depth_png(path: Path, where: str) -> np.ndarray:

@@ -100,13 +100,20 @@ class ScanNetScene(Scene):
     registration_px: float | None
 
     def _keep(
-        self, name: str, numbers: Iterable[int], poses: Iterable[np.ndarray | None], color_hw: HW, **scene
+        self,
+        name: str,
+        numbers: Iterable[int],
+        poses: Iterable[np.ndarray | DataError | None],
+        color_hw: HW,
+        **scene,
     ) -> None:
-        """Leaves out what has no valid pose, and opens the rest as a `Scene`."""
-        kept, valid, invalid = [], [], defaultdict(list)
+        """Leaves out what has no valid pose, or an error instead of one, and opens the rest as a `Scene`."""
+        kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
         for number, pose in zip(numbers, poses, strict=True):
-            fault = pose_fault(pose)
-            if fault:
+            if isinstance(pose, DataError):
+                invalid["pose cannot be read"].append(number)
+                corrupt[str(number)] = str(pose)
+            elif fault := pose_fault(pose):
                 invalid[fault].append(number)
             else:
                 kept.append(number)
@@ -124,6 +131,7 @@ class ScanNetScene(Scene):
             left_out={str(number): reason for reason, n in invalid.items() for number in n},
             **scene,
         )
+        self.corrupt = corrupt
 
     @property
     def numbers(self) -> list[int]:
@@ -172,23 +180,25 @@ class FolderScene(ScanNetScene):
         numbers = sorted(found)
         if not numbers:
             raise DataError(f"{where}: {folder / self._layout.folder} has no colour image.")
-        poses = [self._pose(number, where) for number in numbers]
-        color_hw = _image_size(self._colors[numbers[0]], where)
+        poses = [self._pose(number) for number in numbers]
+        color_hw = _first_size((self._colors[number] for number in numbers), where)
         self._K = _intrinsics(folder, "color", where)
-        depths = (self._depth(number) for number in numbers)
-        first = next((path for path in depths if path.exists()), None)
-        depth_hw = None if first is None else _image_size(first, where)
+        has_depth = any(self._depth(number).exists() for number in numbers)
+        depth_hw = _first_size(filter(Path.exists, map(self._depth, numbers)), where) if has_depth else None
         self.registration_px, self.depth_K = None, _intrinsics(folder, "depth", where)
         if depth_hw is not None and self._K is not None and self.depth_K is not None:
             self.registration_px = registration_px(self._K, color_hw, self.depth_K, depth_hw)
-        self._keep(name, numbers, poses, color_hw, has_depth=first is not None, depth_hw=depth_hw)
+        self._keep(name, numbers, poses, color_hw, has_depth=has_depth, depth_hw=depth_hw)
 
     def _depth(self, number: int) -> Path:
         return self.folder / self._layout.depth.format(self._stems[number])
 
-    def _pose(self, number: int, where: str) -> np.ndarray | None:
+    def _pose(self, number: int) -> np.ndarray | DataError | None:
         path = self.folder / self._layout.pose.format(self._stems[number])
-        return read_matrix(path, f"{where}, frame {number}") if path.exists() else None
+        try:
+            return read_matrix(path, f"frame {number}") if path.exists() else None
+        except DataError as error:  # costs this frame alone
+            return error
 
     def _read_image(self, i: int) -> np.ndarray:
         return read_color(self._colors[int(self._numbers[i])], self._where(i))
@@ -364,10 +374,13 @@ def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
     return None
 
 
-def _image_size(path: Path, where: str) -> HW:
-    """Height and width of an image file, from its head alone."""
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            return image.height, image.width
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
-        raise DataError(f"{where}: {path} is not an image ({error}). Copy it again.") from error
+def _first_size(paths: Iterable[Path], where: str) -> HW:
+    """Height and width of the first image file that is one, from its head alone."""
+    faults = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                return image.height, image.width
+        except Exception as error:  # PIL's decoders raise whatever they stumble over
+            faults.append(f"{path} is not an image ({error})")
+    raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")

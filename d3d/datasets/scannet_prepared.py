@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from d3d.datasets.images import decode_image
+from d3d.datasets.images import decode_image, rgb_array
 from d3d.datasets.scannet_lists import SCENE_NAME, SPLITS
 from d3d.datasets.scene import Dataset, Scene
 from d3d.errors import DataError
@@ -67,8 +67,7 @@ class PreparedScene(Scene):
         )
 
     def _read_image(self, i: int) -> np.ndarray:
-        image = self._read("color", i)
-        return np.array(image.convert("RGB"))  # a copy: PIL's own buffer is read-only
+        return rgb_array(self._read("color", i))
 
     def _read_K(self, i: int) -> np.ndarray:
         return self._K

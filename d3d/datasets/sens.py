@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from d3d.datasets.images import MAX_PIXELS, decode_image
+from d3d.datasets.images import MAX_PIXELS, decode_image, rgb_array
 from d3d.datasets.scene import HW
 from d3d.errors import DataError
 
@@ -115,7 +115,7 @@ class SensFrame:
             image = decode_image(io.BytesIO(self.color), [codec.upper()], (h, w))
         except ValueError as error:
             raise DataError(f"{self.where}: colour is {error}. {_COPY_AGAIN}") from error
-        return np.array(image.convert("RGB"))  # a copy: PIL's own buffer is read-only
+        return rgb_array(image)
 
     def depth_units(self) -> np.ndarray:
         """Depth as stored, uint16 (h, w), ``depth_shift`` units a metre, 0 = invalid.
