@@ -13,17 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sens_from_scenes import write_glossyrooms
 from sens_writer import SMALL_K, walk, write_small
 
-from d3d import prepare, prepare_scene
+from d3d import prepare, prepare_scene, stages
 from d3d.__main__ import main
+from d3d.config import make_config
 from d3d.datasets import find_triples, open_dataset
 from d3d.datasets.images import resize_image
 from d3d.datasets.scannet import FolderScene, ScanNetScene, SensScene
 from d3d.datasets.scannet_prepared import INDEX, MANIFEST, read_index, read_manifest, scene_folder
 from d3d.datasets.sens import FRAME, SensFile
 from d3d.errors import BusyError, ConfigError, DataError, RunError, TasksError
-from d3d.geometry import scale_intrinsics
+from d3d.geometry import nearest_depth, scale_intrinsics
 from d3d.prepare import prepare_scannet, report
 from d3d.prepare_scene import Settings, plan_frames
 
@@ -490,6 +492,42 @@ def test_the_command(root, tmp_path, capsys):
     ):
         assert main(["prepare", "scannet", *arguments, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_rooms_in_scannets_sizes_through_preparation_training_and_evaluation(tmp_path):
+    """Two scenes a split of GlossyRooms as .sens files; one has 640x480 colour, each has lost poses."""
+    write_glossyrooms(tmp_path / "data", rooms=2, frames=12)
+    rooms = open_dataset("glossyrooms", rooms=2, frames=12)
+    manifest = prepare_scannet(
+        tmp_path / "data",
+        tmp_path / "out",
+        Settings(96, 128, every=1, integrate_every=1, eval_every=4),
+        scheduler="none",
+    )
+    sizes = {
+        s["name"]: read_index(scene_folder(tmp_path / "out", s["split"], s["name"]), s["name"])
+        for s in manifest["scenes"]
+    }
+    assert sorted({tuple(index["source"]["size_hw"]) for index in sizes.values()}) == [
+        (480, 640),
+        (968, 1296),
+    ]
+    dataset = open_dataset("scannet", tmp_path / "out")
+    for scene, room in zip(dataset.scenes("val"), rooms.scenes("val"), strict=True):
+        assert scene.frame_ids == ("0", "4", "8")
+        assert np.allclose(scene.K(1), room.K(4, (96, 128)), atol=1e-4)
+        assert abs(scene.image(1).astype(int) - room.image(4, (96, 128))).mean() < 6
+        assert np.array_equal(scene.depth(1), nearest_depth(room.depth(4), (480, 640)))
+    cfg = make_config(
+        profile="smoke", dataset="scannet", root=str(tmp_path / "out"), runs_dir=str(tmp_path), steps=1
+    )
+    scores = stages.evaluate(cfg, "monodepth2")
+    assert list(zip(scores["scene"], scores["frame"], strict=True)) == [
+        ("scene0700_00", "0"),
+        ("scene0701_00", "0"),
+    ]
+    assert (scores["count"] > 0.9 * 480 * 640).all()
+    assert set(stages.tables(cfg)["source"]) == {"ours"}  # the paper's rows are of the whole split
 
 
 def test_a_real_sequences_triples(shared_dir, tmp_path):

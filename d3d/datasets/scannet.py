@@ -224,7 +224,7 @@ def pose_fault(world_T_cam: np.ndarray | None) -> str:
         off = np.abs(rotation @ rotation.T - np.eye(3)).max()
         if not off <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
             return "pose not a rotation"
-    if not np.allclose(world_T_cam[3], (0, 0, 0, 1), atol=1e-6):
+    if np.abs(world_T_cam[3] - (0, 0, 0, 1)).max() > 1e-6:
         return "pose not a rigid motion"
     return ""
 
