@@ -143,6 +143,13 @@ def _sources(
     }
     if not any(result.values()):
         raise DataError(f"{root}: none of its {len(found)} scenes is in the lists of {', '.join(splits)}.")
+    for split, of_split in result.items():
+        missing = [name for name in scenes.get(split, ()) if name not in found]
+        if missing or not of_split:
+            names = f": not {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}" if missing else ""
+            say(
+                f"{split}: {len(of_split)} of the list's {len(scenes.get(split, ()))} scenes are there{names}"
+            )
     return {split: of_split for split, of_split in result.items() if of_split}
 
 

@@ -284,6 +284,16 @@ def test_a_truncated_file_is_an_error_that_names_the_frame(root, tmp_path):
         run(root, tmp_path / "out")
 
 
+def test_scenes_of_a_list_that_are_not_there_are_told(root, tmp_path, capsys):
+    (root / "scannetv2_train.txt").write_text(f"{TRAIN}\nscene0001_00\nscene0002_00\n")
+    (root / "scannetv2_test.txt").unlink()
+    run(root, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "train: 1 of the list's 3 scenes are there: not scene0001_00, scene0002_00" in said
+    assert "test: 0 of the list's 0 scenes are there" in said
+    assert "val:" not in said.split("scenes to prepare")[0]
+
+
 def test_a_disk_too_small_is_refused_before_anything_is_written(root, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 100_000))
