@@ -81,8 +81,9 @@ def prepare_scannet(
         RunError: the folder is in use, belongs to other settings, cannot be written, or the disk is too small;
             or some scenes failed, when the others are done.
     """
-    settings = settings or Settings()
-    root, out = require_root(NAME, root, HOW_TO_GET), Path(out).expanduser().absolute()
+    settings = (settings or Settings()).checked()
+    # workers may have another working folder
+    root, out = (Path(path).expanduser().absolute() for path in (require_root(NAME, root, HOW_TO_GET), out))
     if not 0 <= max_corrupt <= 1:
         raise ConfigError(f"max_corrupt = {max_corrupt!r} must be a share between 0 and 1.")
     inputs = {(root / folder).resolve() for folder in (".", "scans", "scans_test")}
@@ -384,7 +385,7 @@ def run(arguments: Sequence[str]) -> None:
     prepare_scannet(
         values.root,
         values.out,
-        check_settings(replace(defaults, **given | {"translation_m": tuple(given["translation_m"])})),
+        replace(defaults, **given | {"translation_m": tuple(given["translation_m"])}),
         splits=values.splits.split(","),
         split_lists=values.split_lists,
         lists=values.lists,
@@ -393,16 +394,3 @@ def run(arguments: Sequence[str]) -> None:
         scheduler=values.scheduler,
         workers=values.workers,
     )
-
-
-def check_settings(settings: Settings) -> Settings:
-    """Settings as given, if they make sense; raises ConfigError."""
-    s = settings
-    if s.height % 32 or s.width % 32 or s.height < 64 or s.width < 64:
-        raise ConfigError(f"height {s.height} and width {s.width} must be multiples of 32, from 64 up.")
-    for name in ("every", "integrate_every", "eval_every"):
-        if getattr(s, name) < 1:
-            raise ConfigError(f"{name} = {getattr(s, name)} must be at least 1.")
-    if not 50 <= s.quality <= 100:
-        raise ConfigError(f"quality = {s.quality} must be between 50 and 100.")
-    return s

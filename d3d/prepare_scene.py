@@ -23,7 +23,7 @@ from d3d.datasets.scannet import ScanNetScene, SceneSource
 from d3d.datasets.scannet_prepared import FORMAT, INDEX, checksum, read_index, scene_folder
 from d3d.datasets.scene import HW
 from d3d.datasets.triples import Triples, find_triples
-from d3d.errors import DataError
+from d3d.errors import ConfigError, DataError
 from d3d.geometry import scale_intrinsics
 
 _BLOCK = 4096  # bytes in which file systems give space
@@ -55,6 +55,19 @@ class Settings:
     @property
     def size_hw(self) -> HW:
         return self.height, self.width
+
+    def checked(self) -> Settings:
+        """Itself, if it makes sense; raises ConfigError."""
+        if self.height % 32 or self.width % 32 or self.height < 64 or self.width < 64:
+            raise ConfigError(
+                f"height {self.height} and width {self.width} must be multiples of 32, from 64 up."
+            )
+        for name in ("every", "integrate_every", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if not 50 <= self.quality <= 100:
+            raise ConfigError(f"quality = {self.quality} must be between 50 and 100.")
+        return self
 
 
 @dataclass(frozen=True)
