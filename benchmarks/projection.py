@@ -1,0 +1,202 @@
+"""Speed of projected depth (section 3.2.2), from a scene's stored depth to its stored mesh and projection.
+
+    python benchmarks/projection.py [--repeats 5] [--renderer pyrender] [--scenes 5,50] [--json FILE]
+
+The scene is a room of GlossyRooms with its own camera path, seen at 384x288: its true depth is fused finely, rendered
+from every frame and stored as a network's is. What is timed is `stages.depth.project_scene`, the task that
+`python -m d3d project` runs once a scene, on all cores that this process may use (OMP_NUM_THREADS, taskset).
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d3d import cluster, reconstruction, runs
+from d3d.config import Config, make_config
+from d3d.datasets import Scene, open_dataset
+from d3d.prediction import DepthStore
+from d3d.stages import depth
+
+SIZE_HW = (288, 384)
+WANTED = 60  # target frames a second
+
+
+def room(store: DepthStore, size_hw: tuple[int, int] = SIZE_HW) -> Scene:
+    """A room of the data set that ships, with depth of all its frames in ``store``."""
+    scene = open_dataset("glossyrooms").scenes("train")[0]
+    every = range(len(scene))
+    truth = np.stack([scene.depth(i) for i in every])
+    mesh = reconstruction.reconstruct(
+        truth, np.stack([scene.K(i) for i in every]), scene.world_T_cams, 0.02, 0.1, every=1
+    )
+    seen = reconstruction.render_depth(
+        mesh, np.stack([scene.K(i, size_hw) for i in every]), scene.world_T_cams, size_hw
+    )
+    store.write_scene(scene.name, zip(scene.frame_ids, seen, strict=True))
+    return scene
+
+
+def scene_times(
+    config: Config, scene: Scene, targets: list[int], predicted: DepthStore, repeats: int
+) -> list[float]:
+    """Seconds of each of several projections of a scene, after one that is not counted."""
+    seconds = []
+    for _ in range(repeats + 1):
+        with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
+            start = time.perf_counter()
+            depth.project_scene(config, scene, targets, predicted, DepthStore(Path(folder)))
+            seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+@contextmanager
+def _timed(spent: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    spent[part] = spent.get(part, 0.0) + time.perf_counter() - start
+
+
+def parts(config: Config, scene: Scene, targets: list[int], predicted: DepthStore) -> dict[str, float]:
+    """Milliseconds of each part of a projection, one after the other, for a frame of those that it handles."""
+    spent: dict[str, float] = {}
+    size_hw, used = config.data.size_hw, scene.every(config.fusion.integrate_every)
+    poses = scene.world_T_cams
+    Ks = np.stack([scene.K(i, size_hw) for i in range(len(scene))])
+    with _timed(spent, "read depth"):
+        depths = np.stack([predicted.read_of(scene, i) for i in used])
+    with _timed(spent, "read image"):
+        images = np.stack([scene.image(i, size_hw) for i in used])
+    with _timed(spent, "integrate"):
+        mesh = reconstruction.reconstruct(depths, Ks[used], poses[used], every=1, images=images)
+    with _timed(spent, "render"):
+        projected = reconstruction.render_depth(
+            mesh, Ks[targets], poses[targets], size_hw, config.fusion.renderer
+        )
+    with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder, _timed(spent, "write depth"):
+        DepthStore(Path(folder)).write_scene("x", zip(map(str, targets), projected, strict=True))
+    with _timed(spent, "pack mesh"):
+        mesh.to_npz()
+    frames = {"render": len(targets), "write depth": len(targets), "pack mesh": 1}
+    return {part: 1e3 * s / frames.get(part, len(used)) for part, s in spent.items()}
+
+
+def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Largest memory so far, of this process and of two workers, after sets of more and more scenes."""
+    size_hw = SIZE_HW
+    rows = []
+    for number in sorted(numbers):
+        made_up = [scene.subset(range(12), f"{number}-{k}") for k in range(number)]
+        depths, projected = DepthStore(folder / f"depth{number}"), DepthStore(folder / f"projected{number}")
+        for s in made_up:
+            depths.write_scene(s.name, ((f, predicted.read(scene.name, f)) for f in s.frame_ids))
+        config = make_config(profile="paper", height=size_hw[0], width=size_hw[1])
+        start = time.perf_counter()
+        cluster.run_tasks(
+            depth.project_scene,
+            {s.name: (config, s, list(range(12)), depths, projected) for s in made_up},
+            what=f"{number} scenes",
+            workers=2,
+        )
+        client = cluster.local_client(2)
+        rows.append(
+            {
+                "scenes": number,
+                "seconds": round(time.perf_counter() - start, 1),
+                "this process, MB": _peak_mb(),
+                "workers, MB": sorted(client.run(_peak_mb).values()),
+            }
+        )
+        shutil.rmtree(folder / f"depth{number}")
+    cluster.close()
+    return rows
+
+
+def _peak_mb() -> int:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def measure(
+    repeats: int, renderer: str, size_hw: tuple[int, int] = SIZE_HW, say: Callable[..., None] = print
+) -> dict[str, Any]:
+    """All times; ``say`` is given the tables' lines."""
+    with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
+        predicted = DepthStore(Path(folder))
+        scene = room(predicted, size_hw)
+        every = list(range(len(scene)))
+        rows = []
+        say(
+            "| scene | integrated | targets | s (least to most) | target frames a second |\n"
+            + "| --- " * 5
+            + "|"
+        )
+        for what, targets, step in (
+            ("every frame a target, every 10th integrated", every, 10),
+            ("ScanNet's shape: a target for four that are integrated", every[::4], 1),
+        ):
+            config = make_config(
+                profile="paper", height=size_hw[0], width=size_hw[1], integrate_every=step, renderer=renderer
+            )
+            seconds = scene_times(config, scene, targets, predicted, repeats)
+            middle = statistics.median(seconds)
+            row = {
+                "scene": what,
+                "integrated": len(scene.every(step)),
+                "targets": len(targets),
+                "seconds": seconds,
+                "frames_per_s": len(targets) / middle,
+            }
+            rows.append(row)
+            say(
+                f"| {what} | {row['integrated']} | {len(targets)} | {middle:.2f} ({min(seconds):.2f} to "
+                f"{max(seconds):.2f}) | {row['frames_per_s']:.0f} |"
+            )
+        milliseconds = parts(config, scene, every, predicted)
+        say("\n| part, one after the other | ms a frame |\n| --- | --- |")
+        for part, ms in milliseconds.items():
+            say(f"| {part} | {ms:.1f} |")
+    return {"rows": rows, "parts_ms": milliseconds, "wanted_per_s": WANTED, "cores": cluster.own_cores()}
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--renderer", default="open3d", choices=reconstruction.BACKENDS)
+    parser.add_argument(
+        "--scenes", help="numbers of scenes, with commas, whose projection's memory is measured"
+    )
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    result = measure(a.repeats, a.renderer)
+    if a.scenes:
+        with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
+            predicted = DepthStore(Path(folder) / "room")
+            scene = room(predicted)
+            result["memory"] = memory(scene, predicted, [int(n) for n in a.scenes.split(",")], Path(folder))
+        print(
+            "\n| scenes | s | this process, MB at most | its two workers, MB at most |\n| --- | --- | --- | --- |"
+        )
+        for row in result["memory"]:
+            workers = " and ".join(map(str, row["workers, MB"]))
+            print(f"| {row['scenes']} | {row['seconds']} | {row['this process, MB']} | {workers} |")
+    if a.json:
+        runs.write_json(a.json, {**runs.provenance(make_config(profile="paper")), **result})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
