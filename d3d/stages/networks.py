@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d import distributed, fusion, launch, runs
+from d3d import cluster, distributed, fusion, launch, runs
 from d3d.config import Config, TrainConfig
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
@@ -108,6 +108,7 @@ def train_stage(
         **options,
     )
     what = str(stage.folder.relative_to(runs.run_folder(config)))
+    cluster.close()  # its processes would keep their memory for the hours of a training
     if config.train_processes > 1 and not distributed.launched():
         arguments = (factory, task, settings, stage.folder, config.seed, what)
         launch.train_in_processes(config.train_processes, device.type, *arguments)
