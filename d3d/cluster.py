@@ -233,7 +233,7 @@ class _Work:
             futures[future] = name
             future.add_done_callback(ended.put)
 
-        room, asked = 0, -ASK_S
+        room, asked, lost = 0, float("-inf"), False
         try:
             while True:
                 if time.monotonic() - asked > ASK_S:
@@ -254,12 +254,13 @@ class _Work:
                         submit(name, self.left[name])
                 else:
                     raise _lost(client)
-        except (OSError, ValueError) as error:  # of a client that tries to connect again, or has given up
-            if client.status == "running":
-                raise
-            raise _lost(client) from error
+        except Exception as error:
+            lost = isinstance(error, _Lost) or client.status != "running"
+            if lost and not isinstance(error, D3DError):
+                raise _lost(client) from error
+            raise
         finally:
-            with contextlib.suppress(Exception):  # of a scheduler that is gone
+            if not lost:  # a scheduler that is gone would be waited for
                 client.cancel(list(futures))
 
 
@@ -298,7 +299,10 @@ def _lost(client) -> _Lost:
 
 def _room(client, what: str) -> int:
     """How many tasks may be in flight."""
-    threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
+    try:
+        threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
+    except TimeoutError:
+        raise _lost(client) from None
     if not threads:
         say(f"[{what}] the scheduler has no worker: waiting for one")
     return 2 * sum(threads.values()) + SPARE

@@ -268,6 +268,19 @@ def test_a_machine_lost_in_the_middle(machines, tmp_path):
     machines.workers.append(machines.worker())
 
 
+def test_a_scheduler_that_does_not_answer_is_gone(machines, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "LOST_S", 2.0)
+    monkeypatch.setattr(cluster, "ASK_S", 0.2)
+    tasks = {str(i): (tmp_path, str(i), 0.1) for i in range(100)}
+    _when(lambda: len(list(tmp_path.iterdir())) >= 4, lambda: machines.scheduler.send_signal(signal.SIGSTOP))
+    try:
+        with pytest.raises(RunError, match="is gone"):
+            machines.run(slow, tasks)
+    finally:
+        machines.scheduler.send_signal(signal.SIGCONT)
+    assert 4 <= len(list(tmp_path.iterdir())) < 100
+
+
 def test_a_scheduler_that_goes_away_is_an_error_and_what_is_done_stays(machines, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "LOST_S", 2.0)
     out = tmp_path / "out"
