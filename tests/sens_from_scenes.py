@@ -1,4 +1,4 @@
-"""Scenes that are at hand as ScanNet's .sens files, to try everything on: `python tests/sens_from_scenes.py --out FOLDER`.
+"""Scenes at hand as ScanNet's .sens files, to try everything on: `python tests/sens_from_scenes.py --out FOLDER`.
 
 Rooms of GlossyRooms, or with --sequence a folder of 7-Scenes, become files of ScanNet's sizes, codecs and intrinsics:
 colour 1296x968 (every third scene 640x480, as scene0704 and scene0705), depth 640x480, some poses lost.
@@ -20,36 +20,26 @@ from d3d.geometry import nearest_depth, scale_intrinsics
 
 COLOR_HW, SMALL_COLOR_HW, DEPTH_HW = (968, 1296), (480, 640), (480, 640)
 FIRST = {"train": 0, "val": 700, "test": 720}
-LOST = {"infinite": np.full((4, 4), -np.inf), "zero": np.zeros((4, 4)), "scaled": np.diag([2.0, 2, 2, 1])}
+LOST = (np.full((4, 4), -np.inf), np.zeros((4, 4)), np.diag([2.0, 2, 2, 1]))
 
 
-def write_scene(path: Path, scene: Scene, color_hw=COLOR_HW, lost=(), repeat: int = 1, spacing: int = 1) -> None:
+def write_scene(path: Path, scene: Scene, color_hw=COLOR_HW, lost=()) -> None:
     """A scene as a .sens file; depth is resized by the nearest pixel.
 
     Args:
         lost: numbers of frames that get a pose of `LOST`, in turn.
-        repeat: how often the frames come, forwards and backwards in turn, as longer video.
-        spacing: every so many frames one of the scene's; those between have the pose of the one before and its image.
     """
-    K = scene.K(0)
-    n = len(scene)
-    with SensWriter(
-        path,
-        color_hw,
-        DEPTH_HW,
-        scale_intrinsics(K, scene.size_hw, color_hw),
-        scale_intrinsics(K, scene.size_hw, DEPTH_HW),
-    ) as file:
-        for pass_ in range(repeat):
-            for i in range(n) if pass_ % 2 == 0 else range(n - 1, -1, -1):
-                image = Image.fromarray(scene.image(i)).resize(color_hw[::-1], Image.Resampling.BICUBIC)
-                depth = scene.depth(i)
-                metres = np.zeros(DEPTH_HW) if depth is None else nearest_depth(depth, DEPTH_HW)
-                for _ in range(spacing):
-                    number = file.frames
-                    kinds = list(LOST.values())
-                    pose = scene.world_T_cams[i] if number not in lost else kinds[lost.index(number) % len(kinds)]
-                    file.add(np.asarray(image), np.rint(metres * 1000).astype(np.uint16), pose)
+    poses = scene.world_T_cams.copy()
+    for k, number in enumerate(lost):
+        if number < len(poses):
+            poses[number] = LOST[k % len(LOST)]
+    Ks = (scale_intrinsics(scene.K(0), scene.size_hw, size_hw) for size_hw in (color_hw, DEPTH_HW))
+    with SensWriter(path, color_hw, DEPTH_HW, *Ks) as file:
+        for i, pose in enumerate(poses):
+            image = Image.fromarray(scene.image(i)).resize(color_hw[::-1], Image.Resampling.BICUBIC)
+            depth = scene.depth(i)
+            metres = np.zeros(DEPTH_HW) if depth is None else nearest_depth(depth, DEPTH_HW)
+            file.add(np.asarray(image), np.rint(metres * 1000).astype(np.uint16), pose)
 
 
 def write_glossyrooms(out: Path, rooms: int = 2, frames: int = 80) -> None:
