@@ -1,5 +1,6 @@
 """The loop: schedule, learning, resuming to the same weights, one draw a triple, labels that are no labels."""
 
+import copy
 import csv
 import pickle
 
@@ -16,6 +17,7 @@ from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSample
 from d3d.errors import ConfigError, DataError
 from d3d.losses import self_supervised_loss
 from d3d.models import create_model
+from d3d.optimizer import Adam
 from d3d.prediction import DepthStore, predict
 from d3d.training import (
     CURVE,
@@ -364,3 +366,34 @@ def test_the_hue_turns_as_torchvision_turns_it():
     image[:, 2] = 0
     for shift in (-0.1, 0.0, 0.07, 0.1):
         assert (shift_hue(image, shift) - TF.adjust_hue(image, shift)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["new", "read"])
+def test_adam_in_one_kernel_is_torchs_own_whatever_lies_how_in_memory(read):
+    """Weights in channels-last memory, a gradient and, where it was read, a state that are not."""
+    torch.manual_seed(0)
+    weights = torch.rand(6, 4, 3, 3), torch.rand(6, 4, 1, 1), torch.rand(6)
+    optimizers = []
+    for kind in (torch.optim.Adam, Adam):
+        parameters = [nn.Parameter(w.clone()) for w in weights]
+        if not read:
+            parameters[0].data = parameters[0].data.contiguous(memory_format=torch.channels_last)
+        optimizers.append(
+            kind([*parameters, nn.Parameter(torch.ones(2))], lr=0.1)
+        )  # the last gets no gradient
+    for step in range(4):
+        for optimizer in optimizers:
+            generator = torch.Generator().manual_seed(step)
+            for p in optimizer.param_groups[0]["params"][:3]:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        if read and step == 1:
+            theirs, ours = optimizers
+            weight = ours.param_groups[0]["params"][0]
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    theirs, ours = (o.param_groups[0]["params"] for o in optimizers)
+    for a, b in zip(theirs, ours, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert not torch.allclose(ours[0], weights[0], atol=0.1)
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
