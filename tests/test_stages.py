@@ -1,6 +1,7 @@
 """The chain over a run's folder: computed once, skipped when done, refused when another's; and its command line."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -83,6 +84,21 @@ def test_tables_have_rows_for_each_list_of_images(cfg, chain, monkeypatch):
     for stem in ("val", "val-highlight", "val-diffuse"):
         assert "Reflection" in (folder / f"{stem}.csv").read_text()
         assert "Reflection" in (folder / f"{stem}.md").read_text()
+
+
+def test_stored_frames_keep_their_order_and_one_that_cannot_be_stored_leaves_nothing(tmp_path):
+    store, ids = DepthStore(tmp_path), [f"{i:03d}" for i in range(2 * prediction.AHEAD + 5)]
+    depths = {name: np.full((4, 6), 0.5 + i / 100, np.float32) for i, name in enumerate(ids)}
+    store.write_scene("room", depths.items())
+    assert store.frames("room") == ids
+    for name in ids:
+        np.testing.assert_allclose(store.read("room", name), depths[name], atol=5e-4)
+    pixels = [np.rint(depths[name] * 1000).astype(np.uint16).tobytes() for name in ids]
+    expected = hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in pixels)).hexdigest()
+    assert store.sha256("room") == expected
+    with pytest.raises(DataError, match="1 depth values are not finite"):
+        store.write_scene("other", [*depths.items(), ("bad", np.array([[1.0, np.nan]]))])
+    assert [p.name for p in tmp_path.iterdir()] == ["room"]
 
 
 def test_the_whole_chain_makes_what_its_table_needs_and_no_more(monkeypatch):
