@@ -42,8 +42,9 @@ def check_pose(world_T_cam: np.ndarray, where: str) -> np.ndarray:
     if not np.allclose(pose[3], (0, 0, 0, 1), atol=1e-6):
         raise DataError(f"{where}: the last row of a pose must be 0 0 0 1, this one is {pose[3].tolist()}.")
     rotation = pose[:3, :3]
-    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if not error <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise DataError(
             f"{where}: the pose's upper left 3x3 is not a rotation (off by {error:.2g}, determinant "
             f"{np.linalg.det(rotation):.3g}). Is the matrix scaled, mirrored, or not camera-to-world?"
@@ -71,7 +72,8 @@ def check_poses(world_T_cams: np.ndarray, where: Callable[[int], str]) -> np.nda
     good = poses.ndim == 3 and poses.shape[1:] == (4, 4) and np.isfinite(poses).all()
     if good:
         rotations = poses[:, :3, :3]
-        off = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        with np.errstate(over="ignore", invalid="ignore"):
+            off = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
         good = (
             np.allclose(poses[:, 3], (0, 0, 0, 1), atol=1e-6)
             and (off <= ROTATION_TOLERANCE).all()

@@ -176,6 +176,7 @@ def test_many_poses_are_checked_as_one_is():
         (3, 3, 2.0),
         (3, 0, 1e-3),
         (0, 3, -np.inf),
+        (0, 1, 1e300),
     ):
         bad = good.copy()
         bad[3, row, column] = value
