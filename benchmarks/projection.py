@@ -188,9 +188,7 @@ def main() -> int:
             predicted = DepthStore(Path(folder) / "room")
             scene = room(predicted)
             result["memory"] = memory(scene, predicted, [int(n) for n in a.scenes.split(",")], Path(folder))
-        print(
-            "\n| scenes | s | this process, MB | its two workers, MB at most |\n| --- | --- | --- | --- |"
-        )
+        print("\n| scenes | s | this process, MB | its two workers, MB at most |\n| --- | --- | --- | --- |")
         for row in result["memory"]:
             workers = " and ".join(map(str, row["workers, MB"]))
             print(f"| {row['scenes']} | {row['seconds']} | {row['this process, MB']} | {workers} |")
