@@ -247,10 +247,15 @@ class _Work:
                 except queue.Empty:
                     continue
                 name = futures.pop(future)
+                try:  # what a task returned is still with its worker, and the scheduler knows with which
+                    result = future.result(LOST_S) if future.status == "finished" else None
+                    error = future.exception(LOST_S) if future.status == "error" else None
+                except TimeoutError:
+                    raise _lost(client) from None
                 if future.status == "finished":
-                    self.succeeded(name, future.result())
+                    self.succeeded(name, result)
                 elif future.status == "error":
-                    if self.failed(name, future.exception()):
+                    if self.failed(name, error):
                         submit(name, self.left[name])
                 else:
                     raise _lost(client)

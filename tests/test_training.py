@@ -366,6 +366,9 @@ def test_the_hue_turns_as_torchvision_turns_it():
     image[:, 2] = 0
     for shift in (-0.1, 0.0, 0.07, 0.1):
         assert (shift_hue(image, shift) - TF.adjust_hue(image, shift)).abs().max() < 1e-5
+        assert torch.equal(
+            shift_hue(torch.stack((image, image)), shift)[1], shift_hue(image, shift)
+        )  # batches, too
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["new", "read"])

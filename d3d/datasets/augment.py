@@ -48,14 +48,14 @@ class Augmentation:
 
 
 def shift_hue(image_3hw: Tensor, shift: float) -> Tensor:
-    """Turns the hue by ``shift``, 1 being the whole circle; float (3, H, W) in [0, 1].
+    """Turns the hue by ``shift``, 1 being the whole circle; float (..., 3, H, W) in [0, 1].
 
     torchvision's `adjust_hue` at a sixth of its time: with hue h, brightness V and chroma C
     (the largest and the range of a pixel's channels) a channel is V - C clamp(min(k, 4 - k), 0, 1) where
     k = (n + 6 h) mod 6 and n is 5, 3 and 1 for red, green and blue.
     """
-    red, green, blue = image_3hw.unbind(0)
-    brightest, darkest = image_3hw.amax(0), image_3hw.amin(0)
+    red, green, blue = image_3hw.split(1, dim=-3)
+    brightest, darkest = image_3hw.amax(-3, keepdim=True), image_3hw.amin(-3, keepdim=True)
     chroma = brightest - darkest
     scale = torch.where(chroma > 0, chroma, 1).reciprocal_()
     sextant = torch.where(
