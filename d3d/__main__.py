@@ -233,7 +233,11 @@ def main(argv: list[str] | None = None) -> int:
         return _run(argv)
     from d3d import distributed
 
-    distributed.begin(parser().parse_known_args(argv)[0].device or "auto")
+    try:
+        distributed.begin(parser().parse_known_args(argv)[0].device or "auto")
+    except D3DError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if distributed.rank() == 0:
         try:
             return _run(argv)

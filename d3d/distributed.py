@@ -1,6 +1,6 @@
 """Training by many processes, one a GPU, on one machine or many: accelerate over torchrun (section 3.3 has one GPU).
 
-``torchrun --nproc-per-node 8 -m d3d all --profile paper`` starts the command eight times. The first process runs it
+``torchrun --nproc-per-node 8 -m -- d3d all --profile paper`` starts the command eight times. The first process runs it
 as ever: it alone goes through the stages, holds their folders, writes and speaks. The others `follow`: they wait until
 the first one trains, are sent what it trains, and take their share of every batch. `d3d.launch` starts such a group
 for one training out of a notebook.
@@ -11,8 +11,9 @@ batch, so that the number of processes changes the time and, but for rounding, n
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -25,9 +26,8 @@ from d3d.errors import ConfigError, RunError
 from d3d.models.layers import DropPath
 
 _accelerator: Any = None  # of accelerate, in a process of a group
-_orders: Any = (
-    None  # the group over which the first process says what is trained: on the CPU, with long patience
-)
+# the group over which the first process says what is trained: on the CPU, with long patience
+_orders: Any = None
 _in_training = False
 
 
@@ -53,11 +53,16 @@ def begin(device: str) -> None:
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        ConfigError: the GPUs of this machine are fewer than its processes.
+        ConfigError: accelerate is not installed, or this machine has fewer GPUs than processes.
     """
     global _accelerator, _orders
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+    except ImportError:
+        raise ConfigError(
+            "a training by several processes needs accelerate: pip install 'd3d[scale]'."
+        ) from None
 
     cpu = device == "cpu" or not torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -98,8 +103,14 @@ def leave() -> None:
 
 
 def send(order: Any) -> None:
-    """The first process tells the others what to train; nothing to do where there are none."""
+    """The first process tells the others what to train; nothing to do where there are none.
+
+    Raises:
+        RunError: a training before this one failed, and the others are still in it.
+    """
     if size() > 1:
+        if _in_training:
+            raise RunError("a training before this one failed: start the processes again to go on.")
         dist.broadcast_object_list([order], src=0, group=_orders)
 
 
@@ -118,17 +129,13 @@ def follow(train: Callable[..., Any]) -> None:
         train(*order[0])
 
 
-class training:
+@contextlib.contextmanager
+def training() -> Iterator[None]:
     """A context around the steps of one training, in which every process takes part."""
-
-    def __enter__(self) -> None:
-        global _in_training
-        _in_training = True
-
-    def __exit__(self, kind: type | None, *rest: object) -> None:
-        global _in_training
-        # after an error the others still wait for this process within a step
-        _in_training = kind is not None
+    global _in_training
+    _in_training = True
+    yield
+    _in_training = False  # not after an error: the others still wait for this process within a step
 
 
 def device(wanted: torch.device | str) -> torch.device:

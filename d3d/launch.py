@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO, Any
 
 import torch
@@ -42,7 +43,9 @@ def train_in_processes(count: int, device: str, *arguments: Any) -> None:
             f"--nproc-per-node={count}",
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
-        process = processes.start([*torchrun, "-m", "d3d.launch", private], environment, stdout=-1, stderr=-1)
+        process = processes.start(
+            [*torchrun, "-m", "d3d.launch", private], environment, stdout=PIPE, stderr=PIPE
+        )
         tail: list[str] = []
         relays = [
             threading.Thread(target=_relay, args=(process.stdout, sys.stdout, None)),
@@ -86,9 +89,8 @@ def _main(private: str) -> int:
     from d3d.training import train_here
 
     folder = Path(private)
-    wanted, arguments = pickle.loads(
-        (folder / "order").read_bytes()
-    )  # written by the process that started this one
+    order = (folder / "order").read_bytes()  # written by the process that started this one
+    wanted, arguments = pickle.loads(order)
     number = os.environ["RANK"]
     try:
         distributed.begin(wanted)

@@ -282,9 +282,8 @@ def train_here(
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
-        if (
-            done in snapshots and leads
-        ):  # those after the last checkpoint are written again, the same, after a kill
+        # those after the last checkpoint are written again, the same, after a kill
+        if done in snapshots and leads:
             save_weights(model, folder / SNAPSHOT.format(step=done))
         if done % every and done != total:
             continue
