@@ -12,14 +12,23 @@ silent = False  # of several processes that do one thing, one speaks
 
 
 def track(
-    iterable: Iterable[Any] | None = None, what: str = "", total: int | None = None, unit: str = "it"
+    iterable: Iterable[Any] | None = None,
+    what: str = "",
+    total: int | None = None,
+    unit: str = "it",
+    first: int = 0,
 ) -> tqdm:
-    """A progress bar with time left; in a log file one line every half minute instead of a redrawn one."""
+    """A progress bar with time left; in a log file one line every half minute instead of a redrawn one.
+
+    Args:
+        first: how many of ``total`` were done before: shown, but not taken for the rate and the time left.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         iterable,
         desc=what,
         total=total,
+        initial=first,
         unit=unit,
         mininterval=0.3 if terminal else 30.0,
         ncols=100,

@@ -260,8 +260,7 @@ def train_here(
             f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
             f"on {device}{f', {part[1]} processes' if part[1] > 1 else ''}"
         )
-    bar = track(what=what, total=total, unit="step")
-    bar.update(first)
+    bar = track(what=what, total=total, unit="step", first=first)
     start = drawn = time.monotonic()
     sums: dict[str, Tensor] = {}
     since = first  # the steps that `sums` is of
