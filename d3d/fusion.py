@@ -102,6 +102,8 @@ class LabelInputs:
     K: np.ndarray | None = None
     source_T_target: np.ndarray | None = None  # (2, 4, 4)
     threshold_m: float = 0.4
+    truth: np.ndarray | None = None  # 0 where there is none
+    highlight: np.ndarray | None = None  # bool
     device: str = "cpu"  # where a rule that is much arithmetic does it
 
 
@@ -139,6 +141,10 @@ def _signed(i: LabelInputs) -> np.ndarray:
     return (i.uncertainty >= i.threshold_m) & (i.pred > i.proj)
 
 
+def _highlight(i: LabelInputs) -> np.ndarray:
+    return i.highlight
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A label rule: one of Table 6, or one beyond the paper.
@@ -146,15 +152,17 @@ class Strategy:
     Attributes:
         use_proj: which pixels take the projected depth, bool (h, w).
         needs: what it looks at beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``),
-            "sources" (``source_preds``, ``K``, ``source_T_target``).
+            "sources" (``source_preds``, ``K``, ``source_T_target``), "truth" (``truth``, ``highlight``).
         uncertainty: which one, of `UNCERTAINTIES`.
         shrink: the student is trained at this fraction of the image's sides and tested at the full size.
+        other: the depth that takes the place of the projected one.
     """
 
     use_proj: Callable[[LabelInputs], np.ndarray]
     needs: frozenset[str] = frozenset()
     uncertainty: str = "ensemble"
     shrink: int = 1
+    other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj
 
     def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """The student's image size in training: multiples of 32, and at least 64, as the networks need it."""
@@ -175,16 +183,27 @@ STRATEGIES: dict[str, Strategy] = {
     "signed": Strategy(_signed, needs=frozenset({"uncertainty"})),
 }
 
+# What no rule can know, for experiments: P, or the truth, exactly where a highlight is seen. Only a data set with depth
+# and masks of its training frames has them.
+ORACLES: dict[str, Strategy] = {
+    "oracle_proj": Strategy(_highlight, needs=frozenset({"truth"})),
+    "oracle_truth": Strategy(_highlight, needs=frozenset({"truth"}), other=lambda i: i.truth),
+}
+
 # What may stand for U in a strategy that looks at it
 UNCERTAINTIES = tuple(UNCERTAINTY)
 
-# Every name of labels: a strategy, or one with another uncertainty than the paper's, as "uncer-tta"
-LABELS = tuple(STRATEGIES) + tuple(
-    f"{name}-{uncertainty}"
-    for name, strategy in STRATEGIES.items()
-    if "uncertainty" in strategy.needs
-    for uncertainty in UNCERTAINTIES
-    if uncertainty != "ensemble"
+# Every name of labels: a strategy, one with another uncertainty than the paper's, as "uncer-tta", or an oracle
+LABELS = (
+    *STRATEGIES,
+    *(
+        f"{name}-{uncertainty}"
+        for name, strategy in STRATEGIES.items()
+        if "uncertainty" in strategy.needs
+        for uncertainty in UNCERTAINTIES
+        if uncertainty != "ensemble"
+    ),
+    *ORACLES,
 )
 
 
@@ -197,7 +216,8 @@ def find_strategy(name: str) -> Strategy:
     if name not in LABELS:
         raise unknown("label strategy", name, LABELS)
     base, _, uncertainty = name.partition("-")
-    return replace(STRATEGIES[base], uncertainty=uncertainty) if uncertainty else STRATEGIES[base]
+    strategy = {**STRATEGIES, **ORACLES}[base]
+    return replace(strategy, uncertainty=uncertainty) if uncertainty else strategy
 
 
 def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
@@ -207,7 +227,8 @@ def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
         ConfigError: unknown strategy, with the near misses.
         DataError: the label has a value that is not finite and positive.
     """
-    label = choose(inputs.pred, inputs.proj, find_strategy(strategy).use_proj(inputs))
+    rule = find_strategy(strategy)
+    label = choose(inputs.pred, rule.other(inputs), rule.use_proj(inputs))
     bad = ~(np.isfinite(label) & (label > 0))
     if bad.any():
         raise DataError(f"{np.count_nonzero(bad)} label pixels are not finite and positive.")

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from d3d import fusion, stages
 from d3d.config import Config
 from d3d.errors import DataError
-from d3d.geometry import nearest_depth
 from d3d.progress import track
 from d3d.stages import label_inputs
 from d3d.sweeps import kinds, some, sq_rel
 
 THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
-
-# What no rule can know: P, or the truth, exactly where the mask says highlight
-ORACLES = ("oracle-proj", "oracle-truth")
 
 _COLUMNS = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
 
@@ -42,7 +37,7 @@ def rule_sweep(
     Returns:
         one row a rule and threshold: rule, threshold_m (missing where there is none), projected (share of pixels
         that are not D), sq_rel, and where masks are known sq_rel_highlight and sq_rel_diffuse; means over frames.
-        Where masks are known, the `ORACLES` follow.
+        Where masks are known, those of `d3d.fusion.ORACLES` follow.
 
     Raises:
         DataError: no training scene has ground truth.
@@ -67,19 +62,12 @@ def rule_sweep(
         if gt is None:
             continue
         masks = {_COLUMNS[k]: mask for k, mask in kinds(gt, highlight).items()}
-
-        def scores(label: np.ndarray, gt: np.ndarray = gt, masks: dict = masks) -> dict[str, float]:
-            return {name: sq_rel(config, label, gt, mask) for name, mask in masks.items()}
-
-        for rule, t in tried:
+        for rule, t in tried + ([] if highlight is None else [(name, None) for name in fusion.ORACLES]):
             seen = label_inputs(config, arch, scene, triple, rule, 0.0 if t is None else t)
             label = fusion.make_label(rule, seen)
+            scores = {name: sq_rel(config, label, gt, mask) for name, mask in masks.items()}
             share = (label != seen.pred).mean()
-            rows.append({"rule": rule, "threshold_m": t, "projected": share, **scores(label)})
-        if highlight is not None:
-            for rule, label in _oracle_labels(seen.pred, seen.proj, gt, highlight).items():
-                share = (label != nearest_depth(seen.pred, label.shape)).mean()
-                rows.append({"rule": rule, "threshold_m": None, "projected": share, **scores(label)})
+            rows.append({"rule": rule, "threshold_m": t, "projected": share, **scores})
     bar.close()
     result = pd.DataFrame(rows).astype({"threshold_m": float})
     return result.groupby(["rule", "threshold_m"], as_index=False, dropna=False, sort=False).mean()
@@ -87,14 +75,3 @@ def rule_sweep(
 
 def _thresholds(rule: str, thresholds_m: Sequence[float]) -> tuple[float | None, ...]:
     return tuple(thresholds_m) if "uncertainty" in fusion.find_strategy(rule).needs else (None,)
-
-
-def _oracle_labels(
-    pred: np.ndarray, proj: np.ndarray, gt: np.ndarray, highlight: np.ndarray
-) -> dict[str, np.ndarray]:
-    """At the truth's size, where the mask is."""
-    d, p = nearest_depth(pred, gt.shape), nearest_depth(proj, gt.shape)
-    return {
-        "oracle-proj": np.where(highlight & (p > 0), p, d),
-        "oracle-truth": np.where(highlight & (gt > 0), gt, d),
-    }

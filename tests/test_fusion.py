@@ -6,6 +6,8 @@ import torch
 
 from d3d.errors import ConfigError, DataError
 from d3d.fusion import (
+    LABELS,
+    ORACLES,
     STRATEGIES,
     LabelInputs,
     ensemble_std,
@@ -73,6 +75,20 @@ def test_a_strategy_makes_do_with_what_it_says_it_needs():
     for name, strategy in STRATEGIES.items():
         given = {k: v for need in strategy.needs for k, v in inputs[need].items()}
         assert make_label(name, LabelInputs(pred, proj, **given)).shape == pred.shape
+
+
+def test_an_oracle_takes_the_mesh_or_the_truth_exactly_on_highlights():
+    pred, proj, truth = (
+        np.full((1, 4), 3.0),
+        np.array([[2.5, 2.5, 0.0, 2.5]]),
+        np.array([[2.0, 2.0, 2.0, 0.0]]),
+    )
+    highlight = np.array([[True, False, True, True]])
+    seen = LabelInputs(pred, proj, truth=truth, highlight=highlight)
+    assert make_label("oracle_proj", seen).tolist() == [[2.5, 3.0, 3.0, 2.5]]  # nothing hit: D
+    assert make_label("oracle_truth", seen).tolist() == [[2.0, 3.0, 2.0, 3.0]]  # no truth: D
+    assert set(ORACLES) <= set(LABELS)
+    assert not set(ORACLES) & set(STRATEGIES)  # what is tried by default must run on any data
 
 
 def test_a_label_that_is_not_a_depth_is_refused():

@@ -46,7 +46,7 @@ def room(monkeypatch):
         labelquality,
         "label_inputs",
         lambda config, arch, scene, triple, rule, t: fusion.LabelInputs(
-            pred, proj, uncertainty=std, threshold_m=t
+            pred, proj, uncertainty=std, threshold_m=t, truth=scene.depth(0), highlight=scene.mask
         ),
     )
     return scene
@@ -68,14 +68,14 @@ def test_each_rule_and_oracle_has_the_error_that_its_label_has(room):
         ("uncer", 0.2): (0.0625, 0.125, 0.0),
         ("signed", 0.05): (0.0625, 0.125, 0.0),
         ("signed", 0.2): (0.0625, 0.125, 0.0),
-        ("oracle-proj", -1): (0.0625, 0.125, 0.0),
-        ("oracle-truth", -1): (0.0, 0.0, 0.0),
+        ("oracle_proj", -1): (0.0625, 0.125, 0.0),
+        ("oracle_truth", -1): (0.0, 0.0, 0.0),
     }
     assert set(table.index) == set(expected)
     for key, values in expected.items():
         row = table.loc[key]
         assert np.allclose(row[["sq_rel", "sq_rel_highlight", "sq_rel_diffuse"]].astype(float), values), key
-    shares = [("pred", -1), ("proj", -1), ("uncer", 0.2), ("oracle-truth", -1)]
+    shares = [("pred", -1), ("proj", -1), ("uncer", 0.2), ("oracle_truth", -1)]
     assert [table.loc[k, "projected"] for k in shares] == [0, 1, 0.5, 0.5]
 
 
@@ -83,7 +83,7 @@ def test_without_masks_there_is_the_whole_image_only(room):
     room.known = False
     table = sweep()
     assert "sq_rel_highlight" not in table
-    assert not {r for r, _ in table.index} & set(labelquality.ORACLES)
+    assert not {r for r, _ in table.index} & set(fusion.ORACLES)
 
 
 def test_rooms_without_truth_cannot_judge(room):

@@ -16,6 +16,7 @@ from d3d import prediction, runs, scenes, stages
 from d3d.__main__ import main
 from d3d.config import make_config
 from d3d.errors import ConfigError, DataError, RunError
+from d3d.geometry import nearest_depth
 from d3d.prediction import DepthStore, read_depth, write_depth
 from d3d.stages import depth, networks, scores
 from d3d.stages import labels as label_stages
@@ -62,6 +63,22 @@ def test_labels_are_predicted_or_projected_depth_by_their_rule(cfg, chain):
     use = (pred - proj > 0.25 * proj) & (proj > 0)
     assert np.array_equal(label, np.where(use, proj, pred))
     assert (proj > 0).mean() > 0.5
+
+
+def test_an_oracle_looks_at_the_truth_and_refuses_rooms_without_before_anything_is_trained(cfg, chain):
+    (training,) = stages.training_scenes(cfg)
+    scene, i = training.scene, int(training.targets[3])
+    label = stages.fuse(cfg, "monodepth2", "oracle_truth").read_of(scene, i)
+    pred = stages.predict(cfg, "monodepth2").read_of(scene, i)
+    truth, lit = (nearest_depth(a, pred.shape) for a in (scene.depth(i), scene.highlight_mask(i)))
+    assert 0 < lit.mean() < 0.5
+    assert np.array_equal(label, np.where(lit & (truth > 0), truth, pred))
+    bare = dataclasses.replace(make_config(profile="demo", runs_dir=cfg.runs_dir), run="bare")
+    with pytest.raises(
+        DataError, match=r"'oracle_proj' are an oracle's.*train-0001 has none.*glossyrooms\.truth"
+    ):
+        stages.distill(bare, "monodepth2", "oracle_proj")
+    assert not runs.run_folder(bare).exists()
 
 
 def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):

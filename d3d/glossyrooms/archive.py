@@ -160,9 +160,56 @@ def write_room(
                 raise DataError(f"{at}: {kind} of shape {array.shape}, but the first image is {size_hw}.")
         members[f"color/{frame}.jpg"] = _jpeg(images[i], jpeg_quality)
         if given:
-            members[f"depth/{frame}.png"] = _png(_millimetres(depths[i], f"{at}, depth"))
-            members[f"mask/{frame}.png"] = _png(_checked_mask(masks[i], f"{at}, mask"))
-            members[f"virtual/{frame}.png"] = _png(_millimetres(virtuals[i], f"{at}, virtual depth"))
+            members |= _truth_members(frame, depths[i], masks[i], virtuals[i], at)
+    _write_members(path, members)
+
+
+def add_truth(
+    source: Path,
+    path: Path,
+    depths: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    virtuals: Sequence[np.ndarray],
+) -> None:
+    """A room's archive again, its images the same bytes, with depth and masks beside them; all or nothing.
+
+    Args:
+        source: the room's archive.
+        path: of the new one, ``<root>/<split>/<name>.zip``.
+        depths, masks, virtuals: as `write_room` takes them.
+
+    Raises:
+        DataError: the archive is not a room's, or the maps do not fit it.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        scene = json.loads(members["scene.json"])
+        frames, size_hw = scene["frame_ids"], tuple(scene["size_hw"])
+        scene["spec"]["with_depth"] = True
+    except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
+        raise DataError(f"{source} is not a room's archive ({error}).") from error
+    shapes = {np.shape(a) for maps in (depths, masks, virtuals) for a in maps}
+    if {len(depths), len(masks), len(virtuals)} != {len(frames)} or shapes != {size_hw}:
+        raise DataError(f"{source} has {len(frames)} frames of {size_hw}, the maps for it {sorted(shapes)}.")
+    members["scene.json"] = json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    for frame, depth, mask, virtual in zip(frames, depths, masks, virtuals, strict=True):
+        members |= _truth_members(frame, depth, mask, virtual, f"{source}, frame {frame}")
+    _write_members(path, members)
+
+
+def _truth_members(
+    frame: str, depth: np.ndarray, mask: np.ndarray, virtual: np.ndarray, at: str
+) -> dict[str, bytes]:
+    return {
+        f"depth/{frame}.png": _png(_millimetres(depth, f"{at}, depth")),
+        f"mask/{frame}.png": _png(_checked_mask(mask, f"{at}, mask")),
+        f"virtual/{frame}.png": _png(_millimetres(virtual, f"{at}, virtual depth")),
+    }
+
+
+def _write_members(path: Path, members: Mapping[str, bytes]) -> None:
+    """An archive of these; the same content gives the same bytes."""
     with _atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for member in sorted(members):
             info = zipfile.ZipInfo(member, _EPOCH)

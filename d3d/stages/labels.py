@@ -10,7 +10,8 @@ from d3d import fusion, runs
 from d3d.cluster import advance
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
-from d3d.geometry import relative_pose
+from d3d.errors import DataError
+from d3d.geometry import nearest_depth, relative_pose
 from d3d.prediction import MM, DepthStore
 from d3d.scenes import TrainingScene, training_scenes
 from d3d.stages import depth
@@ -88,8 +89,15 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
 
 
 def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
-    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
+    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer").
+
+    Raises:
+        DataError: an oracle is asked for, and a scene has no truth.
+    """
     arch, labels = arch or config.arch, labels or config.labels
+    if "truth" in fusion.find_strategy(labels).needs:
+        for s in training_scenes(config):  # before the hours that everything else may take
+            _truth(s.scene, s.targets[0], labels, config.data.size_hw)
     if outputs(config, "project", arch) is None:
         with missing(f"project {arch}", "fusion and rendering: a few frames a second"):
             depth.project(config, arch)
@@ -157,7 +165,7 @@ def label_inputs(
         threshold_m: by default `threshold`; given, to try others.
 
     Raises:
-        DataError: an earlier stage is not there.
+        DataError: an earlier stage is not there, or the truth that an oracle looks at.
     """
     target, *sources = map(int, triple)
     frame = scene.frame_ids[target]
@@ -173,9 +181,23 @@ def label_inputs(
         more["K"] = scene.K(target, config.data.size_hw)
         poses = scene.world_T_cams
         more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
+    if "truth" in strategy.needs:
+        more["truth"], more["highlight"] = _truth(scene, target, labels, config.data.size_hw)
     return fusion.LabelInputs(
         pred=predicted.read(scene.name, frame),
         proj=DepthStore(runs.stage_folder(config, "project", arch)).read(scene.name, frame),
         device=str(select_device(config.device)),
         **more,
     )
+
+
+def _truth(scene: Scene, i: int, labels: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and mask of highlights of a frame, at the network's size."""
+    depth, highlight = scene.depth(i), scene.highlight_mask(i)
+    if depth is None or highlight is None:
+        raise DataError(
+            f"labels {labels!r} are an oracle's: they need ground truth and masks of highlights of every training "
+            f"frame, and {scene.name} has none. `python -m d3d.glossyrooms.truth --out FOLDER` adds them to the rooms "
+            f"that ship: then root = 'FOLDER'."
+        )
+    return nearest_depth(depth, size_hw), nearest_depth(highlight, size_hw)

@@ -1,0 +1,84 @@
+"""Truth added to rooms that ship without: that of the rooms that ship with it comes out bit by bit."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d3d.datasets import open_dataset
+from d3d.errors import ConfigError, DataError
+from d3d.glossyrooms import truth
+from d3d.glossyrooms.archive import write_manifest
+from d3d.runs import project_root
+
+SHIPPED = project_root() / "data" / "glossyrooms"
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """A set of one room, which has its truth in what ships, without it."""
+    found = members(SHIPPED / "train" / "train-0006.zip")
+    scene = json.loads(found["scene.json"])
+    scene["spec"]["with_depth"] = False
+    path = tmp_path / "bare" / "train" / "train-0006.zip"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("scene.json", json.dumps(scene))
+        for name, content in found.items():
+            if name.startswith("color/"):
+                archive.writestr(name, content)
+    write_manifest(tmp_path / "bare", "python -m d3d.glossyrooms.make", {})
+    return tmp_path / "bare"
+
+
+def test_a_room_that_ships_with_its_truth_comes_out_the_same(bare, tmp_path, capsys):
+    assert not open_dataset("glossyrooms", bare).scenes("train")[0].has_depth
+    out = tmp_path / "out"
+    assert truth.main(["--root", str(bare), "--out", str(out)]) == 0
+    assert "1 rooms with their truth" in capsys.readouterr().out
+    made, shipped = (members(root / "train" / "train-0006.zip") for root in (out, SHIPPED))
+    assert made == shipped
+    scene = open_dataset("glossyrooms", out).scenes("train")[0]
+    assert scene.has_depth
+    assert scene.highlight_mask(0) is not None
+
+
+def test_what_is_there_stays_and_a_set_is_not_its_own_copy(bare, tmp_path):
+    out = tmp_path / "out"
+    there = out / "train" / "train-0006.zip"
+    there.parent.mkdir(parents=True)
+    there.write_bytes((SHIPPED / "train" / "train-0006.zip").read_bytes())
+    before = there.stat().st_mtime_ns
+    truth.complete(bare, out)
+    assert there.stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="is the set itself"):
+        truth.complete(bare, bare)
+    with pytest.raises(ConfigError, match="holds no GlossyRooms"):
+        truth.complete(tmp_path / "nothing", out)
+
+
+@pytest.mark.parametrize("change", ["pose", "share"])
+def test_another_room_than_that_of_the_images_is_refused(bare, change):
+    scene = json.loads(members(bare / "train" / "train-0006.zip")["scene.json"])
+    keep = 3  # frames: geometry takes a while
+    scene["frame_ids"] = scene["frame_ids"][:keep]
+    poses = np.array(scene["world_T_cam"])[:keep]
+    shares = np.array(scene["shares"]["highlight"])[:keep]
+    if change == "pose":
+        poses[1, 0, 3] += 0.01
+    else:
+        shares[2] += 1e-3
+    scene["world_T_cam"], scene["shares"]["highlight"] = poses.tolist(), shares.tolist()
+    from d3d.glossyrooms.mitsuba_setup import load_mitsuba
+
+    with pytest.raises(DataError, match="room x: this version makes another room of seed"):
+        truth.truth(load_mitsuba(), scene, "room x")
