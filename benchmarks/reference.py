@@ -8,11 +8,15 @@ the same loss; `agreement` of `training_step.py` holds them to that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import MethodType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3d.models.layers import ConvBlock
+from d3d.models.hrdepth import AttentionNode
+from d3d.models.layers import Conv3x3, ConvBlock, SqueezeExcite
 
 Batch = dict[str, Tensor]
 
@@ -124,6 +128,30 @@ def distill_loss(disps: dict[int, Tensor], batch: Batch) -> Tensor:
     return torch.abs(torch.log(depth_of(disps[0])[valid]) - torch.log(batch["label"][valid])).mean()
 
 
+def use_plain_layers(model: nn.Module) -> None:
+    """Gives a network torch's own layers where d3d has others that are faster; the weights stay."""
+    for module in model.modules():
+        if isinstance(module, ConvBlock):
+            module.activation = F.elu
+        elif isinstance(module, Conv3x3):
+            module.forward = MethodType(nn.Conv2d.forward, module)
+        elif isinstance(module, SqueezeExcite):
+            module.forward = MethodType(squeeze_excite, module)
+        elif isinstance(module, AttentionNode):
+            module.forward = MethodType(attention_node, module)
+
+
+def squeeze_excite(self: SqueezeExcite, x: Tensor) -> Tensor:
+    """Channel attention: each channel scaled by what its mean over the image tells."""
+    weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+    return x * weight[:, :, None, None]
+
+
+def attention_node(self: AttentionNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Joins, scales the channels, convolves."""
+    return F.relu(self.conv(self.attention(torch.cat(inputs, 1))))
+
+
 class ReferenceStep:
     """One training step after another of a network, by the book.
 
@@ -137,9 +165,7 @@ class ReferenceStep:
     ) -> None:
         device = next(model.parameters()).device
         self.model = model.to(memory_format=torch.contiguous_format)
-        for block in model.modules():
-            if isinstance(block, ConvBlock):
-                block.activation = F.elu  # torch's own
+        use_plain_layers(model)
         self.loss = PretrainLoss(batch, *size_hw).to(device) if kind == "pretrain" else distill_loss
         self.scales = (0, 1, 2, 3) if kind == "pretrain" else (0,)
         self.optimizer = torch.optim.Adam(model.parameters(), learning_rate)

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.reference import squeeze_excite, use_plain_layers
 from d3d import models
 from d3d.errors import ConfigError, DataError
 from d3d.models import mpvit
-from d3d.models.layers import Depthwise, DispHead, DropPath, elu
+from d3d.models.hrdepth import AttentionNode
+from d3d.models.layers import Conv3x3, Depthwise, DispHead, DropPath, SqueezeExcite, elu
 
 ARCHS = models.ARCHITECTURES
 
@@ -240,6 +242,45 @@ def test_a_depthwise_convolution_is_done_in_float32_under_autocast(stride):
         y = layer(x)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, layer(x.float()).bfloat16())
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_convolution_to_one_channel_is_torchs_with_its_gradient(memory_format):
+    layer = Conv3x3(5, 1).double()
+    x = torch.randn(2, 5, 6, 7, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    assert torch.allclose(layer(x), torch.nn.Conv2d.forward(layer, x), rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda x, *p: layer(x), (x, layer.weight, layer.bias))
+
+
+def test_channel_attention_is_the_textbooks_with_its_gradient():
+    """Ours scales the 1x1 convolution's weights, the textbook the map; the mean is a product."""
+    ours = AttentionNode(32, 4).double()
+    plain = copy.deepcopy(ours)
+    use_plain_layers(plain)
+    results = []
+    for node in (ours, plain):
+        inputs = [
+            torch.linspace(-1, 2, 960, dtype=torch.float64).view(2, 16, 5, 6).requires_grad_() for _ in "ab"
+        ]
+        y = node(inputs)
+        (y * y).sum().backward()
+        results.append([y, *(i.grad for i in inputs), *(p.grad for p in node.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10), (a - b).abs().max()
+    adapter = SqueezeExcite(16).double()
+    x = torch.rand(2, 16, 3, 4, dtype=torch.float64)
+    assert torch.allclose(adapter(x), squeeze_excite(adapter, x), rtol=1e-12)
+
+
+def test_the_gradient_of_channel_attention_stays_in_channels_last_memory():
+    """The plain mean made it contiguous, and whatever came before it slow."""
+    node, strides = AttentionNode(32, 4), []
+    inputs = [torch.rand(2, 16, 5, 6).to(memory_format=torch.channels_last).requires_grad_() for _ in "ab"]
+    joined = [i * 1 for i in inputs]
+    for x in joined:
+        x.register_hook(lambda g: strides.append(g.stride()[1]))
+    node(joined).sum().backward()
+    assert strides == [1, 1]
 
 
 def test_a_head_keeps_far_depths_apart_under_autocast():

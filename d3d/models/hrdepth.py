@@ -42,7 +42,13 @@ class AttentionNode(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Tensors of one size -> (b, out, h, w)."""
-        return F.relu(self.conv(self.attention(torch.cat(inputs, 1))), inplace=True)
+        x = torch.cat(inputs, 1)
+        b, c, h, w = x.shape
+        # the 1x1 convolution's weights are scaled, for each image, instead of the map, which is a hundred times larger
+        kernels = self.conv.weight.flatten(1) * self.attention.weights(x)[:, None]
+        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        y = torch.baddbmm(self.conv.bias, pixels, kernels.mT)
+        return F.relu(y.view(b, h, w, -1).permute(0, 3, 1, 2), inplace=True)
 
 
 class DenseDecoder(nn.Module):

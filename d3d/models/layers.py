@@ -42,6 +42,45 @@ class Conv3x3(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, in, h, w) -> (b, out, h, w)."""
+        if self.out_channels > 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        return _ToOneChannel.apply(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight, self.bias)
+
+
+class _ToOneChannel(torch.autograd.Function):
+    """A 3x3 convolution to one channel on a CPU, without padding: one matrix product, then a sum of nine shifted maps.
+
+    oneDNN's kernels share their work out over output channels, and take three times as long with one.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, c)  # no copy in channels-last memory
+        kernel = weight.reshape(c, 9)
+        ctx.save_for_backward(pixels, kernel)
+        ctx.shape, ctx.weight_shape = x.shape, weight.shape
+        maps = (kernel.t() @ pixels.t()).view(9, b, h, w)
+        result = bias.expand(b, h - 2, w - 2).clone()
+        for k in range(9):
+            result += maps[k, :, k // 3 : h - 2 + k // 3, k % 3 : w - 2 + k % 3]
+        return result[:, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels, kernel = ctx.saved_tensors
+        b, c, h, w = ctx.shape
+        shifted = pixels.new_zeros(9, b, h, w)
+        for k in range(9):
+            shifted[k, :, k // 3 : h - 2 + k // 3, k % 3 : w - 2 + k % 3] = upstream[:, 0]
+        shifted = shifted.view(9, -1)
+        grad_x = (shifted.t() @ kernel.t()).view(b, h, w, c).permute(0, 3, 1, 2)
+        grad_weight = (shifted @ pixels).t().reshape(ctx.weight_shape)
+        return grad_x, grad_weight, upstream.sum().view(1)
+
 
 class ConvBlock(nn.Module):
     """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation.
@@ -145,10 +184,18 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Linear(channels, channels // ratio, bias=False)
         self.excite = nn.Linear(channels // ratio, channels, bias=False)
 
+    def weights(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> what each channel is to be scaled by, (b, c) in (0, 1)."""
+        # The mean as a product: the gradient of `mean` is an expanded tensor, and autograd's sum of it and the others
+        # lies in contiguous memory, which makes the additions and the convolutions before them slow.
+        b, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        mean = torch.bmm(pixels.new_ones(b, 1, h * w), pixels)[:, 0] / (h * w)
+        return torch.sigmoid(self.excite(F.relu(self.squeeze(mean))))
+
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
-        weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
-        return x * weight[:, :, None, None]
+        return x * self.weights(x)[:, :, None, None]
 
 
 class DropPath(nn.Module):
