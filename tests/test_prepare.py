@@ -16,7 +16,7 @@ from PIL import Image
 from sens_from_scenes import write_glossyrooms
 from sens_writer import SMALL_K, walk, write_small
 
-from d3d import prepare, prepare_scene, stages
+from d3d import prepare, prepare_scene, stages, tables
 from d3d.__main__ import main
 from d3d.config import make_config
 from d3d.datasets import find_triples, open_dataset
@@ -530,6 +530,9 @@ def test_rooms_in_scannets_sizes_through_preparation_training_and_evaluation(tmp
     assert list(zip(scores["scene"], scores["frame"], strict=True)) == [("scene0700_00", "0")]
     assert (scores["count"] > 0.9 * 480 * 640).all()
     assert set(stages.tables(cfg)["source"]) == {"ours"}  # the paper's rows are of the whole split
+    made = tables.of_run(cfg, "2")
+    assert set(made.frame["source"]) == {"ours"}
+    assert "Not all scenes of ScanNet val were there" in made.caption
 
 
 def test_a_real_sequences_triples(shared_dir, tmp_path):

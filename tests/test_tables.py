@@ -105,6 +105,30 @@ def test_rows_are_the_papers_in_its_order(key):
     assert ours == paper[["architecture", "training"]].to_numpy().tolist()
 
 
+@pytest.fixture
+def lists_of_the_paper(monkeypatch):
+    """The hand-made lists are as long as the paper's."""
+    sizes = {"reflection_val": 2, "reflection_test": 2, "noreflection_val": 1}
+    monkeypatch.setattr("d3d.tables.paper.PAPER_IMAGES", sizes)
+
+
+def test_a_list_of_the_papers_name_but_not_its_length_is_another_one():
+    frame = tables.make_table(scores(on_scannet(labels="uncer")), "3")
+    assert set(frame["source"]) == {"ours"}
+    assert only(frame, architecture="Monodepth2", training="3D Distillation")["images"] == 2
+    assert "paper" in set(tables.make_table(scores(on_scannet(labels="uncer")), "2")["source"])
+
+
+def test_scannet_in_part_has_no_row_of_the_paper_and_says_so():
+    part = on_scannet(labels="uncer", provenance={"evaluation": {"in_part": True}})
+    made = tables.paper_table(scores(part, on_scannet(labels="uncer", split="test")), "2")
+    assert set(rows(made.frame, split="val")["source"]) == {"ours"}
+    assert set(rows(made.frame, split="test")["source"]) == {"ours", "paper"}
+    assert "Not all scenes of ScanNet val were there" in made.caption
+    assert "ScanNet test were" not in made.caption
+
+
+@pytest.mark.usefixtures("lists_of_the_paper")
 def test_the_papers_rows_stand_under_ours_on_its_own_images_only():
     frame = tables.make_table(
         scores(on_scannet(labels="uncer"), on_scannet(labels="uncer", split="test")), "3"

@@ -13,6 +13,19 @@ def fake(value):
     return pd.DataFrame([row])
 
 
+@pytest.fixture
+def lists_of_the_paper(monkeypatch):
+    """Lists of any length pass for the paper's."""
+    monkeypatch.setattr("d3d.tables.paper.PAPER_IMAGES", {})
+
+
+def test_a_list_of_the_papers_name_but_not_its_length_is_another_one():
+    results = {("hrdepth", "uncer"): images([1, 1, 1, 1])}
+    found = tables.table(results, "scannet", "val", LISTS)
+    assert set(found[found["source"] == "paper"]["list"]) == {"Val"}
+
+
+@pytest.mark.usefixtures("lists_of_the_paper")
 def test_the_papers_rows_stand_beside_the_papers_data_only():
     results = {("hrdepth", ""): fake(0.2), ("hrdepth", "uncer"): fake(0.1)}
     scannet = tables.table(results, "scannet", "reflection_val")
@@ -75,6 +88,7 @@ def test_what_a_terminal_shows():
     assert lines[9].split("|")[3].strip() == "Mirror (1): Abs Rel"
 
 
+@pytest.mark.usefixtures("lists_of_the_paper")
 def test_the_papers_gain_on_its_own_lists():
     """Its text says 56.73 % for HR-Depth on Reflection, from these very rows."""
     results = {("hrdepth", labels): images([1, 1, 1, 1]) for labels in ("pred", "uncer")}

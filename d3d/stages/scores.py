@@ -80,11 +80,13 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         per_image = evaluation.to_frame(list(chain.from_iterable(rows.values())), list(rows))
         with runs.atomic(csv) as temporary:
             per_image.to_csv(temporary, index=False, float_format="%.6g")
-        truth = evaluated_dataset(config).truth(e.split)
+        found = evaluated_dataset(config)
+        truth, whole = found.truth(e.split), found.whole(e.split)
         stage.finish(
             {"per_image.csv": runs.sha256(csv)},
             summary=evaluation.summary(per_image).to_dict(),
             **({"ground_truth": truth} if truth else {}),
+            **({} if whole else {"in_part": True}),  # no row of the paper may stand beside it
         )
         return pd.read_csv(csv, dtype={"scene": str, "frame": str})
 

@@ -28,6 +28,9 @@ PAPER_SPLITS = {
     ("7scenes", "test"): "7-Scenes",
 }
 
+# How many images the paper's own lists have (4.1). They are not public: a user's list of the same name is another one.
+PAPER_IMAGES = {"reflection_val": 439, "reflection_test": 121, "noreflection_val": 1012}
+
 # Lists of images that no other number may hide or be hidden by, and why
 APART = {"Mirror": "images of mirrors, which the paper leaves unsolved"}
 
@@ -151,9 +154,9 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
     rows = []
     for dataset, split, frames, evaluations in _sets(scores, layout):
         lists = scores.lists.get((dataset, split), {})
-        if not evaluations or (frames and not _any_scored(evaluations, lists.get(frames))):
+        if not evaluations or (frames and not _scored(evaluations, lists.get(frames))):
             continue
-        theirs = _paper_rows(scores, key, dataset, split, frames)
+        theirs = _paper_rows(scores, key, dataset, split, frames, _scored(evaluations, lists.get(frames)))
         # only Table 5 calls a split otherwise than by its name
         name = theirs["split"].iloc[0] if len(theirs) else set_name(dataset, split, frames)
         block = {
@@ -206,9 +209,9 @@ def _rows(evaluations: Sequence[Evaluation], layout: Layout, arch: str) -> list[
     return [(a, labels, 1) for a in archs for labels in TRAININGS]
 
 
-def _any_scored(evaluations: Sequence[Evaluation], frames: FrameList | None) -> bool:
-    """Whether a list has images among those that were scored, the same for all of these evaluations."""
-    return any((scene, frame) in (frames or ()) for scene, frame, _ in evaluations[0].images)
+def _scored(evaluations: Sequence[Evaluation], frames: FrameList | None) -> int:
+    """How many images of a list are among those that were scored, the same for all of these evaluations."""
+    return len({(scene, frame) for scene, frame, _ in evaluations[0].images} & (frames or frozenset()))
 
 
 def _of(evaluations: Iterable[Evaluation], arch: str, labels: str, round: int) -> list[Evaluation]:
@@ -216,14 +219,25 @@ def _of(evaluations: Iterable[Evaluation], arch: str, labels: str, round: int) -
     return [e for e in evaluations if (e.arch, e.labels, e.round) == (arch, labels, round)]
 
 
-def _paper_rows(scores: Scores, key: str, dataset: str, split: str, frames: str) -> pd.DataFrame:
+def _paper_rows(scores: Scores, key: str, dataset: str, split: str, frames: str, images: int) -> pd.DataFrame:
     """The paper's rows of a set; none unless data set and images are the paper's own."""
     where = dataset, f"{frames.lower()}_{split}" if frames else split
     # 7-Scenes is the paper's test of what was trained elsewhere
-    if where not in PAPER_SPLITS or not key.isdigit() or (key == "5" and scores.trained_on == dataset):
+    other = where not in PAPER_SPLITS or not key.isdigit() or (key == "5" and scores.trained_on == dataset)
+    if other or not of_the_paper(where[1], images) or _in_part(scores, dataset, split):
         return pd.DataFrame(columns=["split", "architecture", "training", *METRICS])
     paper = paper_tables()
     return paper[(paper["split"] == PAPER_SPLITS[where]) & (paper["table"] == int(key))]
+
+
+def of_the_paper(split: str, images: int) -> bool:
+    """Whether a list of this name has as many images as the paper's; of a whole split, where nobody knows, true."""
+    return images == PAPER_IMAGES.get(split, images)
+
+
+def _in_part(scores: Scores, dataset: str, split: str) -> bool:
+    """Whether scenes of a split were not there when it was scored."""
+    return any(e.in_part for e in scores.evaluations if (e.dataset, e.split) == (dataset, split))
 
 
 def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
@@ -250,6 +264,9 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     text = f"{title}. {sets}; {depth}. {network} on {where}; {spread}"
     if stand_in:
         text += f". {dataset_name(scores.trained_on)} is a stand-in: other rooms of the data set trained on"
+    for dataset, split in dict.fromkeys(zip(ours["dataset"], ours["split"], strict=True)):
+        if _in_part(scores, dataset, split):
+            text += f". Not all scenes of {dataset_name(dataset)} {split} were there"
     for name, truth in _truths(scores, layout, set(ours["dataset"])):
         text += f". Ground truth of {name}: {truth}"
     if (frame["source"] == "paper").any():
@@ -283,7 +300,7 @@ def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ..
             labels = tuple(ABLATION) if layout.ablation else TRAININGS[1:]
             network = f"--arch {arch}" if layout.ablation else "--archs every"
             lines.setdefault(command(network, labels, 1, scores.seeds), name)
-        elif frames and not _any_scored(evaluations, scores.lists.get((dataset, split), {}).get(frames)):
+        elif frames and not _scored(evaluations, scores.lists.get((dataset, split), {}).get(frames)):
             lines[f"no image that was scored is on the list {frames} of {split}"] = name
         else:
             for row_arch, labels, round in _rows(evaluations, layout, arch):

@@ -9,7 +9,7 @@ import pandas as pd
 from d3d.datasets.scene import FrameList
 from d3d.evaluation import arch_name, on_list, summary, training_name
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
-from d3d.tables.paper import APART, PAPER_SPLITS, paper_tables
+from d3d.tables.paper import APART, PAPER_SPLITS, of_the_paper, paper_tables
 from d3d.tables.text import head
 
 
@@ -32,12 +32,15 @@ def table(
     """
     rows = []
     for name, frames in {split.capitalize(): None, **(lists or {})}.items():
-        theirs = _paper_rows(dataset, split if frames is None else f"{name.lower()}_{split}")
+        own = split if frames is None else f"{name.lower()}_{split}"
+        theirs = _paper_rows(dataset, own)
         for (arch, labels), per_image in results.items():
             key = {"list": name, "architecture": arch_name(arch), "training": training_name(labels)}
             means = summary(per_image if frames is None else on_list(per_image, frames), pixels)
             if means["images"]:
                 rows.append({**key, "source": "ours", **means})
+                if not of_the_paper(own, means["images"]):
+                    continue
                 same = (theirs["architecture"] == key["architecture"]) & (
                     theirs["training"] == key["training"]
                 )

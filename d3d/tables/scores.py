@@ -52,6 +52,11 @@ class Evaluation:
         columns = (self.per_image[c] for c in ("scene", "frame", "pixels"))
         return frozenset(zip(*columns, strict=True))
 
+    @property
+    def in_part(self) -> bool:
+        """Whether scenes of the split were not there when it was scored (`Dataset.whole`)."""
+        return bool(self.provenance.get("evaluation", {}).get("in_part", False))
+
     def __str__(self) -> str:
         trained = self.labels or "self-supervised"
         rounds = f", round {self.round}" if self.round > 1 else ""

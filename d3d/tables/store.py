@@ -45,6 +45,7 @@ _KEPT = (
     "threads",
     "peak_memory_mb",
     "ground_truth",
+    "in_part",
     "seconds",
     "time",
 )
