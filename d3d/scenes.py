@@ -21,6 +21,7 @@ from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
 from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError
 from d3d.lists import given_files, indices_on, read_list, with_given
+from d3d.progress import say
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,45 @@ def all_training_scenes(config: Config) -> list[TrainingScene]:
     if (
         rule not in kept
     ):  # of a set as large as ScanNet it takes the better part of a minute, and each stage asks
+        for line in other_than_prepared(found, config):
+            say(line)
         kept[rule] = _find(found, *rule)
     return list(kept[rule])
+
+
+def other_than_prepared(found: Dataset, config: Config) -> list[str]:
+    """What a run asks of prepared frames that they were not prepared for, a line each, with what it means.
+
+    A multiple of what they were prepared for needs no other frames.
+    """
+    d, f, e = config.data, config.fusion, config.evaluation
+    asked = {
+        "every": d.every,
+        "translation_m": list(d.translation_m),
+        "max_rotation_deg": d.max_rotation_deg,
+        "integrate_every": f.integrate_every,
+        # 1 means all that are there
+        **({"eval_every": e.every} if e.dataset is None and e.every > 1 else {}),
+    }
+    means = {
+        "integrate_every": "meshes are fused from the frames that were kept alone",
+        "eval_every": "scored are the frames that were kept alone",
+    }
+    lines = []
+    for name, value in asked.items():
+        was = found.prepared.get(name, value)
+        if was != value and not (
+            isinstance(was, int) and isinstance(value, int) and was and value % was == 0
+        ):
+            what = means.get(name, "triples are found among the frames that were kept alone")
+            lines.append(f"{found.name} was prepared with {name} = {was}, and this run has {value}: {what}.")
+    height, width = (found.prepared.get(k, n) for k, n in zip(("height", "width"), d.size_hw, strict=True))
+    if height < d.size_hw[0] or width < d.size_hw[1]:
+        lines.append(
+            f"{found.name} was prepared at {width}x{height}, and this run's images are {d.size_hw[1]}x{d.size_hw[0]}: "
+            f"they are enlarged."
+        )
+    return [f"{line} Prepare it again with these settings." for line in lines]
 
 
 _found: WeakKeyDictionary[Dataset, dict[tuple, list[TrainingScene]]] = WeakKeyDictionary()

@@ -16,7 +16,7 @@ from PIL import Image
 from sens_from_scenes import write_glossyrooms
 from sens_writer import SMALL_K, walk, write_small
 
-from d3d import prepare, prepare_scene, stages, tables
+from d3d import prepare, prepare_scene, scenes, stages, tables
 from d3d.__main__ import main
 from d3d.config import make_config
 from d3d.datasets import find_triples, open_dataset
@@ -111,6 +111,27 @@ def test_prepared_frames_are_those_of_the_source_at_the_networks_size(root, tmp_
             assert np.array_equal(scene.depth(i), whole.depth(j))
             assert np.array_equal(scene.world_T_cams[i], whole.world_T_cams[j])
             assert np.allclose(scene.K(i), whole.K(j, (64, 96)))
+
+
+def test_a_run_with_other_settings_than_the_prepared_ones_says_what_that_means(root, tmp_path, capsys):
+    run(root, tmp_path / "out")
+    at = {"dataset": "scannet", "root": str(tmp_path / "out"), "profile": "paper", "width": 96, "height": 64}
+    found = open_dataset("scannet", tmp_path / "out")
+    assert scenes.other_than_prepared(found, make_config(**at)) == []
+    # every 20th frame is among every 10th
+    assert scenes.other_than_prepared(found, make_config(**at, every=20, eval_every=30)) == []
+    other = scenes.other_than_prepared(
+        found, make_config(**{**at, "width": 128}, every=5, integrate_every=15)
+    )
+    assert [line.split(":")[0] for line in other] == [
+        "scannet was prepared with every = 10, and this run has 5",
+        "scannet was prepared with integrate_every = 10, and this run has 15",
+        "scannet was prepared at 96x64, and this run's images are 128x64",
+    ]
+    scenes._opened.clear()
+    scenes.training_scenes(make_config(**at, every=5))
+    assert "every = 10, and this run has 5: triples are found among the frames" in capsys.readouterr().out
+    assert scenes.other_than_prepared(open_dataset("scannet", root), make_config(**at, every=5)) == []
 
 
 def test_what_is_written_is_the_official_exporters_layout(root, tmp_path):

@@ -119,6 +119,7 @@ def open_prepared(root: Path) -> Dataset:
         {split: lambda split=split: scenes(split) for split in order},
         verified=True,
         whole=lambda split: sum(s["split"] == split for s in manifest["scenes"]) == SPLITS[split][0],
+        prepared=manifest.get("settings"),
     )
 
 
@@ -133,7 +134,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise DataError(f"{root}: the preparation is not finished, {MANIFEST} is missing. {_AGAIN}")
     manifest = _read_json(path)
     scenes = manifest.get("scenes")
-    if manifest.get("name") != NAME or manifest.get("format") != FORMAT or not isinstance(scenes, list):
+    right = isinstance(scenes, list) and isinstance(manifest.get("settings", {}), dict)
+    if manifest.get("name") != NAME or manifest.get("format") != FORMAT or not right:
         raise DataError(f"{path}: not a manifest of prepared ScanNet of format {FORMAT}. {_AGAIN}")
     for scene in scenes:
         keys = ("name", "split", "frames")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -266,6 +267,7 @@ class Dataset:
         splits: names of the splits there are: "train" and "val", and "test" where there is one.
         verified: whether every frame is known to be readable: it was decoded, or is compared with a checksum of
             what was. The others are decoded once before a training (`d3d.stages.frames`).
+        prepared: settings for which frames were kept and resized, empty where all of them are there.
     """
 
     def __init__(
@@ -277,17 +279,20 @@ class Dataset:
         verified: bool = False,
         truth: Callable[[str], str] | None = None,
         whole: Callable[[str], bool] | None = None,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
         """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
 
         Args:
             truth: from a split to what its depth is; see `truth`.
             whole: from a split to whether all of it is there; see `whole`.
+            prepared: where only the frames that some settings need were kept, these settings.
         """
         self.name = name
         self.splits = tuple(splits)
         self.verified = verified
         self._truth, self._whole = truth, whole
+        self.prepared = dict(prepared or {})
         self._make = dict(splits)
         self._make_lists = dict(lists or {})
         self._scenes: dict[str, list[Scene]] = {}
