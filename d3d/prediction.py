@@ -195,26 +195,6 @@ def predict(model: DepthNetwork, image: Tensor | np.ndarray) -> Tensor | np.ndar
     return depth if image.dim() == 4 else depth[0]
 
 
-def predict_scenes(
-    model: DepthNetwork,
-    scenes: Sequence[Scene],
-    frames: Sequence[Sequence[int]],
-    store: DepthStore,
-    size_hw: tuple[int, int],
-    *,
-    batch_size: int = 8,
-    precision: str = "float32",
-    what: str = "predict",
-) -> None:
-    """Predicts the given frames of each scene into ``store``, in this process; see `map_scenes` for many.
-
-    Args:
-        precision: "float32", or "bf16": autocast of the network, as in a training.
-    """
-    function = partial(_predict_with, model, precision)
-    map_scenes(lambda: function, (), scenes, frames, store, size_hw, batch_size=batch_size, what=what)
-
-
 def saved_network(path: Path, sha256: str, device: str, precision: str) -> Callable[[Tensor], Tensor]:
     """A trained network as a function for `map_scenes`.
 

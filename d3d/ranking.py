@@ -7,7 +7,7 @@ both, in metres. How well that finds frames known to be reflective is entry E12 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import figures, fusion, reconstruction, runs, stages
+from d3d.cluster import advance
 from d3d.config import ENSEMBLE, Config
 from d3d.datasets import Scene
 from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
-from d3d.prediction import DepthStore, predict_scenes
-from d3d.progress import track
+from d3d.prediction import DepthStore, map_scenes, saved_network
 from d3d.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes
+from d3d.stages.chain import for_workers, over_scenes, saved, where
 from d3d.training import WEIGHTS
 
 TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would drown them
@@ -41,7 +42,12 @@ class Evidence:
     @property
     def excess(self) -> np.ndarray:
         """How far predicted depth lies behind the mesh, D - P; 0 where the mesh is not hit."""
-        return np.where(self.proj > 0, self.pred - self.proj, 0)
+        return behind_mesh(self.pred, self.proj)
+
+
+def behind_mesh(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
+    """D - P, metres; 0 where the mesh is not hit."""
+    return np.where(proj > 0, pred - proj, 0)
 
 
 def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
@@ -79,28 +85,23 @@ def rank_frames(config: Config) -> pd.DataFrame:
         csv = stage.folder / "frames.csv"
         if not stage.done:
             scenes = evaluated_scenes(config)
-            _predict(config, scenes)
-            bar = track(
+            wanted = {s.name: evaluated_frames(config, s) for s in scenes}
+            stores = _predict(config, scenes, wanted)
+            for_worker = for_workers(config)
+            parts = over_scenes(
+                config,
+                rank_scene,
+                {s.name: (for_worker, s, wanted[s.name], stores, stage.folder) for s in scenes},
                 what=f"rank/{evaluated_name(config)}",
-                total=sum(len(_frames(config, s)) for s in scenes),
-                unit="frame",
+                sizes={name: len(frames) for name, frames in wanted.items()},
             )
-            parts = []
-            for scene in scenes:
-                parts.append(_scored(config, scene))
-                bar.update(len(parts[-1]))
-            bar.close()
             with runs.atomic(csv) as temporary:
-                pd.concat(parts).to_csv(temporary, index=False, float_format="%.6g")
+                pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
             stage.finish({"frames.csv": runs.sha256(csv)})
         ranking = pd.read_csv(csv, dtype={"scene": str, "frame": str})
     ranking = ranking.sort_values("score", ascending=False, kind="stable", ignore_index=True)
     ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
     return ranking
-
-
-def _frames(config: Config, scene: Scene) -> list[int]:
-    return evaluated_frames(config, scene)
 
 
 def folder_of(config: Config) -> Path:
@@ -118,21 +119,26 @@ def _stores(config: Config) -> list[DepthStore]:
     return [DepthStore(folder) for folder in folders]
 
 
-def _predict(config: Config, scenes: Sequence[Scene]) -> None:
-    """Depth of the split by each network, where it is not there yet."""
-    for arch, store in zip(ENSEMBLE, _stores(config), strict=True):
+def _predict(
+    config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]]
+) -> list[DepthStore]:
+    """Depth of the split by each network, made where it is not there yet; where it is stored."""
+    stores = _stores(config)
+    for arch, store in zip(ENSEMBLE, stores, strict=True):
         if any(s.has_depth for s in scenes):
             stages.evaluate(config, arch)  # tables need it anyway
         else:
-            predict_scenes(
-                stages.load_network(config, arch),
+            map_scenes(
+                saved_network,
+                saved(config, arch),
                 scenes,
-                [_frames(config, s) for s in scenes],
+                [wanted[s.name] for s in scenes],
                 store,
                 config.data.size_hw,
-                precision=config.predict_precision,
                 what=f"rank/{evaluated_name(config)}/{arch}",
+                **where(config),
             )
+    return stores
 
 
 def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
@@ -146,31 +152,40 @@ def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] 
     )
 
 
-def _scored(config: Config, scene: Scene) -> pd.DataFrame:
-    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept."""
-    projected = DepthStore(folder_of(config) / "projected")
+def rank_scene(
+    config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore], folder: Path
+) -> pd.DataFrame:
+    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept.
+
+    Args:
+        frames: indices of the ranked frames.
+        stores: each network's depth of them.
+        folder: of the stage.
+    """
+    projected = DepthStore(folder / "projected")
     if not projected.has(scene.name):
-        projected.write_scene(scene.name, _project(config, scene))
-    csv = folder_of(config) / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
+        projected.write_scene(scene.name, _project(config, scene, frames, stores))
+    csv = folder / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
     if not csv.is_file():
-        rows, stores = [], _stores(config)
-        for i in _frames(config, scene):
-            e = evidence(config, scene, i, stores)
-            rows.append(
-                {"scene": scene.name, "frame": scene.frame_ids[i], **frame_scores(e.uncertainty, e.excess)}
-            )
+        rows = []
+        for i in frames:
+            depths = np.stack([store.read_of(scene, i) for store in stores])
+            excess = behind_mesh(np.median(depths, axis=0), projected.read_of(scene, i))
+            scores = frame_scores(fusion.ensemble_std(depths), excess)
+            rows.append({"scene": scene.name, "frame": scene.frame_ids[i], **scores})
         with runs.atomic(csv) as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
     return pd.read_csv(csv, dtype={"scene": str, "frame": str})
 
 
-def _project(config: Config, scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
+def _project(
+    config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore]
+) -> Iterator[tuple[str, np.ndarray]]:
     """The depth of a scene's mesh from each ranked frame (3.2.2), of all three networks' median depth.
 
     The median, not one network's depth: its mesh tells more (E12), and the list is of no one network.
     """
-    f, size_hw, frames = config.fusion, config.data.size_hw, _frames(config, scene)
-    stores = _stores(config)
+    f, size_hw = config.fusion, config.data.size_hw
     # of what is ranked, as much as `project` takes of a training scene
     used = frames[:: max(1, round(f.integrate_every / config.evaluation.every))]
     Ks = np.stack([scene.K(i, size_hw) for i in frames])
@@ -188,8 +203,8 @@ def _project(config: Config, scene: Scene) -> Iterator[tuple[str, np.ndarray]]:
     for start in range(0, len(frames), 32):  # a few views at a time: memory does not grow with the scene
         part = slice(start, start + 32)
         depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, f.renderer)
-        for i, depth in zip(frames[part], depths, strict=True):
-            yield scene.frame_ids[i], depth
+        yield from zip((scene.frame_ids[i] for i in frames[part]), depths, strict=True)
+        advance(len(depths))
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:

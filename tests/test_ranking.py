@@ -58,16 +58,16 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
     (tmp_path / ranking.WEIGHTS).write_bytes(b"weights")
     monkeypatch.setattr(ranking.stages, "pretrain", lambda config, arch: tmp_path)
-    monkeypatch.setattr(ranking.stages, "load_network", lambda config, arch: arch)
+    monkeypatch.setattr(ranking, "saved", lambda config, arch: arch)
 
-    def predict_scenes(arch, of, frames, store, size_hw, **_):
+    def map_scenes(make, arch, of, frames, store, size_hw, **_):
         assert size_hw == config.data.size_hw
         for scene, wanted in zip(of, frames, strict=True):
             if not store.has(scene.name):
                 ids = [scene.frame_ids[i] for i in wanted]
                 store.write_scene(scene.name, ((f, predicted(scene.name, f, arch)) for f in ids))
 
-    monkeypatch.setattr(ranking, "predict_scenes", predict_scenes)
+    monkeypatch.setattr(ranking, "map_scenes", map_scenes)
     return config
 
 
