@@ -285,7 +285,7 @@ FIGURES: dict[str, Callable[[Config], Drawing]] = {
     "threshold-sweep": threshold_sweep,
     "truncation-sweep": truncation_sweep,
 }
-UNTRAINED = ("figure1a",)  # of the data alone: called the same whatever was trained
+UNTRAINED = ("figure1a",)  # of the data alone: called after data set and image size, whatever was trained
 
 
 def make(
@@ -302,5 +302,6 @@ def make(
         except DataError as error:
             yield name, str(error)
             continue
-        file = name if name in UNTRAINED else f"{stem(config)}_{name}"
-        yield name, figures.save(drawing.figure, drawing.table, folder, file)
+        d = config.data
+        of = f"{d.dataset}_{d.width}x{d.height}" if name in UNTRAINED else stem(config)
+        yield name, figures.save(drawing.figure, drawing.table, folder, f"{of}_{name}")

@@ -44,7 +44,8 @@ def test_every_figure_that_can_be_made_is_and_the_other_says_what_it_takes(made)
     )
     for name, files in made.items():
         if name != "figure5":
-            file = name if name == "figure1a" else f"glossyrooms_smoke_seed0_{name}"
+            of = "96x64" if name == "figure1a" else "smoke_seed0"
+            file = f"glossyrooms_{of}_{name}"
             assert [f.name for f in files] == [f"{file}.{kind}" for kind in ("pdf", "png", "csv")]
             assert files[0].stat().st_size < 1_000_000
             assert files[1].stat().st_size < 600_000
