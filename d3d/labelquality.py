@@ -25,13 +25,14 @@ def rule_sweep(
     config: Config,
     arch: str = "",
     rules: Sequence[str] = ("pred", "proj", "diff", "mv", "uncer", "signed"),
-    thresholds_m: Sequence[float] = THRESHOLDS_M,
+    thresholds_m: Sequence[float] = (),
     frames: int = 26,
 ) -> pd.DataFrame:
     """Sq Rel of the labels of several rules on training frames with ground truth.
 
     Args:
         rules: names of labels; those that look at the uncertainty are tried at each threshold.
+        thresholds_m: by default `THRESHOLDS_M` and the run's own, also where that is a quantile.
         frames: at most about so many frames of a scene, evenly spread.
 
     Returns:
@@ -46,12 +47,12 @@ def rule_sweep(
     scenes = [s for s in stages.training_scenes(config) if s.scene.has_depth]
     if not scenes:
         raise DataError(f"no training scene of {config.data.dataset!r} has ground truth to judge labels by.")
-    tried = [(rule, t) for rule in rules for t in _thresholds(rule, thresholds_m)]
     stages.project(config, arch)
     for rule in rules:
         strategy = fusion.find_strategy(rule)
         if "uncertainty" in strategy.needs:
             stages.uncertainty(config, strategy.uncertainty, arch)
+    tried = [(rule, t) for rule in rules for t in _thresholds(config, arch, rule, thresholds_m)]
     every = [(s.scene, row) for s in scenes for row in some(s.triples.indices, frames)]
     rows = []
     bar = track(what="labels", total=len(every), unit="frame")
@@ -73,5 +74,9 @@ def rule_sweep(
     return result.groupby(["rule", "threshold_m"], as_index=False, dropna=False, sort=False).mean()
 
 
-def _thresholds(rule: str, thresholds_m: Sequence[float]) -> tuple[float | None, ...]:
-    return tuple(thresholds_m) if "uncertainty" in fusion.find_strategy(rule).needs else (None,)
+def _thresholds(
+    config: Config, arch: str, rule: str, thresholds_m: Sequence[float]
+) -> Sequence[float | None]:
+    if "uncertainty" not in fusion.find_strategy(rule).needs:
+        return (None,)
+    return thresholds_m or sorted({*THRESHOLDS_M, stages.threshold(config, rule, arch)})

@@ -79,6 +79,14 @@ def test_each_rule_and_oracle_has_the_error_that_its_label_has(room):
     assert [table.loc[k, "projected"] for k in shares] == [0, 1, 0.5, 0.5]
 
 
+def test_the_runs_own_threshold_is_among_those_tried(room, monkeypatch):
+    monkeypatch.setattr(labelquality.stages, "threshold", lambda config, rule, arch: 0.117)
+    table = labelquality.rule_sweep(make_config(profile="smoke"), rules=("pred", "uncer"))
+    tried = table[table["rule"] == "uncer"]["threshold_m"].tolist()
+    assert tried == sorted([*labelquality.THRESHOLDS_M, 0.117])
+    assert table[table["rule"] == "pred"]["threshold_m"].isna().all()
+
+
 def test_without_masks_there_is_the_whole_image_only(room):
     room.known = False
     table = sweep()
