@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -301,46 +301,11 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Makes a set; returns the exit status: 0, or 2 after one line that says what was wrong."""
-    argv = sys.argv[1:] if argv is None else argv
-    a = parser().parse_args(argv)
+def exit_status(work: Callable[[], None]) -> int:
+    """Of a command: 0, or after one line that says what was wrong 2, or 130 where the user stopped it."""
     start = time.monotonic()
     try:
-        if (
-            min(a.train, a.val, a.test) < 0
-            or a.train + a.val + a.test < 1
-            or min(a.frames, a.workers, a.depth_every) < 1
-        ):
-            raise ConfigError(
-                "rooms must be at least 0, and one in all; frames, workers and depth-every at least 1."
-            )
-        if min(a.width, a.height) < 32:
-            raise ConfigError(f"frames of {a.width}x{a.height} are too small: at least 32x32.")
-        from d3d.glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
-
-        variant = load_mitsuba(a.variant).variant()  # says here, once, what is missing
-        load_denoiser()
-        settings = Settings(a.frames, a.height, a.width, a.jpeg_quality)
-        jobs = [
-            Job(split, k, a.out, settings, split != "train" or k % a.depth_every == 0, variant)
-            for split, count in zip(SPLITS, (a.train, a.val, a.test), strict=True)
-            for k in range(count)
-        ]
-        rejected = make(jobs, min(a.workers, len(jobs)))
-        options = [
-            f"--{k.replace('_', '-')} {v}"
-            for k, v in vars(a).items()
-            if k not in ("out", "workers") and v != parser().get_default(k)
-        ]
-        command = " ".join(["python -m d3d.glossyrooms.make", *options])
-        manifest = write_manifest(Path(a.out), command, versions(variant))
-        contact_sheet(Path(a.out), Path(a.out) / "contact_sheet.png", shrink=2 / 3)
-        size = sum(room["bytes"] for room in manifest["rooms"]) / 2**20
-        say(
-            f"{len(manifest['rooms'])} rooms, {size:.1f} MB, in {a.out}; "
-            f"candidates rejected: {dict(rejected.most_common())}"
-        )
+        work()
         say(f"({time.monotonic() - start:.0f} s)")
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -349,6 +314,49 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; finished rooms are kept, the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Makes a set; returns the exit status, see `exit_status`."""
+    a = parser().parse_args(argv)
+    return exit_status(lambda: _make_set(a))
+
+
+def _make_set(a: argparse.Namespace) -> None:
+    if (
+        min(a.train, a.val, a.test) < 0
+        or a.train + a.val + a.test < 1
+        or min(a.frames, a.workers, a.depth_every) < 1
+    ):
+        raise ConfigError(
+            "rooms must be at least 0, and one in all; frames, workers and depth-every at least 1."
+        )
+    if min(a.width, a.height) < 32:
+        raise ConfigError(f"frames of {a.width}x{a.height} are too small: at least 32x32.")
+    from d3d.glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
+
+    variant = load_mitsuba(a.variant).variant()  # says here, once, what is missing
+    load_denoiser()
+    settings = Settings(a.frames, a.height, a.width, a.jpeg_quality)
+    jobs = [
+        Job(split, k, a.out, settings, split != "train" or k % a.depth_every == 0, variant)
+        for split, count in zip(SPLITS, (a.train, a.val, a.test), strict=True)
+        for k in range(count)
+    ]
+    rejected = make(jobs, min(a.workers, len(jobs)))
+    options = [
+        f"--{k.replace('_', '-')} {v}"
+        for k, v in vars(a).items()
+        if k not in ("out", "workers") and v != parser().get_default(k)
+    ]
+    command = " ".join(["python -m d3d.glossyrooms.make", *options])
+    manifest = write_manifest(Path(a.out), command, versions(variant))
+    contact_sheet(Path(a.out), Path(a.out) / "contact_sheet.png", shrink=2 / 3)
+    size = sum(room["bytes"] for room in manifest["rooms"]) / 2**20
+    say(
+        f"{len(manifest['rooms'])} rooms, {size:.1f} MB, in {a.out}; "
+        f"candidates rejected: {dict(rejected.most_common())}"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import json
 import shutil
 import sys
-import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from d3d.errors import ConfigError, D3DError, DataError
+from d3d.errors import ConfigError, DataError
 from d3d.glossyrooms.archive import HIGHLIGHT, add_truth, write_manifest
+from d3d.glossyrooms.make import exit_status
 from d3d.progress import say, track
 
 _TOLERANCE = 2e-5  # of shares, which archives have to five digits, and of poses, seven
@@ -111,19 +111,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 after one line that says what was wrong."""
     a = parser().parse_args(argv)
-    start = time.monotonic()
-    try:
-        manifest = complete(Path(a.root), Path(a.out), a.variant)
-        size = sum(room["bytes"] for room in manifest["rooms"]) / 2**20
-        seconds = time.monotonic() - start
-        say(f"{len(manifest['rooms'])} rooms with their truth, {size:.1f} MB, in {a.out} ({seconds:.0f} s)")
-    except D3DError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished rooms are kept, the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> None:
+        rooms = complete(Path(a.root), Path(a.out), a.variant)["rooms"]
+        size = sum(room["bytes"] for room in rooms) / 2**20
+        say(f"{len(rooms)} rooms with their truth, {size:.1f} MB, in {a.out}")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":
