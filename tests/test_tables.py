@@ -497,9 +497,12 @@ def test_the_readme_between_its_markers(tmp_path):
     assert "HR-Depth" not in text
     assert "GlossyRooms" in text
     assert "profile `laptop`" in text
-    assert "seeds 0, 1" in text
+    assert "over seeds 0, 1. Best" in text
     tables.write_readme(readme, tables.readme_block(tmp_path))
     assert readme.read_text() == text
+    alone = evaluation((5.0,) * 4, arch="hrdepth", labels="uncer", seed=1)
+    tables.write_tables(scores(*made, alone), tmp_path)
+    assert "over seeds 0, 1 (without ±: seed 1 alone). Best" in tables.readme_block(tmp_path)
 
 
 @pytest.mark.parametrize(

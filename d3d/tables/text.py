@@ -233,6 +233,10 @@ def readme_block(folder: Path, metric: str = "sq_rel") -> str:
     first = frame.iloc[0]
     seeds = sorted({s for seeds in frame["seeds"].dropna() for s in str(seeds).split()}, key=int)
     spread = f", mean ± sample standard deviation over seeds {', '.join(seeds)}" if len(seeds) > 1 else ""
+    if spread and (
+        alone := sorted({str(s) for n, s in zip(frame["n"], frame["seeds"], strict=True) if n == 1})
+    ):
+        spread += f" (without ±: seed {', '.join(alone)} alone)"
     caption = (
         f"{head(metric)[:-2]} on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
         f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
