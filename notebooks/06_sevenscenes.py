@@ -72,7 +72,7 @@ d3d.showcase.before_after(cfg, frames=3)
 
 # %% [markdown]
 # ## Table 5
-# Rows of the paper stand below ours only where 7-Scenes' test sequences were scored and something else was trained
+# Rows of the paper stand below ours only where all 13 sequences of 7-Scenes were scored and something else was trained
 # on. "–" is what this run has not evaluated; below the table, the command for it.
 
 # %%

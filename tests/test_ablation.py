@@ -108,10 +108,10 @@ def test_the_notebook_scores_a_real_sequence(cfg, shared_dir, repo_dir, tmp_path
         for o in c.get("outputs", [])
     )
     assert "7-Scenes (5 images)" in text
-    # what was trained elsewhere stands above the paper's figure for the same training
-    lines = text.splitlines()
-    k = next(k for k, line in enumerate(lines) if line.startswith("| Monodepth2 | Self-Teaching | "))
-    assert lines[k + 1].startswith("| Monodepth2 | Self-Teaching (paper) | 0.152 | 0.069 |")
+    # one of 13 sequences: no figure of the paper may stand beside it
+    assert "Not all scenes of 7-Scenes test were there" in text
+    assert "| Monodepth2 | Self-Teaching | " in text
+    assert "(paper) |" not in text
     stored = pd.read_csv(
         next(p for p in (tmp_path.parent).rglob("evaluate/monodepth2/pred/7scenes-test/per_image.csv"))
     )

@@ -119,6 +119,15 @@ def test_a_list_of_the_papers_name_but_not_its_length_is_another_one():
     assert "paper" in set(tables.make_table(scores(on_scannet(labels="uncer")), "2")["source"])
 
 
+def test_7_scenes_keep_the_papers_name_also_in_part():
+    part = evaluation(
+        dataset="7scenes", split="test", scale="median", provenance={"evaluation": {"in_part": True}}
+    )
+    frame = tables.make_table(scores(part), "5")
+    assert set(frame["set"]) == {"7-Scenes"}
+    assert set(frame["source"]) == {"ours"}
+
+
 def test_scannet_in_part_has_no_row_of_the_paper_and_says_so():
     part = on_scannet(labels="uncer", provenance={"evaluation": {"in_part": True}})
     made = tables.paper_table(scores(part, on_scannet(labels="uncer", split="test")), "2")

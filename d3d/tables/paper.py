@@ -157,8 +157,9 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
         if not evaluations or (frames and not _scored(evaluations, lists.get(frames))):
             continue
         theirs = _paper_rows(scores, key, dataset, split, frames, _scored(evaluations, lists.get(frames)))
-        # only Table 5 calls a split otherwise than by its name
-        name = theirs["split"].iloc[0] if len(theirs) else set_name(dataset, split, frames)
+        name = set_name(dataset, split, frames)
+        if layout.scale != "none" and scores.trained_on != dataset:  # Table 5 calls a split otherwise
+            name = PAPER_SPLITS.get((dataset, split), name)
         block = {
             "table": key,
             "set": name,
