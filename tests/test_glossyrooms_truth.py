@@ -66,6 +66,16 @@ def test_what_is_there_stays_and_a_set_is_not_its_own_copy(bare, tmp_path):
         truth.complete(tmp_path / "nothing", out)
 
 
+def test_a_damaged_room_is_not_taken_for_a_good_one(bare, tmp_path):
+    path = bare / "train" / "train-0006.zip"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train-0006\.zip has another sha256"):
+        truth.complete(bare, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("change", ["pose", "share"])
 def test_another_room_than_that_of_the_images_is_refused(bare, change):
     scene = json.loads(members(bare / "train" / "train-0006.zip")["scene.json"])

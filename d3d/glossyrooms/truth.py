@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from d3d.errors import ConfigError, DataError
-from d3d.glossyrooms.archive import HIGHLIGHT, add_truth, write_manifest
+from d3d.glossyrooms.archive import HIGHLIGHT, add_truth, verify, write_manifest
 from d3d.glossyrooms.make import exit_status
 from d3d.progress import say, track
 
@@ -67,7 +67,7 @@ def complete(root: Path, out: Path, variant: str = "auto") -> dict[str, Any]:
 
     Raises:
         ConfigError: ``root`` is no GlossyRooms, or is ``out``.
-        DataError: a room cannot be read, or the generator makes another room today.
+        DataError: a room is damaged, or the generator makes another room today.
     """
     from d3d.glossyrooms.mitsuba_setup import load_mitsuba
 
@@ -81,6 +81,8 @@ def complete(root: Path, out: Path, variant: str = "auto") -> dict[str, Any]:
         raise ConfigError(
             f"--out {out} is the set itself: its rooms with their truth go into another folder."
         )
+    if problems := verify(root):  # the new manifest would have a damaged room's checksum for the right one
+        raise DataError(f"{root} is not as it was written: {'; '.join(problems[:5])}. Get it again.")
     mi = load_mitsuba(variant)
     for source, path, has_truth in track(rooms, what="truth", unit="room"):
         if path.is_file():
