@@ -76,6 +76,16 @@ def test_a_damaged_room_is_not_taken_for_a_good_one(bare, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_manifest_cannot_make_it_write_outside_of_its_folder(bare, tmp_path):
+    path = bare / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["rooms"][0]["file"] = "../../elsewhere.zip"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"'\.\./\.\./elsewhere\.zip' is no room's archive"):
+        truth.complete(bare, tmp_path / "a" / "b")
+    assert not list(tmp_path.rglob("elsewhere.zip"))
+
+
 @pytest.mark.parametrize("change", ["pose", "share"])
 def test_another_room_than_that_of_the_images_is_refused(bare, change):
     scene = json.loads(members(bare / "train" / "train-0006.zip")["scene.json"])
