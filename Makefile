@@ -20,7 +20,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo takes DATASET=$(DATASET) PROFILE=$(PROFILE) and, when given, ROOT=folder RUN=name SEED=number"
-	@echo "  make test, demo and rooms hand ARGS='...' on to pytest, python -m d3d all and d3d.glossyrooms.make"
+	@echo "  make test, demo and rooms hand ARGS='...' on to pytest, python -m d3d all and glossyrooms.make"
 
 setup: ## create .venv from pyproject.toml and constraints.txt (minutes the first time, then a moment)
 	@scripts/setup.sh
@@ -41,7 +41,7 @@ figures: setup ## make paper_figures/ again, with the CSV behind each
 	    $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 rooms: setup ## render data/glossyrooms again (ARGS="--out FOLDER --train 200 ..." for another set)
-	$(PY) -m d3d.glossyrooms.make --out data/glossyrooms $(ARGS)
+	$(PY) -m glossyrooms.make --out data/glossyrooms $(ARGS)
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

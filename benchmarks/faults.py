@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d import runs, stages
-from d3d.config import ENSEMBLE, Config, make_config
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import ENSEMBLE, Config, make_config
 from d3d.prediction import read_depth
 
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
@@ -93,7 +93,9 @@ def run(
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")  # each start costs a fork, not an import of torch
-    context.set_forkserver_preload(["d3d.stages", "d3d.training", "d3d.models", "d3d.figures", "open3d"])
+    context.set_forkserver_preload(
+        ["d3d.pipeline.stages", "d3d.training", "d3d.models", "d3d.figures", "open3d"]
+    )
     warm = context.Process(target=os.getpid)  # the imports are no part of the first stage's time
     warm.start()
     warm.join()

@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from d3d import cluster, reconstruction, runs
-from d3d.config import Config, make_config
+from d3d import reconstruction
 from d3d.datasets import Scene, open_dataset
+from d3d.parallel import tasks
+from d3d.pipeline import runs
+from d3d.pipeline.config import Config, make_config
+from d3d.pipeline.stages import depth
 from d3d.prediction import DepthStore
-from d3d.stages import depth
 
 SIZE_HW = (288, 384)
 WANTED = 60  # target frames a second
@@ -102,13 +104,13 @@ def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path
             depths.write_scene(s.name, ((f, predicted.read(scene.name, f)) for f in s.frame_ids))
         config = make_config(profile="paper", height=size_hw[0], width=size_hw[1])
         start = time.perf_counter()
-        cluster.run_tasks(
+        tasks.run_tasks(
             depth.project_scene,
             {s.name: (config, s, list(range(12)), depths, projected) for s in made_up},
             what=f"{number} scenes",
             workers=2,
         )
-        client = cluster.local_client(2)
+        client = tasks.local_client(2)
         rows.append(
             {
                 "scenes": number,
@@ -118,7 +120,7 @@ def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path
             }
         )
         shutil.rmtree(folder / f"depth{number}")
-    cluster.close()
+    tasks.close()
     return rows
 
 
@@ -167,7 +169,7 @@ def measure(
         say("\n| part, one after the other | ms a frame |\n| --- | --- |")
         for part, ms in milliseconds.items():
             say(f"| {part} | {ms:.1f} |")
-    return {"rows": rows, "parts_ms": milliseconds, "wanted_per_s": WANTED, "cores": cluster.own_cores()}
+    return {"rows": rows, "parts_ms": milliseconds, "wanted_per_s": WANTED, "cores": tasks.own_cores()}
 
 
 def main() -> int:

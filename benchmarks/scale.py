@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d import runs, scenes
-from d3d.cluster import run_tasks
-from d3d.config import Config, make_config
 from d3d.datasets import DATASETS, Dataset, Scene
 from d3d.datasets.samples import EpochBatches
+from d3d.parallel.tasks import run_tasks
+from d3d.pipeline import runs, scenes
+from d3d.pipeline.config import Config, make_config
 from d3d.prediction import DepthStore
 
 RATE_HZ = 30.0

@@ -33,14 +33,14 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds its own folder only
 
 from benchmarks.reference import ReferenceStep
-from d3d.config import TrainConfig
 from d3d.datasets import Scene, find_triples, open_dataset
 from d3d.datasets.images import read_color
 from d3d.datasets.samples import EpochBatches, LabelSamples, TripleSamples
 from d3d.datasets.triples import Triples
 from d3d.geometry import nearest_depth
 from d3d.models import ARCHITECTURES, create_model
-from d3d.runs import _git_state
+from d3d.pipeline.config import TrainConfig
+from d3d.pipeline.runs import _git_state
 from d3d.training import (
     DistillTask,
     PretrainTask,

@@ -9,49 +9,73 @@ Submodules are imported when first used, so that ``import d3d`` is fast and need
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import sys
+
+from d3d._lazy import submodules
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"create_model": "d3d.models", "predict": "d3d.prediction"}
-_MODULES = (
-    "ablation",
-    "config",
-    "datasets",
-    "dataview",
-    "detection",
-    "errors",
-    "evaluation",
-    "figures",
-    "fusion",
-    "gallery",
-    "geometry",
-    "lists",
-    "losses",
-    "metrics",
-    "models",
-    "prediction",
-    "premise",
-    "ranking",
-    "reconstruction",
-    "review",
-    "runs",
-    "showcase",
-    "stages",
-    "sweeps",
-    "tables",
-    "training",
-    "uncertainty",
-    "widgets",
-)
+_FUNCTIONS = {"create_model": "d3d.models", "load_model": "d3d.models", "predict": "d3d.prediction"}
+# what a notebook calls most, by a short name
+_ALIASES = {"config": "d3d.pipeline.config", "runs": "d3d.pipeline.runs", "stages": "d3d.pipeline.stages"}
+# modules that have moved -> where they are now
+_MOVED = {
+    "d3d.ablation": "d3d.tables.ablation",
+    "d3d.cluster": "d3d.parallel.tasks",
+    "d3d.config": "d3d.pipeline.config",
+    "d3d.datasets.scannet_lists": "d3d.datasets.scannet.lists",
+    "d3d.datasets.scannet_prepared": "d3d.datasets.scannet.prepared",
+    "d3d.datasets.sens": "d3d.datasets.scannet.sens",
+    "d3d.datasets.sevenscenes_files": "d3d.datasets.sevenscenes.files",
+    "d3d.dataview": "d3d.figures.dataview",
+    "d3d.detection": "d3d.analysis.detection",
+    "d3d.distributed": "d3d.parallel.distributed",
+    "d3d.gallery": "d3d.figures.gallery",
+    "d3d.glossyrooms": "glossyrooms (a package beside d3d)",
+    "d3d.labelquality": "d3d.analysis.labelquality",
+    "d3d.launch": "d3d.parallel.launch",
+    "d3d.meshview": "d3d.notebook.meshview",
+    "d3d.premise": "d3d.figures.premise",
+    "d3d.prepare": "d3d.pipeline.prepare",
+    "d3d.prepare_scene": "d3d.datasets.scannet.prepare",
+    "d3d.processes": "d3d.parallel.processes",
+    "d3d.profiles": "d3d.pipeline.profiles",
+    "d3d.ranking": "d3d.lists.ranking",
+    "d3d.record": "d3d.pipeline.record",
+    "d3d.reprojection": "d3d.kernels",
+    "d3d.review": "d3d.lists.review",
+    "d3d.runs": "d3d.pipeline.runs",
+    "d3d.scenes": "d3d.pipeline.scenes",
+    "d3d.showcase": "d3d.figures.showcase",
+    "d3d.stages": "d3d.pipeline.stages",
+    "d3d.sweeps": "d3d.analysis.sweeps",
+    "d3d.viewer": "d3d.notebook.viewer",
+    "d3d.widgets": "d3d.notebook.widgets",
+}
+_submodule = submodules(__name__, __path__)
+
+
+class _Moved(importlib.abc.MetaPathFinder):
+    """Tells who imports a module by its old name what it is called now."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in _MOVED:
+            raise ModuleNotFoundError(f"{name} has moved: import {_MOVED[name]}.", name=name)
+
+
+sys.meta_path.append(_Moved())  # last: asked only for what is not there
 
 
 def __getattr__(name: str) -> object:
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"d3d.{name}")
-    raise AttributeError(f"module 'd3d' has no attribute {name!r}")
+    if name in _ALIASES:
+        return importlib.import_module(_ALIASES[name])
+    if f"d3d.{name}" in _MOVED:
+        raise ImportError(f"d3d.{name} has moved: import {_MOVED[f'd3d.{name}']}.")
+    return _submodule(name)
 
 
 def __dir__() -> list[str]:
-    return sorted(("__version__", *_FUNCTIONS, *_MODULES))
+    return sorted({"__version__", *_FUNCTIONS, *_ALIASES, *_submodule.names})

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d.cluster import advance
 from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import DataError
 from d3d.metrics import METRICS, depth_metrics
+from d3d.parallel.tasks import advance
 from d3d.progress import track
 
 _ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth, warp
-from d3d.reprojection import SSIM_C1, SSIM_C2, Target, least_error
+from d3d.kernels import SSIM_C1, SSIM_C2, Target, least_error
 
 
 def _box3(x: Tensor) -> Tensor:

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from d3d import runs
-from d3d.cluster import advance, run_tasks
 from d3d.datasets.images import decode_image
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
-from d3d.runs import atomic, read_json, write_json
+from d3d.parallel.tasks import advance, run_tasks
+from d3d.pipeline import runs
+from d3d.pipeline.runs import atomic, read_json, write_json
 
 # 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
 MM = 1000.0
@@ -257,7 +257,7 @@ def map_scenes(
         make: makes the function, once in every process: from images (B, 3, h, w) float in [0, 1], on the CPU, to maps
             (B, 1, h, w) in metres. Of a module, where other processes are to find it.
         arguments: of ``make``, hashable; two functions made of equal ones are the same.
-        scheduler, workers: as `d3d.cluster.run_tasks`.
+        scheduler, workers: as `d3d.parallel.tasks.run_tasks`.
     """
     wanted = {s.name: (s, list(f)) for s, f in zip(scenes, frames, strict=True) if not store.has(s.name)}
     try:

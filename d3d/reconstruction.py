@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d3d.cluster import own_cores
 from d3d.errors import ConfigError, DataError, unknown
+from d3d.parallel.tasks import own_cores
 
 # In a notebook open3d otherwise starts a web server for its viewer, and says so in the cell
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")

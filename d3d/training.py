@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from d3d import distributed
-from d3d.config import TrainConfig
 from d3d.datasets.augment import unflip
 from d3d.datasets.samples import EpochBatches
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import disp_to_depth
 from d3d.losses import laplacian_nll, log_depth_loss, self_supervised_loss
 from d3d.optimizer import Adam
+from d3d.parallel import distributed
+from d3d.pipeline.config import TrainConfig
+from d3d.pipeline.runs import atomic
 from d3d.progress import say, track
-from d3d.runs import atomic
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
 SNAPSHOT = "snapshot-{step:06}.safetensors"
@@ -195,7 +195,7 @@ def train(
     name and renamed. A killed training that is started again goes on from there and ends at the same weights
     (bit for bit on a CPU with the same number of threads), as every random choice depends on seed and step alone.
 
-    In a group of processes (`d3d.distributed`) the first one calls this, and all train; ``config.batch_size`` images
+    In a group of processes the first one calls this, and all train; ``config.batch_size`` images
     a step in all.
 
     Args:

@@ -3,7 +3,7 @@
 The paper takes the ensemble of three architectures and names MC-dropout and regression as alternatives (Table 1,
 section 2.3). Here are these, and two that need no further training. Each is a standard deviation in metres, so that
 the threshold of Eq. 3 applies; yet their sizes differ, so a threshold is one's own (``threshold_quantile``). Networks
-and images in, maps out: what has to be trained for it, and where it is stored, is in `d3d.stages.spread`.
+and images in, maps out: what has to be trained for it, and where it is stored, is in `d3d.pipeline.stages.spread`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Uncertainty:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Another one is a function and a line. What is trained for a "variant" is in `d3d.stages.spread`
+# Another one is a function and a line. What is trained for a "variant" is in `d3d.pipeline.stages.spread`
 UNCERTAINTY: dict[str, Uncertainty] = {
     "ensemble": Uncertainty(ensemble, "ensemble"),
     "mcdropout": Uncertainty(mcdropout, "variant", {"dropout": DROPOUT, "passes": PASSES}),

@@ -55,10 +55,10 @@ print(d3d.config.describe(cfg))
 # *Mirror* frames show a mirror, which the paper leaves unsolved. Tables have rows for each list.
 
 # %%
-d3d.dataview.overview(cfg)
+d3d.figures.dataview.overview(cfg)
 
 # %%
-d3d.dataview.one_frame_a_scene(cfg)
+d3d.figures.dataview.one_frame_a_scene(cfg)
 
 # %% [markdown]
 # ## Frames
@@ -80,8 +80,8 @@ d3d.figures.contact_sheet(
 # picture). A network that explains how such pixels move between two views must find that second depth.
 
 # %%
-example = d3d.dataview.example_triple(cfg)
-d3d.dataview.what_is_known(example.scene, example.row[0])
+example = d3d.figures.dataview.example_triple(cfg)
+d3d.figures.dataview.what_is_known(example.scene, example.row[0])
 
 # %% [markdown]
 # ## Triples
@@ -90,7 +90,7 @@ d3d.dataview.what_is_known(example.scene, example.row[0])
 # without such a source on either side falls out.
 
 # %%
-d3d.dataview.dropped_targets(cfg)
+d3d.figures.dataview.dropped_targets(cfg)
 
 # %%
 triples = next(s.triples for s in scenes if s.scene is example.scene)
@@ -110,7 +110,7 @@ d3d.figures.camera_path(example.scene.world_T_cams, triples.indices, up, example
 # does not explain how they move. That is what the paper is about.
 
 # %%
-view = d3d.premise.reproject(
+view = d3d.figures.premise.reproject(
     example.target, example.sources, example.true_depth, example.K, example.source_T_target
 )
 d3d.figures.triple(
@@ -122,7 +122,7 @@ d3d.figures.triple(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-still = d3d.premise.reproject(
+still = d3d.figures.premise.reproject(
     example.target, [example.target], example.true_depth, example.K, np.eye(4)[None]
 )
 assert np.abs(still.warped[0] - example.target / 255).max() < 1e-3

@@ -52,10 +52,12 @@ print(d3d.config.describe(cfg))
 # minimised: its minimum is wrong.
 
 # %%
-example = d3d.dataview.example_triple(cfg)
+example = d3d.figures.dataview.example_triple(cfg)
 truth = example.true_depth
-errors = d3d.premise.sweep(example.target, example.sources, truth, example.K, example.source_T_target)
-d3d.premise.figure(example.target, errors, truth, example.highlight, example.virtual, title=example.name)
+errors = d3d.figures.premise.sweep(example.target, example.sources, truth, example.K, example.source_T_target)
+d3d.figures.premise.figure(
+    example.target, errors, truth, example.highlight, example.virtual, title=example.name
+)
 
 # %% [markdown]
 # ## Training

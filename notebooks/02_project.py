@@ -51,8 +51,8 @@ print(d3d.config.describe(cfg))
 # %%
 projected = d3d.stages.project(cfg)
 predicted = d3d.stages.predict(cfg)
-example = d3d.dataview.example_triple(cfg)
-views = d3d.showcase.mesh_views(cfg, example.scene, example.row[0])
+example = d3d.figures.dataview.example_triple(cfg)
+views = d3d.figures.showcase.mesh_views(cfg, example.scene, example.row[0])
 d3d.figures.contact_sheet(list(views.values()), list(views), columns=3, title=example.scene.name)
 
 # %% [markdown]
@@ -72,7 +72,7 @@ d3d.figures.against_truth(example.target, maps, example.gt, example.highlight, t
 # $P$. The highlight and diffuse rows are there only where the data set has a mask.
 
 # %%
-d3d.showcase.label_scores(cfg, labels="pred")
+d3d.figures.showcase.label_scores(cfg, labels="pred")
 
 # %%
 # NBVAL_CHECK_OUTPUT

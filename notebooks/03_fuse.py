@@ -51,7 +51,7 @@ print(d3d.config.describe(cfg))
 
 # %%
 d3d.stages.fuse(cfg)
-example = d3d.showcase.example_frame(cfg)
+example = d3d.figures.showcase.example_frame(cfg)
 threshold = cfg.fusion.threshold_m
 title = f"{example.scene.name}, frame {example.frame}"
 d3d.figures.fusion_inputs(
@@ -71,21 +71,21 @@ d3d.figures.fusion_inputs(
 # label becomes and how far it is off; or choose another frame, network or label rule.
 
 # %%
-d3d.widgets.viewer(cfg, example.scene.name, example.frame)
+d3d.notebook.widgets.viewer(cfg, example.scene.name, example.frame)
 
 # %% [markdown]
 # $P$ is the depth of this mesh, fused from the depth that the network predicted for every view of the room.
 # In a running notebook it can be turned.
 
 # %%
-d3d.widgets.mesh(cfg, example.scene, example.index)
+d3d.notebook.widgets.mesh(cfg, example.scene, example.index)
 
 # %% [markdown]
 # ## How the choice depends on the threshold
 # Too low, and the mesh's smoothness is everywhere; too high, and no reflection is corrected.
 
 # %%
-sweep = d3d.showcase.threshold_sweep(cfg)
+sweep = d3d.figures.showcase.threshold_sweep(cfg)
 d3d.figures.threshold_curve(sweep, threshold)
 
 # %%
@@ -96,7 +96,7 @@ sweep.round(3)
 # The labels of this run's strategy against the truth, over the training frames:
 
 # %%
-d3d.showcase.label_scores(cfg)
+d3d.figures.showcase.label_scores(cfg)
 
 # %%
 # NBVAL_CHECK_OUTPUT

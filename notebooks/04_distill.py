@@ -67,7 +67,7 @@ d3d.figures.loss_curves(histories)
 # learns the rule and not the exception.
 
 # %%
-example = d3d.dataview.example_triple(cfg)
+example = d3d.figures.dataview.example_triple(cfg)
 frame = example.scene.frame_ids[example.row[0]]
 teacher = d3d.stages.load_network(cfg, cfg.arch)
 student = d3d.stages.load_network(cfg, cfg.arch, cfg.labels)

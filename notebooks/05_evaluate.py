@@ -88,7 +88,7 @@ d3d.figures.per_image(results[""], students)
 # gets most wrong). Below each depth map, how far it is off: red is too far.
 
 # %%
-d3d.showcase.before_after(cfg, frames=3)
+d3d.figures.showcase.before_after(cfg, frames=3)
 
 # %% [markdown]
 # ## Checks

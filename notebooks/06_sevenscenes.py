@@ -68,7 +68,7 @@ print(
 
 # %%
 results = d3d.stages.results(cfg)
-d3d.showcase.before_after(cfg, frames=3)
+d3d.figures.showcase.before_after(cfg, frames=3)
 
 # %% [markdown]
 # ## Table 5

@@ -53,7 +53,7 @@ print(f"the figures are of run {cfg.run}")
 # trained networks put it.
 
 # %%
-figure1 = d3d.gallery.figure1b(cfg)
+figure1 = d3d.figures.gallery.figure1b(cfg)
 figure1.figure
 
 # %% [markdown]
@@ -62,7 +62,7 @@ figure1.figure
 # same floor shows no highlight. Furniture melts.
 
 # %%
-figure2 = d3d.gallery.figure2(cfg)
+figure2 = d3d.figures.gallery.figure2(cfg)
 figure2.figure
 
 # %% [markdown]
@@ -70,7 +70,7 @@ figure2.figure
 # The three networks disagree on highlights, so that the mask finds them; it finds edges and windows as well.
 
 # %%
-figure4 = d3d.gallery.figure4(cfg)
+figure4 = d3d.figures.gallery.figure4(cfg)
 figure4.figure
 
 # %% [markdown]
@@ -78,7 +78,7 @@ figure4.figure
 # Unseen rooms: self-teaching keeps the error of its teacher, 3D distillation lowers it.
 
 # %%
-figure5 = d3d.gallery.figure5(cfg)
+figure5 = d3d.figures.gallery.figure5(cfg)
 figure5.figure
 
 # %% [markdown]
@@ -86,7 +86,7 @@ figure5.figure
 # Where D is bright and U is too, the label takes P; a highlight on which all networks are wrong alike stays.
 
 # %%
-maps = d3d.gallery.error_maps(cfg)
+maps = d3d.figures.gallery.error_maps(cfg)
 maps.figure
 
 # %% [markdown]
@@ -94,7 +94,7 @@ maps.figure
 # A good rule takes P on many highlight pixels (plain) and on few others (hatched).
 
 # %%
-makeup = d3d.gallery.label_makeup(cfg)
+makeup = d3d.figures.gallery.label_makeup(cfg)
 makeup.figure
 
 # %% [markdown]
@@ -102,7 +102,7 @@ makeup.figure
 # Highlights want a low threshold, the other pixels one that spares them the mesh.
 
 # %%
-thresholds = d3d.gallery.threshold_sweep(cfg)
+thresholds = d3d.figures.gallery.threshold_sweep(cfg)
 thresholds.figure
 
 # %% [markdown]
@@ -110,7 +110,7 @@ thresholds.figure
 # Below half a metre of truncation the projected depth becomes worse on all pixels; the voxel matters little.
 
 # %%
-truncations = d3d.gallery.truncation_sweep(cfg)
+truncations = d3d.figures.gallery.truncation_sweep(cfg)
 truncations.figure
 
 # %% [markdown]

@@ -54,14 +54,14 @@ print(d3d.config.describe(cfg))
 # the score is their geometric mean, large only where both are.
 
 # %%
-ranking = d3d.ranking.rank_frames(cfg)
+ranking = d3d.lists.ranking.rank_frames(cfg)
 ranking.head(8).round(3)
 
 # %% [markdown]
 # The most reflective images by score, neighbours left out:
 
 # %%
-d3d.ranking.contact_sheet(cfg, ranking, count=12)
+d3d.lists.ranking.contact_sheet(cfg, ranking, count=12)
 
 # %% [markdown]
 # ## How far the order can be trusted
@@ -70,15 +70,15 @@ d3d.ranking.contact_sheet(cfg, ranking, count=12)
 # smoke are reflective, so that any order is perfect.)
 
 # %%
-d3d.ranking.found_known(cfg, ranking).round(3)
+d3d.lists.ranking.found_known(cfg, ranking).round(3)
 
 # %% [markdown]
 # ## Look through them
 # What a person judges an image by; it is drawn once more here, as the widget lives in a running notebook only:
 
 # %%
-review = d3d.review.open_review(cfg, ranking)
-d3d.review.picture(cfg, review)
+review = d3d.lists.review.open_review(cfg, ranking)
+d3d.lists.review.picture(cfg, review)
 
 # %% [markdown]
 # Click into the text field and type: y belongs on the list, n does not, u takes back, b and s go through the images
@@ -86,7 +86,7 @@ d3d.review.picture(cfg, review)
 # this cell again, tomorrow or after a crash, to go on.
 
 # %%
-d3d.review.widget(cfg, review)
+d3d.lists.review.widget(cfg, review)
 
 # %% [markdown]
 # ## The list
@@ -95,9 +95,9 @@ d3d.review.widget(cfg, review)
 
 # %%
 if review.accepted:
-    path = d3d.review.write(cfg, review)
+    path = d3d.lists.review.write(cfg, review)
 else:
-    path = d3d.review.write_automatic(cfg, ranking, share=0.5)
+    path = d3d.lists.review.write_automatic(cfg, ranking, share=0.5)
 print(path.name)
 print("\n".join(path.read_text().splitlines()[:8]))
 
@@ -108,7 +108,7 @@ print("\n".join(path.read_text().splitlines()[:8]))
 
 # %%
 trainings = [(cfg.arch, "")]
-table = d3d.stages.tables(d3d.lists.use(cfg, path), trainings)
+table = d3d.stages.tables(d3d.datasets.lists.use(cfg, path), trainings)
 Markdown(d3d.tables.to_markdown(table))
 
 # %% [markdown]
@@ -118,7 +118,7 @@ Markdown(d3d.tables.to_markdown(table))
 # NBVAL_CHECK_OUTPUT
 name = path.stem.partition("_")[2]
 scenes = d3d.stages.evaluated_dataset(cfg).scenes(cfg.evaluation.split)
-listed = d3d.lists.read_list(path, scenes)
+listed = d3d.datasets.lists.read_list(path, scenes)
 assert listed <= set(zip(ranking["scene"], ranking["frame"], strict=True))
 assert ranking["score"].is_monotonic_decreasing
 assert table.set_index("list").loc[name, "images"] == len(listed)

@@ -67,7 +67,7 @@ for name in names:
 # The training frame with most over-estimated highlight (outlined), each map on a scale of its own.
 
 # %%
-d3d.detection.maps_figure(cfg, width_in=11, font_pt=10)
+d3d.analysis.detection.maps_figure(cfg, width_in=11, font_pt=10)
 
 # %% [markdown]
 # ## What each finds
@@ -76,8 +76,8 @@ d3d.detection.maps_figure(cfg, width_in=11, font_pt=10)
 # $\alpha$. For comparison, dotted: the distance $D$ itself and how far it lies behind the mesh, $D - P$.
 
 # %%
-result = d3d.detection.compare(cfg)
-d3d.detection.figure(result, width_in=11, font_pt=10)
+result = d3d.analysis.detection.compare(cfg)
+d3d.analysis.detection.figure(result, width_in=11, font_pt=10)
 
 # %% [markdown]
 # ## What it makes of the label, and what it costs

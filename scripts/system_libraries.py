@@ -26,7 +26,7 @@ LIBRARIES = {
     "libatomic1": ["libatomic.so.1"],
 }
 # mitsuba compiles its kernels with it, else it renders with its scalar variant. Nothing older: OpenGL's drivers may
-# bring LLVM 15, which mitsuba takes and then dies of (d3d/glossyrooms/mitsuba_setup.py tries what is there).
+# bring LLVM 15, which mitsuba takes and then dies of (glossyrooms/mitsuba_setup.py tries what is there).
 LLVM = [f"libLLVM.so.{version}.1" for version in (19, 20, 21, 22)]
 # What tests/test_viewer_browser.py starts. Not Ubuntu's chromium-browser: it is a stand-in that asks for a snap
 BROWSERS = ["chromium", "google-chrome"]

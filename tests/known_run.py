@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d import runs, stages
-from d3d.config import ENSEMBLE, Config, make_config
 from d3d.datasets import Scene
 from d3d.geometry import nearest_depth
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import ENSEMBLE, Config, make_config
 from d3d.prediction import DepthStore
 
 # Each network's depth over the truth, off highlights and on them: they agree to 2 % but for highlights

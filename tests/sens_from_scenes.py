@@ -15,7 +15,7 @@ from PIL import Image
 from sens_writer import SensWriter
 
 from d3d.datasets import Scene, open_dataset
-from d3d.datasets.sevenscenes import SevenScenesSequence
+from d3d.datasets.sevenscenes.dataset import SevenScenesSequence
 from d3d.geometry import nearest_depth, scale_intrinsics
 
 COLOR_HW, SMALL_COLOR_HW, DEPTH_HW = (968, 1296), (480, 640), (480, 640)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from d3d.datasets.sens import CAMERAS, COLOR_CODECS, COUNT, DEPTH_CODECS, FRAME, START, VERSION
+from d3d.datasets.scannet.sens import CAMERAS, COLOR_CODECS, COUNT, DEPTH_CODECS, FRAME, START, VERSION
 from d3d.geometry import scale_intrinsics
 
 IDENTITY = np.eye(4)

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import ablation, stages, tables
-from d3d.config import make_config
+from d3d import tables
 from d3d.errors import ConfigError, DataError
+from d3d.pipeline import stages
+from d3d.pipeline.config import make_config
+from d3d.tables import ablation
 
 pytest.importorskip("open3d")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from d3d import cluster
-from d3d.cluster import advance, check_scheduler, own_cores, run_tasks
-from d3d.config import make_config, stage_config
 from d3d.errors import ConfigError, DataError, RunError, TasksError, WriteError
+from d3d.parallel import tasks as cluster
+from d3d.parallel.tasks import advance, check_scheduler, own_cores, run_tasks
+from d3d.pipeline.config import make_config, stage_config
 
 pytest.importorskip("distributed")
 
@@ -187,7 +187,7 @@ def test_processes_are_not_started_where_they_would_run_the_script_again(tmp_pat
 @pytest.mark.slow
 def test_stages_leave_the_same_bytes_wherever_their_scenes_are_worked_on(tmp_path):
     pytest.importorskip("open3d")
-    from d3d import stages
+    from d3d.pipeline import stages
 
     def config(run, **parameters):
         of = make_config(

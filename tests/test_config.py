@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from d3d import config as c
-from d3d import fusion, models, profiles
+from d3d import fusion, models
 from d3d.errors import ConfigError
-from d3d.runs import differences
+from d3d.pipeline import config as c
+from d3d.pipeline import profiles
+from d3d.pipeline.runs import differences
 
 
 def test_every_registered_name_is_a_parameter_and_the_ensemble_is_the_papers():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
-from d3d import dataview
-from d3d.config import make_config
 from d3d.datasets import DATASETS, Dataset
-from d3d.glossyrooms.archive import MATERIALS
+from d3d.datasets.glossyrooms.archive import MATERIALS
+from d3d.figures import dataview
+from d3d.pipeline.config import make_config
 
 
 @pytest.fixture(scope="module")

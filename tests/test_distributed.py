@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from test_training import Wall, config, samples
 
-from d3d import launch, stages
-from d3d.config import make_config
 from d3d.datasets.samples import EpochBatches, LabelSamples
 from d3d.errors import ConfigError, DataError
 from d3d.models import create_model
+from d3d.parallel import launch
+from d3d.pipeline import stages
+from d3d.pipeline.config import make_config
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, train
 
 SIZE = (64, 64)
@@ -104,7 +105,7 @@ import sys
 from pathlib import Path
 from test_distributed import config, network, tasks
 from d3d import launch, stages
-from d3d.config import make_config
+from d3d.pipeline.config import make_config
 slow = config(steps=10_000, checkpoint_steps=1)
 launch.train_in_processes(2, "cpu", network("monodepth2"), tasks()["pretrain"], slow, Path(sys.argv[1]), 1)
 """

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from d3d import runs, stages
-from d3d.config import make_config
 from d3d.errors import DataError, RunError
 from d3d.models import create_model, save_weights
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import make_config
 from d3d.prediction import DepthStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from d3d import figures, showcase
+from d3d import figures
 from d3d.errors import DataError
+from d3d.figures import showcase
 from d3d.geometry import upward
 
 

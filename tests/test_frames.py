@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3d import runs, scenes, stages, tables
-from d3d.__main__ import main
-from d3d.config import make_config, stage_config
-from d3d.datasets import Scene, sevenscenes
+from d3d import tables
+from d3d.cli import main
+from d3d.datasets import Scene
+from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.errors import DataError, RunError
 from d3d.models import create_model, save_weights
-from d3d.stages import frames
+from d3d.pipeline import runs, scenes, stages
+from d3d.pipeline.config import make_config, stage_config
+from d3d.pipeline.stages import frames
 
 pytest.importorskip("open3d")
 N = 40
@@ -182,7 +184,7 @@ def test_a_check_that_is_killed_goes_on(root, tmp_path, monkeypatch):
     code = f"""
 import os, signal
 from d3d.datasets.scene import Scene
-from d3d.__main__ import main
+from d3d.cli import main
 image = Scene.image
 def deadly(self, i, size_hw=None):
     if self.name.startswith("fire"):

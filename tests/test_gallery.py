@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from known_run import ON, known_run
 
-from d3d import __main__, gallery, showcase, stages, sweeps
-from d3d.config import ENSEMBLE, make_config
+from d3d import cli
+from d3d.analysis import sweeps
 from d3d.evaluation import arch_name
+from d3d.figures import gallery, showcase
+from d3d.pipeline import stages
+from d3d.pipeline.config import ENSEMBLE, make_config
 
 pytest.importorskip("open3d")
 
@@ -123,5 +126,5 @@ def test_a_run_of_another_name_has_files_of_that_name() -> None:
 def test_the_command_tells_what_it_made_and_what_it_skipped(monkeypatch, capsys) -> None:
     found = [("figure1a", [Path("a.pdf"), Path("a.png")]), ("figure4", "no network.")]
     monkeypatch.setattr(gallery, "make", lambda config, folder: iter(found))
-    assert __main__.main(["figures", "--profile", "smoke"]) == 0
+    assert cli.main(["figures", "--profile", "smoke"]) == 0
     assert capsys.readouterr().out.startswith("figure1a: a.pdf, a.png\nfigure4: skipped, no network.\n")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from d3d import premise
 from d3d.datasets import Scene, find_triples, open_dataset
+from d3d.datasets.glossyrooms.archive import MATERIALS
+from d3d.figures import premise
 from d3d.geometry import relative_pose, warp
-from d3d.glossyrooms.archive import MATERIALS
 
 # depth tried / true depth: finely around the truth, coarsely up to where mirror images appear
 SCALES = np.unique(np.concatenate((np.linspace(0.9, 1.1, 21), np.geomspace(0.7, 3.0, 25))))

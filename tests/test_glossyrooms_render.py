@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from d3d.datasets import find_triples, open_dataset
 from d3d.errors import ConfigError, DataError
-from d3d.glossyrooms import camera, make, optics, render, rooms, textures
-from d3d.glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Material
-from d3d.glossyrooms.mitsuba_setup import load_mitsuba
-from d3d.glossyrooms.textures import Texture
+from glossyrooms import camera, make, optics, render, rooms, textures
+from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Material
+from glossyrooms.mitsuba_setup import load_mitsuba
+from glossyrooms.textures import Texture
 
 HW = (48, 64)
 K = camera.intrinsics(HW)
@@ -181,8 +181,8 @@ def test_scalar_and_llvm_trace_the_same(mi, tmp_path):
         pytest.skip("this machine has no LLVM that mitsuba works with")
     code = (
         "import numpy as np, sys\n"
-        "from d3d.glossyrooms import camera, render, rooms, tracing\n"
-        "from d3d.glossyrooms.mitsuba_setup import load_mitsuba\n"
+        "from glossyrooms import camera, render, rooms, tracing\n"
+        "from glossyrooms.mitsuba_setup import load_mitsuba\n"
         "room = rooms.build(3)\n"
         "tracer = tracing.Tracer(load_mitsuba(sys.argv[1], threads=1), room.geometry)\n"
         "pose = camera.walk(3, 2, room.focus, room.radius)[0]\n"
@@ -314,7 +314,7 @@ def test_a_failed_write_leaves_no_half_room(tmp_path, few_samples, any_room, mon
 
 @pytest.mark.slow
 def test_the_command_makes_a_set_goes_on_after_a_kill_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "d3d.glossyrooms.make", "--out", str(tmp_path / "set"), "--train", "1"]
+    command = [sys.executable, "-m", "glossyrooms.make", "--out", str(tmp_path / "set"), "--train", "1"]
     command += [
         "--val",
         "1",
@@ -375,7 +375,7 @@ def test_bad_options_are_one_line(capsys):
 
 def test_the_rooms_that_ship_are_what_the_generator_makes(mi):
     """Another machine may round otherwise, so this compares pictures, not bytes (`make rooms` there and here does)."""
-    from d3d.glossyrooms.mitsuba_setup import load_denoiser
+    from glossyrooms.mitsuba_setup import load_denoiser
 
     scene = open_dataset("glossyrooms").scenes("val")[0]
     room = rooms.build(scene.seed, scene.spec["floor"])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from d3d.datasets import open_dataset
+from d3d.datasets.glossyrooms.archive import write_manifest
 from d3d.errors import ConfigError, DataError
-from d3d.glossyrooms import truth
-from d3d.glossyrooms.archive import write_manifest
-from d3d.runs import project_root
+from d3d.pipeline.runs import project_root
+from glossyrooms import truth
 
 SHIPPED = project_root() / "data" / "glossyrooms"
 
@@ -36,7 +36,7 @@ def bare(tmp_path) -> Path:
         for name, content in found.items():
             if name.startswith("color/"):
                 archive.writestr(name, content)
-    write_manifest(tmp_path / "bare", "python -m d3d.glossyrooms.make", {})
+    write_manifest(tmp_path / "bare", "python -m glossyrooms.make", {})
     return tmp_path / "bare"
 
 
@@ -98,7 +98,7 @@ def test_another_room_than_that_of_the_images_is_refused(bare, change):
     else:
         shares[2] += 1e-3
     scene["world_T_cam"], scene["shares"]["highlight"] = poses.tolist(), shares.tolist()
-    from d3d.glossyrooms.mitsuba_setup import load_mitsuba
+    from glossyrooms.mitsuba_setup import load_mitsuba
 
     with pytest.raises(DataError, match="room x: this version makes another room of seed"):
         truth.truth(load_mitsuba(), scene, "room x")

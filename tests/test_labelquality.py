@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from d3d import fusion, labelquality
-from d3d.config import make_config
+from d3d import fusion
+from d3d.analysis import labelquality
 from d3d.errors import DataError
+from d3d.pipeline.config import make_config
 
 SIZE = (6, 8)
 

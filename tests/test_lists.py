@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d3d import lists, scenes, stages
-from d3d.__main__ import main
-from d3d.config import make_config, stage_config
-from d3d.datasets import Dataset, Scene
+from d3d.cli import main
+from d3d.datasets import Dataset, Scene, lists
 from d3d.errors import ConfigError, DataError
+from d3d.pipeline import scenes, stages
+from d3d.pipeline.config import make_config, stage_config
 
 
 def scene(name: str, ids: list[str]) -> Scene:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from d3d.errors import DataError
+from d3d.kernels import Target, least_error
 from d3d.losses import (
     log_depth_loss,
     minimum_reprojection,
@@ -13,7 +14,6 @@ from d3d.losses import (
     smoothness,
     ssim,
 )
-from d3d.reprojection import Target, least_error
 
 
 def slow_photometric_error(a, b, alpha=0.85):

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from d3d import meshview
 from d3d.errors import DataError
+from d3d.notebook import meshview
 from d3d.reconstruction import Mesh
 
 pytest.importorskip("open3d")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from d3d.errors import ConfigError, DataError
-from d3d.glossyrooms import mitsuba_setup
-from d3d.glossyrooms.mitsuba_setup import load_denoiser
+from glossyrooms import mitsuba_setup
+from glossyrooms.mitsuba_setup import load_denoiser
 
 HEIGHT, WIDTH = 96, 128
 
@@ -26,7 +26,7 @@ def run_python(code: str, **environment: str) -> tuple[subprocess.CompletedProce
         if name not in ("D3D_MITSUBA_VARIANT", "DRJIT_LIBLLVM_PATH")
     }
     result = subprocess.run(
-        [sys.executable, "-c", f"import json, os, sys\nfrom d3d.glossyrooms.mitsuba_setup import *\n{code}"],
+        [sys.executable, "-c", f"import json, os, sys\nfrom glossyrooms.mitsuba_setup import *\n{code}"],
         env={**inherited, **environment},
         capture_output=True,
         text=True,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
-from d3d import premise
-from d3d.config import make_config
 from d3d.datasets import DATASETS, Dataset
-from d3d.dataview import example_triple
 from d3d.errors import DataError
+from d3d.figures import premise
+from d3d.figures.dataview import example_triple
+from d3d.pipeline.config import make_config
 
 
 @pytest.fixture(scope="module")

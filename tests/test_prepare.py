@@ -16,18 +16,20 @@ from PIL import Image
 from sens_from_scenes import write_glossyrooms
 from sens_writer import SMALL_K, walk, write_small
 
-from d3d import prepare, prepare_scene, scenes, stages, tables
-from d3d.__main__ import main
-from d3d.config import make_config
+from d3d import tables
+from d3d.cli import main
 from d3d.datasets import find_triples, open_dataset
 from d3d.datasets.images import resize_image
-from d3d.datasets.scannet import FolderScene, ScanNetScene, SensScene
-from d3d.datasets.scannet_prepared import INDEX, MANIFEST, read_index, read_manifest, scene_folder
-from d3d.datasets.sens import FRAME, SensFile
+from d3d.datasets.scannet import prepare as prepare_scene
+from d3d.datasets.scannet.dataset import FolderScene, ScanNetScene, SensScene
+from d3d.datasets.scannet.prepare import Settings, plan_frames
+from d3d.datasets.scannet.prepared import INDEX, MANIFEST, read_index, read_manifest, scene_folder
+from d3d.datasets.scannet.sens import FRAME, SensFile
 from d3d.errors import BusyError, ConfigError, DataError, RunError, TasksError
 from d3d.geometry import nearest_depth, scale_intrinsics
-from d3d.prepare import prepare_scannet, report
-from d3d.prepare_scene import Settings, plan_frames
+from d3d.pipeline import prepare, scenes, stages
+from d3d.pipeline.config import make_config
+from d3d.pipeline.prepare import prepare_scannet, report
 
 TRAIN, VAL, TEST = "scene0000_00", "scene0704_00", "scene0707_00"
 COLOR_HW, DEPTH_HW = (96, 128), (18, 24)
@@ -75,7 +77,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def triples_by_number(scene, every: int = 10) -> list[list[int]]:
-    """Triples of a scene as numbers of frames in the video, as `d3d.scenes` finds them."""
+    """Triples of a scene as numbers of frames in the video, as `d3d.pipeline.scenes` finds them."""
     found = find_triples(scene.world_T_cams, every, targets=scene.every(every))
     return np.array([int(i) for i in scene.frame_ids])[found.indices].tolist()
 

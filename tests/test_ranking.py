@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import ranking, scenes
-from d3d.config import ENSEMBLE, make_config
 from d3d.datasets import Dataset, Scene
 from d3d.errors import ConfigError, DataError
+from d3d.lists import ranking
+from d3d.pipeline import scenes
+from d3d.pipeline.config import ENSEMBLE, make_config
 
 pytest.importorskip("open3d")
 

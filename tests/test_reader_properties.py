@@ -24,15 +24,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d3d import lists, review, runs, tables
-from d3d.config import make_config
-from d3d.datasets import archives, images, open_dataset, sevenscenes, sevenscenes_files
+from d3d import tables
+from d3d.datasets import archives, images, lists, open_dataset
+from d3d.datasets.sevenscenes import dataset as sevenscenes
+from d3d.datasets.sevenscenes import files as sevenscenes_files
 from d3d.errors import ConfigError, D3DError, DataError
+from d3d.lists import review
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
 from d3d.models.tensors import read_tensors
+from d3d.pipeline import runs
+from d3d.pipeline.config import make_config
+from d3d.pipeline.stages import frames
 from d3d.prediction import DepthStore, read_depth, write_depth
 from d3d.reconstruction import Mesh
-from d3d.stages import frames
 from d3d.training import _resume
 
 HW = (24, 32)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from d3d import record, runs
-from d3d.__main__ import _configs, _without, main
-from d3d.config import ENSEMBLE, make_config
+from d3d.cli import _configs, _without, main
 from d3d.errors import BusyError, ConfigError, RunError
+from d3d.pipeline import record, runs
+from d3d.pipeline.config import ENSEMBLE, make_config
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_failure_costs_only_what_waits_for_it():
 def test_a_student_is_ready_when_every_teacher_of_its_uncertainty_is(configs):
     job = record.Job(configs[0], "monodepth2", "uncer")
     assert not job.ready
-    from d3d.config import stage_config
+    from d3d.pipeline.config import stage_config
 
     for arch in ENSEMBLE:
         folder = runs.stage_folder(configs[0], "pretrain", arch)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import lists, review
-from d3d.config import make_config
-from d3d.datasets import Dataset, Scene
+from d3d.datasets import Dataset, Scene, lists
 from d3d.errors import ConfigError, DataError, RunError
-from d3d.ranking import Evidence
+from d3d.lists import review
+from d3d.lists.ranking import Evidence
+from d3d.pipeline.config import make_config
 
 FRAMES = [("a", "0"), ("a", "1"), ("b", "0"), ("b", "1")]
 
@@ -279,7 +279,8 @@ def test_a_persons_list_says_so_and_can_be_given(config, ranked):
     assert lists.given_files(str(path.parent), "val") == {"Reflection": path}
     assert lists.read_list(path) == {FRAMES[0], FRAMES[2]}
     assert (
-        "# decided by: a person, frame by frame with d3d.review; 3 looked at, 2 accepted" in path.read_text()
+        "# decided by: a person, frame by frame with d3d.lists.review; 3 looked at, 2 accepted"
+        in path.read_text()
     )
     assert "run r (profile smoke, seed 0)" in path.read_text()
 

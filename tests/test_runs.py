@@ -7,9 +7,9 @@ import textwrap
 
 import pytest
 
-from d3d import runs
-from d3d.config import make_config
 from d3d.errors import RunError
+from d3d.pipeline import runs
+from d3d.pipeline.config import make_config
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_other_inputs_are_refused(cfg):
 def test_two_processes_in_the_same_folder_are_refused(cfg):
     script = textwrap.dedent(f"""
         from d3d import runs
-        from d3d.config import make_config
+        from d3d.pipeline.config import make_config
         cfg = make_config(profile="smoke", runs_dir={cfg.runs_dir!r}, run="r")
         with runs.open_stage(cfg, "pretrain", "hrdepth"):
             print("held", flush=True)

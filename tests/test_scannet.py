@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from sens_writer import SMALL_K, matrix, walk, write_small
 
-from d3d.datasets import open_dataset, scannet, scannet_lists
-from d3d.datasets.scannet import FolderScene, find_scenes, pose_fault, read_matrix, registration_px
-from d3d.datasets.scannet_lists import SPLITS, official_list, split_scenes
-from d3d.datasets.sens import SensFile
+from d3d.datasets import open_dataset
+from d3d.datasets.lists import with_given
+from d3d.datasets.scannet import dataset as scannet
+from d3d.datasets.scannet import lists as scannet_lists
+from d3d.datasets.scannet.dataset import FolderScene, find_scenes, pose_fault, read_matrix, registration_px
+from d3d.datasets.scannet.lists import SPLITS, official_list, split_scenes
+from d3d.datasets.scannet.sens import SensFile
 from d3d.errors import ConfigError, DataError
-from d3d.lists import with_given
-from d3d.scenes import training_scenes
+from d3d.pipeline.scenes import training_scenes
 
 LOST, ZERO, SCALED = np.full((4, 4), -np.inf), np.zeros((4, 4)), np.diag([2.0, 2, 2, 1])
 NAME = "scene0704_00"
@@ -209,7 +211,7 @@ def test_frames_25k_serve_evaluation_only(root, tmp_path_factory):
 
 def test_triples_go_around_lost_frames_and_targets_are_every_tenth_of_the_video(tmp_path):
     """Steps of 2 cm: sources are 3 frames away, 4 where that one is lost; a lost target has no substitute."""
-    from d3d.config import make_config
+    from d3d.pipeline.config import make_config
 
     poses = walk(60)
     poses[17], poses[30] = LOST, ZERO

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sens_writer import SMALL_K, SensWriter, encode_color, walk, write_small
 
-from d3d.datasets.sens import CAMERAS, COUNT, FRAME, START, SensFile
+from d3d.datasets.scannet.sens import CAMERAS, COUNT, FRAME, START, SensFile
 from d3d.errors import DataError
 
 CODECS = [(color, depth) for color in ("raw", "png", "jpeg") for depth in ("raw", "zlib")]
@@ -266,7 +266,7 @@ def test_mutations_are_an_error_of_our_own_or_harmless(seeds, data):
 
 _STREAM = """
 import resource, sys
-from d3d.datasets.sens import SensFile
+from d3d.datasets.scannet.sens import SensFile
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 total = 0
 for frame in SensFile(sys.argv[1]):

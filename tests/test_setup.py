@@ -379,7 +379,7 @@ def test_make_demo_hands_on_only_what_is_set(repo_dir):
 
 
 def test_make_rooms_renders_the_shipped_set_unless_told_otherwise(repo_dir):
-    assert dry_make(repo_dir, "rooms").endswith("-m d3d.glossyrooms.make --out data/glossyrooms")
+    assert dry_make(repo_dir, "rooms").endswith("-m glossyrooms.make --out data/glossyrooms")
     assert dry_make(repo_dir, "rooms", "ARGS=--out a --train 2").endswith(
         "data/glossyrooms --out a --train 2"
     )

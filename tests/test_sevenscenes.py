@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from d3d.datasets import archives, open_dataset, sevenscenes
-from d3d.datasets.sevenscenes import COLOR_K, COLOR_T_DEPTH, DEPTH_K, TEST_SEQUENCES, register_depth
+from d3d.datasets import archives, open_dataset
+from d3d.datasets.sevenscenes import dataset as sevenscenes
+from d3d.datasets.sevenscenes.dataset import COLOR_K, COLOR_T_DEPTH, DEPTH_K, TEST_SEQUENCES, register_depth
 from d3d.errors import ConfigError, DataError
 
 BASELINE_M = 0.025

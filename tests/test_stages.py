@@ -12,14 +12,15 @@ import time
 import numpy as np
 import pytest
 
-from d3d import prediction, runs, scenes, stages
-from d3d.__main__ import main
-from d3d.config import make_config
+from d3d import prediction
+from d3d.cli import main
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.geometry import nearest_depth
+from d3d.pipeline import runs, scenes, stages
+from d3d.pipeline.config import make_config
+from d3d.pipeline.stages import depth, networks, scores
+from d3d.pipeline.stages import labels as label_stages
 from d3d.prediction import DepthStore, read_depth, write_depth
-from d3d.stages import depth, networks, scores
-from d3d.stages import labels as label_stages
 
 pytest.importorskip("open3d")
 

@@ -7,10 +7,11 @@ import pytest
 from known_run import OFF, ON, known_run
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
-from d3d import stages, sweeps
-from d3d.config import make_config
+from d3d.analysis import sweeps
 from d3d.datasets import DATASETS, Dataset
 from d3d.errors import DataError
+from d3d.pipeline import stages
+from d3d.pipeline.config import make_config
 from d3d.prediction import DepthStore
 
 pytest.importorskip("open3d")

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import runs, tables
-from d3d.__main__ import main, parser
-from d3d.config import make_config, stage_config
+from d3d import tables
+from d3d.cli import main, parser
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.metrics import METRICS
+from d3d.pipeline import runs
+from d3d.pipeline.config import make_config, stage_config
 from d3d.tables import Evaluation, Scores
 from d3d.tables.text import ranks
 
@@ -549,7 +550,7 @@ def config_of(tmp_path, seed=0, **more):
 
 
 def test_gathered_is_what_runs_have_evaluated_and_nothing_is_computed(tmp_path, monkeypatch):
-    import d3d.stages.networks as networks
+    import d3d.pipeline.stages.networks as networks
 
     monkeypatch.setattr(networks, "train", lambda *a, **k: pytest.fail("trained"))
     configs = [config_of(tmp_path, s) for s in (0, 1)]

@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from test_training import SIZE, TinyNet, Wall
 from torch import nn
 
-from d3d import detection, fusion, models, runs, stages, uncertainty
-from d3d.config import TrainConfig, make_config, stage_config
+from d3d import fusion, models, uncertainty
+from d3d.analysis import detection
 from d3d.datasets.samples import LabelSamples
 from d3d.errors import ConfigError, DataError
 from d3d.losses import laplacian_nll, log_depth_loss
 from d3d.models.layers import ConvBlock
-from d3d.stages import networks, spread
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import TrainConfig, make_config, stage_config
+from d3d.pipeline.stages import networks, spread
 from d3d.training import WEIGHTS, RegressionTask, train
 from d3d.uncertainty import COLOURS, PASSES, UNCERTAINTY, measure
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from known_run import OFF, ON, known_run
 
-from d3d import evaluation, fusion, showcase, stages, viewer
+from d3d import evaluation, fusion
 from d3d.errors import ConfigError
-from d3d.viewer import Frames, View
+from d3d.figures import showcase
+from d3d.notebook import viewer
+from d3d.notebook.viewer import Frames, View
+from d3d.pipeline import stages
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import pytest
 from known_run import known_run
 from PIL import Image
 
-from d3d import showcase, viewer, widgets
-from d3d.config import PROFILES, Config
 from d3d.errors import ConfigError, DataError
+from d3d.figures import showcase
+from d3d.notebook import viewer, widgets
+from d3d.pipeline.config import PROFILES, Config
 
 _path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
 _spec = importlib.util.spec_from_file_location("notebooks_script", _path)

@@ -39,7 +39,7 @@ class Scene:
         depth_hw: size of `depth`; the native colour size unless the source says otherwise.
         left_out: frame id -> why the source has this frame and the scene does not.
         corrupt: those of them whose pose cannot be read, unlike those that never had one; they count among the
-            frames that cannot be read (`d3d.stages.frames`).
+            frames that cannot be read (`d3d.pipeline.stages.frames`).
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class Dataset:
         name: the name in the registry.
         splits: names of the splits there are: "train" and "val", and "test" where there is one.
         verified: whether every frame is known to be readable: it was decoded, or is compared with a checksum of
-            what was. The others are decoded once before a training (`d3d.stages.frames`).
+            what was. The others are decoded once before a training (`d3d.pipeline.stages.frames`).
         prepared: settings for which frames were kept and resized, empty where all of them are there.
     """
 

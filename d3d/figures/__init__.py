@@ -1,5 +1,6 @@
 """The paper's figures as pure functions: arrays or tables in, a matplotlib Figure out."""
 
+from d3d._lazy import submodules
 from d3d.figures.charts import (
     camera_path,
     label_makeup,
@@ -70,3 +71,5 @@ __all__ = [
     "truncation_curves",
     "uncertainty_maps",
 ]
+
+__getattr__ = submodules(__name__, __path__)

@@ -135,7 +135,7 @@ def label_makeup(table: Any) -> Figure:
     """Which pixels take the projected depth under each label strategy, and what that makes of the label.
 
     Args:
-        table: of `d3d.sweeps.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of the
+        table: of `sweeps.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of the
             pixels of that kind) and sq_rel of the label.
     """
     strategies = list(dict.fromkeys(table["strategy"]))
@@ -179,7 +179,7 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
     """What truncation and voxel of the fusion do to projected depth and to the labels of Eq. 3.
 
     Args:
-        table: of `d3d.sweeps.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels, and the
+        table: of `sweeps.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels, and the
             Sq Rel of pred (D), proj (P) and label (L).
         trunc_m, voxel_m: the run's own, marked.
     """

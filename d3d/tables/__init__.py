@@ -1,4 +1,5 @@
-"""Tables 2 to 6 of the paper from stored scores, in three formats; and the scores' way into the repository.
+"""Tables 2 to 6 of the paper from d3d._lazy import submodules
+from stored scores, in three formats; and the scores' way into the repository.
 
     scores = tables.gather([make_config(profile="laptop", seed=s) for s in (0, 1, 2)])    # runs, or
     scores = tables.read(Path("results/glossyrooms-laptop"))                              # what ships
@@ -7,6 +8,7 @@
 A row of the paper stands beside ours only where data set and images are the paper's (`PAPER_SPLITS`).
 """
 
+from d3d._lazy import submodules
 from d3d.tables.paper import (
     ABLATION,
     APART,
@@ -60,3 +62,5 @@ __all__ = [
     "write_readme",
     "write_tables",
 ]
+
+__getattr__ = submodules(__name__, __path__)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from d3d.config import ENSEMBLE
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError, unknown
 from d3d.evaluation import arch_name, training_name
 from d3d.metrics import METRICS
-from d3d.runs import project_root
+from d3d.pipeline.config import ENSEMBLE
+from d3d.pipeline.runs import project_root
 from d3d.tables.scores import Evaluation, Scores, over_seeds
 
 # (data set, split) -> the paper's name of that split. Only these may stand beside the paper's figures.

@@ -22,12 +22,12 @@ from typing import Any
 
 import pandas as pd
 
-from d3d import runs, scenes
-from d3d.config import Config, EvalConfig, keyframes_name, stage_config
 from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
 from d3d.metrics import METRICS
+from d3d.pipeline import runs, scenes
+from d3d.pipeline.config import Config, EvalConfig, keyframes_name, stage_config
 from d3d.tables.paper import Table, missing, paper_table
 from d3d.tables.scores import Evaluation, Scores, check
 

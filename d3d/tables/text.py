@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from d3d import runs
 from d3d.errors import DataError
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
+from d3d.pipeline import runs
 from d3d.tables.paper import LAYOUTS, Table, dataset_name, paper_table
 from d3d.tables.scores import Scores
 

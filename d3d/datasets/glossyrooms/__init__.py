@@ -1,0 +1,1 @@
+"""GlossyRooms: the rendered rooms that ship, read from their archives."""

@@ -1,0 +1,365 @@
+"""The files of GlossyRooms, how they are written and checked: archives, one a room; the manifest; lists of frames.
+
+    <root>/manifest.json
+    <root>/lists/<split>_<list>.txt     lines "room frame_id"
+    <root>/<split>/<room>.zip           scene.json, color/<id>.jpg; with depth also depth/, mask/, virtual/<id>.png
+
+The same content gives the same bytes. Nothing here imports torch (500 MB in each of the generator's
+processes) or mitsuba.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from d3d.errors import DataError
+
+FORMAT = 1
+NAME = "glossyrooms"
+SPLITS = ("train", "val", "test")
+LISTED_SPLITS = ("val", "test")
+MATERIALS = ("matt", "glossy", "mirror", "light")  # by the code in the low bits of a mask
+MATERIAL_BITS = 7
+HIGHLIGHT = 8  # added to a mask's code where a mirror image of a light is seen
+MAX_DEPTH_M = 65.535  # 16 bits of millimetres
+# A name becomes part of a file's name, also of what is computed from it
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+
+# The lists' rule: least and greatest share of a frame's pixels, in per cent; the upper bound is excluded
+_UNSEEN_MIRROR = (0.0, 0.5)
+LISTS: dict[str, dict[str, tuple[float, float]]] = {
+    "Reflection": {"highlight": (2.0, np.inf), "mirror": _UNSEEN_MIRROR},
+    "NoReflection": {"highlight": (0.0, 0.3), "mirror": _UNSEEN_MIRROR},
+    "Mirror": {"mirror": (2.0, np.inf)},
+}
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive knows
+
+
+def rule_text() -> str:
+    """The rule by which a frame enters a list, in words."""
+
+    def bounds(kind: str, low: float, high: float) -> str:
+        words = [f"at least {low:g} %"] * (low > 0) + [f"less than {high:g} %"] * (high < np.inf)
+        return f"{kind} pixels {' and '.join(words)}"
+
+    lists = (
+        f"{name}: {', '.join(bounds(kind, *limits) for kind, limits in rule.items())}"
+        for name, rule in LISTS.items()
+    )
+    return f"Share of a frame's pixels. {'; '.join(lists)}."
+
+
+def lists_of(shares: Mapping[str, float]) -> list[str]:
+    """Names of the lists that a frame belongs to.
+
+    Args:
+        shares: of the frame's pixels, from 0 to 1: "highlight" and "mirror".
+    """
+    return [
+        name
+        for name, rule in LISTS.items()
+        if all(low <= 100 * shares[kind] < high for kind, (low, high) in rule.items())
+    ]
+
+
+def mask_is_valid(mask: np.ndarray) -> bool:
+    """Whether every value of a uint8 mask is a material's code, with or without `HIGHLIGHT`."""
+    return bool(((mask & ~np.uint8(HIGHLIGHT)) < len(MATERIALS)).all())
+
+
+def write_room(
+    path: Path,
+    *,
+    name: str,
+    split: str,
+    seed: int,
+    K: np.ndarray,
+    frame_ids: Sequence[str],
+    world_T_cams: np.ndarray,
+    images: Sequence[np.ndarray],
+    depths: Sequence[np.ndarray] | None = None,
+    masks: Sequence[np.ndarray] | None = None,
+    virtuals: Sequence[np.ndarray] | None = None,
+    shares: Mapping[str, Sequence[float]],
+    spec: Mapping[str, Any],
+    versions: Mapping[str, str],
+    jpeg_quality: int = 90,
+) -> None:
+    """Writes one room's archive; the same content gives the same bytes. All or nothing: no half file is left.
+
+    Args:
+        path: ``<root>/<split>/<name>.zip``.
+        K: (3, 3) intrinsics of the images, pixel centres at integers.
+        frame_ids: n, in the order of time.
+        world_T_cams: (n, 4, 4), OpenCV axes, metres; kept to a tenth of a micrometre.
+        images: n of uint8 (H, W, 3).
+        depths: n of (H, W) z-depth in metres, 0 = invalid; with it also the two below, or none of them.
+        masks: n of uint8 (H, W): the material's code, plus `HIGHLIGHT`.
+        virtuals: n of (H, W) z-depth of the mirror image in metres, 0 where there is none.
+        shares: "highlight" and "mirror", each n shares of a frame's pixels, from 0 to 1.
+        spec: what is in the room, as JSON can hold it.
+        versions: of what made it.
+
+    Raises:
+        DataError: the arrays do not fit together, a depth does not fit into 16 bits of millimetres, a mask has other
+            values, or JSON cannot hold a value.
+    """
+    path = Path(path)
+    where, n = f"room {name!r}", len(frame_ids)
+    if path.name != f"{name}.zip" or split not in SPLITS or not SAFE_NAME.fullmatch(name):
+        raise DataError(f"{where}: a room of split {split!r} cannot be written as {path}.")
+    if not all(SAFE_NAME.fullmatch(frame) for frame in frame_ids):
+        raise DataError(f"{where}: frame ids must be letters, digits, '_', '-' and '.'.")
+    optional = {"depth": depths, "mask": masks, "virtual": virtuals}
+    given = {kind: maps for kind, maps in optional.items() if maps is not None}
+    if len(given) not in (0, len(optional)):
+        raise DataError(f"{where}: {', '.join(given)} without the others of {', '.join(optional)}.")
+    counts = {"world_T_cams": len(world_T_cams), "images": len(images)}
+    counts |= {f"{kind}s": len(maps) for kind, maps in given.items()}
+    counts |= {f"shares[{kind!r}]": len(shares[kind]) for kind in ("highlight", "mirror")}
+    if n == 0 or len(set(frame_ids)) != n or set(counts.values()) != {n}:
+        raise DataError(f"{where}: {n} frame ids ({len(set(frame_ids))} different), but {counts}.")
+    size_hw = images[0].shape[:2]
+    scene = {
+        "format": FORMAT,
+        "name": name,
+        "split": split,
+        "seed": int(seed),
+        "size_hw": [int(x) for x in size_hw],
+        "K": np.asarray(K, np.float64).tolist(),
+        "frame_ids": list(frame_ids),
+        "world_T_cam": np.round(np.asarray(world_T_cams, np.float64), 7).tolist(),
+        "shares": {kind: np.round(np.asarray(x, np.float64), 5).tolist() for kind, x in shares.items()},
+        "materials": list(MATERIALS),
+        "spec": dict(spec),
+        "generator": dict(versions),
+    }
+    try:
+        members = {
+            "scene.json": json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        }
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: JSON cannot hold what describes it ({error}).") from error
+    for i, frame in enumerate(frame_ids):
+        at = f"{where}, frame {frame}"
+        for kind, array in (("image", images[i]), *((kind, maps[i]) for kind, maps in given.items())):
+            if array.shape[:2] != size_hw or array.ndim != (3 if kind == "image" else 2):
+                raise DataError(f"{at}: {kind} of shape {array.shape}, but the first image is {size_hw}.")
+        members[f"color/{frame}.jpg"] = _jpeg(images[i], jpeg_quality)
+        if given:
+            members |= _truth_members(frame, depths[i], masks[i], virtuals[i], at)
+    _write_members(path, members)
+
+
+def add_truth(
+    source: Path,
+    path: Path,
+    depths: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    virtuals: Sequence[np.ndarray],
+) -> None:
+    """A room's archive again, its images the same bytes, with depth and masks beside them; all or nothing.
+
+    Args:
+        source: the room's archive.
+        path: of the new one, ``<root>/<split>/<name>.zip``.
+        depths, masks, virtuals: as `write_room` takes them.
+
+    Raises:
+        DataError: the archive is not a room's, or the maps do not fit it.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        scene = json.loads(members["scene.json"])
+        frames, size_hw = scene["frame_ids"], tuple(scene["size_hw"])
+        scene["spec"]["with_depth"] = True
+    except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
+        raise DataError(f"{source} is not a room's archive ({error}).") from error
+    shapes = {np.shape(a) for maps in (depths, masks, virtuals) for a in maps}
+    if {len(depths), len(masks), len(virtuals)} != {len(frames)} or shapes != {size_hw}:
+        raise DataError(f"{source} has {len(frames)} frames of {size_hw}, the maps for it {sorted(shapes)}.")
+    members["scene.json"] = json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    for frame, depth, mask, virtual in zip(frames, depths, masks, virtuals, strict=True):
+        members |= _truth_members(frame, depth, mask, virtual, f"{source}, frame {frame}")
+    _write_members(path, members)
+
+
+def _truth_members(
+    frame: str, depth: np.ndarray, mask: np.ndarray, virtual: np.ndarray, at: str
+) -> dict[str, bytes]:
+    return {
+        f"depth/{frame}.png": _png(_millimetres(depth, f"{at}, depth")),
+        f"mask/{frame}.png": _png(_checked_mask(mask, f"{at}, mask")),
+        f"virtual/{frame}.png": _png(_millimetres(virtual, f"{at}, virtual depth")),
+    }
+
+
+def _write_members(path: Path, members: Mapping[str, bytes]) -> None:
+    """An archive of these; the same content gives the same bytes."""
+    with _atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for member in sorted(members):
+            info = zipfile.ZipInfo(member, _EPOCH)
+            info.create_system, info.external_attr = 3, 0o644 << 16  # whatever system writes it
+            if member == "scene.json":
+                info.compress_type = zipfile.ZIP_DEFLATED  # numbers as text; pictures are compressed already
+            archive.writestr(info, members[member])
+
+
+def write_manifest(root: Path, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Writes ``manifest.json`` and ``lists/`` for the archives under ``<root>/<split>/``; returns the manifest.
+
+    Args:
+        command: that makes the same rooms again.
+        versions: of what made them.
+
+    Raises:
+        DataError: an archive that is not a room's, or two rooms of one name, or of different sizes.
+    """
+    root = Path(root)
+    rooms: list[dict[str, Any]] = []
+    lists: dict[tuple[str, str], list[str]] = {(s, name): [] for s in LISTED_SPLITS for name in LISTS}
+    sizes = set()
+    for split in SPLITS:
+        for path in _archives(root, split):
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    scene = json.loads(archive.read("scene.json"))
+                    has_depth = any(member.startswith("depth/") for member in archive.namelist())
+            except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
+                raise DataError(
+                    f"{path} is not a room's archive ({error}). Delete it and make it again."
+                ) from error
+            if (scene["name"], scene["split"]) != (path.stem, split):
+                raise DataError(f"{path} holds room {scene['name']!r} of split {scene['split']!r}.")
+            shares = scene["shares"]
+            rooms.append(
+                {
+                    "name": scene["name"],
+                    "split": split,
+                    "file": f"{split}/{path.name}",
+                    "bytes": path.stat().st_size,
+                    "sha256": sha256(path),
+                    "frames": len(scene["frame_ids"]),
+                    "depth": has_depth,
+                    **{kind: round(float(np.mean(shares[kind])), 5) for kind in ("highlight", "mirror")},
+                }
+            )
+            sizes.add(tuple(scene["size_hw"]))
+            if split in LISTED_SPLITS:
+                for i, frame in enumerate(scene["frame_ids"]):
+                    for name in lists_of({kind: values[i] for kind, values in shares.items()}):
+                        lists[split, name].append(f"{scene['name']} {frame}")
+    if len({room["name"] for room in rooms}) != len(rooms) or len(sizes) != 1:
+        raise DataError(
+            f"{root}: {len(rooms)} archives with {len({room['name'] for room in rooms})} different names and frames "
+            f"of sizes {sorted(sizes)}. A data set needs rooms of different names and frames of one size."
+        )
+    manifest = {
+        "format": FORMAT,
+        "name": NAME,
+        "size_hw": list(sizes.pop()),
+        "command": command,
+        "versions": dict(versions),
+        "rooms": rooms,
+        "lists": {"rule": rule_text()},
+    }
+    for (split, name), lines in lists.items():
+        _write(
+            root / "lists" / f"{split}_{name}.txt", "".join(f"{line}\n" for line in sorted(lines)).encode()
+        )
+    _write(
+        root / "manifest.json",
+        json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n",
+    )
+    return manifest
+
+
+def verify(root: Path) -> list[str]:
+    """What is wrong with the archives by the manifest, one line each; empty where every file is as it was written."""
+    root = Path(root)
+    rooms = json.loads((root / "manifest.json").read_text())["rooms"]
+    problems = []
+    for room in rooms:
+        path = root / room["file"]
+        if not path.is_file():
+            problems.append(f"{room['file']} is missing")
+        elif path.stat().st_size != room["bytes"]:
+            problems.append(f"{room['file']} has {path.stat().st_size} bytes instead of {room['bytes']}")
+        elif sha256(path) != room["sha256"]:
+            problems.append(f"{room['file']} has another sha256 than the manifest says")
+    listed = {room["file"] for room in rooms}
+    there = {path.relative_to(root).as_posix() for split in SPLITS for path in _archives(root, split)}
+    return problems + [f"{file} is not in the manifest" for file in sorted(there - listed)]
+
+
+def _archives(root: Path, split: str) -> list[Path]:
+    """The archives of a split by name, without those that are being written."""
+    return sorted(path for path in (root / split).glob("*.zip") if not path.name.startswith("."))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Colour at half the resolution, as cameras store it: a fifth smaller, and at 128x96 nobody sees it."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "jpeg", quality=quality, subsampling=2, optimize=True)
+    return data.getvalue()
+
+
+def _png(array: np.ndarray) -> bytes:
+    """A uint8 or uint16 (H, W) array as a grey PNG."""
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, "png", optimize=True)
+    return data.getvalue()
+
+
+def _millimetres(depth_m: np.ndarray, where: str) -> np.ndarray:
+    depth_m = np.asarray(depth_m, np.float64)
+    if not np.isfinite(depth_m).all() or depth_m.min() < 0 or depth_m.max() > MAX_DEPTH_M:
+        raise DataError(f"{where}: not finite or outside of 0 to {MAX_DEPTH_M} m.")
+    return np.rint(depth_m * 1000).astype(np.uint16)
+
+
+def _checked_mask(mask: np.ndarray, where: str) -> np.ndarray:
+    if mask.dtype != np.uint8 or not mask_is_valid(mask):
+        raise DataError(
+            f"{where}: must be uint8, codes 0 to {len(MATERIALS) - 1}, plus {HIGHLIGHT} at highlights."
+        )
+    return mask
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the name ``path`` if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{os.getpid()}.part-{path.name}"
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _atomic(path) as temporary:
+        temporary.write_bytes(content)

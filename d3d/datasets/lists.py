@@ -1,0 +1,240 @@
+"""Lists of frames that are scored apart (section 4.1): made by rule, written, read and checked against a data set.
+
+The paper's authors looked through ScanNet's val and test frames for reflective surfaces; their lists are not in
+the paper. Whoever has another list, or makes one with the package `d3d.lists`, gives it to the evaluation
+(parameter ``lists``). A file is named ``<split>_<Name>.txt``; it has a line "scene frame" for each frame, and
+"#" begins a comment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from d3d.datasets.scene import Dataset, FrameList, Scene
+from d3d.errors import ConfigError, DataError
+from d3d.pipeline.config import Config
+from d3d.pipeline.runs import atomic
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
+HOW_TO_GIVE = (
+    "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (several with commas between)."
+)
+
+
+def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[str, object]) -> Path:
+    """Writes (scene, frame), sorted, with where they come from as comments; whole or not at all.
+
+    Args:
+        header: provenance, a line "# key: value" each; who decided belongs into it.
+
+    Raises:
+        DataError: no frame, or a name that could not be read back.
+    """
+    path, frames = Path(path), sorted(set(frames))
+    if not frames:
+        raise DataError(f"{path}: not written, as no frame was chosen.")
+    for name in (n for frame in frames for n in frame):
+        if len(name.split()) != 1 or "#" in name:
+            raise DataError(
+                f"{path}: not written, as {name!r} has a space or '#' and could not be read back."
+            )
+    lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in header.items()]
+    lines += [f"{scene} {frame}" for scene, frame in frames]
+    with atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "the data set") -> FrameList:
+    """The (scene, frame) of a list file.
+
+    Args:
+        scenes: of the split that the list is for; each line is checked against them and comes back as the
+            data set spells it ("12" for "000012" will do). None: only the form is checked.
+        where: what these scenes are, for errors.
+
+    Raises:
+        DataError: the file cannot be read, has no frame, or has wrong lines: tells the first, with its number and
+            the near misses, and how many of which kind there are in all.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
+        raise DataError(f"{path}: there is no such list{_near(path.name, beside)}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as a list of frames ({error}).") from None
+    known = None if scenes is None else {scene.name: _Frames(scene) for scene in scenes}
+    seen: dict[tuple[str, str], int] = {}
+    wrong: list[tuple[str, str]] = []  # kind, what is told of it
+    for number, line in enumerate(lines, 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2:
+            kind, text = "malformed line", "not a scene and a frame"
+        else:
+            scene, frame = words
+            kind, text = "", ""
+            if known is not None and scene not in known:
+                kind, text = "unknown scene", f"{where} has no scene {scene!r}{_near(scene, known)}"
+            elif known is not None:
+                own = known[scene].find(frame)
+                if own is None:
+                    kind, text = "unknown frame", f"{known[scene].missing(frame)}"
+                frame = own or frame
+            if not kind and (scene, frame) in seen:
+                kind, text = "duplicate", f"line {seen[scene, frame]} has this frame already"
+        if kind:
+            end = "" if text[-1] in ".?" else "."
+            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}{end}"))
+        else:
+            seen[scene, frame] = number
+    if wrong:
+        counts = ", ".join(
+            f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in Counter(k for k, _ in wrong).items()
+        )
+        more = f" In all {len(wrong)} lines are wrong: {counts}." if len(wrong) > 1 else ""
+        raise DataError(wrong[0][1] + more)
+    if not seen:
+        raise DataError(f"{path}: the list is empty: no line has a scene and a frame.")
+    return frozenset(seen)
+
+
+def indices_on(frames: FrameList, scene: Scene) -> list[int]:
+    """Indices of a scene's frames that are on a list, also on one that was read without the scenes."""
+    spelled = _Frames(scene)
+    wanted = {spelled.find(frame) for name, frame in frames if name == scene.name}
+    return [i for i, frame in enumerate(scene.frame_ids) if frame in wanted]
+
+
+class _Frames:
+    """A scene's frames by id and, where each id is a number of its own, by number."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.name, self.ids, self.left_out = scene.name, frozenset(scene.frame_ids), scene.left_out
+        # "000012", and "frame-000012" as 7-Scenes has it
+        numbers = {int(m[0]): i for i in scene.frame_ids if (m := re.search(r"[0-9]+$", i))}
+        self.by_number = numbers if len(numbers) == len(self.ids) else {}
+
+    def find(self, frame: str) -> str | None:
+        """The data set's spelling of a frame, or None if there is no such frame."""
+        if frame in self.ids:
+            return frame
+        return self.by_number.get(int(frame)) if frame.isdecimal() else None
+
+    def missing(self, frame: str) -> str:
+        """What to tell of a frame that is not there."""
+        ids = sorted(self.ids)
+        why = self.left_out.get(frame) or self.left_out.get(str(int(frame)) if frame.isdecimal() else "")
+        if why:
+            return f"scene {self.name!r} leaves frame {frame!r} out: {why}"
+        text = f"scene {self.name!r} has no frame {frame!r}, but {len(ids)} from {ids[0]!r} to {ids[-1]!r}"
+        if frame.isdecimal() and self.by_number:
+            near = sorted(self.by_number, key=lambda n: abs(n - int(frame)))[:2]
+            return f"{text}. Nearest: {', '.join(self.by_number[n] for n in sorted(near))}"
+        return text + _near(frame, ids)
+
+
+def _near(name: str, choices: Iterable[str]) -> str:
+    """The near misses as a sentence's end; a list of hundreds of scenes would help nobody."""
+    near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
+    return f". Did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+
+
+def given_files(given: str, split: str) -> dict[str, Path]:
+    """The files that the parameter ``lists`` names, by the name that a list has in the tables.
+
+    Args:
+        given: a folder with files ``<split>_<Name>.txt`` (those of other splits are left alone), one such file, or
+            "Name=file", several of them with commas between.
+
+    Raises:
+        ConfigError: it is none of these, or a name that cannot stand in a table.
+        DataError: the folder has no list of this split.
+    """
+    prefix = f"{split}_"
+    if re.match(r"[^/\\]*=", given):
+        files = {}
+        for part in re.split(r",(?=[^,/\\]*=)", given):
+            name, _, file = part.partition("=")
+            if name.strip() in files:
+                raise ConfigError(f"lists = {given!r}: {name.strip()!r} is given twice.")
+            files[name.strip()] = Path(file.strip()).expanduser()
+    else:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            found = sorted(path.glob(f"{prefix}*.txt"))
+            if not found:
+                there = ", ".join(sorted(p.name for p in path.glob("*.txt"))[:6]) or "no .txt file at all"
+                raise DataError(
+                    f"lists = {given!r}: no file {prefix}<Name>.txt for split {split!r}; there: {there}."
+                )
+        elif path.name.startswith(prefix) and path.suffix == ".txt":
+            found = [path]
+        else:
+            what = "is no folder" if path.suffix != ".txt" else f"is not named {prefix}<Name>.txt"
+            raise ConfigError(f"lists = {given!r} {what}. {HOW_TO_GIVE}")
+        files = {p.stem.removeprefix(prefix): p for p in found}
+    for name, path in files.items():
+        check_name(name, split, f" ({path})")
+    return files
+
+
+def check_name(name: str, split: str, where: str = "") -> None:
+    """Refuses what cannot be a list's name in a table and in a file's name; raises ConfigError."""
+    if not _NAME.fullmatch(name) or name.lower() == split.lower():
+        raise ConfigError(
+            f"lists: {name!r}{where} cannot be a list's name: it takes letters, digits and '-', begins with "
+            f"a letter and is not the split's own."
+        )
+
+
+def use(config: Config, given: str | Path) -> Config:
+    """The configuration with the parameter ``lists`` set: its tables have rows for these lists, too."""
+    return replace(config, evaluation=replace(config.evaluation, lists=str(given)))
+
+
+def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:
+    """The data set with a user's lists of a split beside, or instead of, its own; all are checked now.
+
+    Args:
+        given: as `given_files` takes it.
+        every: every Nth frame of a scene is evaluated. The others of a list are left out of its scores.
+
+    Raises:
+        ConfigError: as `given_files`.
+        DataError: as `read_list`: each scene must be in the split and each frame in its scene; or no frame of a
+            list is evaluated.
+    """
+    where = f"split {split!r} of data set {dataset.name!r}"
+    scenes = dataset.scenes(split)
+    evaluated = {(s.name, s.frame_ids[i]) for s in scenes for i in s.every(every)}
+    checked = {}
+    for name, path in given_files(given, split).items():
+        checked[name] = read_list(path, scenes, where)
+        if not checked[name] & evaluated:
+            raise DataError(
+                f"{path}: none of its {len(checked[name])} frames is evaluated with eval_every = {every}; "
+                f"1 evaluates all."
+            )
+
+    def lists(of: str) -> dict[str, FrameList]:
+        return dataset.lists(of) | (checked if of == split else {})
+
+    splits = dataset.splits
+    return Dataset(
+        dataset.name,
+        {s: partial(dataset.scenes, s) for s in splits},
+        {s: partial(lists, s) for s in splits},
+        verified=dataset.verified,
+        truth=dataset.truth,
+        whole=dataset.whole,
+    )

@@ -1,0 +1,1 @@
+"""ScanNet: .sens files, exported folders, prepared folders."""

@@ -1,0 +1,386 @@
+"""ScanNet v2 (non-commercial): handheld scans of rooms, colour 1296x968 (of few scenes 640x480), depth 640x480.
+
+A scene is read as it was released and in each layout it is usually kept in; they may lie beside each other:
+
+    <scene>.sens, or <scene>/<scene>.sens                                         as released
+    <scene>/{color/N.jpg, depth/N.png, pose/N.txt}, intrinsic/intrinsic_color.txt      the official exporter's
+    <scene>/sensor_data/frame-NNNNNN.{color.jpg, depth.png, pose.txt}, intrinsic/ as above      SimpleRecon's
+    <scene>/{color/NNNNNN.jpg, depth/, pose/}, intrinsics_color.txt      scannet_frames_25k: every 100th frame
+    what `python -m d3d prepare scannet` leaves (d3d.datasets.scannet.prepared)
+
+with scenes in the root or in its ``scans``, ``scans_test``. In each a frame's id is its number in the video ("120").
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d3d.datasets.images import read_color, read_depth_png
+from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
+from d3d.datasets.scannet.prepared import is_prepared, open_prepared
+from d3d.datasets.scannet.sens import SensFile
+from d3d.datasets.scene import HW, Dataset, Scene, require_root
+from d3d.errors import DataError
+from d3d.geometry import ROTATION_TOLERANCE
+from d3d.progress import track
+
+NAME = "scannet"
+HOW_TO_GET = (
+    "Agree to ScanNet's terms of use (non-commercial research, http://www.scan-net.org), download the .sens files "
+    "with the script that is sent to you, and give the folder that holds scans/ or the scenes as root."
+)
+_FOLDERS = (".", "scans", "scans_test")
+_INTRINSICS = ("intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt", "intrinsic_{}.txt")
+_MAX_TEXT = 4096  # bytes of a file with a 4x4 matrix
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a scene's frames lie in its folder; {} is the number as the colour image's name has it."""
+
+    folder: str
+    color: re.Pattern[str]
+    depth: str
+    pose: str
+
+
+_EXPORTED = _Layout("color", re.compile(r"(\d{1,9})\.(jpg|png)", re.ASCII), "depth/{}.png", "pose/{}.txt")
+_LAYOUTS = {
+    "exported": _EXPORTED,
+    "frames_25k": _EXPORTED,
+    "sensor_data": _Layout(
+        "sensor_data",
+        re.compile(r"frame-(\d{1,9})\.color\.(jpg|png)", re.ASCII),
+        "sensor_data/frame-{}.depth.png",
+        "sensor_data/frame-{}.pose.txt",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """A scene on disk: its name, how it is kept ("sens" or of `_LAYOUTS`), and the file or folder."""
+
+    name: str
+    layout: str
+    path: Path
+
+    def open(self) -> ScanNetScene:
+        """Opens the scene: reads all its poses. Raises DataError."""
+        if self.layout == "sens":
+            return SensScene(self.path, self.name)
+        return FolderScene(self.path, self.name, self.layout)
+
+
+class ScanNetScene(Scene):
+    """A scene of ScanNet. Frames without a usable pose are left out, the others keep their number.
+
+    ScanNet's depth camera sees what its colour camera sees: the released depth is aligned, both extrinsics are the
+    identity, and colour shrunk to the size of depth has its intrinsics to 0.5 %. `depth` is therefore the file's
+    own, unresampled, and the evaluation resizes the prediction to it, as everyone does who scores on ScanNet.
+
+    Attributes:
+        video_frames: how many frames the video has.
+        invalid: reason -> numbers of the frames that are left out for it.
+        depth_K: (3, 3) intrinsics of depth at its own size; None where they are not there.
+        registration_px: how far a corner of the depth image lies from where it would if shrunk colour had the same
+            intrinsics, in pixels of depth; None where the intrinsics of depth are not there.
+    """
+
+    video_frames: int
+    invalid: dict[str, list[int]]
+    depth_K: np.ndarray | None
+    registration_px: float | None
+
+    def _keep(
+        self,
+        name: str,
+        numbers: Iterable[int],
+        poses: Iterable[np.ndarray | DataError | None],
+        color_hw: HW,
+        **scene,
+    ) -> None:
+        """Leaves out what has no valid pose, or an error instead of one, and opens the rest as a `Scene`."""
+        kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
+        for number, pose in zip(numbers, poses, strict=True):
+            if isinstance(pose, DataError):
+                invalid["pose cannot be read"].append(number)
+                corrupt[str(number)] = str(pose)
+            elif fault := pose_fault(pose):
+                invalid[fault].append(number)
+            else:
+                kept.append(number)
+                valid.append(pose)
+        self.invalid, self.video_frames = dict(invalid), len(kept) + sum(map(len, invalid.values()))
+        if not kept:
+            reasons = "; ".join(f"{len(n)} x {reason}" for reason, n in invalid.items()) or "no frame at all"
+            raise DataError(f"scene {name!r}: no frame has a valid pose ({reasons}).")
+        super().__init__(
+            name,
+            [str(number) for number in kept],
+            np.stack(valid),
+            color_hw,
+            numbers=kept,
+            left_out={str(number): reason for reason, n in invalid.items() for number in n},
+            **scene,
+        )
+        self.corrupt = corrupt
+
+    @property
+    def numbers(self) -> list[int]:
+        """Each frame's number in the video."""
+        return self._numbers.tolist()
+
+
+class SensScene(ScanNetScene):
+    """A scene that still is a .sens file."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._file = file = SensFile(path)
+        h = file.header
+        self.depth_K = h.depth_K
+        cameras = h.color_K, h.color_hw, h.depth_K, h.depth_hw
+        self.registration_px = registration_px(
+            *cameras, relative_extrinsics(h.color_extrinsic, h.depth_extrinsic)
+        )
+        self._keep(name, range(len(file)), file.poses(), h.color_hw, has_depth=True, depth_hw=h.depth_hw)
+
+    def _read_image(self, i: int) -> np.ndarray:
+        return self._file.frame(self._numbers[i], depth=False).image()
+
+    def _read_K(self, i: int) -> np.ndarray:
+        return self._file.header.color_K
+
+    def _read_depth(self, i: int) -> np.ndarray:
+        return self._file.frame(self._numbers[i], color=False).depth_m()
+
+
+class FolderScene(ScanNetScene):
+    """A scene of single files, in one of the layouts."""
+
+    def __init__(self, folder: Path, name: str, layout: str) -> None:
+        self.folder, self._layout, where = folder, _LAYOUTS[layout], f"scene {name!r}"
+        found: dict[int, re.Match[str]] = {}
+        for path in sorted((folder / self._layout.folder).iterdir()):
+            if match := self._layout.color.fullmatch(path.name):
+                other = found.setdefault(int(match[1]), match)
+                if other is not match:
+                    raise DataError(
+                        f"{where}: {other[0]} and {match[0]} in {path.parent} are the same frame."
+                    )
+        self._stems = {number: match[1] for number, match in found.items()}
+        self._colors = {n: folder / self._layout.folder / match[0] for n, match in found.items()}
+        numbers = sorted(found)
+        if not numbers:
+            raise DataError(f"{where}: {folder / self._layout.folder} has no colour image.")
+        poses = [self._pose(number) for number in numbers]
+        color_hw = _first_size((self._colors[number] for number in numbers), where)
+        self._K = _intrinsics(folder, "color", where)
+        has_depth = any(self._depth(number).exists() for number in numbers)
+        depth_hw = _first_size(filter(Path.exists, map(self._depth, numbers)), where) if has_depth else None
+        self.registration_px, self.depth_K = None, _intrinsics(folder, "depth", where)
+        if depth_hw is not None and self._K is not None and self.depth_K is not None:
+            self.registration_px = registration_px(self._K, color_hw, self.depth_K, depth_hw)
+        self._keep(name, numbers, poses, color_hw, has_depth=has_depth, depth_hw=depth_hw)
+
+    def _depth(self, number: int) -> Path:
+        return self.folder / self._layout.depth.format(self._stems[number])
+
+    def _pose(self, number: int) -> np.ndarray | DataError | None:
+        path = self.folder / self._layout.pose.format(self._stems[number])
+        try:
+            return read_matrix(path, f"frame {number}") if path.exists() else None
+        except DataError as error:  # costs this frame alone
+            return error
+
+    def _read_image(self, i: int) -> np.ndarray:
+        return read_color(self._colors[int(self._numbers[i])], self._where(i))
+
+    def _read_K(self, i: int) -> np.ndarray | None:
+        return self._K
+
+    def _read_depth(self, i: int) -> np.ndarray:
+        depth = read_depth_png(self._depth(int(self._numbers[i])), self._where(i))
+        return depth.astype(np.float32) / 1000
+
+
+def pose_fault(world_T_cam: np.ndarray | None) -> str:
+    """Why a pose cannot be used, in a few words; "" for a good one. None is a pose that is not there."""
+    if world_T_cam is None:
+        return "no pose"
+    if not np.isfinite(world_T_cam).all():
+        return "pose not finite (tracking lost)"
+    if not world_T_cam.any():
+        return "pose all zero"
+    rotation = world_T_cam[:3, :3]
+    with np.errstate(all="ignore"):  # of numbers whose squares overflow
+        off = np.abs(rotation @ rotation.T - np.eye(3)).max()
+        if not off <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+            return "pose not a rotation"
+    if np.abs(world_T_cam[3] - (0, 0, 0, 1)).max() > 1e-6:
+        return "pose not a rigid motion"
+    return ""
+
+
+def relative_extrinsics(color: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """``color_T_depth`` (4, 4) from both cameras' extrinsics, which map points of a camera to the sensor."""
+    try:
+        return np.linalg.inv(color) @ depth
+    except np.linalg.LinAlgError:
+        return np.full((4, 4), np.nan)
+
+
+def registration_px(
+    color_K: np.ndarray,
+    color_hw: HW,
+    depth_K: np.ndarray,
+    depth_hw: HW,
+    color_T_depth: np.ndarray | None = None,
+    distance_m: float = 2.0,
+) -> float | None:
+    """How far depth is from being aligned with colour shrunk to its size: the worst corner, in pixels of depth.
+
+    Args:
+        color_T_depth: (4, 4) where the cameras are not at one place; None is the identity.
+        distance_m: of what is seen, which matters then.
+
+    Returns:
+        None where the matrices are none of cameras.
+    """
+    h, w = depth_hw
+    corners = np.array([[0, 0, 1], [w - 1, 0, 1], [0, h - 1, 1], [w - 1, h - 1, 1]], dtype=np.float64).T
+    T = np.eye(4) if color_T_depth is None else color_T_depth
+    try:
+        with np.errstate(all="ignore"):
+            points = T[:3, :3] @ np.linalg.inv(depth_K) @ corners * distance_m + T[:3, 3:]
+            seen = color_K @ points
+            x, y = seen[:2] / seen[2]
+            x, y = (x + 0.5) * w / color_hw[1] - 0.5, (y + 0.5) * h / color_hw[0] - 0.5
+            off = float(np.hypot(x - corners[0], y - corners[1]).max())
+    except np.linalg.LinAlgError:
+        return None
+    return off if np.isfinite(off) else None
+
+
+def find_scenes(root: Path) -> dict[str, SceneSource]:
+    """The scenes in a folder, by name; where one is there twice, as it was released comes first."""
+    found: dict[str, SceneSource] = {}
+    for base in (root / folder for folder in _FOLDERS):
+        if not base.is_dir():
+            continue
+        for path in sorted(base.iterdir()):
+            source = _source(path)
+            if source is not None and (source.name not in found or source.layout == "sens"):
+                found[source.name] = source
+    return found
+
+
+def _source(path: Path) -> SceneSource | None:
+    name = path.name.removesuffix(".sens")
+    if not SCENE_NAME.fullmatch(name):
+        return None
+    sens = path if path.suffix == ".sens" else path / f"{name}.sens"
+    if sens.is_file():
+        return SceneSource(name, "sens", sens)
+    if (path / "sensor_data").is_dir():
+        return SceneSource(name, "sensor_data", path)
+    if (path / "color").is_dir():
+        sparse = (path / "intrinsics_color.txt").is_file()
+        return SceneSource(name, "frames_25k" if sparse else "exported", path)
+    return None
+
+
+def open_scannet(root: str | Path | None, split_lists: str | Path | None = None) -> Dataset:
+    """ScanNet: "train", "val" and "test" are the official lists, as far as their scenes are in the folder.
+
+    A folder that `python -m d3d prepare scannet` made opens in seconds. In any other all poses of a split are
+    read when it is first asked for: of 1201 scenes, millions of small reads.
+
+    Args:
+        root: the folder with the scenes.
+        split_lists: a folder with ``scannetv2_{train,val,test}.txt``; None: those in ``root``, or the official
+            ones, fetched once. A prepared folder knows its splits.
+
+    Raises:
+        DataError: no folder, no scene in it, or no list of splits; once a split is asked for, a scene that cannot be
+            read, or a "train" split of scannet_frames_25k, whose frames are too far apart for triples.
+    """
+    folder = require_root(NAME, root, HOW_TO_GET)
+    if is_prepared(folder):
+        return open_prepared(folder)
+    found = find_scenes(folder)
+    if not found:
+        raise DataError(f"data set {NAME!r}: {folder} holds no scene of ScanNet. {HOW_TO_GET}")
+    listed = split_scenes(
+        folder if split_lists is None else Path(split_lists), required=split_lists is not None
+    )
+    splits = {split: [name for name in listed.get(split, ()) if name in found] for split in SPLITS}
+    if not any(splits.values()):
+        raise DataError(
+            f"data set {NAME!r}: none of the {len(found)} scenes in {folder} ({', '.join(list(found)[:3])}, ...) is in "
+            f"a list of splits."
+        )
+
+    def scenes(split: str) -> list[Scene]:
+        sources = [found[name] for name in splits[split]]
+        if split == "train":
+            refuse_sparse(sources)
+        return [source.open() for source in track(sources, what=f"poses of {split}", unit="scene")]
+
+    return Dataset(
+        NAME,
+        {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]},
+        whole=lambda split: len(splits[split]) == SPLITS[split][0],
+    )
+
+
+def refuse_sparse(sources: Iterable[SceneSource]) -> None:
+    """Raises DataError where a scene that is to be trained on is of scannet_frames_25k."""
+    counts = Counter(source.layout for source in sources)
+    if counts["frames_25k"]:
+        raise DataError(
+            f"{counts['frames_25k']} scenes of the train split are of scannet_frames_25k, every 100th frame of the "
+            f"video: too sparse for triples, whose frames are 5 to 10 cm apart. It serves for evaluation only "
+            f"(eval_dataset=scannet, eval_root=...); for training get the .sens files. {HOW_TO_GET}"
+        )
+
+
+def read_matrix(path: Path, where: str) -> np.ndarray:
+    """A 4x4 text file as float64; values need not be finite.
+
+    Raises:
+        DataError: missing, or not 16 numbers.
+    """
+    try:
+        if path.stat().st_size > _MAX_TEXT:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        return np.array(path.read_text(encoding="ascii").split(), dtype=np.float64).reshape(4, 4)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: {path} does not hold the 16 numbers of a 4x4 matrix ({error}).") from error
+
+
+def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
+    """K (3, 3) of "color" or "depth" at its native size; None where no file has it."""
+    for path in (folder / name.format(camera) for name in _INTRINSICS):
+        if path.is_file():
+            return read_matrix(path, where)[:3, :3]
+    return None
+
+
+def _first_size(paths: Iterable[Path], where: str) -> HW:
+    """Height and width of the first image file that is one, from its head alone."""
+    faults = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                return image.height, image.width
+        except Exception as error:  # PIL's decoders raise whatever they stumble over
+            faults.append(f"{path} is not an image ({error})")
+    raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")

@@ -1,0 +1,322 @@
+"""One scene of ScanNet made small: only the frames that training and evaluation need, at the network's size.
+
+Triples come first, from poses alone. Of a scene that is trained on, the frames of its triples and those that are fused
+are kept; of one that is evaluated every Nth and the user's lists, with depth. What a scene's folder then holds:
+`d3d.datasets.scannet.prepared`; all scenes of a data set: `d3d.pipeline.prepare`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d3d.datasets.scannet.dataset import ScanNetScene, SceneSource
+from d3d.datasets.scannet.prepared import FORMAT, INDEX, checksum, read_index, scene_folder
+from d3d.datasets.scene import HW
+from d3d.datasets.triples import Triples, find_triples
+from d3d.errors import ConfigError, DataError
+from d3d.geometry import scale_intrinsics
+
+_BLOCK = 4096  # bytes in which file systems give space
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a prepared frame, and which frames there are.
+
+    Attributes:
+        height, width: of the colour images, the network's size.
+        every, translation_m, max_rotation_deg: the triples of section 4.1.
+        integrate_every: every Nth frame of a training scene goes into the TSDF.
+        eval_every: every Nth frame of val and test is scored.
+        quality: of the JPEG images, without chroma subsampling.
+        train_depth: whether training targets have depth, too; no stage of the method looks at it.
+    """
+
+    height: int = 288
+    width: int = 384
+    every: int = 10
+    translation_m: tuple[float, float] = (0.05, 0.10)
+    max_rotation_deg: float = 3.0
+    integrate_every: int = 10
+    eval_every: int = 10
+    quality: int = 95
+    train_depth: bool = False
+
+    @property
+    def size_hw(self) -> HW:
+        return self.height, self.width
+
+    def checked(self) -> Settings:
+        """Itself, if it makes sense; raises ConfigError."""
+        if self.height % 32 or self.width % 32 or self.height < 64 or self.width < 64:
+            raise ConfigError(
+                f"height {self.height} and width {self.width} must be multiples of 32, from 64 up."
+            )
+        for name in ("every", "integrate_every", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if not 50 <= self.quality <= 100:
+            raise ConfigError(f"quality = {self.quality} must be between 50 and 100.")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames of a scene are needed.
+
+    Attributes:
+        colors: indices of the frames that are kept, in order.
+        depths: those of them that are kept with depth.
+        triples: of a training scene, indices into the scene's frames.
+    """
+
+    colors: list[int]
+    depths: frozenset[int]
+    triples: Triples | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene to prepare, in a form that travels to another process.
+
+    Attributes:
+        listed: numbers of frames on the user's lists.
+        max_corrupt: share of the frames needed beyond which unreadable ones are an error.
+    """
+
+    source: SceneSource
+    split: str
+    listed: tuple[int, ...]
+    out: Path
+    settings: Settings
+    max_corrupt: float = 0.01
+
+    @property
+    def folder(self) -> Path:
+        return scene_folder(self.out, self.split, self.source.name)
+
+
+def plan_frames(
+    scene: ScanNetScene,
+    split: str,
+    settings: Settings,
+    listed: Iterable[int] = (),
+    without: Iterable[int] = (),
+) -> Plan:
+    """The frames of a scene that are needed, from its poses alone.
+
+    Args:
+        listed: numbers of frames that are scored whatever `Settings.eval_every` says; those without a valid pose
+            are left out.
+        without: numbers of frames that cannot be read: the triples are found as if the video had not had them.
+    """
+    s, bad = settings, set(without)
+    good = [i for i, number in enumerate(scene.numbers) if number not in bad]
+    if split != "train":
+        wanted = {*scene.every(s.eval_every), *(i for i in good if scene.numbers[i] in set(listed))}
+        kept = [i for i in good if i in wanted]
+        return Plan(kept, frozenset(kept), None)
+    numbers = np.array(scene.numbers)[good]
+    targets = np.flatnonzero(numbers % s.every == 0)
+    found = find_triples(
+        scene.world_T_cams[good], s.every, s.translation_m, s.max_rotation_deg, targets=targets
+    )
+    if not len(found):  # a scene that is not trained on is not fused either
+        return Plan([], frozenset(), found)
+    indices = np.array(good)[found.indices]
+    fused = np.array(good)[numbers % s.integrate_every == 0]
+    kept = sorted({*indices.ravel().tolist(), *fused.tolist()})
+    depths = frozenset(indices[:, 0].tolist()) if s.train_depth and scene.has_depth else frozenset()
+    return Plan(kept, depths, Triples(indices, found.targets_tried, found.dropped))
+
+
+def survey(job: Job, samples: int) -> dict:
+    """What a scene will need: numbers of frames and of triples, and the size on disk of some real frames of it.
+
+    Args:
+        samples: how many frames to encode; 0 reads poses only.
+
+    Returns:
+        "colors" and "depths", how many there will be; "bytes": "color" and "depth" to a list of sizes on disk; "done",
+        whether the scene is there already.
+    """
+    if finished(job) is not None:
+        return {"done": True, "colors": 0, "depths": 0, "bytes": {"color": [], "depth": []}}
+    scene = job.source.open()
+    plan = plan_frames(scene, job.split, job.settings, job.listed)
+    sizes: dict[str, list[int]] = {"color": [], "depth": []}
+    for kind, frames in (("color", plan.colors), ("depth", sorted(plan.depths))):
+        step = max(1, len(frames) // samples) if samples else 1
+        for i in frames[::step][:samples]:
+            try:
+                sizes[kind].append(_on_disk(len(_encode(scene, kind, i, job.settings))))
+            except DataError:
+                continue  # counted and listed when its turn comes
+    return {"done": False, "colors": len(plan.colors), "depths": len(plan.depths), "bytes": sizes}
+
+
+def frames_on_disk(colors: float, depths: float, color_bytes: float, depth_bytes: float) -> float:
+    """Bytes that so many frames take; each has a file with its pose."""
+    return colors * (color_bytes + _BLOCK) + depths * depth_bytes
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def finished(job: Job) -> dict | None:
+    """The index of a scene that is prepared, with all that is asked for; else None."""
+    if not (job.folder / INDEX).is_file():
+        return None
+    index = read_index(job.folder, job.source.name)
+    return index if set(job.listed) <= set(index["listed"]) else None
+
+
+def prepare_scene(job: Job) -> dict:
+    """Writes one scene's folder, all or nothing; one that is there is left as it is.
+
+    A frame that cannot be decoded is left out and listed, and the triples are found without it.
+
+    Returns:
+        the scene's entry in the manifest.
+
+    Raises:
+        DataError: the scene cannot be opened, or more frames than `Job.max_corrupt` cannot be read.
+    """
+    from d3d.pipeline.runs import atomic
+
+    if index := finished(job):
+        return summary(index)
+    scene = job.source.open()
+    if job.folder.exists():  # prepared before a list asked for more
+        aside = job.folder.parent / f".{uuid.uuid4().hex[:12]}.part-{job.folder.name}"
+        os.replace(job.folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    with atomic(job.folder) as temporary:
+        for folder in ("color", "depth", "pose", "intrinsic"):
+            (temporary / folder).mkdir(parents=True)
+        index = _write_scene(job, scene, temporary)
+        (temporary / INDEX).write_text(json.dumps(index) + "\n")
+    return summary(read_index(job.folder, job.source.name))
+
+
+def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
+    """Writes a scene's frames into a folder; returns its index."""
+    if len(scene.corrupt) > job.max_corrupt * scene.video_frames:
+        raise _too_many(scene.name, list(scene.corrupt.values()), scene.video_frames, job)
+    written: dict[int, dict[str, list[int] | None]] = {}
+    corrupt: dict[int, str] = {}
+    while True:
+        bad = [scene.numbers[i] for i in corrupt]
+        plan = plan_frames(scene, job.split, job.settings, job.listed, bad)
+        todo = [i for i in plan.colors if i not in written or (i in plan.depths and not written[i]["depth"])]
+        for i in todo:
+            try:
+                written[i] = _write_frame(scene, i, i in plan.depths, job.settings, folder)
+            except DataError as error:
+                corrupt[i] = str(error)
+                if len(corrupt) > job.max_corrupt * len(plan.colors):
+                    raise _too_many(scene.name, list(corrupt.values()), len(plan.colors), job) from error
+        if not any(i in corrupt for i in todo):
+            break
+    for i in written.keys() - set(plan.colors):  # a source of a target that cannot be read
+        for kind, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
+            (folder / kind / f"{scene.frame_ids[i]}.{suffix}").unlink(missing_ok=True)
+    size_hw, depth_hw = job.settings.size_hw, scene.depth_hw if plan.depths else None
+    K = scale_intrinsics(scene.K(0), scene.size_hw, size_hw)
+    _write_matrix(folder / "intrinsic" / "intrinsic_color.txt", K)
+    if depth_hw is not None and scene.depth_K is not None:
+        _write_matrix(folder / "intrinsic" / "intrinsic_depth.txt", scene.depth_K)
+    found = plan.triples
+    return {
+        "format": FORMAT,
+        "scene": scene.name,
+        "split": job.split,
+        "source": {"layout": job.source.layout, "frames": scene.video_frames, "size_hw": scene.size_hw},
+        "size_hw": size_hw,
+        "depth_hw": depth_hw,
+        "K": K.tolist(),
+        "registration_px": scene.registration_px,
+        "numbers": [scene.numbers[i] for i in plan.colors],
+        "world_T_cam": [scene.world_T_cams[i].ravel().tolist() for i in plan.colors],
+        "color": [written[i]["color"] for i in plan.colors],
+        "depth": [written[i]["depth"] for i in plan.colors],
+        "left_out": {
+            **scene.invalid,
+            **({"frame cannot be read": sorted(scene.numbers[i] for i in corrupt)} if corrupt else {}),
+        },
+        "corrupt": scene.corrupt | {scene.frame_ids[i]: why for i, why in corrupt.items()},
+        "listed": sorted(job.listed),
+        "triples": None
+        if found is None
+        else {"found": len(found), "tried": found.targets_tried, "dropped": found.dropped},
+    }
+
+
+def _too_many(scene: str, faults: list[str], number: int, job: Job) -> DataError:
+    return DataError(
+        f"scene {scene!r}: {len(faults)} of the {number} frames needed cannot be read, more than "
+        f"{job.max_corrupt:.1%} (--max-corrupt). The first: {faults[0]}"
+    )
+
+
+def _write_frame(
+    scene: ScanNetScene, i: int, depth: bool, settings: Settings, folder: Path
+) -> dict[str, list[int] | None]:
+    """Writes one frame; returns its checksums."""
+    contents = {kind: _encode(scene, kind, i, settings) for kind in ("color", *(["depth"] if depth else []))}
+    name = scene.frame_ids[i]
+    for kind, content in contents.items():
+        (folder / kind / f"{name}.{'jpg' if kind == 'color' else 'png'}").write_bytes(content)
+    _write_matrix(folder / "pose" / f"{name}.txt", scene.world_T_cams[i])
+    return {"depth": None} | {kind: checksum(content) for kind, content in contents.items()}
+
+
+def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes:
+    """A frame's colour at the network's size as JPEG, or its depth at its own size as PNG in millimetres."""
+    buffer = io.BytesIO()
+    if kind == "color":
+        image = Image.fromarray(scene.image(i, settings.size_hw))
+        image.save(buffer, format="JPEG", quality=settings.quality, subsampling=0)
+    else:
+        millimetres = np.rint(scene.depth(i).astype(np.float64) * 1000)
+        if millimetres.max() > 65535:
+            raise DataError(f"scene {scene.name!r}, frame {scene.frame_ids[i]}: depth beyond 65.5 m.")
+        Image.fromarray(millimetres.astype(np.uint16)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _write_matrix(path: Path, matrix: np.ndarray) -> None:
+    """As the official exporter: four lines of four numbers, with the digits that float32 has."""
+    whole = np.eye(4)
+    whole[: matrix.shape[0], : matrix.shape[1]] = matrix
+    np.savetxt(path, whole, fmt="%.9g")
+
+
+def summary(index: dict) -> dict:
+    """A scene's entry in the manifest: counts, from which the whole is checked without opening it."""
+    counts = {reason: len(numbers) for reason, numbers in index["left_out"].items()}
+    kept = set(index["numbers"])
+    return {
+        "name": index["scene"],
+        "split": index["split"],
+        "frames": len(index["numbers"]),
+        "with_depth": sum(depth is not None for depth in index["depth"]),
+        "video_frames": index["source"]["frames"],
+        "bytes": sum(c[0] + (d[0] if d else 0) for c, d in zip(index["color"], index["depth"], strict=True)),
+        "left_out": counts,
+        "corrupt": index["corrupt"],
+        "listed_left_out": [n for n in index["listed"] if n not in kept],
+        "registration_px": index["registration_px"],
+        "triples": index["triples"],
+    }

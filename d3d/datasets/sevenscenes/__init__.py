@@ -1,0 +1,1 @@
+"""7-Scenes: sequences as folders or zip archives."""

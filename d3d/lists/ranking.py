@@ -1,0 +1,288 @@
+"""Which frames show reflections: ranked by two signs that need no truth, to be looked through (section 4.1).
+
+Reflections make the three networks disagree (3.2.3), and they make predicted depth lie behind a mesh that is
+fused from it, as other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of
+both, in metres. How well that finds frames known to be reflective is entry E12 of docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from d3d import figures, fusion, reconstruction
+from d3d.datasets import Scene
+from d3d.datasets.scene import HW, FrameList
+from d3d.errors import ConfigError, DataError
+from d3d.parallel.tasks import advance
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes
+from d3d.pipeline.stages.chain import for_workers, over_scenes, saved, where
+from d3d.prediction import DepthStore, map_scenes, saved_network
+from d3d.training import WEIGHTS
+
+TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would drown them
+SCORES = ("score", "uncertainty", "disagreement")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a frame is judged by: its image and maps (h, w), metres."""
+
+    image: np.ndarray  # (H, W, 3), large enough for a person to judge
+    pred: np.ndarray  # D: the median of the three networks
+    proj: np.ndarray  # P: projected from the mesh of D; 0 where nothing is hit
+    uncertainty: np.ndarray  # U
+
+    @property
+    def excess(self) -> np.ndarray:
+        """How far predicted depth lies behind the mesh, D - P; 0 where the mesh is not hit."""
+        return behind_mesh(self.pred, self.proj)
+
+
+def behind_mesh(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
+    """D - P, metres; 0 where the mesh is not hit."""
+    return np.where(proj > 0, pred - proj, 0)
+
+
+def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
+    """Mean of the largest values, a share of all of them; at least one."""
+    flat = np.sort(values, axis=None)
+    return float(flat[-max(1, round(share * flat.size)) :].mean())
+
+
+def frame_scores(uncertainty: np.ndarray, excess: np.ndarray) -> dict[str, float]:
+    """How much a frame looks like one with reflections; all in metres, large where it does.
+
+    Args:
+        uncertainty: U (h, w), metres.
+        excess: D - P (h, w), metres. Its sign counts: a highlight is seen too far, not too near.
+
+    Returns:
+        uncertainty and disagreement, each a mean over the top 5 % of pixels; score, their geometric mean, which
+        is large only where both are.
+    """
+    u, d = top_mean(uncertainty), top_mean(np.maximum(excess, 0))
+    return {"score": float(np.sqrt(u * d)), "uncertainty": u, "disagreement": d}
+
+
+def rank_frames(config: Config) -> pd.DataFrame:
+    """Ranks the evaluated split's frames by how much they look reflective; needs poses, and no ground truth.
+
+    Every ``eval_every``-th frame of the parameter ``split`` is ranked. Stored scene by scene in
+    ``runs/<run>/rank/<split>``: what was killed goes on, what is done is read.
+
+    Returns:
+        a row a frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
+    """
+    inputs = {arch: runs.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
+    with runs.open_stage(config, "rank", inputs=inputs, path=evaluated_name(config)) as stage:
+        csv = stage.folder / "frames.csv"
+        if not stage.done:
+            scenes = evaluated_scenes(config)
+            wanted = {s.name: evaluated_frames(config, s) for s in scenes}
+            stores = _predict(config, scenes, wanted)
+            for_worker = for_workers(config)
+            parts = over_scenes(
+                config,
+                rank_scene,
+                {s.name: (for_worker, s, wanted[s.name], stores, stage.folder) for s in scenes},
+                what=f"rank/{evaluated_name(config)}",
+                sizes={name: len(frames) for name, frames in wanted.items()},
+            )
+            with runs.atomic(csv) as temporary:
+                pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
+            stage.finish({"frames.csv": runs.sha256(csv)})
+        ranking = pd.read_csv(csv, dtype={"scene": str, "frame": str})
+    ranking = ranking.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
+    return ranking
+
+
+def folder_of(config: Config) -> Path:
+    """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
+    return runs.stage_folder(config, "rank", path=evaluated_name(config))
+
+
+def _stores(config: Config) -> list[DepthStore]:
+    """Each self-supervised network's depth of the split: that of its evaluation or, without truth, our own."""
+    if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
+        paths = {arch: stages.evaluated(config, arch) for arch in ENSEMBLE}
+        folders = [runs.stage_folder(config, "evaluate", a, path=p) / "depth" for a, p in paths.items()]
+    else:
+        folders = [folder_of(config) / "depth" / arch for arch in ENSEMBLE]
+    return [DepthStore(folder) for folder in folders]
+
+
+def _predict(
+    config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]]
+) -> list[DepthStore]:
+    """Depth of the split by each network, made where it is not there yet; where it is stored."""
+    stores = _stores(config)
+    for arch, store in zip(ENSEMBLE, stores, strict=True):
+        if any(s.has_depth for s in scenes):
+            stages.evaluate(config, arch)  # tables need it anyway
+        else:
+            map_scenes(
+                saved_network,
+                saved(config, arch),
+                scenes,
+                [wanted[s.name] for s in scenes],
+                store,
+                config.data.size_hw,
+                what=f"rank/{evaluated_name(config)}/{arch}",
+                **where(config),
+            )
+    return stores
+
+
+def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
+    """What a ranked frame was judged by, read from the run's folder."""
+    depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config)])
+    return Evidence(
+        scene.image(i, _legible(scene.size_hw, 640)),
+        np.median(depths, axis=0),
+        DepthStore(folder_of(config) / "projected").read_of(scene, i),
+        fusion.ensemble_std(depths),
+    )
+
+
+def rank_scene(
+    config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore], folder: Path
+) -> pd.DataFrame:
+    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept.
+
+    Args:
+        frames: indices of the ranked frames.
+        stores: each network's depth of them.
+        folder: of the stage.
+    """
+    projected = DepthStore(folder / "projected")
+    if not projected.has(scene.name):
+        projected.write_scene(scene.name, _project(config, scene, frames, stores))
+    csv = folder / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
+    if not csv.is_file():
+        rows = []
+        for i in frames:
+            depths = np.stack([store.read_of(scene, i) for store in stores])
+            excess = behind_mesh(np.median(depths, axis=0), projected.read_of(scene, i))
+            scores = frame_scores(fusion.ensemble_std(depths), excess)
+            rows.append({"scene": scene.name, "frame": scene.frame_ids[i], **scores})
+        with runs.atomic(csv) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+    return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+
+
+def _project(
+    config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The depth of a scene's mesh from each ranked frame (3.2.2), of all three networks' median depth.
+
+    The median, not one network's depth: its mesh tells more (E12), and the list is of no one network.
+    """
+    f, size_hw = config.fusion, config.data.size_hw
+    # of what is ranked, as much as `project` takes of a training scene
+    used = frames[:: max(1, round(f.integrate_every / config.evaluation.every))]
+    Ks = np.stack([scene.K(i, size_hw) for i in frames])
+    poses = scene.world_T_cams[list(frames)]
+    mesh = reconstruction.reconstruct(
+        np.stack([np.median([s.read_of(scene, i) for s in stores], axis=0) for i in used]),
+        np.stack([scene.K(i, size_hw) for i in used]),
+        scene.world_T_cams[list(used)],
+        f.voxel_m,
+        f.trunc_m,
+        every=1,
+        max_depth=config.data.max_depth,
+        passes=f.passes,
+    )
+    for start in range(0, len(frames), 32):  # a few views at a time: memory does not grow with the scene
+        part = slice(start, start + 32)
+        depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, f.renderer)
+        yield from zip((scene.frame_ids[i] for i in frames[part]), depths, strict=True)
+        advance(len(depths))
+
+
+def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
+    """The frames that a rule takes, without anybody having looked at them.
+
+    Args:
+        share: the best so many of all, from 0 to 1; or
+        score_m: those whose score is at least this, metres.
+
+    Raises:
+        ConfigError: not exactly one of both, or a share that is none.
+    """
+    if (share is None) == (score_m is None):
+        raise ConfigError(f"give share or score_m, one of both, not share={share!r} and score_m={score_m!r}.")
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"share = {share!r} must be above 0 and at most 1.")
+    chosen = ranking.head(round(share * len(ranking))) if share else ranking[ranking["score"] >= score_m]
+    return frozenset(zip(chosen["scene"], chosen["frame"], strict=True))
+
+
+def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50, 100)) -> pd.DataFrame:
+    """How well each score finds frames that are known to be reflective.
+
+    Args:
+        wanted: the frames that belong on the list, all others do not.
+        at: numbers of frames from the top, of which the share that is wanted is told; those beyond the ranking's
+            length are left out.
+
+    Returns:
+        a row a score, and one for order by chance: average precision (mean over wanted frames of the precision at
+        their rank), and "first k" for each k.
+
+    Raises:
+        DataError: none of the ranked frames is wanted.
+    """
+    hits = np.array([key in wanted for key in zip(ranking["scene"], ranking["frame"], strict=True)])
+    if not hits.any():
+        raise DataError("none of the ranked frames is on the list: nothing to find.")
+    at = [k for k in at if k <= len(hits)]
+    rows = {}
+    for name in SCORES:
+        sorted_hits = hits[np.argsort(-ranking[name].to_numpy(), kind="stable")]
+        precision = np.cumsum(sorted_hits) / np.arange(1, len(hits) + 1)
+        rows[name] = {"average precision": precision[sorted_hits].mean()}
+        rows[name] |= {f"first {k}": precision[k - 1] for k in at}
+    rows["by chance"] = dict.fromkeys(rows["score"], hits.mean())
+    return pd.DataFrame(rows).T
+
+
+def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
+    """As `found`, for a list of the data set's; empty where it has none of that name, or no frame of it is ranked."""
+    known = evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
+    if known.isdisjoint(zip(ranking["scene"], ranking["frame"], strict=True)):
+        return pd.DataFrame()
+    return found(ranking, known)
+
+
+def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
+    """The first frames of a ranking at a glance, each with its rank and score.
+
+    Args:
+        apart: neighbours look alike: of a scene's ranked frames that lie nearer than this, the best is shown.
+    """
+    scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
+    images, titles, shown = [], [], set()
+    for r in ranking.itertuples():
+        scene, i = scenes[r.scene], scenes[r.scene].frame_ids.index(r.frame)
+        place = i // config.evaluation.every
+        if len(images) < count and not any((r.scene, place + k) in shown for k in range(-apart + 1, apart)):
+            shown.add((r.scene, place))
+            images.append(scene.image(i, _legible(scene.size_hw)))
+            titles.append(f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m")
+    title = f"Most reflective by score, of {len(ranking)} frames; neighbours left out"
+    return figures.contact_sheet(images, titles, title=title)
+
+
+def _legible(size_hw: HW, width: int = 320) -> HW:
+    """A size in which a person sees what is in an image: its own, or one of this width."""
+    h, w = size_hw
+    return size_hw if w <= width else (round(h * width / w), width)

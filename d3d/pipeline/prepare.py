@@ -1,0 +1,396 @@
+"""ScanNet made small: `python -m d3d prepare scannet --root FOLDER --out FOLDER`.
+
+Poses of all scenes first, from which the triples follow and with them the frames that are needed; then the disk they
+take, from a sample of real frames; then one task a scene (`scannet.prepare`), here or over a cluster. What is
+finished is skipped when the same command is given again, and `open_dataset("scannet", out)` then gives the
+same triples as the whole video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from d3d.datasets.lists import given_files, read_list
+from d3d.datasets.scannet.dataset import HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
+from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
+from d3d.datasets.scannet.prepare import Job, Settings, frames_on_disk, prepare_scene, summary, survey
+from d3d.datasets.scannet.prepared import (
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    SETTINGS,
+    is_prepared,
+    read_index,
+    scene_folder,
+)
+from d3d.datasets.scene import require_root
+from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
+from d3d.parallel.tasks import run_tasks
+from d3d.pipeline.runs import differences, read_json, write_json
+from d3d.progress import say
+
+PAPER_TRIPLES = 45_539
+_SAMPLED_SCENES, _SAMPLED_FRAMES = 12, 3
+_MARGIN = 1.1  # frames differ, and a folder takes room, too
+# ScanNet's own cameras agree to about one pixel of depth (1.2 with the usual intrinsics)
+_ALIGNED_PX = 3.0
+
+
+def prepare_scannet(
+    root: str | Path,
+    out: str | Path,
+    settings: Settings | None = None,
+    *,
+    splits: Sequence[str] = tuple(SPLITS),
+    split_lists: str | Path | None = None,
+    lists: str | None = None,
+    without: Sequence[str] = (),
+    max_corrupt: float = 0.01,
+    scheduler: str = "auto",
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Writes the frames that are needed of ScanNet, and says what they are; see the module.
+
+    Args:
+        root: the folder with the scenes, as .sens files or in a layout of `d3d.datasets.scannet.dataset`.
+        out: a folder of its own; what an earlier call left there is gone on with.
+        settings: what determines a frame; None: the paper's.
+        splits: those to prepare.
+        split_lists: folder of the lists of splits; None: those in ``root``, or the official ones.
+        lists: the user's lists of frames to score, as `d3d.datasets.lists.given_files` takes them.
+        without: names of scenes to leave out, broken ones say.
+        max_corrupt: share of a scene's frames beyond which unreadable ones are an error.
+        scheduler, workers: as `d3d.parallel.tasks.run_tasks`.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        ConfigError: an argument that makes no sense.
+        DataError: the data are not there or not readable, or a list is wrong.
+        RunError: the folder is in use, belongs to other settings, cannot be written, or the disk is too small;
+            or some scenes failed, when the others are done.
+    """
+    settings = (settings or Settings()).checked()
+    # workers may have another working folder
+    root, out = (Path(path).expanduser().absolute() for path in (require_root(NAME, root, HOW_TO_GET), out))
+    if not 0 <= max_corrupt <= 1:
+        raise ConfigError(f"max_corrupt = {max_corrupt!r} must be a share between 0 and 1.")
+    inputs = {(root / folder).resolve() for folder in (".", "scans", "scans_test")}
+    if out.resolve() in inputs or is_prepared(root):
+        raise ConfigError(f"{out} must be another folder than the data's, and {root} no prepared one.")
+    sources = _sources(root, splits, split_lists, without)
+    refuse_sparse(sources.get("train", {}).values())
+    listed = _listed(lists, sources)
+    jobs = {
+        name: Job(source, split, listed.get(name, ()), out, settings, max_corrupt)
+        for split, of_split in sources.items()
+        for name, source in of_split.items()
+    }
+    lock = _lock(out)
+    try:
+        _check_settings(out, settings)
+        where = {"scheduler": scheduler, "workers": workers}
+        sizes = _survey(jobs, out, where)
+        if sizes:
+            (out / MANIFEST).unlink(missing_ok=True)  # until all scenes are there again
+        made = run_tasks(
+            prepare_scene,
+            {name: (jobs[name],) for name in sizes},
+            what="prepare",
+            sizes=sizes,
+            unit="frame",
+            **where,
+        )
+        manifest = _manifest(out, settings, jobs, made)
+        write_json(out / MANIFEST, manifest)
+    finally:
+        lock.release()
+    for line in report(manifest, sources):
+        say(line)
+    say(f"prepared: {out}")
+    return manifest
+
+
+def _sources(
+    root: Path, splits: Sequence[str], split_lists: str | Path | None, without: Sequence[str]
+) -> dict[str, dict[str, SceneSource]]:
+    """The scenes to prepare, by split and name."""
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+    found = find_scenes(root)
+    if not found:
+        raise DataError(f"{root} holds no scene of ScanNet. {HOW_TO_GET}")
+    for name in without:
+        if name not in found:
+            raise unknown("scene to leave out", name, found)
+    scenes = split_scenes(
+        root if split_lists is None else Path(split_lists), required=split_lists is not None
+    )
+    result = {
+        split: {n: found[n] for n in scenes.get(split, ()) if n in found and n not in without}
+        for split in splits
+    }
+    if not any(result.values()):
+        raise DataError(f"{root}: none of its {len(found)} scenes is in the lists of {', '.join(splits)}.")
+    for split, of_split in result.items():
+        missing = [name for name in scenes.get(split, ()) if name not in found]
+        if missing or not of_split:
+            names = f": not {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}" if missing else ""
+            say(
+                f"{split}: {len(of_split)} of the list's {len(scenes.get(split, ()))} scenes are there{names}"
+            )
+    return {split: of_split for split, of_split in result.items() if of_split}
+
+
+def _listed(
+    lists: str | None, sources: Mapping[str, Mapping[str, SceneSource]]
+) -> dict[str, tuple[int, ...]]:
+    """Numbers of the frames on the user's lists, by scene."""
+    if lists is None:
+        return {}
+    files: dict[Path, None] = {}
+    problem: ConfigError | DataError | None = None
+    for split in ("val", "test"):
+        try:
+            files |= dict.fromkeys(given_files(lists, split).values())
+        except (ConfigError, DataError) as error:  # of the other split alone
+            problem = error
+    if not files:
+        raise problem
+    evaluated = {name for split in ("val", "test") for name in sources.get(split, ())}
+    result: dict[str, set[int]] = defaultdict(set)
+    for path in files:
+        absent = Counter()
+        for scene, frame in read_list(path):
+            if not SCENE_NAME.fullmatch(scene) or not frame.isdecimal():
+                raise DataError(
+                    f"{path}: {scene!r} {frame!r} is no scene and frame of ScanNet (scene0704_00 120)."
+                )
+            if scene in evaluated:
+                result[scene].add(int(frame))
+            else:
+                absent[scene] += 1
+        if absent:
+            say(
+                f"{path}: {sum(absent.values())} frames are of scenes that are not prepared ({', '.join(absent)})"
+            )
+    return {scene: tuple(sorted(numbers)) for scene, numbers in result.items()}
+
+
+def _lock(out: Path) -> FileLock:
+    """Holds the folder for this process."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError(f"{out} is in use by another process. Wait for it, or give another folder.") from None
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error}). Give another folder.") from error
+    return lock
+
+
+def _check_settings(out: Path, settings: Settings) -> None:
+    """Refuses a folder of other settings, or of something else; clears what a killed call left."""
+    path, ours = out / SETTINGS, {"name": NAME, "format": FORMAT, **_plain(settings)}
+    if path.is_file():
+        if lines := differences(ours, read_json(path)):
+            raise RunError(
+                f"{out} was prepared with other settings:\n  " + "\n  ".join(lines) + "\nGive another folder."
+            )
+    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
+        raise RunError(f"{out} holds files, but none of a preparation. Give an empty folder.")
+    else:
+        write_json(path, ours)
+    for left in (*out.glob("scans/.*.part-*"), *out.glob("scans_test/.*.part-*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()}
+
+
+def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dict[str, int]:
+    """How many frames each unfinished scene needs; checks that the disk has room for them.
+
+    Raises:
+        RunError: it has not.
+    """
+    names = list(jobs)
+    sampled = {names[k] for k in np.linspace(0, len(names) - 1, _SAMPLED_SCENES).astype(int)}
+    tasks = {name: (jobs[name], _SAMPLED_FRAMES if name in sampled else 0) for name in names}
+    found = run_tasks(survey, tasks, what="poses and triples", **where)
+    left = {name: s for name, s in found.items() if not s["done"]}
+    if len(left) < len(names):
+        say(f"{len(names) - len(left)} of {len(names)} scenes are there already")
+    colors, depths = (sum(s[key] for s in left.values()) for key in ("colors", "depths"))
+    if not colors:
+        return dict.fromkeys(left, 0)
+    if not any(
+        s["bytes"]["color"] for s in left.values()
+    ):  # those that were sampled are done, or had no triple
+        some = max(left, key=lambda name: left[name]["colors"])
+        left[some] = survey(jobs[some], _SAMPLED_FRAMES)
+    mean = {
+        kind: np.mean([size for s in left.values() for size in s["bytes"][kind]] or [0])
+        for kind in ("color", "depth")
+    }
+    need = _MARGIN * frames_on_disk(colors, depths, mean["color"], mean["depth"])
+    free = shutil.disk_usage(out).free
+    say(
+        f"{len(left)} scenes to prepare: {colors} frames, {depths} of them with depth; about {need / 1e9:.2f} GB "
+        f"(frames of {mean['color'] / 1e3:.0f} kB, depth of {mean['depth'] / 1e3:.0f} kB), {free / 1e9:.1f} GB free"
+    )
+    if need > free:
+        raise RunError(
+            f"{out}: the disk has {free / 1e9:.2f} GB free, and about {need / 1e9:.2f} GB are needed. Nothing was "
+            f"written. Give a folder on another disk, fewer splits, or a smaller size."
+        )
+    return {name: s["colors"] for name, s in left.items()}
+
+
+def _manifest(
+    out: Path, settings: Settings, jobs: Mapping[str, Job], made: Mapping[str, dict]
+) -> dict[str, Any]:
+    """What is in the folder, scenes of earlier calls included."""
+    entries = dict(made)
+    for folder in (*out.glob("scans/scene*"), *out.glob("scans_test/scene*")):
+        if folder.name not in entries and SCENE_NAME.fullmatch(folder.name) and (folder / INDEX).is_file():
+            index = read_index(folder, folder.name)
+            if scene_folder(out, index["split"], folder.name) == folder:
+                entries[folder.name] = summary(index)
+    missing = jobs.keys() - entries.keys()
+    if missing:
+        raise RunError(
+            f"{out}: {len(missing)} scenes are not there ({', '.join(sorted(missing)[:3])}). Run it again."
+        )
+    return {
+        "name": NAME,
+        "format": FORMAT,
+        "settings": _plain(settings),
+        "scenes": sorted(entries.values(), key=lambda entry: entry["name"]),
+    }
+
+
+def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) -> list[str]:
+    """The manifest in words: what each split has, what was left out and why, our triples beside the paper's."""
+    lines = []
+    for split in SPLITS:
+        scenes = [scene for scene in manifest["scenes"] if scene["split"] == split]
+        if not scenes:
+            continue
+        left_out = sum((Counter(scene["left_out"]) for scene in scenes), Counter())
+        lines.append(
+            f"{split}: {len(scenes)} scenes, {sum(s['video_frames'] for s in scenes)} frames of video, "
+            f"{sum(s['frames'] for s in scenes)} kept, {sum(s['with_depth'] for s in scenes)} of them with depth, "
+            f"{sum(s['bytes'] for s in scenes) / 1e9:.2f} GB"
+        )
+        lines += [f"    left out {count}: {reason}" for reason, count in left_out.most_common()]
+        for s in scenes:
+            lines += [f"        {s['name']} {frame}: {why}" for frame, why in s["corrupt"].items()]
+            if s["listed_left_out"]:
+                numbers = ", ".join(map(str, s["listed_left_out"]))
+                lines.append(f"    on a list, but cannot be scored: {s['name']} {numbers}")
+        if split == "train":
+            lines += _triples(scenes, manifest["settings"], sources.get("train", ()))
+    off = [(s["registration_px"], s["name"]) for s in manifest["scenes"] if s["registration_px"] is not None]
+    if off:
+        worst, name = max(off)
+        lines.append(f"depth and shrunk colour differ by at most {worst:.1f} pixels of depth ({name})")
+        apart = [name for px, name in off if px > _ALIGNED_PX]
+        if apart:
+            lines.append(
+                f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {', '.join(apart[:6])}; look at these"
+            )
+    return lines
+
+
+def _triples(
+    scenes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], names: Iterable[str]
+) -> list[str]:
+    """How many triples there are, and the paper's count."""
+    found, tried = (sum(s["triples"][key] for s in scenes) for key in ("found", "tried"))
+    lines = [
+        f"    {found} triples of {tried} targets, in {sum(s['triples']['found'] > 0 for s in scenes)} scenes"
+    ]
+    dropped = sum((Counter(s["triples"]["dropped"]) for s in scenes), Counter())
+    lines += [f"        dropped {count}: {reason}" for reason, count in dropped.most_common()]
+    official = (
+        hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest() == SPLITS["train"][1]
+    )
+    rule = ("every", "translation_m", "max_rotation_deg")
+    same_rule = all(settings[key] == _plain(Settings())[key] for key in rule)
+    if official and same_rule:
+        lines.append(f"    the paper has {PAPER_TRIPLES} triples: ours are {found / PAPER_TRIPLES - 1:+.2%}")
+    else:
+        of = f"of all {SPLITS['train'][0]} scenes of the official train split, by the paper's rule"
+        what = f"here are {len(scenes)} scenes" if same_rule else "here the rule is another"
+        lines.append(f"    the paper's {PAPER_TRIPLES} triples are {of}; {what}")
+    return lines
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``python -m d3d prepare scannet`` with these arguments.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value that makes no sense.
+    """
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="python -m d3d prepare scannet", description=__doc__.split("\n\n")[1], allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--root", required=True, help="folder with scans/, or with the scenes: .sens files or exported ones")
+    add("--out", required=True, help="folder to write; what is finished in it is skipped")
+    for field in fields(Settings):
+        default = getattr(defaults, field.name)
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(default, bool):
+            add(flag, dest=field.name, action="store_true", help="also keep depth of training targets")
+        elif isinstance(default, tuple):
+            add(flag, dest=field.name, type=float, nargs=2, default=default, help=f"default {default}")
+        else:
+            add(flag, dest=field.name, type=type(default), default=default, help=f"default {default}")
+    add("--splits", default=",".join(SPLITS), help="with commas between; default all")
+    add(
+        "--split-lists",
+        help="folder of scannetv2_{train,val,test}.txt; default: beside the scenes, or fetched",
+    )
+    add("--lists", help="lists of frames to score: a folder, a file, or Name=file (docs/lists.md)")
+    add("--without", default="", help="scenes to leave out, with commas between")
+    add("--max-corrupt", type=float, default=0.01, help="share of a scene's frames that may be unreadable")
+    add(
+        "--scheduler",
+        default="auto",
+        help="auto, none, local, or a dask scheduler's address (docs/clusters.md)",
+    )
+    add("--workers", type=int, default=0, help="processes; 0: one a core")
+    values, rest = parser.parse_known_args(list(arguments))
+    if rest:
+        known = [action.dest.replace("_", "-") for action in parser._actions]
+        raise unknown("option", rest[0].split("=")[0].lstrip("-"), known)
+    given = {field.name: getattr(values, field.name) for field in fields(Settings)}
+    prepare_scannet(
+        values.root,
+        values.out,
+        replace(defaults, **given | {"translation_m": tuple(given["translation_m"])}),
+        splits=values.splits.split(","),
+        split_lists=values.split_lists,
+        lists=values.lists,
+        without=[name for name in values.without.split(",") if name],
+        max_corrupt=values.max_corrupt,
+        scheduler=values.scheduler,
+        workers=values.workers,
+    )

@@ -1,0 +1,190 @@
+"""The recorded runs: every training and evaluation behind the results in the README, in an order, by many processes.
+
+``python -m d3d record --profile laptop --processes 2``. What is done is skipped, what was killed goes on, and
+processes share the work through the locks of the stages' folders alone: start more of them, on any machine that
+sees the runs' folder, or kill any.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from d3d import fusion
+from d3d.errors import BusyError, ConfigError, RunError
+from d3d.parallel.processes import start as start_process
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.stages.chain import outputs
+from d3d.progress import say
+
+# Table 6, and one rule beyond it
+ABLATION = ("pred", "uncer", "diff", "proj", "mv", "proj_lowres", "signed")
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network's training, labels "" the self-supervised one, and its evaluation on each split."""
+
+    config: Config
+    arch: str
+    labels: str = ""
+
+    @property
+    def name(self) -> str:
+        config = self.config
+        rounds = f", round {config.round}" if config.round > 1 else ""
+        return f"{config.run}: {self.arch} {self.labels or 'self-supervised'}{rounds}"
+
+    def _evaluations(self) -> list[Config]:
+        e = self.config.evaluation
+        return [replace(self.config, evaluation=replace(e, split=split)) for split in SPLITS]
+
+    @property
+    def done(self) -> bool:
+        """Whether every split's scores are there."""
+        return all((self._scores(c) / "DONE").is_file() for c in self._evaluations())
+
+    def _scores(self, config: Config) -> Path:
+        path = stages.evaluated(config, self.arch, self.labels)
+        return runs.stage_folder(config, "evaluate", self.arch, self.labels, path=path)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the trainings that this one learns from are finished."""
+        if not self.labels:
+            return True
+        strategy = fusion.find_strategy(self.labels)
+        ensemble = "uncertainty" in strategy.needs and strategy.uncertainty == "ensemble"
+        teachers = ENSEMBLE if ensemble else (self.arch,)
+        if self.config.round == 1:
+            return all(outputs(self.config, "pretrain", a) is not None for a in teachers)
+        before, labels = replace(self.config, round=self.config.round - 1), self.config.labels
+        return all(outputs(before, "distill", a, labels) is not None for a in teachers)
+
+    def run(self) -> None:
+        """Computes what is not there.
+
+        Raises:
+            BusyError: another process is at it, or at something that it needs.
+        """
+        for config in self._evaluations():
+            stages.evaluate(config, self.arch, self.labels)
+
+
+def plan(configs: Sequence[Config]) -> list[Job]:
+    """Everything that is recorded, what matters most first.
+
+    The first seed has students of all three networks, every label of Table 6 with Monodepth2, and a second round of
+    distillation; the other seeds have Monodepth2's self-teaching, 3D distillation and Table 6.
+
+    Args:
+        configs: one a seed.
+    """
+    first, *others = configs
+    main, *more = first.students
+
+    def seed(config: Config, students: Sequence[str]) -> list[Job]:
+        jobs = [Job(config, arch) for arch in ENSEMBLE]
+        return jobs + [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
+
+    jobs = seed(first, (main, *more))
+    jobs += [Job(first, main, labels) for labels in ABLATION[2:]]
+    for config in others:
+        jobs += seed(config, (main,))
+    if set(first.students) == set(ENSEMBLE):
+        jobs.append(Job(replace(first, round=2), main, first.labels))
+    jobs += [Job(c, main, labels) for c in others for labels in ABLATION[2:]]
+    return jobs
+
+
+def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
+    """Does jobs until all are done, by this or any other process.
+
+    Raises:
+        RunError: a job failed for another reason than that somebody else is at it; the others were done first.
+    """
+    failed: dict[str, str] = {}
+    while todo := [j for j in jobs if j.name not in failed and not j.done]:
+        for job in todo:
+            if job.done or not job.ready:
+                continue
+            start = time.monotonic()
+            try:
+                job.run()
+            except BusyError:
+                continue
+            except Exception as error:  # hours of other work must not be lost with it
+                failed[job.name] = f"{type(error).__name__}: {error}"
+                say(f"[record] {job.name} FAILED: {failed[job.name]}")
+                continue
+            left = sum(not j.done for j in jobs)
+            say(f"[record] {job.name}: {time.monotonic() - start:.0f} s, {left} of {len(jobs)} left")
+            break  # what matters most may be ready now
+        else:
+            if all(j.name in failed or j.done or not j.ready for j in jobs) and failed:
+                break  # what is left waits for what failed
+            time.sleep(wait_s)  # others are at everything that could be done
+    if failed:
+        lines = "\n  ".join(f"{name}: {why}" for name, why in failed.items())
+        raise RunError(
+            f"{len(failed)} of {len(jobs)} recorded runs failed:\n  {lines}\nThe same command tries again."
+        )
+
+
+def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: int) -> None:
+    """Starts so many processes of the same command with one job at a time each, and says how far they are.
+
+    Each has its share of the cores: on a CPU, networks one thread each beside each other finish sooner than one
+    after the other with all threads.
+
+    Args:
+        arguments: of ``python -m d3d``, without the number of processes.
+
+    Raises:
+        RunError: a process ended with an error; its log is named.
+    """
+    if processes < 1:
+        raise ConfigError(f"processes = {processes} must be at least 1.")
+    folder = runs.run_folder(jobs[0].config).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, "-m", "d3d", *arguments, "--processes", "1"]
+    logs = [folder / f"record-{k}.log" for k in range(processes)]
+    say(f"[record] {processes} processes of {threads} threads; what they say is in {folder}/record-*.log")
+    workers = [_start(command, environment, log) for log in logs]
+    try:
+        _watch(jobs, lambda: [w.poll() for w in workers])
+    finally:
+        for worker in workers:
+            worker.terminate()
+    codes = [w.wait() for w in workers]
+    bad = [str(log) for log, code in zip(logs, codes, strict=True) if code not in (0, -15)]
+    if bad:
+        raise RunError(f"{len(bad)} of {processes} processes failed; see {', '.join(bad)}.")
+
+
+def _start(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
+    with open(log, "a") as f:
+        return start_process(command, environment, stdout=f, stderr=subprocess.STDOUT)
+
+
+def _watch(jobs: Sequence[Job], poll: Callable[[], list[int | None]], every_s: float = 5.0) -> None:
+    start, before = time.monotonic(), sum(j.done for j in jobs)
+    shown = before
+    while any(code is None for code in poll()):
+        time.sleep(every_s)
+        done = sum(j.done for j in jobs)
+        if done > shown:
+            minutes = (time.monotonic() - start) / 60
+            # trainings differ by a factor of three: a rough guess is better than none
+            left = minutes / (done - before) * (len(jobs) - done)
+            say(f"[record] {done} of {len(jobs)} done, {minutes:.0f} min, about {left:.0f} min left")
+            shown = done

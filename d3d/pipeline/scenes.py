@@ -1,0 +1,268 @@
+"""Which scenes and frames a run trains on and is scored on: data sets, and triples of the train split (section 4.1).
+
+Frames that cannot be read are left out here, and nowhere else (`d3d.pipeline.stages.frames`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
+from d3d.datasets.lists import given_files, indices_on, read_list, with_given
+from d3d.datasets.scene import FrameList
+from d3d.errors import ConfigError, DataError
+from d3d.pipeline.config import Config, keyframes_name
+from d3d.progress import say
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """A scene of the train split with its triples."""
+
+    scene: Scene
+    triples: Triples
+
+    @property
+    def targets(self) -> list[int]:
+        """Frames that are trained on and get a label."""
+        return [int(i) for i in self.triples.indices[:, 0]]
+
+    def frames_to_predict(self, integrate_every: int) -> list[int]:
+        """Every frame of a triple, and every frame that goes into the TSDF."""
+        return sorted({*map(int, self.triples.indices.ravel()), *self.scene.every(integrate_every)})
+
+
+_opened: dict[str, Dataset] = {}
+
+
+def dataset(config: Config) -> Dataset:
+    """The run's data set; the last two opened are kept, as every stage asks for them."""
+    return _open(config.data.dataset, config.data.root, config.data.options)
+
+
+def evaluated_dataset(config: Config) -> Dataset:
+    """The data set that predictions are scored on: the run's own, unless another is named; with the user's lists.
+
+    Raises:
+        ConfigError, DataError: the parameter ``lists``, or a list that it names, is not as it should be.
+    """
+    e = config.evaluation
+    found = dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
+    # read every time: the file may just have been written anew
+    return found if e.lists is None else with_given(found, e.lists, e.split, e.every)
+
+
+def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
+    key = repr((name, root, options))
+    if key not in _opened:
+        while len(_opened) > 1:
+            del _opened[next(iter(_opened))]
+        _opened[key] = open_dataset(name, root, **options)
+    return _opened[key]
+
+
+def training_scenes(config: Config) -> list[TrainingScene]:
+    """The scenes of the train split that have triples (section 4.1), without frames that cannot be read.
+
+    Raises:
+        DataError: no scene has one, with the number of targets and the count of each reason; or too many frames
+            cannot be read.
+    """
+    from d3d.pipeline.stages import frames
+
+    found = all_training_scenes(config)
+    if dataset(config).verified:
+        return found
+    every = config.fusion.integrate_every
+    bad = frames.unreadable(
+        config, frames.TRAINING, lambda: [(s.scene, s.frames_to_predict(every)) for s in found]
+    )
+    kept = [left for s in found if (left := _without(s, bad.get(s.scene.name, {}))) is not None]
+    if not kept:
+        raise DataError(
+            f"data set {config.data.dataset!r}: no triple is left whose three frames can be read."
+        )
+    return kept
+
+
+def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingScene | None:
+    """A scene without frames that cannot be read and the triples that need them; None if no triple is left.
+
+    Such a target gets no other source: that frame might be the next one that cannot be read.
+    """
+    if not reasons:
+        return training
+    old, triples = training.scene, training.triples
+    keep = np.array([frame not in reasons for frame in old.frame_ids])
+    usable = keep[triples.indices].all(axis=1)
+    if not usable.any():
+        return None
+    if keep.all():  # only frames whose pose cannot be read, which the scene has never had
+        return training
+    place = np.cumsum(keep) - 1  # a frame's index among those that are left
+    dropped = {**triples.dropped, "a frame of the triple cannot be read": int((~usable).sum())}
+    left = replace(triples, indices=place[triples.indices[usable]], dropped=dropped)
+    return TrainingScene(old.without(reasons), left)
+
+
+def all_training_scenes(config: Config) -> list[TrainingScene]:
+    """As `training_scenes`, with every frame that the data set has, readable or not."""
+    d = config.data
+    if config.evaluation.lists is not None:
+        evaluated_dataset(config)  # a wrong list must not be found out after hours of training
+    found = dataset(config)
+    rule = (d.every, d.translation_m, d.max_rotation_deg)
+    kept = _found.setdefault(found, {})
+    if (
+        rule not in kept
+    ):  # of a set as large as ScanNet it takes the better part of a minute, and each stage asks
+        for line in other_than_prepared(found, config):
+            say(line)
+        kept[rule] = _find(found, *rule)
+    return list(kept[rule])
+
+
+def other_than_prepared(found: Dataset, config: Config) -> list[str]:
+    """What a run asks of prepared frames that they were not prepared for, a line each, with what it means.
+
+    A multiple of what they were prepared for needs no other frames.
+    """
+    d, f, e = config.data, config.fusion, config.evaluation
+    asked = {
+        "every": d.every,
+        "translation_m": list(d.translation_m),
+        "max_rotation_deg": d.max_rotation_deg,
+        "integrate_every": f.integrate_every,
+        # 1 means all that are there
+        **({"eval_every": e.every} if e.dataset is None and e.every > 1 else {}),
+    }
+    means = {
+        "integrate_every": "meshes are fused from the frames that were kept alone",
+        "eval_every": "scored are the frames that were kept alone",
+    }
+    lines = []
+    for name, value in asked.items():
+        was = found.prepared.get(name, value)
+        if was != value and not (
+            isinstance(was, int) and isinstance(value, int) and was and value % was == 0
+        ):
+            what = means.get(name, "triples are found among the frames that were kept alone")
+            lines.append(f"{found.name} was prepared with {name} = {was}, and this run has {value}: {what}.")
+    height, width = (found.prepared.get(k, n) for k, n in zip(("height", "width"), d.size_hw, strict=True))
+    if height < d.size_hw[0] or width < d.size_hw[1]:
+        lines.append(
+            f"{found.name} was prepared at {width}x{height}, and this run's images are {d.size_hw[1]}x{d.size_hw[0]}: "
+            f"they are enlarged."
+        )
+    return [f"{line} Prepare it again with these settings." for line in lines]
+
+
+_found: WeakKeyDictionary[Dataset, dict[tuple, list[TrainingScene]]] = WeakKeyDictionary()
+
+
+def _find(
+    found: Dataset, every: int, translation_m: tuple[float, float], max_rotation_deg: float
+) -> list[TrainingScene]:
+    result, tried, dropped = [], 0, Counter()
+    for scene in found.scenes("train"):
+        targets = scene.every(every)
+        triples = find_triples(scene.world_T_cams, every, translation_m, max_rotation_deg, targets=targets)
+        tried += triples.targets_tried
+        dropped.update(triples.dropped)
+        if len(triples):
+            result.append(TrainingScene(scene, triples))
+    if not result:
+        nothing = Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common()))
+        nothing.require(f"data set {found.name!r}")
+    return result
+
+
+def evaluated_scenes(config: Config) -> list[Scene]:
+    """The scenes of the evaluated split, without those of the evaluated frames that cannot be read.
+
+    Raises:
+        DataError: too many cannot be read, or none is left.
+    """
+    from d3d.pipeline.stages import frames
+
+    e = config.evaluation
+    data, made_from = evaluated_dataset(config), keyframes_digest(config)
+    needed = {s.name: (s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))}
+    scenes = [s for s, _ in needed.values()]
+    if data.verified:
+        return scenes
+    bad = frames.unreadable(
+        config,
+        evaluated_name(config),
+        lambda: list(needed.values()),
+        depth=any(s.has_depth for s in scenes),
+        made_from=made_from,
+    )
+    kept = []
+    for scene, used in needed.values():
+        reasons = bad.get(scene.name, {})
+        if any(scene.frame_ids[i] not in reasons for i in used):
+            kept.append(scene.without(reasons))
+    if not kept:
+        raise DataError(f"split {e.split!r} of data set {data.name!r}: none of its frames can be read.")
+    return kept
+
+
+def evaluated_frames(config: Config, scene: Scene) -> list[int]:
+    """Indices of a scene's frames that are scored: every Nth, or those of the parameter ``keyframes``."""
+    if config.evaluation.keyframes is None:
+        return scene.every(config.evaluation.every)
+    # without the scenes, all of which would be looked at for each of them; `keyframes_digest` checks the list once
+    return indices_on(read_list(_keyframes_file(config)), scene)
+
+
+def evaluated_name(config: Config) -> str:
+    """What is evaluated, as a folder's name: the split, the data set if it is another one, the list if only that."""
+    e = config.evaluation
+    return "-".join(p for p in (e.dataset, e.split, keyframes_name(e)) if p)
+
+
+def keyframes(config: Config) -> FrameList:
+    """The frames that the parameter ``keyframes`` names, each checked against the data set.
+
+    Raises:
+        ConfigError: it is not one list.
+        DataError: as `d3d.datasets.lists.read_list`.
+    """
+    e = config.evaluation
+    data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
+    where = f"split {e.split!r} of data set {data.name!r}"
+    return read_list(_keyframes_file(config), data.scenes(e.split), where)
+
+
+def _keyframes_file(config: Config) -> Path:
+    e = config.evaluation
+    files = given_files(e.keyframes, e.split)
+    if len(files) != 1:
+        raise ConfigError(f"keyframes = {e.keyframes!r} must be one list, not {len(files)}.")
+    return next(iter(files.values()))
+
+
+def keyframes_digest(config: Config) -> dict[str, str]:
+    """Of which keyframes an evaluation was made: the list may change under its name. Empty where there is none."""
+    if config.evaluation.keyframes is None:
+        return {}
+    return {"keyframes": hashlib.sha256(json.dumps(sorted(keyframes(config))).encode()).hexdigest()}
+
+
+def frames_digest(scenes: list[TrainingScene]) -> str:
+    """sha256 of names, frames, poses and triples: which data a network was trained on."""
+    digest = hashlib.sha256()
+    for s in scenes:
+        digest.update(json.dumps([s.scene.name, s.scene.frame_ids, s.triples.indices.tolist()]).encode())
+        digest.update((s.scene.world_T_cams.round(6) + 0.0).tobytes())  # no negative zeros
+    return digest.hexdigest()

@@ -1,0 +1,349 @@
+"""Light in a room and its pictures: baked diffuse light, traced reflections, exact depth and masks.
+
+Diffuse light does not depend on where one stands, so it is computed once a room, at vertices twelve
+centimetres apart: direct light by sampling the lights, then two bounces by gathering. A frame traces nine rays a
+pixel, and from every glossy surface one more, drawn from its GGX distribution and weighted by Fresnel's
+reflectance. What a mirror image is, where it is seen and how bright, therefore follows from the materials
+alone. `glossyrooms.reference` renders the same room by mitsuba's path tracer, to compare.
+
+Rays are traced by mitsuba; the shading is numpy's, so that the scalar variant, where the machine has no
+LLVM, makes the same pictures, only slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from glossyrooms.mesh import GLOSSY, LIGHT, MIRROR, Geometry
+from glossyrooms.optics import dot, fresnel, interpolate, sample_ggx, tangent_frame
+from glossyrooms.tracing import Hits, TextureStack, Tracer
+
+MIRROR_REFLECTANCE = 0.88
+SUBPIXELS = 3  # a side
+DIRECT_SAMPLES, GATHER_RAYS, BOUNCES = 128, 96, 2  # rays in a square grid of strata: 90 of 96
+NEAREST_LIGHT_M = 0.12  # a lamp is not a point: no more light than from here
+MIDDLE_GREY = 0.20  # mean luminance (geometric) that a camera exposes a room to
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What rays hit: n points with normals towards the rays' origins. ``light`` is false on a light's back."""
+
+    point: np.ndarray
+    normal: np.ndarray
+    cosine: np.ndarray
+    face: np.ndarray
+    material: np.ndarray
+    kind: np.ndarray
+    light: np.ndarray
+    corners: np.ndarray
+    weights: np.ndarray
+
+
+class Renderer:
+    """A room and its light; `geometry_maps` need no light, pictures need `bake` (five seconds a room) and `expose`."""
+
+    def __init__(self, mi: ModuleType, geometry: Geometry, seed: int) -> None:
+        """Prepares a room.
+
+        Args:
+            mi: mitsuba with its variant set, from `load_mitsuba`.
+            seed: of the sampling.
+        """
+        self.geometry, self.seed = geometry, seed
+        self.exposure = 1.0  # until `expose`
+        self.trace = Tracer(mi, geometry)
+        self._textures = TextureStack([m.texture for m in geometry.materials])
+        self._kind = np.array([m.kind for m in geometry.materials])
+        self._roughness = np.array([m.roughness for m in geometry.materials], np.float32)
+        g = geometry
+        a, b, c = (g.vertices[g.faces[:, k]] for k in range(3))
+        cross = np.cross(b - a, c - a)
+        self._area = np.linalg.norm(cross, axis=1) / 2
+        self._facing = cross / np.maximum(2 * self._area[:, None], 1e-12)
+        ua, ub, uc = (g.uv[g.faces[:, k]] for k in range(3))
+        du, dv = ub - ua, uc - ua
+        uv_area = np.abs(du[:, 0] * dv[:, 1] - du[:, 1] * dv[:, 0]) / 2
+        h, w = self._textures.size(g.material).T
+        self._texel_m = np.sqrt(self._area / np.maximum(uv_area * h * w, 1e-9)).clip(1e-4).astype(np.float32)
+        self._irradiance = np.zeros_like(g.vertices)
+
+    # light
+
+    def bake(self) -> None:
+        """Irradiance (n, 3) at the vertices, over pi: what a white matt surface there would send out."""
+        rng = np.random.default_rng([self.seed, 3])
+        direct = self._smooth(self._direct(rng))
+        self._irradiance = direct
+        for _ in range(BOUNCES):
+            self._irradiance = (direct + self._smooth(self._gathered(rng))).astype(np.float32)
+
+    def _direct(self, rng: np.random.Generator) -> np.ndarray:
+        g = self.geometry
+        lights = np.flatnonzero(self._kind[g.material] == LIGHT)
+        result = np.zeros((len(g.vertices), 3))
+        if not len(lights):
+            return result
+        middle = g.uv[g.faces[lights]].mean(axis=1)
+        power = self._area[lights] * self._textures(
+            g.material[lights], middle, np.full(len(lights), 16.0)
+        ).mean(1)
+        # half by power, half by area: a dim window must not be sampled by three rays
+        chance = 0.5 * power / power.sum() + 0.5 * self._area[lights] / self._area[lights].sum()
+        cumulative = np.cumsum(chance)
+        n = len(g.vertices)
+        for k in range(DIRECT_SAMPLES):
+            pick = (k + rng.random(n)) / DIRECT_SAMPLES
+            chosen = np.searchsorted(cumulative, pick * cumulative[-1]).clip(max=len(lights) - 1)
+            face = lights[chosen]
+            u, v = rng.random((2, n))
+            over = u + v > 1
+            u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
+            weights = np.stack((1 - u - v, u, v), axis=1).astype(np.float32)
+            point = interpolate(g.vertices, g.faces[face], weights)
+            uv = interpolate(g.uv, g.faces[face], weights)
+            way = point - g.bake_points
+            squared = dot(way, way).clip(1e-9)
+            length = np.sqrt(squared)
+            at_light = -dot(way, self._facing[face]) / length
+            here = dot(way, g.normals) / length
+            sees = (at_light > 0) & (here > 0)
+            hit = self.trace(g.bake_points[sees], way[sees])
+            sees[sees] = (hit.face < 0) | (hit.t > 0.995)
+            radiance = self._textures(g.material[face], uv, np.full(n, 1.0))
+            factor = (
+                here * at_light / np.maximum(squared, NEAREST_LIGHT_M**2) * self._area[face] / chance[chosen]
+            )
+            result += np.where(sees, factor / (np.pi * DIRECT_SAMPLES), 0)[:, None] * radiance
+        return result
+
+    def _gathered(self, rng: np.random.Generator) -> np.ndarray:
+        """Light that arrives from surfaces which are not lights."""
+        g, n = self.geometry, len(self.geometry.vertices)
+        tangent, bitangent = tangent_frame(g.normals)
+        result = np.zeros((n, 3))
+        strata = int(np.sqrt(GATHER_RAYS))
+        for i in range(strata):
+            for j in range(GATHER_RAYS // strata):
+                u = (i + rng.random(n)) / strata
+                angle = 2 * np.pi * (j + rng.random(n)) / (GATHER_RAYS // strata)
+                r = np.sqrt(u)
+                x, y, z = (r * np.cos(angle))[:, None], (r * np.sin(angle))[:, None], np.sqrt(1 - u)[:, None]
+                way = x * tangent + y * bitangent + z * g.normals
+                hit = self.trace(g.bake_points, way)
+                seen = np.flatnonzero(hit.face >= 0)
+                surface = self._surface(hit, g.bake_points[seen], way[seen].astype(np.float32), seen)
+                footprint = 0.3 * hit.t[seen]
+                radiance = self._diffuse(surface, footprint)
+                glossy = surface.kind == GLOSSY
+                # the coat's own reflection, as if matt: its direction matters little for light that has bounced
+                radiance[glossy] += 0.09 * self._light_at(surface)[glossy]
+                radiance[surface.kind == LIGHT] = 0
+                result[seen] += radiance
+        return result / (strata * (GATHER_RAYS // strata))
+
+    def _smooth(self, values: np.ndarray) -> np.ndarray:
+        """Half of each vertex, half of the mean of its neighbours in the same surface: halves the noise."""
+        f = self.geometry.faces
+        edges = np.concatenate((f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]))
+        edges = np.concatenate((edges, edges[:, ::-1]))
+        total, count = np.zeros_like(values), np.zeros(len(values))
+        for channel in range(3):
+            total[:, channel] = np.bincount(edges[:, 0], values[edges[:, 1], channel], len(values))
+        count = np.bincount(edges[:, 0], minlength=len(values)).clip(1)[:, None]
+        return 0.5 * values + 0.5 * total / count
+
+    # surfaces
+
+    def _surface(self, hit: Hits, origins: np.ndarray, directions: np.ndarray, which: np.ndarray) -> Surface:
+        """The surfaces hit by the rays ``which``, whose origins and directions are given."""
+        g = self.geometry
+        face = hit.face[which]
+        b = hit.bary[which]
+        weights = np.stack((1 - b[:, 0] - b[:, 1], b[:, 0], b[:, 1]), axis=1).astype(np.float32)
+        corners = g.faces[face]
+        normal = interpolate(g.normals, corners, weights)
+        normal /= np.sqrt(dot(normal, normal)).clip(1e-9)[:, None]
+        length = np.sqrt(dot(directions, directions))
+        cosine = -dot(normal, directions) / length
+        back = dot(self._facing[face], directions) > 0
+        normal[back] *= -1
+        # a smooth normal may look away from the viewer at a silhouette
+        cosine = np.maximum(np.where(back, -cosine, cosine), 0.02)
+        material = g.material[face]
+        kind = self._kind[material]
+        point = origins + hit.t[which, None] * directions
+        return Surface(point, normal, cosine, face, material, kind, (kind == LIGHT) & ~back, corners, weights)
+
+    def _light_at(self, s: Surface) -> np.ndarray:
+        return interpolate(self._irradiance, s.corners, s.weights)
+
+    def _texture_at(self, s: Surface, footprint_m: np.ndarray) -> np.ndarray:
+        uv = interpolate(self.geometry.uv, s.corners, s.weights)
+        return self._textures(s.material, uv, footprint_m / self._texel_m[s.face])
+
+    def _diffuse(self, s: Surface, footprint_m: np.ndarray) -> np.ndarray:
+        """Radiance (n, 3) without the coats' reflections: texture times light, or a light's own."""
+        texture = self._texture_at(s, footprint_m)
+        radiance = texture * self._light_at(s)
+        # What enters and leaves through the coat, as mitsuba's plastic has it: 1 / (n^2 (1 - 0.596)) = 1.1, where
+        # 0.596 is reflected back inside, times 0.908 that diffuse light brings in: 1; times 1 - F on the way out
+        through = 1 - fresnel(s.cosine)
+        radiance *= np.where(s.kind == GLOSSY, through, 1)[:, None]
+        radiance[s.kind == MIRROR] = 0
+        lit = s.kind == LIGHT
+        radiance[lit] = np.where(s.light[lit, None], texture[lit], 0.02)
+        return radiance
+
+    # frames
+
+    def expose(self, poses_n44: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) -> None:
+        """Sets the one exposure of a room from the mean luminance of some of its frames."""
+        logs = []
+        for pose in poses_n44:
+            base, coat, _, _ = self._layers(pose, K, size_hw, np.random.default_rng(0), 1)
+            logs.append(np.log(np.maximum((base + coat).mean(axis=-1), 1e-3)).mean())
+        self.exposure = MIDDLE_GREY / float(np.exp(np.mean(logs)))
+
+    def image(
+        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int, denoise
+    ) -> np.ndarray:
+        """A frame as a camera would give it, uint8 (h, w, 3) sRGB.
+
+        Only the reflections are noisy, so only they are denoised; textures stay as they are.
+        """
+        rng = np.random.default_rng([self.seed, 4, index])
+        base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS)
+        if (coat > 0).any():
+            coat = denoise(coat, np.repeat(share[..., None], 3, axis=-1), normal)
+        return develop(self.exposure * (base + coat))
+
+    def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int) -> np.ndarray:
+        """Exposed linear radiance (h, w, 3), not denoised: what the path tracer is compared with."""
+        base, coat, _, _ = self._layers(
+            pose, K, size_hw, np.random.default_rng([self.seed, 4, index]), SUBPIXELS
+        )
+        return self.exposure * (base + coat)
+
+    def _layers(
+        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator, side: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Diffuse and emitted radiance, reflections (h, w, 3), share of glossy samples (h, w), normals (h, w, 3)."""
+        h, w = size_hw
+        n = side * side
+        steps = (np.arange(side) + 0.5) / side - 0.5
+        dy, dx = (a.ravel() for a in np.meshgrid(steps, steps, indexing="ij"))
+        y, x = np.mgrid[:h, :w].reshape(2, -1, 1)
+        directions = _directions(pose, K, (x + dx).ravel(), (y + dy).ravel())
+        origin = pose[:3, 3].astype(np.float32)
+        hit = self.trace(origin[None], directions)
+        seen = np.flatnonzero(hit.face >= 0)
+        s = self._surface(hit, origin, directions[seen], seen)
+        length = np.sqrt(dot(directions[seen], directions[seen]))
+        spread = 1 / (K[0, 0] * side)  # of a ray, radians
+        distance = hit.t[seen] * length
+        base = np.zeros((h * w * n, 3), np.float32)
+        base[seen] = self._diffuse(s, spread * distance / np.sqrt(s.cosine))
+        coat, share = np.zeros((h * w * n, 3), np.float32), np.zeros(h * w * n, np.float32)
+        glossy = np.flatnonzero((s.kind == GLOSSY) | (s.kind == MIRROR))
+        if len(glossy):
+            share[seen[glossy]] = 1
+            coat[seen[glossy]] = self._reflection(
+                s, glossy, directions[seen], distance, spread, seen % n, n, rng
+            )
+        normals = np.zeros((h * w * n, 3), np.float32)
+        normals[seen] = s.normal
+
+        def mean(a: np.ndarray) -> np.ndarray:
+            a = a.reshape(h, w, n, -1)
+            return (
+                sum(a[:, :, k] for k in range(n)) / n
+            )  # five times as fast as numpy's mean over a short axis
+
+        return mean(base), mean(coat), mean(share)[..., 0], mean(normals)
+
+    def _reflection(
+        self,
+        s: Surface,
+        glossy: np.ndarray,
+        directions: np.ndarray,
+        distance: np.ndarray,
+        spread: float,
+        subpixel: np.ndarray,
+        n: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Radiance (m, 3) that the coats of the surfaces ``glossy`` send to the eye: one ray each."""
+        normal, material = s.normal[glossy], s.material[glossy]
+        towards = directions[glossy] / np.sqrt(dot(directions[glossy], directions[glossy]))[:, None]
+        alpha = np.where(s.kind[glossy] == MIRROR, 1e-3, self._roughness[material])
+        # the pixel's samples share out the unit square, each pixel in an order of its own
+        m = len(glossy)
+        side = int(np.sqrt(n))
+        k = (subpixel[glossy] + rng.integers(n)) % n
+        u = np.stack(((k % side + rng.random(m)) / side, (k // side + rng.random(m)) / side), axis=1)
+        out, half_cosine, shadow = sample_ggx(normal, -towards, alpha, u)
+        f = np.where(s.kind[glossy] == MIRROR, MIRROR_REFLECTANCE, fresnel(half_cosine)) * shadow
+        start = s.point[glossy] + 1e-4 * normal
+        up = np.flatnonzero(dot(out, normal) > 1e-3)
+        hit = self.trace(start[up], out[up])
+        met = np.flatnonzero(hit.face >= 0)
+        seen = up[met]
+        there = self._surface(hit, start[seen], out[seen], met)
+        footprint = (spread * (distance[glossy][seen] + hit.t[met]) + alpha[seen] * hit.t[met]) / np.sqrt(
+            there.cosine
+        )
+        result = np.zeros((m, 3), np.float32)
+        result[seen] = f[seen, None] * self._diffuse(there, footprint)
+        return result
+
+    def geometry_maps(
+        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the pixels' centres see, exactly.
+
+        Returns:
+            z-depth (h, w) in metres, 0 where nothing is hit; material kind (h, w) uint8; highlight (h, w) bool,
+            the mirror ray of a glossy pixel meets a light; virtual depth (h, w) in metres, the z-depth at
+            which that mirror image appears, 0 elsewhere and on curved surfaces, whose images are not there.
+        """
+        h, w = size_hw
+        y, x = np.mgrid[:h, :w].reshape(2, -1)
+        directions = _directions(pose, K, x, y)  # z is 1 in the camera: t is z-depth
+        origin = pose[:3, 3].astype(np.float32)
+        hit = self.trace(origin[None], directions)
+        seen = np.flatnonzero(hit.face >= 0)
+        s = self._surface(hit, origin, directions[seen], seen)
+        kind = np.zeros(h * w, np.uint8)
+        kind[seen] = s.kind
+        highlight, virtual = np.zeros(h * w, bool), np.zeros(h * w, np.float32)
+        glossy = np.flatnonzero(s.kind == GLOSSY)
+        if len(glossy):
+            normal, way = s.normal[glossy], directions[seen[glossy]]
+            mirrored = way - 2 * dot(way, normal)[:, None] * normal
+            start = s.point[glossy] + 1e-4 * normal
+            second = self.trace(start, mirrored.astype(np.float32))
+            met = np.flatnonzero(second.face >= 0)
+            there = self._surface(second, start[met], mirrored[met], met)
+            pixels = seen[glossy[met[there.light]]]
+            highlight[pixels] = True
+            flat = self.geometry.flat[hit.face[pixels]]
+            virtual[pixels] = np.where(flat, hit.t[pixels] + second.t[met[there.light]], 0)
+        maps = hit.t.astype(np.float32), kind, highlight, virtual
+        return tuple(a.reshape(h, w) for a in maps)
+
+
+def develop(exposed: np.ndarray) -> np.ndarray:
+    """Exposed linear radiance to sRGB, uint8: nearly linear up to the mid tones, with a film's shoulder above."""
+    mapped = 1 - np.exp(-1.25 * exposed)
+    encoded = np.where(mapped <= 0.0031308, 12.92 * mapped, 1.055 * mapped ** (1 / 2.4) - 0.055)
+    return (255 * encoded + 0.5).astype(np.uint8)
+
+
+def _directions(pose: np.ndarray, K: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """World directions (n, 3) through pixel coordinates, of length such that z is 1 in the camera."""
+    rays = np.stack(((x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(x.shape)), axis=1)
+    return (rays @ pose[:3, :3].T).astype(np.float32)

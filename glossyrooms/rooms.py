@@ -1,0 +1,392 @@
+"""Procedural rooms: plan, windows, lamps, furniture and materials from one seed.
+
+A room's floor decides its kind: "glossy" (polished stone, lacquered wood), "matt" (carpet, oiled wood),
+or "mirror": a glossy floor and a mirror on a wall, which the paper leaves unsolved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glossyrooms import furniture, textures
+from glossyrooms.furniture import any_color, brown, matt, wooden
+from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Geometry, Material
+from glossyrooms.textures import hsv
+
+FLOORS = ("glossy", "matt", "mirror")
+REVEAL_M = 0.14  # how deep a window sits in its wall
+# Radiance of the lights, in units of no meaning, as every room is exposed for. By day a window is some fifty times as
+# bright as a floor in its light, a lamp's shade more, a ceiling panel that helps less
+WINDOW, LAMP, PANEL = 18.0, 30.0, 1.2
+
+
+@dataclass(frozen=True)
+class Room:
+    """A room ready to be baked and rendered.
+
+    Attributes:
+        size: width (x), depth (y), height (z), metres; the floor is z = 0, one corner the origin.
+        focus: (x, y) on the floor that the camera's loop goes round.
+        radius: of the loop along x and y.
+        spec: what is in it, for people.
+    """
+
+    seed: int
+    floor: str
+    size: tuple[float, float, float]
+    focus: tuple[float, float]
+    radius: tuple[float, float]
+    geometry: Geometry
+    spec: dict[str, object]
+
+
+@dataclass
+class _Wall:
+    """A wall in its own frame: x along it, y into the room, z up."""
+
+    x: float
+    y: float
+    yaw: float
+    length: float
+    taken: list[tuple[float, float]]
+    doors: list[tuple[float, float]]
+
+    def free(self, rng: np.random.Generator, width: float, both: bool = True) -> float | None:
+        """A centre along the wall with ``width`` free, or None; keeps off windows too unless ``both`` is false."""
+        for _ in range(24):
+            if self.length < width + 0.1:
+                return None
+            s = rng.uniform(width / 2 + 0.05, self.length - width / 2 - 0.05)
+            busy = self.taken + (self.doors if both else [])
+            if all(s + width / 2 < low or s - width / 2 > high for low, high in busy):
+                return float(s)
+        return None
+
+
+def build(seed: int, floor: str = "glossy") -> Room:
+    """Builds the room of a seed.
+
+    Args:
+        floor: one of `FLOORS`.
+    """
+    rng = np.random.default_rng([seed, 1])
+    b = Builder(rng)
+    W, D, H = rng.uniform(4.2, 5.8), rng.uniform(4.0, 5.4), rng.uniform(2.35, 2.8)
+    day = rng.uniform(0.7, 1.3)
+    spec: dict[str, object] = {
+        "floor": floor,
+        "size_m": [round(float(a), 2) for a in (W, D, H)],
+        "daylight": round(float(day), 2),
+    }
+    # 0: y = 0, 1: x = W, 2: y = D, 3: x = 0; each seen from inside with x growing to the right of someone at the wall
+    walls = [
+        _Wall(0, 0, 0, W, [], []),
+        _Wall(W, 0, np.pi / 2, D, [], []),
+        _Wall(W, D, np.pi, W, [], []),
+        _Wall(0, D, -np.pi / 2, D, [], []),
+    ]
+    floor_material, spec["floor_texture"] = _floor(rng, floor)
+    b.patch((0, 0, 0), (W, 0, 0), (0, D, 0), (0, 0, 1), floor_material)
+    ceiling = Material(
+        "ceiling", MATT, textures.paint(rng, hsv(0.1, rng.uniform(0, 0.06), rng.uniform(0.85, 0.92)), 0.6)
+    )
+    b.patch((0, 0, H), (W, 0, 0), (0, D, 0), (0, 0, -1), ceiling)
+
+    order = rng.permutation(4)
+    lit = set(map(int, order[: int(rng.choice([1, 2, 2]))]))
+    wall_color = hsv(rng.random(), rng.uniform(0.03, 0.25), rng.uniform(0.5, 0.85))
+    windows = 0
+    for k, wall in enumerate(walls):
+        color = wall_color if rng.random() < 0.75 else any_color(rng, (0.4, 0.9))
+        texture = textures.wallpaper(rng, color) if rng.random() < 0.4 else textures.paint(rng, color)
+        material = Material("wall", MATT, texture)
+        with b.at(wall.x, wall.y, 0, wall.yaw):
+            openings = _openings(rng, wall, H) if k in lit else []
+            windows += len(openings)
+            _wall(b, wall.length, H, openings, material)
+            for opening in openings:
+                _window(b, opening, WINDOW * day)
+            board = matt(rng, hsv(0.1, 0.1, rng.choice([0.25, 0.9])))
+            b.box((0, 0, 0), (wall.length, 0.012, rng.uniform(0.05, 0.1)), board, cell_m=0.25)
+    spec["windows"] = windows
+    dark = [k for k in range(4) if k not in lit]
+    if rng.random() < 0.8:
+        _door(b, walls[dark[0]])
+    spec["wall_lamps"] = _wall_lamps(b, walls, int(rng.integers(2, 5)), LAMP)
+    spec["ceiling_panels"] = _ceiling_panels(b, W, D, H, PANEL)
+    if floor == "mirror":
+        _mirror(b, walls, [*dark, *lit])
+    spec["furniture"] = _along_walls(b, walls)
+    focus = (W / 2 + rng.uniform(-0.2, 0.2), D / 2 + rng.uniform(-0.2, 0.2))
+    radius = (min(1.75, W / 2 - 0.85), min(1.75, D / 2 - 0.8))
+    spec["middle"] = _middle(b, focus, radius)
+    _pictures(b, walls)
+    return Room(seed, floor, (float(W), float(D), float(H)), focus, radius, b.finish(), spec)
+
+
+def _floor(rng: np.random.Generator, floor: str) -> tuple[Material, str]:
+    if floor == "matt":
+        kind = rng.choice(["carpet", "planks", "terrazzo"])
+        color = any_color(rng, (0.3, 0.8)) if kind == "carpet" else brown(rng)
+        return Material("floor", MATT, getattr(textures, kind)(rng, color)), str(kind)
+    kind = str(rng.choice(["planks", "herringbone", "tiles", "tiles"]))
+    color = (
+        brown(rng, (0.3, 0.7))
+        if kind in ("planks", "herringbone")
+        else hsv(rng.uniform(0, 0.15), rng.uniform(0, 0.3), rng.uniform(0.28, 0.6))
+    )
+    texture = getattr(textures, kind)(rng, color, rng.uniform(0.5, 0.9))
+    return Material("floor", GLOSSY, texture, float(rng.uniform(0.001, 0.008))), kind
+
+
+def _openings(rng: np.random.Generator, wall: _Wall, H: float) -> list[tuple[float, float, float, float]]:
+    """Windows as (left, right, bottom, top) along the wall; a floor-length one now and then."""
+    if rng.random() < 0.5:
+        spans = [(0.5 - rng.uniform(0.2, 0.33), 0.5 + rng.uniform(0.2, 0.33))]
+    else:
+        spans = [
+            (rng.uniform(0.10, 0.16), rng.uniform(0.36, 0.45)),
+            (rng.uniform(0.55, 0.64), rng.uniform(0.84, 0.9)),
+        ]
+    low = 0.12 if rng.random() < 0.2 else rng.uniform(0.7, 1.0)
+    high = min(H - 0.15, rng.uniform(2.0, 2.4))
+    result = [(a * wall.length, b * wall.length, low, high) for a, b in spans]
+    # furniture may stand before a window's sill, but not what is taller
+    (wall.taken if low < 0.5 else wall.doors).extend((a - 0.1, b + 0.1) for a, b, _, _ in result)
+    return result
+
+
+def _wall(
+    b: Builder, length: float, H: float, openings: list[tuple[float, float, float, float]], material: Material
+) -> None:
+    """A wall's surface round its windows."""
+    facing, at = (0, 1, 0), 0.0
+    for left, right, low, high in openings:
+        b.patch((at, 0, 0), (left - at, 0, 0), (0, 0, H), facing, material)
+        b.patch((left, 0, 0), (right - left, 0, 0), (0, 0, low), facing, material)
+        b.patch((left, 0, high), (right - left, 0, 0), (0, 0, H - high), facing, material)
+        at = right
+    b.patch((at, 0, 0), (length - at, 0, 0), (0, 0, H), facing, material)
+
+
+def _window(b: Builder, opening: tuple[float, float, float, float], radiance: float) -> None:
+    """Reveal, frame, mullions, sill, and the outdoors behind them as an area light."""
+    rng, (left, right, low, high) = b.rng, opening
+    w, h, y = right - left, high - low, -REVEAL_M
+    white = Material("frame", MATT, textures.speckle(rng, hsv(0.1, 0.05, rng.choice([0.9, 0.9, 0.35])), 0.03))
+    b.patch((left, y, low), (w, 0, 0), (0, -y, 0), (0, 0, 1), white)
+    b.patch((left, y, high), (w, 0, 0), (0, -y, 0), (0, 0, -1), white)
+    b.patch((left, y, low), (0, -y, 0), (0, 0, h), (1, 0, 0), white)
+    b.patch((right, y, low), (0, -y, 0), (0, 0, h), (-1, 0, 0), white)
+    view = Material("outdoors", LIGHT, textures.outdoors(rng, radiance))
+    b.patch((left, y, low), (w, 0, 0), (0, 0, h), (0, 1, 0), view, cell_m=5)
+    t, deep = 0.05, y + 0.05
+    for x in (left, right - t):
+        b.box((x, y + 0.01, low), (x + t, deep, high), white, bottom=True)
+    for z in (low, high - t):
+        b.box((left, y + 0.01, z), (right, deep, z + t), white, bottom=True)
+    bars = max(1, round(w / rng.uniform(0.5, 0.9)))
+    for k in range(1, bars):
+        x = left + k * w / bars
+        b.box((x - 0.025, y + 0.01, low), (x + 0.025, deep, high), white, bottom=True)
+    if rng.random() < 0.6:
+        z = low + h * rng.uniform(0.55, 0.72)
+        b.box((left, y + 0.01, z - 0.02), (right, deep, z + 0.02), white, bottom=True)
+    if low > 0.5:
+        b.box((left - 0.06, -0.01, low - 0.035), (right + 0.06, 0.09, low), white, bottom=True)
+
+
+def _door(b: Builder, wall: _Wall) -> None:
+    s = wall.free(b.rng, 1.0)
+    if s is None:
+        return
+    wall.taken.append((s - 0.6, s + 0.6))
+    leaf, frame = wooden(b.rng) if b.rng.random() < 0.6 else matt(b.rng), matt(b.rng, hsv(0.1, 0.05, 0.85))
+    with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0):
+        b.box((-0.43, 0, 0), (0.43, 0.03, 2.02), leaf)
+        for low, high in (
+            ((-0.5, 0, 0), (-0.43, 0.05, 2.09)),
+            ((0.43, 0, 0), (0.5, 0.05, 2.09)),
+            ((-0.43, 0, 2.02), (0.43, 0.05, 2.09)),
+        ):
+            b.box(low, high, frame, bottom=True)
+        b.box((0.32, 0.03, 1.0), (0.40, 0.07, 1.02), matt(b.rng, hsv(0.1, 0.1, 0.6)), bottom=True)
+
+
+def _wall_lamps(b: Builder, walls: list[_Wall], count: int, radiance: float) -> int:
+    made = 0
+    for _ in range(count):
+        wall = walls[int(b.rng.integers(4))]
+        s = wall.free(b.rng, 0.3)
+        if s is None:
+            continue
+        made += 1
+        wall.doors.append((s - 0.35, s + 0.35))
+        shade = Material(
+            "shade", LIGHT, textures.glow(b.rng, radiance * b.rng.uniform(0.7, 1.3), b.rng.uniform(0, 1))
+        )
+        half, tall = b.rng.uniform(0.06, 0.13), b.rng.uniform(0.12, 0.3)
+        with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0, b.rng.uniform(1.25, 1.8)):
+            b.box(
+                (-0.04, 0, tall / 2 - 0.04),
+                (0.04, 0.04, tall / 2 + 0.04),
+                matt(b.rng),
+                bottom=True,
+                cell_m=0.3,
+            )
+            b.box((-half, 0.04, 0), (half, 0.04 + 1.4 * half, tall), shade, bottom=True, cell_m=0.3)
+    return made
+
+
+def _ceiling_panels(b: Builder, W: float, D: float, H: float, radiance: float) -> int:
+    nx, ny = b.rng.choice([(1, 1), (2, 1), (2, 2), (0, 0)])
+    warm = b.rng.uniform(0, 0.6)
+    for i in range(nx):
+        for j in range(ny):
+            x, y, half = W * (i + 0.5) / nx, D * (j + 0.5) / ny, 0.25
+            light = Material("panel", LIGHT, textures.glow(b.rng, radiance * b.rng.uniform(0.8, 1.2), warm))
+            b.patch(
+                (x - half, y - half, H - 0.02),
+                (2 * half, 0, 0),
+                (0, 2 * half, 0),
+                (0, 0, -1),
+                light,
+                cell_m=5,
+            )
+            rim = matt(b.rng, hsv(0, 0, 0.8))
+            for dx, dy, u in (
+                (-half, -half, (2 * half, 0, 0)),
+                (-half, half, (2 * half, 0, 0)),
+                (-half, -half, (0, 2 * half, 0)),
+                (half, -half, (0, 2 * half, 0)),
+            ):
+                out = (0, np.sign(dy), 0) if u[0] else (np.sign(dx), 0, 0)
+                b.patch((x + dx, y + dy, H - 0.02), u, (0, 0, 0.02), out, rim, cell_m=0.5)
+    return int(nx * ny)
+
+
+def _mirror(b: Builder, walls: list[_Wall], order: list[int]) -> None:
+    for k in order:
+        wall = walls[k]
+        w = b.rng.uniform(0.6, 1.2)
+        s = wall.free(b.rng, w)
+        if s is None:
+            continue
+        wall.taken.append((s - w / 2 - 0.05, s + w / 2 + 0.05))
+        glass = Material("mirror", MIRROR, textures.speckle(b.rng, np.full(3, 0.8), 0.0))
+        low = b.rng.uniform(0.05, 0.5)
+        with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0):
+            b.box((-w / 2, 0, low), (w / 2, 0.02, 1.9), wooden(b.rng), bottom=True)
+            b.patch(
+                (-w / 2 + 0.04, 0.022, low + 0.04), (w - 0.08, 0, 0), (0, 0, 1.82 - low), (0, 1, 0), glass
+            )
+        return
+
+
+def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
+    """Furniture with its back to a wall, where there is place; tall things not before windows."""
+    rng, made = b.rng, []
+    builders = [
+        ("sofa", furniture.sofa, 2.15, False),
+        ("cabinet", furniture.cabinet, 1.65, False),
+        ("bookshelf", furniture.bookshelf, 1.35, True),
+        ("desk", furniture.desk, 1.65, False),
+        ("television", furniture.television, 1.75, False),
+        ("bed", furniture.bed, 1.5, False),
+        ("plant", furniture.plant, 0.7, False),
+        ("plant", furniture.plant, 0.7, False),
+        ("cabinet", furniture.cabinet, 1.65, False),
+    ]
+    wanted = int(rng.integers(4, 8))
+    for index in rng.permutation(len(builders)):
+        name, make, width, tall = builders[index]
+        if len(made) == wanted:
+            break
+        if name in ("bed", "sofa") and {"bed", "sofa"} & set(made):
+            continue  # they would fill the path of the camera between them
+        for k in rng.permutation(4):
+            wall = walls[k]
+            margin = (
+                0.55 if name in ("sofa", "bed", "desk") else 0.0
+            )  # keeps corners free for the wall round them
+            s = wall.free(rng, width + margin, both=tall)
+            if s is not None:
+                with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0.35 if name == "plant" else 0.015):
+                    width = make(b)
+                wall.taken.append((s - width / 2 - 0.08, s + width / 2 + 0.08))
+                made.append(name)
+                break
+    if rng.random() < 0.3:
+        k = int(rng.integers(4))
+        s = walls[k].free(rng, 0.5)
+        if s is not None:
+            with b.at(walls[k].x, walls[k].y, 0, walls[k].yaw), b.at(s, 0.3):
+                furniture.floor_lamp(b, 0.6 * LAMP)
+            walls[k].taken.append((s - 0.25, s + 0.25))
+            made.append("floor lamp")
+    return made
+
+
+def _middle(b: Builder, focus: tuple[float, float], radius: tuple[float, float]) -> list[str]:
+    """What stands or lies inside the camera's loop, lower than the camera: half of the floor stays bare."""
+    rng, made = b.rng, []
+    taken: list[tuple[float, float, float]] = []
+
+    def place(size: float, reach: float) -> tuple[float, float] | None:
+        for _ in range(30):
+            a, r = rng.uniform(0, 2 * np.pi), rng.uniform(0, reach)
+            x, y = focus[0] + r * radius[0] * np.cos(a), focus[1] + r * radius[1] * np.sin(a)
+            if all(np.hypot(x - u, y - v) > size + s for u, v, s in taken):
+                taken.append((x, y, size))
+                return x, y
+        return None
+
+    if rng.random() < 0.35:
+        w, d = rng.uniform(1.1, 1.6), rng.uniform(0.7, 1.0)
+        material = Material("rug", MATT, textures.rug(rng))
+        x, y = place(0.3, 0.8) or focus
+        with b.at(x, y, 0, rng.uniform(0, np.pi)):
+            b.box((-w / 2, -d / 2, 0), (w / 2, d / 2, 0.008), material)
+        made.append("rug")
+        taken.clear()
+    if rng.random() < 0.75:
+        w, d = rng.uniform(0.7, 1.3), rng.uniform(0.5, 0.8)
+        h = rng.choice([0.42, 0.74])
+        spot = place(0.6 * w, 0.6)
+        if spot:
+            yaw = rng.uniform(0, np.pi)
+            with b.at(*spot, 0, yaw):
+                furniture.table(b, w, d, h, furniture.polished(rng))
+            made.append("table")
+            if h > 0.6:
+                for side in rng.permutation([-1, 1])[: int(rng.integers(1, 3))]:
+                    with (
+                        b.at(*spot, 0, yaw),
+                        b.at(rng.uniform(-0.2, 0.2), side * (d / 2 + 0.15), 0, 0 if side < 0 else np.pi),
+                    ):
+                        furniture.chair(b)
+                    made.append("chair")
+    for _ in range(int(rng.integers(2, 6))):
+        spot = place(0.25, 1.25)
+        if spot:
+            with b.at(*spot, 0, rng.uniform(0, 2 * np.pi)):
+                furniture.thing(b, small=False)
+            made.append("thing")
+    return made
+
+
+def _pictures(b: Builder, walls: list[_Wall]) -> None:
+    """Framed pictures and posters on what is left of the walls."""
+    for wall in walls:
+        for _ in range(int(b.rng.integers(1, 4))):
+            w = b.rng.uniform(0.3, 0.9)
+            s = wall.free(b.rng, w + 0.1)
+            if s is None:
+                continue
+            wall.doors.append((s - w / 2 - 0.05, s + w / 2 + 0.05))
+            h, z = w * b.rng.uniform(0.6, 1.3), b.rng.uniform(1.2, 1.6)
+            print_ = Material("picture", MATT, textures.picture(b.rng))
+            with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0, z - h / 2, np.pi):
+                b.box((-w / 2, -0.02, 0), (w / 2, 0, h), matt(b.rng), front=print_, bottom=True, cell_m=0.2)
