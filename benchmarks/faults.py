@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d3d import io
 from d3d.pipeline import runs, stages
 from d3d.pipeline.config import ENSEMBLE, Config, make_config
 from d3d.prediction import read_depth
@@ -224,7 +225,7 @@ def main() -> int:
     if a.json:
         cfg = make_config(profile="smoke")
         told = {"scheduler": a.scheduler, "results": [asdict(r) for r in results]}
-        runs.write_json(a.json, {**runs.provenance(cfg), **told, "seed": a.seed})
+        io.write_json(a.json, {**runs.provenance(cfg), **told, "seed": a.seed})
     return 0 if all(r.equal for r in results) else 1
 
 

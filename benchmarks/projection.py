@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from d3d import reconstruction
+from d3d import io, reconstruction
 from d3d.datasets import Scene, open_dataset
 from d3d.parallel import tasks
 from d3d.pipeline import runs
@@ -195,7 +195,7 @@ def main() -> int:
             workers = " and ".join(map(str, row["workers, MB"]))
             print(f"| {row['scenes']} | {row['seconds']} | {row['this process, MB']} | {workers} |")
     if a.json:
-        runs.write_json(a.json, {**runs.provenance(make_config(profile="paper")), **result})
+        io.write_json(a.json, {**runs.provenance(make_config(profile="paper")), **result})
     return 0
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d3d import io
 from d3d.datasets import DATASETS, Dataset, Scene
 from d3d.datasets.samples import EpochBatches
 from d3d.parallel.tasks import run_tasks
@@ -145,7 +146,7 @@ def main() -> int:
     for r in rows:
         print(f"| {r['step']} | {r['amount']} | {r['seconds']} | {r['peak_mb']} |")
     if a.json:
-        runs.write_json(a.json, {**runs.provenance(make_config(profile="paper")), "rows": rows})
+        io.write_json(a.json, {**runs.provenance(make_config(profile="paper")), "rows": rows})
     return 0
 
 

@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from d3d import io
 from d3d.datasets.images import decode_image
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
+from d3d.io import atomic, read_json, write_json
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline import runs
-from d3d.pipeline.runs import atomic, read_json, write_json
 
 # 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
 MM = 1000.0
@@ -218,7 +218,7 @@ def load_checked(path: Path, sha256: str) -> DepthNetwork:
     Raises:
         DataError: the file is another one, or not a checkpoint.
     """
-    found = runs.sha256(path)
+    found = io.sha256(path)
     if found != sha256:
         raise DataError(
             f"{path} has sha256 {found[:12]}, not {sha256[:12]}: it was trained anew, or this machine's view of the "

@@ -260,7 +260,7 @@ def contact_sheet(root: Path, path: Path, columns: int = 7, shrink: float = 1.0)
     from PIL import Image
 
     from d3d.datasets import open_dataset
-    from d3d.pipeline.runs import atomic
+    from d3d.io import atomic
 
     dataset = open_dataset("glossyrooms", root)
     scenes = [scene for split in dataset.splits for scene in dataset.scenes(split)]

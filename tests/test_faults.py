@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from d3d import io
 from d3d.errors import DataError, RunError
 from d3d.models import create_model, save_weights
 from d3d.pipeline import runs, stages
@@ -64,7 +65,7 @@ def test_weights_and_states_on_a_full_disk(mount):
     assert list(folder.iterdir()) == []
     with (
         pytest.raises(RunError, match=r"state\.pt cannot be written: the disk is full"),
-        runs.atomic(folder / "state.pt") as t,
+        io.atomic(folder / "state.pt") as t,
     ):
         torch.save({"x": torch.rand(2**20)}, t)
     assert list(folder.iterdir()) == []
@@ -94,11 +95,11 @@ def test_finished_stages_can_be_read_where_nobody_can_write(tmp_path, monkeypatc
 
 def test_an_error_of_another_kind_is_left_alone(tmp_path):
     for error in (ValueError("x"), OSError(errno.EIO, "input/output error"), DataError("y")):
-        with pytest.raises(type(error)) as raised, runs.atomic(tmp_path / "file"):
+        with pytest.raises(type(error)) as raised, io.atomic(tmp_path / "file"):
             raise error
         assert raised.value is error
     elsewhere = PermissionError(errno.EACCES, "Permission denied", "/somewhere/frame.png")
-    with pytest.raises(PermissionError), runs.atomic(tmp_path / "file"):
+    with pytest.raises(PermissionError), io.atomic(tmp_path / "file"):
         raise elsewhere
 
 
@@ -106,7 +107,7 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
     """The library puts a file's metadata in another order each time; later stages know weights by their hash."""
     torch.manual_seed(0)
     model = create_model("monodepth2", pretrained=False)
-    hashes = {runs.sha256(save_weights(model, tmp_path / f"{i}.safetensors")) for i in range(6)}
+    hashes = {io.sha256(save_weights(model, tmp_path / f"{i}.safetensors")) for i in range(6)}
     assert len(hashes) == 1
 
 

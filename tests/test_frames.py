@@ -19,6 +19,7 @@ from d3d.cli import main
 from d3d.datasets import Scene
 from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.errors import DataError, RunError
+from d3d.io import read_json, sha256
 from d3d.models import create_model, save_weights
 from d3d.pipeline import runs, scenes, stages
 from d3d.pipeline.config import make_config, stage_config
@@ -127,7 +128,7 @@ def test_the_chain_runs_without_the_bad_frames_and_lists_them(root, tmp_path, ca
     scored = set(zip(per_image["scene"], per_image["frame"], strict=True))
     wanted = {(f"{s}-seq-01.32-39", f"frame-{i:06d}") for s in ("chess", "fire") for i in range(32, 40, 2)}
     assert scored == wanted - {key}
-    stored = runs.read_json(runs.stage_folder(config, "pretrain", "monodepth2") / "config.json")
+    stored = read_json(runs.stage_folder(config, "pretrain", "monodepth2") / "config.json")
     assert list(stored["inputs"]) == ["frames/unreadable.csv"]
 
 
@@ -252,7 +253,7 @@ def trained(sound, tmp_path_factory):
         path = save_weights(
             create_model("monodepth2", pretrained=False), stage.folder / "weights.safetensors"
         )
-        stage.finish({path.name: runs.sha256(path)})
+        stage.finish({path.name: sha256(path)})
     return config
 
 
@@ -305,7 +306,7 @@ def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, 
     config = evaluated_on(replace(trained, run="truth", base=trained.run), root, every=20)
     stages.evaluate(config, "monodepth2")
     of_stage = runs.stage_folder(config, "evaluate", path=stages.evaluated(config, "monodepth2"))
-    assert runs.read_json(of_stage / "provenance.json")["ground_truth"] == "sensor depth registered to colour"
+    assert read_json(of_stage / "provenance.json")["ground_truth"] == "sensor depth registered to colour"
     made = tables.of_run(config, "5")
     assert "Ground truth of 7-Scenes: sensor depth registered to colour" in made.caption
     assert "Not all scenes of 7-Scenes test were there" in made.caption  # two of 13
@@ -347,9 +348,7 @@ def test_a_pose_that_cannot_be_read_counts_like_an_image(root, tmp_path):
     assert "frame-000005" not in chess.scene.frame_ids
     fused = [chess.scene.frame_ids[i] for i in chess.scene.every(5)]
     assert fused == [f"frame-{i:06d}" for i in (0, 10, 15, 20, 25, 30)]
-    provenance = runs.read_json(
-        runs.stage_folder(config, "frames", labels=frames.TRAINING) / "provenance.json"
-    )
+    provenance = read_json(runs.stage_folder(config, "frames", labels=frames.TRAINING) / "provenance.json")
     assert (provenance["frames"], provenance["unreadable"]) == (64, 1)
 
 

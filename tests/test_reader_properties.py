@@ -29,10 +29,10 @@ from d3d.datasets import archives, images, lists, open_dataset
 from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.datasets.sevenscenes import files as sevenscenes_files
 from d3d.errors import ConfigError, D3DError, DataError
+from d3d.io import read_json
 from d3d.lists import review
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
 from d3d.models.tensors import read_tensors
-from d3d.pipeline import runs
 from d3d.pipeline.config import make_config
 from d3d.pipeline.stages import frames
 from d3d.prediction import DepthStore, read_depth, write_depth
@@ -115,7 +115,7 @@ def of_index(path):
 
 
 def of_json(path):
-    assert "config" in runs.read_json(path, "config")
+    assert "config" in read_json(path, "config")
 
 
 def of_mesh(path):

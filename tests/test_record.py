@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from d3d import io
 from d3d.cli import _configs, _without, main
 from d3d.errors import BusyError, ConfigError, RunError
 from d3d.pipeline import record, runs
@@ -84,8 +85,8 @@ def test_a_student_is_ready_when_every_teacher_of_its_uncertainty_is(configs):
 
     for arch in ENSEMBLE:
         folder = runs.stage_folder(configs[0], "pretrain", arch)
-        runs.write_json(folder / "config.json", {"config": stage_config(configs[0], "pretrain", arch)})
-        runs.write_json(folder / "DONE", {"outputs": {"weights.safetensors": arch}})
+        io.write_json(folder / "config.json", {"config": stage_config(configs[0], "pretrain", arch)})
+        io.write_json(folder / "DONE", {"outputs": {"weights.safetensors": arch}})
         alone = record.Job(configs[0], "monodepth2", "pred").ready
         assert alone == (runs.stage_folder(configs[0], "pretrain", "monodepth2") / "DONE").is_file()
     assert job.ready

@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from d3d import io
 from d3d.errors import RunError
 from d3d.pipeline import runs
 from d3d.pipeline.config import make_config
@@ -98,7 +99,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
     path.write_text("old")
 
     def fail():
-        with runs.atomic(path) as temporary:
+        with io.atomic(path) as temporary:
             temporary.write_text("half")
             raise OSError("disk full")
 
@@ -115,9 +116,9 @@ def test_of_two_writers_of_one_folder_the_first_one_stays(tmp_path):
         folder.mkdir()
         (folder / "a.txt").write_text(content)
 
-    with runs.atomic(tmp_path / "scene") as late:
+    with io.atomic(tmp_path / "scene") as late:
         write(late, "late")
-        with runs.atomic(tmp_path / "scene") as early:
+        with io.atomic(tmp_path / "scene") as early:
             assert early != late
             write(early, "early")
     assert [p.name for p in tmp_path.rglob("*")] == ["scene", "a.txt"]
@@ -126,7 +127,7 @@ def test_of_two_writers_of_one_folder_the_first_one_stays(tmp_path):
 
 def test_a_writer_that_was_thought_dead_cannot_finish_what_was_cleared(cfg):
     def write():
-        with runs.atomic(runs.stage_folder(cfg, "predict", "monovit") / "scene") as temporary:
+        with io.atomic(runs.stage_folder(cfg, "predict", "monovit") / "scene") as temporary:
             temporary.mkdir()
             (temporary / "index.json").touch()
             with runs.open_stage(cfg, "predict", "monovit"):
@@ -154,5 +155,5 @@ def test_the_commit_is_that_of_the_start(cfg, monkeypatch):
     with runs.open_stage(cfg, "pretrain", "monovit") as stage:
         monkeypatch.setattr(runs, "_git_state", lambda: {"git": "after", "dirty": True})
         stage.finish({})
-    stored = runs.read_json(stage.folder / "provenance.json")
+    stored = io.read_json(stage.folder / "provenance.json")
     assert (stored["git"], stored["dirty"]) == ("before", False)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3d import tables
+from d3d import io, tables
 from d3d.cli import main, parser
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.metrics import METRICS
@@ -541,7 +541,7 @@ def finished(config, arch="monodepth2", labels="", values=(1, 2, 3, 4), folder="
     path = folder or f"{arch}/{labels or 'self-supervised'}/{config.evaluation.split}"
     with runs.open_stage(config, "evaluate", arch, labels, path=path) as stage:
         per_image(values).to_csv(stage.folder / "per_image.csv", index=False)
-        stage.finish({"per_image.csv": runs.sha256(stage.folder / "per_image.csv")})
+        stage.finish({"per_image.csv": io.sha256(stage.folder / "per_image.csv")})
     return stage.folder
 
 

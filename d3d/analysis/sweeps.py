@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d import evaluation, fusion, reconstruction
+from d3d import evaluation, fusion, io, reconstruction
 from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.metrics import depth_metrics
-from d3d.pipeline import runs, stages
+from d3d.pipeline import stages
 from d3d.pipeline.config import Config, stage_config
 from d3d.pipeline.scenes import TrainingScene
 from d3d.prediction import DepthStore
@@ -262,7 +262,7 @@ def truncation_sweep(
             bar.update(len(tried))
         parts.append(pd.read_csv(path))
     bar.close()
-    runs.write_json(folder / "key.json", key)
+    io.write_json(folder / "key.json", key)
     table = pd.concat(parts)
     at = ["sweep", "trunc_m", "voxel_m", "pixels"]
     means = table.groupby(at, sort=False)[["pred", "proj", "label"]].mean()
@@ -271,7 +271,7 @@ def truncation_sweep(
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
-    with runs.atomic(path) as temporary:
+    with io.atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from d3d.datasets.scene import Dataset, FrameList, Scene
 from d3d.errors import ConfigError, DataError
+from d3d.io import atomic
 from d3d.pipeline.config import Config
-from d3d.pipeline.runs import atomic
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 HOW_TO_GIVE = (

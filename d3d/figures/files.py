@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from d3d.figures.panels import PRINT_DPI
-from d3d.pipeline.runs import atomic
+from d3d.io import atomic
 
 # A repository that holds many figures should stay small to clone
 MOST_BYTES = 550_000

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from d3d import figures, fusion, reconstruction
+from d3d import figures, fusion, io, reconstruction
 from d3d.datasets import Scene
 from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def rank_frames(config: Config) -> pd.DataFrame:
     Returns:
         a row a frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
     """
-    inputs = {arch: runs.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
+    inputs = {arch: io.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
     with runs.open_stage(config, "rank", inputs=inputs, path=evaluated_name(config)) as stage:
         csv = stage.folder / "frames.csv"
         if not stage.done:
@@ -96,9 +96,9 @@ def rank_frames(config: Config) -> pd.DataFrame:
                 what=f"rank/{evaluated_name(config)}",
                 sizes={name: len(frames) for name, frames in wanted.items()},
             )
-            with runs.atomic(csv) as temporary:
+            with io.atomic(csv) as temporary:
                 pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
-            stage.finish({"frames.csv": runs.sha256(csv)})
+            stage.finish({"frames.csv": io.sha256(csv)})
         ranking = pd.read_csv(csv, dtype={"scene": str, "frame": str})
     ranking = ranking.sort_values("score", ascending=False, kind="stable", ignore_index=True)
     ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
@@ -174,7 +174,7 @@ def rank_scene(
             excess = behind_mesh(np.median(depths, axis=0), projected.read_of(scene, i))
             scores = frame_scores(fusion.ensemble_std(depths), excess)
             rows.append({"scene": scene.name, "frame": scene.frame_ids[i], **scores})
-        with runs.atomic(csv) as temporary:
+        with io.atomic(csv) as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
     return pd.read_csv(csv, dtype={"scene": str, "frame": str})
 

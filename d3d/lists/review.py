@@ -18,13 +18,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from d3d import io
 from d3d.datasets.lists import check_name, write_list
 from d3d.datasets.scene import FrameList
 from d3d.errors import D3DError, DataError, RunError
 from d3d.figures import Panel, grid, png_bytes
 from d3d.lists.ranking import Evidence, by_rule, evidence
 from d3d.notebook.widgets import told_in
-from d3d.pipeline import runs, stages
+from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import evaluated_dataset
 
@@ -137,7 +138,7 @@ class Review:
                 f"{self.path} was changed by another review since this one was opened: nothing was decided. Run "
                 f"the cell again to go on from there."
             )
-        runs.write_json(self.path, {"format": _FORMAT, "decisions": [[*frame, d] for frame, d in events]})
+        io.write_json(self.path, {"format": _FORMAT, "decisions": [[*frame, d] for frame, d in events]})
         self._events = events
 
 

@@ -53,7 +53,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     }
     # only where there is one: the file of a plain network is what it always was
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
-    from d3d.pipeline.runs import atomic
+    from d3d.io import atomic
 
     # not save_file: that has a temporary file of its own, which a kill would leave behind
     content = _in_order(save(tensors, metadata=metadata))

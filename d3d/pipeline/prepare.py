@@ -35,8 +35,9 @@ from d3d.datasets.scannet.prepared import (
 )
 from d3d.datasets.scene import require_root
 from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
+from d3d.io import read_json, write_json
 from d3d.parallel.tasks import run_tasks
-from d3d.pipeline.runs import differences, read_json, write_json
+from d3d.pipeline.runs import differences
 from d3d.progress import say
 
 PAPER_TRIPLES = 45_539

@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from d3d import io
 from d3d.datasets.scene import FrameList
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
@@ -138,7 +139,7 @@ def _of_run(config: Config) -> list[Evaluation]:
 
 def _keyframes(folder: Path) -> str:
     """The list whose frames alone were evaluated, by its name; "" where all were."""
-    return runs.read_json(folder / "config.json")["config"]["evaluation"].get("keyframes", "")
+    return io.read_json(folder / "config.json")["config"]["evaluation"].get("keyframes", "")
 
 
 def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
@@ -146,7 +147,7 @@ def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
     arch, training, _ = folder.parts[-3:]
     labels, _, number = re.fullmatch(r"(.+?)(-round(\d+))?", training).groups()
     labels = "" if labels == SELF_SUPERVISED else labels
-    stored = runs.read_json(folder / "config.json")["config"]
+    stored = io.read_json(folder / "config.json")["config"]
     ours = replace(
         config,
         round=int(number or 1),
@@ -157,7 +158,7 @@ def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
     expected = stage_config(ours, "evaluate", arch, labels)
     lines = runs.differences(expected, stored)
     csv = folder / "per_image.csv"
-    if not csv.is_file() or runs.sha256(csv) != runs.read_json(folder / "DONE")["outputs"].get(csv.name):
+    if not csv.is_file() or io.sha256(csv) != io.read_json(folder / "DONE")["outputs"].get(csv.name):
         raise RunError(f"{csv} is not what its evaluation left there. Delete {folder} and evaluate again.")
     trained = runs.stage_folder(ours, "distill" if labels else "pretrain", arch, labels)
     evaluation = Evaluation(
@@ -173,7 +174,7 @@ def _read(config: Config, folder: Path) -> tuple[Evaluation, list[str]]:
         settings=_digest(_without_seed(expected)),
         per_image=pd.read_csv(csv, dtype=_NAMES),
         provenance={
-            kind: _kept(runs.read_json(f / "provenance.json"))
+            kind: _kept(io.read_json(f / "provenance.json"))
             for kind, f in (("training", trained), ("evaluation", folder))
             if (f / "provenance.json").is_file()
         },
@@ -241,7 +242,7 @@ def export(scores: Scores, folder: Path) -> list[Path]:
         ordered = e.per_image.set_index(keys).loc[pd.MultiIndex.from_frame(first[keys])]
         paths.append(_write_csv(folder / name, ordered[list(METRICS)]))
         settings = {k: v for k, v in vars(e).items() if k not in ("per_image", "provenance")}
-        entries[name] = {**settings, "sha256": runs.sha256(folder / name), "provenance": dict(e.provenance)}
+        entries[name] = {**settings, "sha256": io.sha256(folder / name), "provenance": dict(e.provenance)}
     paths += [_write_csv(folder / name, table) for name, table in images.items()]
     rows = [
         (*key, name, scene, frame)
@@ -251,14 +252,14 @@ def export(scores: Scores, folder: Path) -> list[Path]:
     ]
     lists = pd.DataFrame(rows, columns=["dataset", "split", "list", "scene", "frame"])
     paths.append(_write_csv(folder / _LISTS, lists))
-    shared = {str(p.relative_to(folder)): runs.sha256(p) for p in paths if p.name in (_IMAGES, _LISTS)}
-    runs.write_json(folder / "index.json", {"version": 1, "evaluations": entries, "shared": shared})
+    shared = {str(p.relative_to(folder)): io.sha256(p) for p in paths if p.name in (_IMAGES, _LISTS)}
+    io.write_json(folder / "index.json", {"version": 1, "evaluations": entries, "shared": shared})
     return [*paths, folder / "index.json"]
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> Path:
     text = table.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    with runs.atomic(path) as temporary:
+    with io.atomic(path) as temporary:
         temporary.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     return path
 
@@ -278,7 +279,7 @@ def read(folder: Path) -> Scores:
     index = _index(folder)
     expected = {n: e["sha256"] for n, e in index["evaluations"].items()} | index["shared"]
     for name, digest in expected.items():
-        if not (folder / name).is_file() or runs.sha256(folder / name) != digest:
+        if not (folder / name).is_file() or io.sha256(folder / name) != digest:
             raise DataError(
                 f"{folder / name} is missing or not what {folder / 'index.json'} says. Restore it, or export again."
             )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from d3d import io
 from d3d.errors import DataError
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
-from d3d.pipeline import runs
 from d3d.tables.paper import LAYOUTS, Table, dataset_name, paper_table
 from d3d.tables.scores import Scores
 
@@ -190,7 +190,7 @@ def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list
             if table is None:
                 path.unlink(missing_ok=True)
                 continue
-            with runs.atomic(path) as temporary:
+            with io.atomic(path) as temporary:
                 temporary.write_text(make(table), encoding="utf-8")
             paths.append(path)
     return paths
@@ -255,5 +255,5 @@ def write_readme(path: Path, block: str) -> None:
         raise DataError(f"{path} must have {BEGIN} and below it {END}, each once.")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    with runs.atomic(path) as temporary:
+    with io.atomic(path) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{after}", encoding="utf-8")

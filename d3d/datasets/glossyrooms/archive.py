@@ -10,14 +10,11 @@ processes) or mitsuba.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
 import json
-import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.errors import DataError
+from d3d.io import atomic, sha256
 
 FORMAT = 1
 NAME = "glossyrooms"
@@ -210,7 +208,7 @@ def _truth_members(
 
 def _write_members(path: Path, members: Mapping[str, bytes]) -> None:
     """An archive of these; the same content gives the same bytes."""
-    with _atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for member in sorted(members):
             info = zipfile.ZipInfo(member, _EPOCH)
             info.create_system, info.external_attr = 3, 0o644 << 16  # whatever system writes it
@@ -311,12 +309,6 @@ def _archives(root: Path, split: str) -> list[Path]:
     return sorted(path for path in (root / split).glob("*.zip") if not path.name.startswith("."))
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
     """Colour at half the resolution, as cameras store it: a fifth smaller, and at 128x96 nobody sees it."""
     data = io.BytesIO()
@@ -346,20 +338,6 @@ def _checked_mask(mask: np.ndarray, where: str) -> np.ndarray:
     return mask
 
 
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the name ``path`` if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{os.getpid()}.part-{path.name}"
-    try:
-        yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write(path: Path, content: bytes) -> None:
-    with _atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)

@@ -52,7 +52,7 @@ def official_list(split: str) -> bytes:
     Raises:
         DataError: it is neither kept nor to be had from the network, or is not what it should be.
     """
-    from d3d.pipeline.runs import atomic
+    from d3d.io import atomic
 
     kept = Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d") / "scannet" / list_name(split)
     if kept.is_file():

@@ -193,7 +193,7 @@ def prepare_scene(job: Job) -> dict:
     Raises:
         DataError: the scene cannot be opened, or more frames than `Job.max_corrupt` cannot be read.
     """
-    from d3d.pipeline.runs import atomic
+    from d3d.io import atomic
 
     if index := finished(job):
         return summary(index)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from d3d import io
 from d3d.parallel.tasks import run_tasks
 from d3d.pipeline import runs
 from d3d.pipeline.config import Config, stage_config
@@ -38,10 +39,10 @@ def outputs(config: Config, stage: str, arch: str = "", labels: str = "") -> dic
     if not (folder / "DONE").is_file():
         return None
     # opening it checks that the configuration is the same; that is the next stage's business too
-    stored = runs.read_json(folder / "config.json", "config")["config"]
+    stored = io.read_json(folder / "config.json", "config")["config"]
     if runs.differences(stage_config(config, stage, arch, labels), stored):
         return None
-    return runs.read_json(folder / "DONE", "outputs")["outputs"]
+    return io.read_json(folder / "DONE", "outputs")["outputs"]
 
 
 def teacher_round(config: Config) -> Config | None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from d3d import io
 from d3d.datasets import Scene
 from d3d.errors import BusyError, D3DError, DataError, RunError
 from d3d.parallel.tasks import advance, run_tasks
@@ -63,7 +64,7 @@ def unreadable(
             time.sleep(1)
     listed = runs.stage_folder(config, "frames", labels=split) / UNREADABLE
     bad = read_unreadable(listed)
-    if (outputs(config, "frames", labels=split) or {}).get(UNREADABLE) != runs.sha256(listed):
+    if (outputs(config, "frames", labels=split) or {}).get(UNREADABLE) != io.sha256(listed):
         raise RunError(f"{listed} is not the list that the check left. Delete its folder to check anew.")
     return bad
 
@@ -101,7 +102,7 @@ def _check(
         )
     if count:
         say(f"{count:,} of {number:,} frames cannot be read and are left out: the list is {listed}")
-    stage.finish({UNREADABLE: runs.sha256(listed)}, frames=number, unreadable=count)
+    stage.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
 
 
 def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) -> dict[str, str]:
@@ -128,7 +129,7 @@ def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) ->
             except D3DError as error:
                 reasons[frame] = str(error)
         advance()
-    runs.write_json(path, {"frames_sha256": digest, "unreadable": reasons})
+    io.write_json(path, {"frames_sha256": digest, "unreadable": reasons})
     return reasons
 
 
@@ -137,7 +138,7 @@ def _read_result(path: Path, digest: str) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        stored = runs.read_json(path)
+        stored = io.read_json(path)
     except RunError:
         return None  # it costs a minute to make, and nobody could say what else to do with it
     if not isinstance(stored, dict) or stored.get("frames_sha256") != digest:
@@ -147,7 +148,7 @@ def _read_result(path: Path, digest: str) -> dict[str, str] | None:
 
 def write_unreadable(path: Path, bad: Unreadable) -> None:
     """Writes scene, frame and reason as CSV, whole or not at all."""
-    with runs.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with io.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         writer.writerows((scene, *row) for scene, rows in bad.items() for row in rows.items())

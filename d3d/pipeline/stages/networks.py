@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d import fusion
+from d3d import fusion, io
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.geometry import nearest_depth
@@ -119,7 +119,7 @@ def train_stage(
     weights = stage.folder / WEIGHTS
     frames = frames_digest(training_scenes(config))
     stage.finish(
-        {WEIGHTS: runs.sha256(weights)}, device=str(device), samples=len(task.samples), frames_sha256=frames
+        {WEIGHTS: io.sha256(weights)}, device=str(device), samples=len(task.samples), frames_sha256=frames
     )
     (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pandas as pd
 
-from d3d import evaluation, fusion
+from d3d import evaluation, fusion, io
 from d3d.errors import DataError, RunError
 from d3d.models import ARCHITECTURES
 from d3d.pipeline import runs
@@ -85,12 +85,12 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
             sizes={s.name: len(used) for s, used in zip(scenes, wanted, strict=True)},
         )
         per_image = evaluation.to_frame(list(chain.from_iterable(rows.values())), list(rows))
-        with runs.atomic(csv) as temporary:
+        with io.atomic(csv) as temporary:
             per_image.to_csv(temporary, index=False, float_format="%.6g")
         found = evaluated_dataset(config)
         truth, whole = found.truth(e.split), found.whole(e.split)
         stage.finish(
-            {"per_image.csv": runs.sha256(csv)},
+            {"per_image.csv": io.sha256(csv)},
             summary=evaluation.summary(per_image).to_dict(),
             **({"ground_truth": truth} if truth else {}),
             **({} if whole else {"in_part": True}),  # no row of the paper may stand beside it
@@ -104,7 +104,7 @@ def _check_truth(config: Config, stage: runs.Stage) -> None:
     Raises:
         RunError: says which is which, and what to do.
     """
-    stored = runs.read_json(stage.folder / "provenance.json").get("ground_truth")
+    stored = io.read_json(stage.folder / "provenance.json").get("ground_truth")
     if stored is None:
         return
     try:
@@ -157,9 +157,9 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
         part = make(pixels=pixels)
         stem = evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
-        with runs.atomic(folder / f"{stem}.csv") as temporary:
+        with io.atomic(folder / f"{stem}.csv") as temporary:
             part.to_csv(temporary, index=False, float_format="%.6g")
-        with runs.atomic(folder / f"{stem}.md") as temporary:
+        with io.atomic(folder / f"{stem}.md") as temporary:
             temporary.write_text(to_markdown(part))
     return make()
 

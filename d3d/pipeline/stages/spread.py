@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from d3d import fusion
+from d3d import fusion, io
 from d3d.datasets.samples import EpochBatches
 from d3d.pipeline import runs
 from d3d.pipeline.config import ENSEMBLE, Config, TrainConfig, snapshots_of
@@ -34,7 +34,7 @@ def uncertainty(config: Config, name: str, arch: str = "") -> DepthStore:
     """
     arch = arch or config.arch
     weights = _weights(config, name, arch)
-    inputs = {path.name: runs.sha256(path) for path in weights}
+    inputs = {path.name: io.sha256(path) for path in weights}
     with runs.open_stage(config, "uncertainty", arch, name, inputs=inputs) as stage:
         store = DepthStore(stage.folder)
         if stage.done:
@@ -169,6 +169,6 @@ def cost(config: Config, name: str, arch: str = "") -> dict[str, float]:
         trained = [runs.stage_folder(config, "variant", arch, name)]
 
     def seconds(folders: list[Path]) -> float:
-        return sum(runs.read_json(f / "provenance.json")["seconds"] for f in folders)
+        return sum(io.read_json(f / "provenance.json")["seconds"] for f in folders)
 
     return {"trainings": len(trained), "training_s": seconds(trained), "prediction_s": seconds(predicted)}
