@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from polished_floor import PolishedFloor
 
-from d3d.datasets import DATASETS, Dataset, Scene, open_dataset
+from d3d.datasets import DATASETS, Dataset, Scene, SensFile, digest_of, open_dataset
 from d3d.datasets.images import read_color, read_depth_png
 from d3d.errors import ConfigError, DataError
 
@@ -193,6 +193,107 @@ def test_errors_of_frames_name_scene_and_frame():
 def test_bad_intrinsics(K):
     with pytest.raises(DataError, match="not a 3x3 camera matrix"):
         MemoryScene(K=lambda i: K).K(0)
+
+
+def test_intrinsics_of_all_frames():
+    scene = MemoryScene(K=lambda i: np.diag([5.0 + i, 6, 1]))
+    assert scene.intrinsics().shape == (6, 3, 3)
+    assert scene.intrinsics()[:, 0, 0].tolist() == [5, 6, 7, 8, 9, 10]
+    assert scene.block(2, 4).intrinsics()[:, 0, 0].tolist() == [7, 8]
+
+
+def test_intrinsics_that_are_one_for_the_scene_are_read_once():
+    class OneCamera(MemoryScene):
+        one_K = True
+
+    scene = OneCamera()
+    assert (scene.intrinsics() == MemoryScene().intrinsics()).all()
+    assert scene.reads == [("K", 0)]
+    scene.block(2, 4).digest()
+    assert len(scene.reads) == 2
+
+
+def moved(by: float) -> MemoryScene:
+    scene = MemoryScene()
+    scene.world_T_cams = scene.world_T_cams + 0.0
+    scene.world_T_cams[2, 1, 3] += by
+    return scene
+
+
+def test_digest_reads_no_image_and_is_that_of_the_same_scene_anywhere():
+    scene = MemoryScene()
+    digest = scene.digest()
+    assert len(digest) == 64
+    assert {kind for kind, _ in scene.reads} == {"K"}
+    assert pickle.loads(pickle.dumps(PolishedFloor(3))).digest() == PolishedFloor(3).digest()
+    assert scene.without({}).digest() == scene.subset(range(6), "room").digest() == digest
+    assert moved(1e-9).digest() == moved(-1e-9).digest() == digest, "rounded, without negative zeros"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        MemoryScene(name="hall"),
+        MemoryScene(n=7),
+        MemoryScene(size_hw=(20, 32)),
+        MemoryScene(has_depth=False),
+        MemoryScene(K=lambda i: np.array([[25.0, 0, 15], [0, 24, 10 + (i == 4)], [0, 0, 1]])),
+        MemoryScene(n=7).without({"f6": "unreadable"}).without({"f1": "unreadable"}),
+        MemoryScene(n=7).subset([0, 1, 2, 3, 4, 6], "room"),
+        moved(1e-4),
+    ],
+)
+def test_digest_of_another_scene_is_another(other):
+    assert other.digest() != MemoryScene().digest()
+
+
+def test_digest_knows_the_frames_numbers_in_the_video_and_the_size_of_depth():
+    poses = np.tile(np.eye(4), (2, 1, 1))
+
+    class Numbered(Scene):
+        def _read_K(self, i):
+            return np.eye(3)
+
+    kinds = (
+        {},
+        {"numbers": [0, 10]},
+        {"numbers": [0, 20]},
+        {"has_depth": True},
+        {"has_depth": True, "depth_hw": (2, 2)},
+    )
+    assert len({Numbered("a", ["0", "1"], poses, (4, 4), **kind).digest() for kind in kinds}) == len(kinds)
+    assert (
+        Numbered("a", ["0", "1"], poses, (4, 4), numbers=[0, 1]).digest()
+        == Numbered("a", ["0", "1"], poses, (4, 4)).digest()
+    )
+
+
+def test_digest_of_several_scenes_and_of_the_frames_used():
+    a, b = MemoryScene(name="a"), MemoryScene(name="b")
+    digests = {
+        digest_of([a]),
+        digest_of([a, b]),
+        digest_of([b, a]),
+        digest_of([a, b], [[0, 1], [2]]),
+        digest_of([a, b], [[0, 1], [3]]),
+    }
+    assert len(digests) == 5
+    assert digest_of([a, b], [np.array([0, 1]), (2,)]) in digests
+
+
+@pytest.mark.parametrize("K", [None, np.diag([np.nan, 1, 1])], ids=str)
+def test_intrinsics_that_are_missing_are_found_by_the_digest(K):
+    """Issue 12, 1.10: found before a training starts, not at its first sample."""
+    scene = MemoryScene(K=lambda i: np.diag([5.0, 5, 1]) if i < 4 else K)
+    with pytest.raises(DataError, match=r"scene 'room', frame f4: "):
+        scene.digest()
+    with pytest.raises(DataError, match=r"scene 'room', frame f4: "):
+        digest_of([MemoryScene(name="other"), scene.block(3, 6, "room")])
+
+
+def test_the_reader_of_sens_files_is_where_the_interface_says(tmp_path):
+    with pytest.raises(DataError, match="missing"):
+        SensFile(tmp_path / "scene0000_00.sens")
 
 
 def test_image_files_that_are_missing_truncated_or_something_else(tmp_path):

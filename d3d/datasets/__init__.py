@@ -11,12 +11,22 @@ from pathlib import Path
 
 from d3d.datasets.glossyrooms.dataset import open_glossyrooms
 from d3d.datasets.scannet.dataset import open_scannet
-from d3d.datasets.scene import Dataset, Scene
+from d3d.datasets.scannet.sens import SensFile
+from d3d.datasets.scene import Dataset, Scene, digest_of
 from d3d.datasets.sevenscenes.dataset import open_sevenscenes
 from d3d.datasets.triples import Triples, find_triples
 from d3d.errors import unknown
 
-__all__ = ["DATASETS", "Dataset", "Scene", "Triples", "find_triples", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Scene",
+    "SensFile",
+    "Triples",
+    "digest_of",
+    "find_triples",
+    "open_dataset",
+]
 
 # name -> function(root, **options) -> Dataset
 DATASETS: dict[str, Callable[..., Dataset]] = {

@@ -6,6 +6,8 @@ and depth only when asked for, so that a data set of thousands of scenes opens q
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,12 @@ class Scene:
         has_depth: whether `depth` gives anything.
         depth_hw: size of `depth`; the native colour size unless the source says otherwise.
         left_out: frame id -> why the source has this frame and the scene does not.
+        one_K: whether all frames have the same intrinsics, so that `intrinsics` reads them once.
         corrupt: those of them whose pose cannot be read, unlike those that never had one; they count among the
             frames that cannot be read (`d3d.pipeline.stages.frames`).
     """
+
+    one_K = False
 
     def __init__(
         self,
@@ -155,6 +160,33 @@ class Scene:
             )
         return K if size_hw is None else scale_intrinsics(K, self.size_hw, size_hw)
 
+    def intrinsics(self) -> np.ndarray:
+        """Intrinsics of all frames at the native size, float64 (n, 3, 3).
+
+        Raises:
+            DataError: as `K`; names the first frame without valid intrinsics.
+        """
+        if self.one_K:
+            return np.repeat(self.K(0)[None], len(self), axis=0)
+        return np.stack([self.K(i) for i in range(len(self))])
+
+    def digest(self) -> str:
+        """SHA-256 of everything that identifies the scene except its pixels: names, sizes, poses, intrinsics.
+
+        No image is read. Poses and intrinsics are rounded to 6 decimals, so that two ways to compute the same
+        number give the same digest.
+
+        Raises:
+            DataError: the intrinsics of a frame are missing or invalid.
+        """
+        numbers = range(len(self)) if self._numbers is None else self._numbers.tolist()
+        about = [self.name, self.frame_ids, list(numbers), self.size_hw, self.depth_hw, self.has_depth]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for array in (self.world_T_cams, self.intrinsics()):
+            rounded = array.astype("<f8").round(6) + 0.0  # + 0.0: no negative zeros
+            digest.update(json.dumps(rounded.shape).encode() + rounded.tobytes())
+        return digest.hexdigest()
+
     def highlight_mask(self, i: int, size_hw: HW | None = None) -> np.ndarray | None:
         """Bool (h, w), true where a mirror image of a light is seen; None where the set does not know.
 
@@ -245,6 +277,7 @@ class _Subset(Scene):
             left_out,
         )
         self.corrupt = parent.corrupt
+        self.one_K = parent.one_K
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._parent._read_image(self._indices[i])
@@ -257,6 +290,20 @@ class _Subset(Scene):
 
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
         return self._parent._read_highlight_mask(self._indices[i])
+
+
+def digest_of(scenes: Sequence[Scene], frames: Sequence[Sequence[int]] | None = None) -> str:
+    """SHA-256 that identifies several scenes in their order; see `Scene.digest`.
+
+    Args:
+        frames: for each scene the indices of the frames that are used; None: all frames.
+
+    Raises:
+        DataError: the intrinsics of a frame are missing or invalid.
+    """
+    used = [None] * len(scenes) if frames is None else [list(map(int, of)) for of in frames]
+    parts = [(scene.digest(), of) for scene, of in zip(scenes, used, strict=True)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Dataset:

@@ -69,6 +69,8 @@ class GlossyRoom(Scene):
         spec: what is in the room.
     """
 
+    one_K = True
+
     def __init__(self, room: _Room, size_hw: HW, frames: int | None = None) -> None:
         """Opens a room's archive.
 

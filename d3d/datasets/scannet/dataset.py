@@ -94,6 +94,7 @@ class ScanNetScene(Scene):
             intrinsics, in pixels of depth; None where the intrinsics of depth are not there.
     """
 
+    one_K = True
     video_frames: int
     invalid: dict[str, list[int]]
     depth_K: np.ndarray | None

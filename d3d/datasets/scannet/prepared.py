@@ -47,6 +47,8 @@ def checksum(content: bytes) -> list[int]:
 class PreparedScene(Scene):
     """A prepared scene; each file is compared with its checksum when it is read."""
 
+    one_K = True
+
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.index = index = read_index(folder, name)

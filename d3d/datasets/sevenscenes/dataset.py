@@ -57,6 +57,8 @@ class SevenScenesSequence(Scene):
         rendered: whether its depth was rendered from a model; else it is the sensor's, registered to colour.
     """
 
+    one_K = True
+
     def __init__(self, folder: Path, name: str, rendered: Callable[[str], Path] | None = None) -> None:
         """Reads poses and the size of colour; a frame whose pose is missing or broken is left out (`corrupt`).
 
