@@ -25,9 +25,10 @@ from threading import Thread
 
 import numpy as np
 
-from d3d.datasets.glossyrooms.archive import HIGHLIGHT, SPLITS, write_manifest, write_room
+from d3d.datasets.glossyrooms.format import HIGHLIGHT, SPLITS
 from d3d.errors import ConfigError, D3DError, DataError
 from d3d.progress import say, track
+from glossyrooms.archive import write_manifest, write_room
 
 GENERATOR = 1  # counts up with every change that changes a picture
 FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from d3d.datasets.glossyrooms.archive import HIGHLIGHT, SAFE_NAME, SPLITS, add_truth, verify, write_manifest
+from d3d.datasets.glossyrooms.format import HIGHLIGHT, SAFE_NAME, SPLITS
 from d3d.errors import ConfigError, DataError
 from d3d.progress import say, track
+from glossyrooms.archive import add_truth, verify, write_manifest
 from glossyrooms.make import exit_status
 
 _TOLERANCE = 2e-5  # of shares, which archives have to five digits, and of poses, seven

@@ -7,7 +7,7 @@ import pytest
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
 from d3d.datasets import DATASETS, Dataset
-from d3d.datasets.glossyrooms.archive import MATERIALS
+from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.figures import dataview
 from d3d.pipeline.config import make_config
 

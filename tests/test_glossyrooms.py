@@ -19,9 +19,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from d3d.datasets import Dataset, find_triples, open_dataset
-from d3d.datasets.glossyrooms import archive
 from d3d.datasets.samples import TripleSamples
 from d3d.errors import ConfigError, DataError, WriteError
+from glossyrooms import archive
 
 HW = (24, 32)
 

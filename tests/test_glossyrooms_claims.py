@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 from d3d.datasets import Scene, find_triples, open_dataset
-from d3d.datasets.glossyrooms.archive import MATERIALS
+from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.figures import premise
 from d3d.geometry import relative_pose, warp
 

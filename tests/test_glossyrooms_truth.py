@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from d3d.datasets import open_dataset
-from d3d.datasets.glossyrooms.archive import write_manifest
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline.runs import project_root
 from glossyrooms import truth
+from glossyrooms.archive import write_manifest
 
 SHIPPED = project_root() / "data" / "glossyrooms"
 

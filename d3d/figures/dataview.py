@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from d3d import figures
 from d3d.datasets import Scene
-from d3d.datasets.glossyrooms.archive import MATERIALS
+from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth, relative_pose
 from d3d.pipeline import scenes

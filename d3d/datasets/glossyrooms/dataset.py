@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from d3d.datasets.glossyrooms.archive import (
+from d3d.datasets.glossyrooms.format import (
     FORMAT,
     HIGHLIGHT,
     LISTED_SPLITS,
@@ -125,7 +125,7 @@ class GlossyRoom(Scene):
         return self._read_millimetres("virtual", self._index(i)) if self.has_depth else None
 
     def material(self, i: int) -> np.ndarray | None:
-        """Uint8 (H, W), the place of each pixel's material in `archive.MATERIALS`; None where the room has no depth."""
+        """Uint8 (H, W), the place of each pixel's material in `format.MATERIALS`; None where the room has no depth."""
         return self._read_mask(self._index(i)) & MATERIAL_BITS if self.has_depth else None
 
     def _read_image(self, i: int) -> np.ndarray:

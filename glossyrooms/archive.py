@@ -1,18 +1,13 @@
-"""The files of GlossyRooms, how they are written and checked: archives, one a room; the manifest; lists of frames.
+"""Write and check the archives of GlossyRooms, its manifest and its lists of frames.
 
-    <root>/manifest.json
-    <root>/lists/<split>_<list>.txt     lines "room frame_id"
-    <root>/<split>/<room>.zip           scene.json, color/<id>.jpg; with depth also depth/, mask/, virtual/<id>.png
-
-The same content gives the same bytes. Nothing here imports torch (500 MB in each of the generator's
-processes) or mitsuba.
+`d3d.datasets.glossyrooms.format` describes the files. The same content gives the same bytes. This module must not
+import torch (500 MB in each of the generator's processes) or mitsuba.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,27 +16,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from d3d.datasets.glossyrooms.format import (
+    FORMAT,
+    HIGHLIGHT,
+    LISTED_SPLITS,
+    LISTS,
+    MATERIALS,
+    MAX_DEPTH_M,
+    NAME,
+    SAFE_NAME,
+    SPLITS,
+    mask_is_valid,
+)
 from d3d.errors import DataError
 from d3d.io import atomic, sha256
-
-FORMAT = 1
-NAME = "glossyrooms"
-SPLITS = ("train", "val", "test")
-LISTED_SPLITS = ("val", "test")
-MATERIALS = ("matt", "glossy", "mirror", "light")  # by the code in the low bits of a mask
-MATERIAL_BITS = 7
-HIGHLIGHT = 8  # added to a mask's code where a mirror image of a light is seen
-MAX_DEPTH_M = 65.535  # 16 bits of millimetres
-# A name becomes part of a file's name, also of what is computed from it
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
-
-# The lists' rule: least and greatest share of a frame's pixels, in per cent; the upper bound is excluded
-_UNSEEN_MIRROR = (0.0, 0.5)
-LISTS: dict[str, dict[str, tuple[float, float]]] = {
-    "Reflection": {"highlight": (2.0, np.inf), "mirror": _UNSEEN_MIRROR},
-    "NoReflection": {"highlight": (0.0, 0.3), "mirror": _UNSEEN_MIRROR},
-    "Mirror": {"mirror": (2.0, np.inf)},
-}
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive knows
 
@@ -71,11 +59,6 @@ def lists_of(shares: Mapping[str, float]) -> list[str]:
         for name, rule in LISTS.items()
         if all(low <= 100 * shares[kind] < high for kind, (low, high) in rule.items())
     ]
-
-
-def mask_is_valid(mask: np.ndarray) -> bool:
-    """Whether every value of a uint8 mask is a material's code, with or without `HIGHLIGHT`."""
-    return bool(((mask & ~np.uint8(HIGHLIGHT)) < len(MATERIALS)).all())
 
 
 def write_room(
