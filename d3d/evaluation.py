@@ -1,4 +1,4 @@
-"""Scores of stored depth: per-image metrics and their means (section 4); `d3d.tables` makes tables of them."""
+"""Compute per-image depth metrics and their means (section 4); `d3d.tables` makes tables of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pandas as pd
 
 from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import DataError
-from d3d.metrics import METRICS, depth_metrics
+from d3d.metrics import METRICS, align, depth_metrics, pixel_kinds
 from d3d.parallel.tasks import advance
 from d3d.progress import track
 
 _ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}
+_TRAINING_NAMES = {"": "Self-Supervised", "pred": "Self-Teaching", "uncer": "3D Distillation"}
 SELF_SUPERVISED = "self-supervised"
 
 Row = dict[str, Any]  # of a table of scores, by its columns
@@ -27,9 +28,7 @@ def arch_name(arch: str) -> str:
 
 def training_name(labels: str) -> str:
     """The paper's word for a training: "" is self-supervised, "pred" self-teaching, "uncer" 3D distillation."""
-    return {"": "Self-Supervised", "pred": "Self-Teaching", "uncer": "3D Distillation"}.get(
-        labels, f"Distillation ({labels})"
-    )
+    return _TRAINING_NAMES.get(labels, f"Distillation ({labels})")
 
 
 def score(
@@ -42,20 +41,20 @@ def score(
     max_depth: float = 10.0,
     what: str = "score",
 ) -> pd.DataFrame:
-    """Per-image metrics of stored depth against the scenes' ground truth.
+    """Compute the metrics of each image against the scenes' ground truth.
 
     Args:
-        depth: function of (scene, frame index) that returns depth (h, w) in metres; 0 counts as wrong
-            as any other value, clamped to ``min_depth``.
+        depth: function of (scene, frame index) that returns depth (h, w) in metres. A depth of 0 is scored like any
+            other wrong value, clamped to ``min_depth``.
         frames: frame indices of each scene.
-        scale: "none" or "median", as `metrics.depth_metrics`.
+        scale: "none" or "median", see `metrics.depth_metrics`. One scale an image, the same for every kind of pixel.
 
     Returns:
-        one row an image and kind of pixels: scene, frame, pixels ("all"; "highlight" and "diffuse" where
-        the set has a mask), count, the seven metrics.
+        one row for each image and kind of pixel: scene, frame, pixels ("all"; "highlight" and "diffuse" where the
+        data set has a mask), count (pixels), the seven metrics. A frame without ground truth has no row.
 
     Raises:
-        DataError: no image has ground truth.
+        DataError: no image has ground truth, or a prediction cannot be scored.
     """
     rows = []
     with track(what=what, total=sum(map(len, frames)), unit="image") as bar:
@@ -73,32 +72,29 @@ def score_scene(
     min_depth: float,
     max_depth: float,
 ) -> list[Row]:
-    """The rows of `score` of one scene; none where no frame has ground truth."""
+    """Compute the rows of `score` for one scene; an empty list if no frame has ground truth."""
     rows = []
     for i in frames:
         advance()
         gt = scene.depth(i)
         if gt is None or not (gt > 0).any():
             continue
-        masks: dict[str, np.ndarray | None] = {"all": None}
-        highlight = scene.highlight_mask(i)
-        if highlight is not None:
-            masks |= {"highlight": highlight, "diffuse": ~highlight}
-        pred = depth(scene, i)
-        for pixels, mask in masks.items():
-            count = int(np.count_nonzero(gt > 0 if mask is None else mask & (gt > 0)))
-            if count:
-                metrics = depth_metrics(pred, gt, mask, scale, min_depth, max_depth)
-                about = {"scene": scene.name, "frame": scene.frame_ids[i], "pixels": pixels, "count": count}
-                rows.append({**about, **metrics})
+        about = {"scene": scene.name, "frame": scene.frame_ids[i]}
+        try:
+            aligned = align(depth(scene, i), gt, scale, min_depth, max_depth)
+        except DataError as error:
+            raise DataError(f"{scene.name}, frame {scene.frame_ids[i]}: {error}") from error
+        for pixels, mask in pixel_kinds(gt, scene.highlight_mask(i)).items():
+            metrics = depth_metrics(aligned, gt, mask, "none", min_depth, max_depth)
+            rows.append({**about, "pixels": pixels, "count": int(np.count_nonzero(mask)), **metrics})
     return rows
 
 
 def to_frame(rows: Sequence[Row], scenes: Sequence[str]) -> pd.DataFrame:
-    """The rows of all scenes as a table.
+    """Make one table of the rows of all scenes.
 
     Raises:
-        DataError: there are none; names the scenes.
+        DataError: there are no rows; names the scenes.
     """
     if not rows:
         names = ", ".join(scenes[:3])
@@ -106,14 +102,28 @@ def to_frame(rows: Sequence[Row], scenes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary(per_image: pd.DataFrame, pixels: str = "all") -> pd.Series:
-    """Mean over images of each metric (the paper's way), and ``images``, their number."""
+def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
+    """Average each metric over images, as the paper does.
+
+    Args:
+        per_image: from `score`. The column ``in_split`` (bool), where there is one, marks the frames of the split
+            itself; a prepared folder holds further frames that are on a list only.
+        pixels: "all", "highlight" or "diffuse".
+        frames: the (scene, frame) of a list. None: the frames of the whole split.
+
+    Returns:
+        the mean of each metric, and ``images``, the number of images.
+    """
     part = per_image[per_image["pixels"] == pixels]
+    if frames is not None:
+        part = on_list(part, frames)
+    elif "in_split" in part:
+        part = part[part["in_split"]]
     means = part[list(METRICS)].mean()
     means["images"] = len(part)
     return means
 
 
 def on_list(per_image: pd.DataFrame, frames: FrameList) -> pd.DataFrame:
-    """The rows of `score` that are of these (scene, frame)."""
+    """Select the rows of `score` whose (scene, frame) is in ``frames``."""
     return per_image[[key in frames for key in zip(per_image["scene"], per_image["frame"], strict=True)]]

@@ -1,4 +1,4 @@
-"""The seven depth metrics of Eigen et al., per image, as the paper reports them (section 4.1)."""
+"""The seven depth metrics of Eigen et al. for one image (section 4.1)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,53 @@ HIGHER_IS_BETTER = frozenset(("a1", "a2", "a3"))
 
 
 def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """A predicted depth map resized bilinearly to the ground truth's size (h, w), metres.
+    """Resize a predicted depth map (metres) bilinearly to the ground truth's size (h, w).
 
-    Meant for predictions, which are dense: bilinear would blend a sensor's holes into their neighbours.
+    For predictions only, which are dense: bilinear interpolation would blend a sensor's holes into their neighbours.
     """
     if depth_hw.shape == tuple(size_hw):
         return depth_hw
     import torch
 
-    t = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
-    return torch.nn.functional.interpolate(t, tuple(size_hw), mode="bilinear", align_corners=False)[
-        0, 0
-    ].numpy()
+    depth_11hw = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
+    resized = torch.nn.functional.interpolate(depth_11hw, tuple(size_hw), mode="bilinear")
+    return resized[0, 0].numpy()
+
+
+def pixel_kinds(gt: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the masks (h, w) of the pixels with ground truth: "all" and, where ``highlight`` is given, "highlight"
+    and "diffuse". A kind without a pixel is left out."""
+    masks = {"all": gt > 0}
+    if highlight is not None:
+        masks |= {"highlight": highlight & (gt > 0), "diffuse": ~highlight & (gt > 0)}
+    return {kind: mask for kind, mask in masks.items() if mask.any()}
+
+
+def align(
+    pred: np.ndarray, gt: np.ndarray, scale: str = "none", min_depth: float = 0.1, max_depth: float = 10.0
+) -> np.ndarray:
+    """Return the prediction as it is scored: at the truth's size, scaled, then clamped.
+
+    See `depth_metrics` for the arguments and errors.
+
+    Returns:
+        depth (H, W), metres, float64.
+    """
+    if scale not in ("none", "median"):
+        raise ConfigError(f"scale must be 'none' or 'median', got {scale!r}.")
+    valid = gt > 0
+    aligned = resize_depth(np.asarray(pred), gt.shape).astype(np.float64)
+    if bad := np.count_nonzero(~np.isfinite(aligned[valid])):
+        raise DataError(f"the prediction has {bad} pixels that are not finite.")
+    if scale == "median" and valid.any():
+        median = np.median(aligned[valid])
+        if median <= 0:
+            raise DataError(
+                f"the median of the predicted depth is {median:g} m over the pixels with ground truth: it cannot be "
+                f"scaled to the median of the truth. Look at the network's depth, or score with scale 'none'."
+            )
+        aligned *= np.median(gt[valid]) / median
+    return aligned.clip(min_depth, max_depth)
 
 
 def depth_metrics(
@@ -33,39 +68,39 @@ def depth_metrics(
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> dict[str, float]:
-    """The seven metrics of one image.
+    """Compute the seven metrics of one image.
+
+    The prediction is clamped, the truth is not: every pixel with gt > 0 counts. The clamp keeps log(pred) finite and
+    bounds the weight of a few far pixels. The scripts for KITTI (Eigen et al., Monodepth2) clamp likewise, but leave
+    out the pixels whose truth lies outside min_depth .. max_depth. The paper names no range of depths, so none is
+    left out here.
 
     Args:
-        pred: predicted depth (h, w), metres; resized bilinearly to ``gt`` if it is of another size.
+        pred: predicted depth (h, w), metres. It is resized bilinearly to the size of ``gt``.
         gt: ground-truth depth (H, W), metres, 0 where there is none.
-        mask: optional bool (H, W): pixels to count, on top of gt > 0.
-        scale: "none" for absolute depth (ScanNet), "median" for relative depth (7-Scenes): the
-            prediction is multiplied by median(gt) / median(pred) of this image's pixels.
-        min_depth: predictions (after scaling) are clamped to min_depth .. max_depth, metres.
+        mask: bool (H, W), the pixels to count, on top of gt > 0. It has no influence on the scale.
+        scale: "none" for absolute depth (ScanNet), "median" for relative depth (7-Scenes). "median" multiplies the
+            prediction by median(gt) / median(pred), both over all pixels of the image with gt > 0.
+        min_depth: lower end of the clamp of the scaled prediction, metres.
+        max_depth: upper end, metres.
 
     Returns:
-        abs_rel, sq_rel (metres), rmse (metres), rmse_log, a1, a2, a3. All NaN when no pixel counts. Note
-        that the field's Sq Rel divides the squared error by gt, not by its square.
+        abs_rel, sq_rel (metres), rmse (metres), rmse_log, a1, a2, a3. All are NaN if no pixel counts. As everywhere
+        in the field, Sq Rel divides the squared error by gt, not by its square.
 
     Raises:
-        DataError: mask of another size, or a prediction that is not finite.
+        DataError: mask and ``gt`` differ in size, the prediction is not finite where there is truth, or its median
+            is not positive and ``scale`` is "median".
         ConfigError: unknown ``scale``.
     """
-    if scale not in ("none", "median"):
-        raise ConfigError(f"scale must be 'none' or 'median', got {scale!r}.")
     gt = np.asarray(gt, dtype=np.float64)
     if mask is not None and mask.shape != gt.shape:
         raise DataError(f"mask {mask.shape} and ground truth {gt.shape} differ in size.")
-    pred = resize_depth(np.asarray(pred), gt.shape)
+    aligned = align(pred, gt, scale, min_depth, max_depth)
     count = gt > 0 if mask is None else mask & (gt > 0)
-    g, p = gt[count], pred[count].astype(np.float64)
+    g, p = gt[count], aligned[count]
     if g.size == 0:
         return dict.fromkeys(METRICS, float("nan"))
-    if not np.isfinite(p).all():
-        raise DataError(f"the prediction has {np.count_nonzero(~np.isfinite(p))} pixels that are not finite.")
-    if scale == "median":
-        p = p * (np.median(g) / np.median(p))
-    p = p.clip(min_depth, max_depth)
     ratio = np.maximum(p / g, g / p)
     error = p - g
     return {

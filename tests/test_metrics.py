@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d3d.errors import ConfigError, DataError
-from d3d.metrics import METRICS, depth_metrics, resize_depth
+from d3d.metrics import METRICS, align, depth_metrics, pixel_kinds, resize_depth
 
 
 def test_hand_computed_values():
@@ -32,6 +32,56 @@ def test_median_scaling_undoes_a_scale_and_only_a_scale():
     assert depth_metrics(gt * 1.7, gt, scale="median")["abs_rel"] == pytest.approx(0, abs=1e-12)
     assert depth_metrics(gt * 1.7, gt)["abs_rel"] == pytest.approx(0.7)
     assert depth_metrics(gt + 1, gt, scale="median")["abs_rel"] > 0.05
+
+
+def test_one_scale_an_image_whatever_pixels_count():
+    """Highlights at twice their depth are an error of the highlights, not of a scale of their own."""
+    gt = np.full((4, 10), 2.0)
+    highlight = np.arange(10)[None].repeat(4, 0) < 3
+    pred = np.where(highlight, 4.0, 2.0)
+    errors = [depth_metrics(pred, gt, m, scale="median")["abs_rel"] for m in (None, highlight, ~highlight)]
+    assert errors == pytest.approx([0.3, 1.0, 0.0])
+    gt[:, 9] = 0  # where there is no truth the prediction has no part in the scale
+    pred[:, 9] = 1000
+    errors = [depth_metrics(pred, gt, m, scale="median")["abs_rel"] for m in (None, highlight, ~highlight)]
+    assert errors == pytest.approx([1 / 3, 1.0, 0.0])
+
+
+def test_align_gives_the_prediction_as_it_is_scored():
+    gt = np.random.default_rng(0).uniform(0.5, 5, (6, 8))
+    highlight = gt > 3
+    pred = np.random.default_rng(1).uniform(0.5, 30, (3, 4))
+    aligned = align(pred, gt, "median")
+    assert aligned.shape == gt.shape
+    assert aligned.max() <= 10
+    for mask in (None, highlight):
+        assert depth_metrics(aligned, gt, mask) == depth_metrics(pred, gt, mask, scale="median")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_prediction_without_a_positive_median_cannot_be_scaled(value):
+    gt = np.full((2, 3), 2.0)
+    pred = np.array([[value, value, value], [value, 1.0, 2.0]])
+    with pytest.raises(DataError, match=r"median .* is -?[01] m.* cannot be scaled"):
+        depth_metrics(pred, gt, scale="median")
+    with pytest.raises(DataError, match="cannot be scaled"):
+        depth_metrics(pred, gt, pred > 0, scale="median")
+    assert depth_metrics(pred, gt)["abs_rel"] > 0.5  # absolute depth: clamped, and wrong
+
+
+def test_truth_beyond_the_clamp_counts_and_stays_as_it_is():
+    gt = np.full((2, 2), 20.0)
+    assert depth_metrics(np.full((2, 2), 20.0), gt)["abs_rel"] == pytest.approx(0.5)  # 10 m against 20 m
+
+
+def test_kinds_of_pixels_have_truth_and_are_not_empty():
+    gt = np.array([[0.0, 1.0], [2.0, 3.0]])
+    highlight = np.array([[True, True], [False, False]])
+    kinds = pixel_kinds(gt, highlight)
+    assert list(kinds) == ["all", "highlight", "diffuse"]
+    assert [int(m.sum()) for m in kinds.values()] == [3, 1, 2]
+    assert list(pixel_kinds(gt, None)) == ["all"]
+    assert list(pixel_kinds(gt, np.zeros((2, 2), bool))) == ["all", "diffuse"]
 
 
 def test_clamp_comes_after_scaling():
