@@ -36,6 +36,7 @@ _MOVED = {
     "d3d.labelquality": "d3d.analysis.labelquality",
     "d3d.launch": "d3d.parallel.launch",
     "d3d.meshview": "d3d.notebook.meshview",
+    "d3d.optimizer": "d3d.kernels",
     "d3d.premise": "d3d.figures.premise",
     "d3d.prepare": "d3d.pipeline.prepare",
     "d3d.prepare_scene": "d3d.datasets.scannet.prepare",

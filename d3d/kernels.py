@@ -1,84 +1,99 @@
-"""Eq. 2, the minimum over the sources and the gradient of both in one pass: what a CPU trains with.
+"""What a CPU computes faster than autograd and torch's own operators: the photometric loss, and Adam.
 
-Left to autograd, the photometric error of four scales is most of a small network's training step on a CPU: some forty
-maps of the size of all warped images are written to memory and read back. Here the gradient with respect to the
-warped images is worked out together with the error, a few images at a time, and is all that is kept. The result is
-that of `d3d.losses.photometric_error` and `minimum_reprojection`, which say the same in the paper's terms and which
-a GPU runs (tested against each other in float64).
+Photometric loss. `minimum_photometric_error` is `losses.photometric_error` (Eq. 2), `losses.minimum_reprojection` and
+the mean over the pixels in one pass. Autograd would write some forty maps of the size of all warped images to memory
+and read them back. Here the gradient is computed together with the error, a few images at a time, and only the
+gradient is kept. The tests compare both forms in float64; a GPU runs the plain form of `d3d.losses`.
+
+Adam (section 3.3). `Adam` updates all weights in one kernel, whatever their memory format.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.optim.adam import adam
 
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 
-# Everything below is in sums over the 3x3 box instead of means: both factors of SSIM's fraction, above and below the
-# line, then are 81 times as large, and so are its constants.
+# The code below uses sums over the 3x3 window instead of means, which makes each factor of SSIM's numerator and
+# denominator 81 = 9 * 9 times as large, and so also its constants.
 _C1, _C2 = 81 * SSIM_C1, 81 * SSIM_C2
-_CHUNK = 4  # images: their maps stay in the cache, and the processes of a step need a fraction of the memory
+_CHUNK = 4  # images at a time: their maps stay in the processor's cache
 
 
 class Target:
-    """A batch of target images (B, 3, H, W) with what SSIM wants of them: the same for all scales and sources."""
+    """A batch of target images y (B, 3, H, W), with the terms of SSIM that depend on y alone.
+
+    They are computed once and serve all scales and sources.
+    """
 
     def __init__(self, image_b3hw: Tensor) -> None:
-        self.image = image_b3hw
-        self.image_9 = 9 * image_b3hw
-        self.sum = _box(image_b3hw)
-        self.sum2_c = self.sum * self.sum + _C1
-        self.variance_c = 9 * _box(image_b3hw * image_b3hw) + (_C1 + _C2)
+        self.y = image_b3hw
+        self.y_9 = 9 * image_b3hw
+        self.sum_y = _sum_window(image_b3hw)
+        self.luminance = self.sum_y * self.sum_y + _C1  # part of L
+        self.luminance_contrast = 9 * _sum_window(image_b3hw * image_b3hw) + (_C1 + _C2)  # part of L + C
 
 
-def least_error(
+def minimum_photometric_error(
     warped_sb3hw: Tensor, target: Target, bound_b1hw: Tensor | None = None, alpha: float = 0.85
 ) -> Tensor:
-    """Mean over the pixels of the least of the sources' photometric errors; a scalar.
+    """Mean over the pixels of the smallest photometric error of all sources (Eq. 2); a scalar.
 
-    Differentiable, once, with respect to the warped images.
+    Differentiable once, with respect to the warped images.
 
     Args:
-        warped_sb3hw: each source warped into the target's view (S, B, 3, H, W), of the target's type.
-        bound_b1hw: an error that is offered to the minimum, too, and carries no gradient (automasking).
-        alpha: weight of the structural part.
+        warped_sb3hw: each source warped into the target's view, (S, B, 3, H, W), of the target's type.
+        bound_b1hw: an upper bound of the minimum, without a gradient (automasking).
+        alpha: weight of the SSIM term.
     """
-    return _LeastError.apply(warped_sb3hw, target, bound_b1hw, alpha)
+    return _MinimumPhotometricError.apply(warped_sb3hw, target, bound_b1hw, alpha)
 
 
-class _LeastError(torch.autograd.Function):
+class _MinimumPhotometricError(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, warped_sb3hw: Tensor, target: Target, bound_b1hw: Tensor | None, alpha: float
     ) -> Tensor:
-        sources, batch, channels, h, w = warped_sb3hw.shape
+        sources, batch, channels, height, width = warped_sb3hw.shape
+        # of the SSIM and the L1 term of Eq. 2, which takes the mean over the channels
         weights = alpha / channels, (1 - alpha) / channels
         total = warped_sb3hw.new_zeros(())
         gradient = torch.empty_like(warped_sb3hw, memory_format=torch.contiguous_format)
         for first in range(0, batch, _CHUNK):
-            part = slice(first, first + _CHUNK)
-            errors, slopes = zip(
-                *(_error(warped_sb3hw[s, part], target, part, weights) for s in range(sources)), strict=True
+            chunk = slice(first, first + _CHUNK)
+            errors, derivatives = zip(
+                *(_photometric_error(warped_sb3hw[s, chunk], target, chunk, weights) for s in range(sources)),
+                strict=True,
             )
-            errors = torch.stack(errors)
-            least = errors.amin(dim=0)
-            share = (errors == least).to(errors.dtype)
-            if sources > 1:  # equal errors share the gradient, as with Tensor.amin
-                share /= share.sum(dim=0)
+            errors = torch.stack(errors)  # (S, b, H, W)
+            minimum = errors.amin(dim=0)
+            # derivative of the minimum with respect to each error: 1 for the smallest, 0 for the others
+            selected = (errors == minimum).to(errors.dtype)
+            if sources > 1:  # equal errors share the gradient, as in Tensor.amin
+                selected /= selected.sum(dim=0)
             if bound_b1hw is not None:
-                bound = bound_b1hw[part, 0]
-                share *= least <= bound
-                least = torch.minimum(least, bound)
-            total += least.sum()
+                bound = bound_b1hw[chunk, 0]
+                selected *= minimum <= bound
+                minimum = torch.minimum(minimum, bound)
+            total += minimum.sum()
             for s in range(sources):
-                gradient[s, part] = _gradient(
-                    warped_sb3hw[s, part], target.image_9[part], slopes[s], share[s].unsqueeze(1), weights
+                gradient[s, chunk] = _gradient(
+                    warped_sb3hw[s, chunk],
+                    target.y_9[chunk],
+                    derivatives[s],
+                    selected[s].unsqueeze(1),
+                    weights,
                 )
-        n = batch * h * w
-        ctx.save_for_backward(gradient.mul_(1 / n))
-        return total / n
+        pixels = batch * height * width
+        ctx.save_for_backward(gradient.mul_(1 / pixels))
+        return total / pixels
 
     @staticmethod
     @once_differentiable
@@ -87,68 +102,142 @@ class _LeastError(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
-def _error(
-    a: Tensor, target: Target, part: slice, weights: tuple[float, float]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Eq. 2 of some images (B, H, W), and its slopes: by the sums of a, a b and a a, and the sign of a - b.
+class _Derivatives(NamedTuple):
+    """Derivatives of S = SSIM / 4 with respect to the window sums of x (B, C, H, W), and that of |x - y|."""
 
-    SSIM is never outside [-1, 1] but by rounding, where its slope is zero: there is nothing to clamp.
+    sum_x: Tensor
+    sum_xy_9: Tensor  # with respect to 9 sum(x y)
+    sum_xx_9: Tensor  # with respect to 9 sum(x x), with the opposite sign
+    sign: Tensor  # of x - y
+
+
+def _photometric_error(
+    x: Tensor, target: Target, chunk: slice, weights: tuple[float, float]
+) -> tuple[Tensor, _Derivatives]:
+    """Eq. 2 of some images x against their targets y, (b, H, W), and its derivatives.
+
+    With sums over the 3x3 window, and both factors of the numerator halved:
+
+        l = sum(x) sum(y) + C1/2                      L = sum(x)^2 + sum(y)^2 + C1
+        c = 9 sum(x y) - sum(x) sum(y) + C2/2         C = 9 sum(x x) - sum(x)^2 + 9 sum(y y) - sum(y)^2 + C2
+        S = l c / (L C) = SSIM / 4
+
+    Only rounding takes SSIM out of [-1, 1], where its derivative is zero: it needs no clamp.
     """
-    sum_a, sum_b = _box(a), target.sum[part]
-    product = sum_a * sum_b
-    below1 = torch.addcmul(target.sum2_c[part], sum_a, sum_a)
-    below2 = torch.add(target.variance_c[part], _box(a * a), alpha=9).sub_(below1)
-    above1 = product + _C1 / 2
-    above2 = _box(a * target.image_9[part]).sub_(product).add_(_C2 / 2)
-    below = below1 * below2
-    by_ab = above1.div_(below)
-    quarter = by_ab * above2  # of SSIM
-    by_product = above2.div_(below).sub_(by_ab)
-    by_aa = quarter / below2
-    by_squares = by_aa - torch.div(quarter, below1, out=below1)
-    by_a = by_product.mul_(sum_b).addcmul_(by_squares, sum_a, value=2)
-    difference = a - target.image[part]
-    structure, colour = weights
-    error = quarter.mul_(-2 * structure).add_(structure / 2).add_(difference.abs(), alpha=colour).sum(dim=1)
-    return error, (by_a, by_ab, by_aa, difference.sign_())
+    sum_x, sum_y = _sum_window(x), target.sum_y[chunk]
+    sum_x_sum_y = sum_x * sum_y
+    L = torch.addcmul(target.luminance[chunk], sum_x, sum_x)
+    C = torch.add(target.luminance_contrast[chunk], _sum_window(x * x), alpha=9).sub_(L)
+    l = sum_x_sum_y + _C1 / 2  # noqa: E741
+    c = _sum_window(x * target.y_9[chunk]).sub_(sum_x_sum_y).add_(_C2 / 2)
+    LC = L * C
+    l_LC = l.div_(LC)  # dS/dc, and c / (L C) is dS/dl
+    S = l_LC * c
+    d_sum_x_sum_y = c.div_(LC).sub_(l_LC)  # dS/dl - dS/dc
+    S_C = S / C  # -dS/dC
+    d_sum_x_squared = S_C - torch.div(S, L, out=L)  # dS/dL - dS/dC
+    # sum(x) is in the product sum(x) sum(y) and in the square sum(x)^2
+    d_sum_x = d_sum_x_sum_y.mul_(sum_y).addcmul_(d_sum_x_squared, sum_x, value=2)
+    difference = x - target.y[chunk]
+    weight_ssim, weight_l1 = weights
+    # weight_ssim (1 - SSIM) / 2 + weight_l1 |x - y|, summed over the channels
+    error = S.mul_(-2 * weight_ssim).add_(weight_ssim / 2).add_(difference.abs(), alpha=weight_l1).sum(dim=1)
+    return error, _Derivatives(d_sum_x, l_LC, S_C, difference.sign_())
 
 
 def _gradient(
-    a: Tensor, b_9: Tensor, slopes: tuple[Tensor, ...], share: Tensor, weights: tuple[float, float]
+    x: Tensor, y_9: Tensor, d: _Derivatives, upstream_b1hw: Tensor, weights: tuple[float, float]
 ) -> Tensor:
-    """From the slopes of `_error` and each pixel's share (B, 1, H, W) in the loss to the gradient by a."""
-    by_a, by_ab, by_aa, sign = slopes
-    structure, colour = weights
-    quarter = _box_transposed(by_a.mul_(share))
-    quarter.addcmul_(a, _box_transposed(by_aa.mul_(share)), value=-18)
-    quarter.addcmul_(b_9, _box_transposed(by_ab.mul_(share)))
-    return sign.mul_(share).mul_(colour).add_(quarter, alpha=-2 * structure)
+    """Chain rule from the derivatives of `_photometric_error` to x, (b, C, H, W); overwrites the derivatives.
+
+    A pixel of x contributes to nine windows, so the derivative of a window sum passes through the transposed sum; the
+    inner derivative is 1 for sum(x), 9 y for 9 sum(x y) and 18 x for 9 sum(x x).
+    """
+    weight_ssim, weight_l1 = weights
+    d_S = _sum_window_transposed(d.sum_x.mul_(upstream_b1hw))
+    d_S.addcmul_(x, _sum_window_transposed(d.sum_xx_9.mul_(upstream_b1hw)), value=-18)
+    d_S.addcmul_(y_9, _sum_window_transposed(d.sum_xy_9.mul_(upstream_b1hw)))
+    return d.sign.mul_(upstream_b1hw).mul_(weight_l1).add_(d_S, alpha=-2 * weight_ssim)
 
 
-def _box(x: Tensor) -> Tensor:
+def _sum_window(x: Tensor) -> Tensor:
     """Sum over a 3x3 window with reflection padding: ten times as fast as pooling, which is not vectorised."""
-    for dim in (-2, -1):
-        n = x.shape[dim]
-        y = torch.empty_like(x)
-        inner = y.narrow(dim, 1, n - 2)
-        torch.add(x.narrow(dim, 0, n - 2), x.narrow(dim, 2, n - 2), out=inner)
-        inner += x.narrow(dim, 1, n - 2)
-        for end, beside in ((0, 1), (n - 1, n - 2)):
-            torch.add(x.select(dim, end), x.select(dim, beside), alpha=2, out=y.select(dim, end))
-        x = y
-    return x
+    return _sum3(_sum3(x, -2), -1)
 
 
-def _box_transposed(x: Tensor) -> Tensor:
-    """The transpose of `_box`, a linear map: takes the gradient by its result to the gradient by its argument."""
-    for dim in (-1, -2):
-        n = x.shape[dim]
-        y = torch.empty_like(x)
-        inner = y.narrow(dim, 1, n - 2)
-        torch.add(x.narrow(dim, 0, n - 2), x.narrow(dim, 2, n - 2), out=inner)
-        inner += x.narrow(dim, 1, n - 2)
-        for end, beside in ((0, 1), (n - 1, n - 2)):
-            torch.add(x.select(dim, end), x.select(dim, beside), out=y.select(dim, end))
-            y.select(dim, beside).add_(x.select(dim, end))
-        x = y
-    return x
+def _sum_window_transposed(x: Tensor) -> Tensor:
+    """The transpose of `_sum_window`: from a gradient by its result to the gradient by its argument."""
+    return _sum3(_sum3(x, -1, transposed=True), -2, transposed=True)
+
+
+def _sum3(x: Tensor, dim: int, transposed: bool = False) -> Tensor:
+    """Sum of three neighbours along one dimension with reflection padding, or the transpose of this linear map."""
+    n = x.shape[dim]
+    result = torch.empty_like(x)
+    inner = result.narrow(dim, 1, n - 2)
+    torch.add(x.narrow(dim, 0, n - 2), x.narrow(dim, 2, n - 2), out=inner)
+    inner += x.narrow(dim, 1, n - 2)
+    for end, beside in ((0, 1), (n - 1, n - 2)):
+        # the padding repeats the neighbour of the border pixel: it counts twice in the border's sum
+        at_end, at_beside = x.select(dim, end), x.select(dim, beside)
+        torch.add(at_end, at_beside, alpha=1 if transposed else 2, out=result.select(dim, end))
+        if transposed:
+            result.select(dim, beside).add_(at_end)
+    return result
+
+
+class Adam(torch.optim.Adam):
+    """torch's Adam on a CPU, in one kernel for each tensor.
+
+    torch's plain Adam reads and writes each tensor a dozen times. Its fused Adam first copies tensors that are not
+    contiguous, as are all convolutions in channels-last memory. This class passes the fused kernel one-dimensional
+    views of the memory. The state is that of `torch.optim.Adam`: each can load the state of the other.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        """Updates all parameters that have a gradient; a closure is not supported."""
+        if closure is not None:
+            raise NotImplementedError(
+                "this Adam takes no closure: compute loss and gradient before the step."
+            )
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._align_state(parameter)
+            parameters, gradients, means, squares, steps = [], [], [], [], []
+            self._init_group(group, parameters, gradients, means, squares, [], steps)
+            beta1, beta2 = group["betas"]
+            adam(
+                *(
+                    [_flat(t, p) for t, p in zip(tensors, parameters, strict=True)]
+                    for tensors in (parameters, gradients, means, squares)
+                ),
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=group["maximize"],
+            )
+
+    def _align_state(self, parameter: Tensor) -> None:
+        """Gives a loaded state the parameter's memory format."""
+        state = self.state[parameter]
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:
+                state[name] = _like(state[name], parameter)
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor in the parameter's memory format; a copy only where they differ."""
+    same = tensor.stride() == parameter.stride()
+    return tensor if same else torch.empty_like(parameter).copy_(tensor)
+
+
+def _flat(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor's values in the order of the parameter's memory, (n,)."""
+    return _like(tensor, parameter).as_strided((tensor.numel(),), (1,))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth, warp
-from d3d.kernels import SSIM_C1, SSIM_C2, Target, least_error
+from d3d.kernels import SSIM_C1, SSIM_C2, Target, minimum_photometric_error
 
 
 def _box3(x: Tensor) -> Tensor:
@@ -20,12 +20,12 @@ def _box3(x: Tensor) -> Tensor:
 
 
 def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
-    """Structural similarity (B, C, H, W) over a 3x3 box, reflection padded, in [-1, 1].
+    """Structural similarity of images in [0, 1] over a 3x3 window with reflection padding; (B, C, H, W) in [-1, 1].
 
-    Images in [0, 1]. A Gaussian window, as most libraries have it, differs by 0.006 to 0.03.
+    Most libraries use a Gaussian window instead; the values differ by 0.006 to 0.03.
     """
     n = a_bchw.shape[1]
-    # one pooling over five stacked maps: a third faster on a CPU than five calls
+    # one pooling of five stacked maps is a third faster on a CPU than five calls
     maps = _box3(torch.cat((a_bchw, b_bchw, a_bchw * a_bchw, b_bchw * b_bchw, a_bchw * b_bchw), dim=1))
     mu_a, mu_b, aa, bb, ab = maps.split(n, dim=1)
     mu_ab, mu_aa, mu_bb = mu_a * mu_b, mu_a * mu_a, mu_b * mu_b
@@ -50,7 +50,7 @@ def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Te
 
 
 def minimum_reprojection(errors: Sequence[Tensor]) -> Tensor:
-    """Per pixel the least of the sources' photometric errors (B, 1, H, W): an occluded source does not count."""
+    """The smallest photometric error of all sources at each pixel, (B, 1, H, W): ignores occluded sources."""
     return torch.stack(tuple(errors)).amin(dim=0)
 
 
@@ -69,17 +69,17 @@ def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
     return (grad_x * weight_x).mean() + (grad_y * weight_y).mean()
 
 
-def _mean_least_error(target_b3hw: Tensor, bound_b1hw: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """The photometric term of one scale, from warped sources (S, B, 3, H, W) to a scalar, for this target.
+def _photometric_term(target_b3hw: Tensor, bound_b1hw: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """The photometric term of one scale: a function from warped sources (S, B, 3, H, W) to a scalar.
 
-    On a CPU with a gradient of its own, several times as fast; a GPU's compiler fuses the plain form.
+    A CPU uses the faster form of `d3d.kernels`. A GPU, and its compiler, uses the plain form.
 
     Args:
-        bound_b1hw: an error that the minimum is never above.
+        bound_b1hw: an upper bound of the minimum over the sources.
     """
     if target_b3hw.device.type == "cpu" and not torch.compiler.is_compiling():
         target = Target(target_b3hw.to(torch.promote_types(target_b3hw.dtype, torch.float32)))
-        return lambda warped: least_error(warped, target, bound_b1hw)
+        return lambda warped: minimum_photometric_error(warped, target, bound_b1hw)
 
     def plain(warped_sb3hw: Tensor) -> Tensor:
         target = target_b3hw.repeat(len(warped_sb3hw), 1, 1, 1)  # one SSIM for all sources
@@ -104,8 +104,9 @@ def self_supervised_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The pretraining loss of section 3.1: Eq. 1 and 2 with minimum reprojection, plus smoothness.
 
-    Each disparity scale is upsampled bilinearly to full size, converted to depth and warped; minimum
-    over the sources, mean over pixels, mean over scales. Smoothness at scale s weighs 1e-3 / 2^s.
+    Each disparity scale is upsampled bilinearly to full size and converted to depth, which warps the sources. The
+    photometric term is the minimum over the sources, then the mean over pixels and scales. The smoothness of scale
+    s has weight 1e-3 / 2^s.
 
     Args:
         disps: scale -> sigmoid disparity (B, 1, H / 2^s, W / 2^s).
@@ -113,23 +114,22 @@ def self_supervised_loss(
         sources_sb3hw: (S, B, 3, H, W) plain source images.
         K_b33: intrinsics at this size.
         source_T_target_sb44: (S, B, 4, 4).
-        automask: also offers the unwarped sources to the minimum (Monodepth2). The paper names minimum
-            reprojection and smoothness only, so it is off by default.
+        automask: also takes the minimum with the error of the unwarped sources (Monodepth2). Off by default: the
+            paper names minimum reprojection and smoothness only.
 
     Returns:
-        the loss (scalar), and its parts, detached: "photometric", "smoothness".
+        the loss (scalar), and its parts, detached: "photometric" and "smoothness".
     """
     s, b, _, h, w = sources_sb3hw.shape
-    # every source in one batch: one warp a scale
+    # all sources in one batch: one warp for each scale
     sources = sources_sb3hw.flatten(0, 1)
     poses = source_T_target_sb44.flatten(0, 1)
     K = K_b33.repeat(s, 1, 1)
     unwarped = None
     if automask:
         unwarped = minimum_reprojection([photometric_error(source, target_b3hw) for source in sources_sb3hw])
-        # ties (textureless pixels) go to the warped image
-        unwarped = unwarped + 1e-5
-    error_of = _mean_least_error(target_b3hw, unwarped)
+        unwarped = unwarped + 1e-5  # in a tie (pixels without texture) the warped image is taken
+    photometric_term = _photometric_term(target_b3hw, unwarped)
     photometric = smooth = 0.0
     for scale, disp in disps.items():
         disp = disp.float() if disp.dtype in (torch.bfloat16, torch.float16) else disp
@@ -138,7 +138,7 @@ def self_supervised_loss(
             full = F.interpolate(disp, (h, w), mode="bilinear", align_corners=False)
         depth = disp_to_depth(full, min_depth, max_depth)
         warped, _ = warp(sources, depth.repeat(s, 1, 1, 1), K, poses)
-        photometric = photometric + error_of(warped.unflatten(0, (s, b))) / len(disps)
+        photometric = photometric + photometric_term(warped.unflatten(0, (s, b))) / len(disps)
         image = target_b3hw
         if disp.shape[-2:] != (h, w):
             image = F.interpolate(target_b3hw, disp.shape[-2:], mode="area")
@@ -153,55 +153,54 @@ def log_depth_loss(
     """Eq. 4: mean |log F - log L| over the pixels with a label; a scalar.
 
     Args:
-        pred: predicted depth in metres, > 0, any shape.
-        label: pseudo-label of the same shape, metres; 0 where there is none.
-        mask: optional bool, pixels to count; by default those with label > 0.
-        count: number to divide the sum by (scalar), where these are a part of a batch; by default that of the mask.
+        pred: predicted depth F in metres, > 0, any shape.
+        label: pseudo-label L of the same shape, metres; 0 where there is no label.
+        mask: optional bool, pixels to use; by default those with label > 0.
+        count: divisor of the sum (scalar), for a part of a batch; by default the number of pixels used.
 
     Raises:
-        DataError: shapes differ. (A NaN in a label is refused where labels are read: a check here
-            would make a GPU wait in every step.)
+        DataError: the shapes differ. (NaN labels are refused when labels are read: a check here would make a GPU
+            wait in every step.)
     """
-    if pred.shape != label.shape:
-        raise DataError(f"prediction {tuple(pred.shape)} and label {tuple(label.shape)} differ in shape.")
-    mask = label > 0 if mask is None else mask & (label > 0)
-    dtype = torch.promote_types(pred.dtype, torch.float32)
-    # where a label is missing both logs are of 1, so that no NaN can reach the gradient
-    one = torch.ones((), dtype=dtype, device=pred.device)
-    difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(
-        torch.where(mask, label.to(dtype), one)
-    )
-    return difference.abs().sum() / (mask.sum() if count is None else count).clamp(min=1)
+    mask, difference = _log_difference(pred, label, mask)
+    return _masked_mean(difference, mask, count)
 
 
 def laplacian_nll(
     pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 4 with a predicted scale: mean of |log F - log L| / b + log 2b over the pixels with a label; a scalar.
+    """Eq. 4 with a predicted scale b: mean of |log F - log L| / b + log 2b over the pixels with a label; a scalar.
 
-    The negative log-likelihood of a log depth that is off as by a Laplacian of scale b (Kendall and Gal, NeurIPS 2017;
-    Poggi et al., CVPR 2020, train it on a teacher's depth). Where b is one and the same it is Eq. 4. It is least at
+    The negative log-likelihood of a Laplacian distribution of the log depth (Kendall and Gal, NeurIPS 2017; Poggi et
+    al., CVPR 2020, train it on the depth of a teacher). With a constant b it is Eq. 4. Its minimum is at
     b = mean |log F - log L|.
 
     Args:
-        pred: predicted depth F in metres, > 0, any shape.
+        pred, label, mask, count: as in `log_depth_loss`.
         log_scale: log b, of the same shape.
-        label: L of the same shape, metres; 0 where there is none.
-        mask: optional bool, pixels to count; by default those with label > 0.
-        count: number to divide the sum by (scalar), where these are a part of a batch; by default that of the mask.
 
     Raises:
-        DataError: shapes differ.
+        DataError: the shapes differ.
     """
-    if not pred.shape == log_scale.shape == label.shape:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (pred, log_scale, label))
-        raise DataError(f"prediction, scale and label differ in shape: {shapes}.")
+    mask, difference = _log_difference(pred, label, mask)
+    if log_scale.shape != pred.shape:
+        raise DataError(f"prediction {tuple(pred.shape)} and scale {tuple(log_scale.shape)} differ in shape.")
+    log_b = torch.where(mask, log_scale.to(difference.dtype), 0)
+    nll = difference * torch.exp(-log_b) + log_b + math.log(2)
+    return _masked_mean(torch.where(mask, nll, 0), mask, count)
+
+
+def _log_difference(pred: Tensor, label: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The pixels with a label, and |log F - log L| there, 0 elsewhere."""
+    if pred.shape != label.shape:
+        raise DataError(f"prediction {tuple(pred.shape)} and label {tuple(label.shape)} differ in shape.")
     mask = label > 0 if mask is None else mask & (label > 0)
     dtype = torch.promote_types(pred.dtype, torch.float32)
+    # without a label both logarithms are those of 1, so that no NaN reaches the gradient
     one = torch.ones((), dtype=dtype, device=pred.device)
-    difference = torch.log(torch.where(mask, pred.to(dtype), one)) - torch.log(
-        torch.where(mask, label.to(dtype), one)
-    )
-    log_b = torch.where(mask, log_scale.to(dtype), 0)
-    each = difference.abs() * torch.exp(-log_b) + log_b + math.log(2)
-    return torch.where(mask, each, 0).sum() / (mask.sum() if count is None else count).clamp(min=1)
+    log_pred, log_label = (torch.log(torch.where(mask, depth.to(dtype), one)) for depth in (pred, label))
+    return mask, (log_pred - log_label).abs()
+
+
+def _masked_mean(values: Tensor, mask: Tensor, count: Tensor | None) -> Tensor:
+    return values.sum() / (mask.sum() if count is None else count).clamp(min=1)

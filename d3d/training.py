@@ -25,8 +25,8 @@ from d3d.datasets.samples import EpochBatches
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic
+from d3d.kernels import Adam
 from d3d.losses import laplacian_nll, log_depth_loss, self_supervised_loss
-from d3d.optimizer import Adam
 from d3d.parallel import distributed
 from d3d.pipeline.config import TrainConfig
 from d3d.progress import say, track

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d3d.errors import DataError
-from d3d.kernels import Target, least_error
+from d3d.kernels import Target, minimum_photometric_error
 from d3d.losses import (
     log_depth_loss,
     minimum_reprojection,
@@ -180,7 +180,7 @@ def test_the_pass_that_a_cpu_takes_is_the_plain_formula_with_its_gradient(automa
     bound = 0.8 * torch.rand(5, 1, 9, 7, dtype=torch.float64) if automask else None
     plain = minimum_reprojection([photometric_error(source, target) for source in warped])
     plain = (plain if bound is None else torch.minimum(plain, bound)).mean()
-    fast = least_error(warped, Target(target), bound)
+    fast = minimum_photometric_error(warped, Target(target), bound)
     assert fast.item() == pytest.approx(plain.item(), abs=1e-14)
     slopes = [torch.autograd.grad(3 * loss, warped)[0] for loss in (plain, fast)]
     assert (slopes[0] - slopes[1]).abs().max() < 1e-13
@@ -197,7 +197,7 @@ def test_in_float32_that_pass_is_as_exact_as_the_plain_formula():
 
     def slope(dtype, fast):
         a, b = warped.to(dtype).requires_grad_(), target.to(dtype)
-        loss = least_error(a, Target(b)) if fast else photometric_error(a[0], b).mean()
+        loss = minimum_photometric_error(a, Target(b)) if fast else photometric_error(a[0], b).mean()
         return torch.autograd.grad(loss, a)[0].double()
 
     exact = slope(torch.float64, fast=False)

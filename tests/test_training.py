@@ -14,9 +14,9 @@ from d3d.datasets import Scene, find_triples
 from d3d.datasets.augment import Augmentation, shift_hue, unflip
 from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
+from d3d.kernels import Adam
 from d3d.losses import self_supervised_loss
 from d3d.models import create_model
-from d3d.optimizer import Adam
 from d3d.pipeline.config import TrainConfig
 from d3d.prediction import DepthStore, predict
 from d3d.training import (
