@@ -20,6 +20,7 @@ from d3d import tables
 from d3d.cli import main
 from d3d.datasets import find_triples, open_dataset
 from d3d.datasets.images import resize_image
+from d3d.datasets.lists import with_given
 from d3d.datasets.scannet import prepare as prepare_scene
 from d3d.datasets.scannet.dataset import FolderScene, ScanNetScene, SensScene
 from d3d.datasets.scannet.prepare import Settings, plan_frames
@@ -495,7 +496,32 @@ def test_published_figures_are_of_whole_splits(prepared, monkeypatch):
     (out / MANIFEST).write_bytes(manifest)
     assert not open_dataset("scannet", out).whole("val")
     monkeypatch.setitem(prepare.SPLITS, "val", (1, ""))
-    assert open_dataset("scannet", out).whole("val")
+    dataset = open_dataset("scannet", out)
+    assert dataset.whole("val")
+    assert dataset.whole("val", every=10)
+    assert dataset.whole("val", every=5), "of every 10th frame all are scored"
+    assert not dataset.whole("val", every=20)
+    assert not dataset.whole("val", every=3), "of every 10th frame every 3rd is scored"
+
+
+def test_listed_frames_of_a_prepared_split_are_not_its_own(root, tmp_path):
+    """Issue 12, 1.6: `val` holds every 10th frame and all listed ones; the split's scores are over the former."""
+    (tmp_path / "val_Reflection.txt").write_text(f"{VAL} 7\n{VAL} 20\n{VAL} 33\n")
+    run(root, tmp_path / "out", lists=str(tmp_path))
+    dataset = open_dataset("scannet", tmp_path / "out")
+    (scene,) = dataset.scenes("val")
+    assert scene.frame_ids == ("0", "7", "10", "20", "33", "40", "50", "60")
+
+    def own(of, split, every=1):
+        (scene,) = of.scenes(split)
+        return [scene.frame_ids[i] for i in sorted(of.split_frames(split, scene, every))]
+
+    assert own(dataset, "val") == own(dataset, "val", 10) == ["0", "10", "20", "40", "50", "60"]
+    assert own(dataset, "val", 4) == own(dataset, "val", 20) == ["0", "20", "40", "60"]
+    assert own(with_given(dataset, str(tmp_path), "val"), "val") == own(dataset, "val")
+    assert len(own(dataset, "train")) == len(dataset.scenes("train")[0]), "what is trained on is all its own"
+    whole = open_dataset("scannet", root)
+    assert len(own(whole, "val")) == 59, "of a video nothing was left out"
 
 
 def test_a_manifest_cannot_lead_out_of_its_folder(prepared):

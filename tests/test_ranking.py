@@ -23,10 +23,11 @@ HIGHLIGHT, APART, NEAR = "000004", "000007", "000009"
 class Wall(Scene):
     """A camera that passes a wall 2 m away; nobody knows its depth."""
 
-    def __init__(self, name: str, n: int = 12) -> None:
+    def __init__(self, name: str, n: int = 12, step: int = 1) -> None:
         poses = np.tile(np.eye(4), (n, 1, 1))
         poses[:, 0, 3] = 0.05 * np.arange(n)
-        super().__init__(name, [f"{i:06d}" for i in range(n)], poses, SIZE)
+        numbers = range(0, step * n, step)
+        super().__init__(name, [f"{i:06d}" for i in range(n)], poses, SIZE, numbers=numbers)
 
     def _read_image(self, i: int) -> np.ndarray:
         return np.full((*SIZE, 3), 10 * i, np.uint8)
@@ -119,6 +120,53 @@ def test_only_what_is_evaluated_is_ranked(config):
     )
     ranked = ranking.rank_frames(every_third)
     assert sorted(ranked["frame"]) == sorted(2 * ["000000", "000003", "000006", "000009"])
+
+
+@pytest.mark.parametrize(
+    ("step", "integrate_every", "eval_every", "fused"),
+    [
+        (10, 10, 1, 12),
+        (10, 10, 10, 12),
+        (10, 20, 1, 6),
+        (1, 4, 1, 3),
+        (1, 4, 2, 3),
+        (1, 4, 3, 3),
+        (1, 1, 3, 4),
+    ],
+)
+def test_frames_are_fused_as_densely_as_those_of_a_training_scene(
+    config, monkeypatch, step, integrate_every, eval_every, fused
+):
+    """Issue 12, 1.5: a prepared folder holds every 10th frame of the video, and all of them are fused."""
+    walls = [Wall("dull", step=step)]
+    monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
+    counted = []
+
+    def count(depths, *args, **kwargs):
+        counted.append(len(depths))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranking.reconstruction, "reconstruct", count)
+    other = make_config(
+        profile="smoke",
+        runs_dir=config.runs_dir,
+        run="dense",
+        integrate_every=integrate_every,
+        eval_every=eval_every,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ranking.rank_frames(other)
+    assert counted == [fused]
+
+
+def test_neighbours_on_a_contact_sheet_are_neighbours_in_the_ranking(config, monkeypatch):
+    walls = [Wall("dull", step=10), Wall("shiny", step=10)]
+    monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
+    other = make_config(
+        profile="smoke", runs_dir=config.runs_dir, run="sparse", integrate_every=10, eval_every=10
+    )
+    figure = ranking.contact_sheet(other, ranking.rank_frames(other), count=8, apart=3)
+    assert len([axis for axis in figure.axes if axis.get_title()]) >= 6, "12 frames a room, three apart"
 
 
 def test_evidence_and_contact_sheet(config):

@@ -125,6 +125,17 @@ def test_splits_are_those_of_the_lists_as_far_as_they_are_there(root):
         open_dataset("scannet", root)
 
 
+def test_a_split_is_whole_where_its_scenes_are_there_and_scored_as_densely_as_the_papers(
+    root, tmp_path_factory, monkeypatch
+):
+    monkeypatch.setitem(scannet_lists.SPLITS, "val", (1, ""))
+    dataset = open_dataset("scannet", root)
+    assert [dataset.whole("val", every) for every in (1, 2, 3, 10, 20)] == [True, True, False, True, False]
+    sparse = tmp_path_factory.mktemp("sparse")
+    export(root / "scans" / NAME / f"{NAME}.sens", sparse / NAME, "frames_25k")
+    assert not open_dataset("scannet", sparse, split_lists=root).whole("val"), "every 100th frame"
+
+
 def test_no_scene_no_folder_and_no_list(tmp_path):
     with pytest.raises(DataError, match=r"no scene of ScanNet.*terms of use"):
         open_dataset("scannet", tmp_path)

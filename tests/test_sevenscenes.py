@@ -269,6 +269,14 @@ def write_official(root, scene, sequences, tmp_path, method=zipfile.ZIP_DEFLATED
         outer.writestr(f"{scene}/{scene}.png", b"a preview")
 
 
+def test_the_papers_test_split_is_whole_with_all_its_sequences_and_frames(root, monkeypatch):
+    assert not open_dataset("7scenes", root).whole("test")
+    assert open_dataset("7scenes", root).whole("train")
+    monkeypatch.setattr(sevenscenes, "TEST_SEQUENCES", ("chess/seq-01",))
+    assert open_dataset("7scenes", root).whole("test")
+    assert not open_dataset("7scenes", root).whole("test", every=10)
+
+
 def test_official_zips_are_unpacked_when_a_split_needs_them(tmp_path, capsys):
     root = tmp_path / "root"
     root.mkdir()

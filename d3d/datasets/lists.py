@@ -237,4 +237,5 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
         verified=dataset.verified,
         truth=dataset.truth,
         whole=dataset.whole,
+        prepared=dataset.prepared,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,8 +180,7 @@ class Scene:
         Raises:
             DataError: the intrinsics of a frame are missing or invalid.
         """
-        numbers = range(len(self)) if self._numbers is None else self._numbers.tolist()
-        about = [self.name, self.frame_ids, list(numbers), self.size_hw, self.depth_hw, self.has_depth]
+        about = [self.name, self.frame_ids, self.numbers, self.size_hw, self.depth_hw, self.has_depth]
         digest = hashlib.sha256(json.dumps(about).encode())
         for array in (self.world_T_cams, self.intrinsics()):
             rounded = array.astype("<f8").round(6) + 0.0  # + 0.0: no negative zeros
@@ -197,6 +197,11 @@ class Scene:
             return mask
         grey = Image.fromarray(mask.astype(np.uint8) * 255)
         return np.asarray(grey.resize((size_hw[1], size_hw[0]), Image.Resampling.BOX)) >= 128
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each frame in the video; 0, 1, 2, ... where the scene is the whole video."""
+        return list(range(len(self))) if self._numbers is None else self._numbers.tolist()
 
     def every(self, n: int) -> list[int]:
         """Indices of every nth frame of the video, its first among them.
@@ -239,8 +244,8 @@ class Scene:
         kept = [i for i, frame in enumerate(self.frame_ids) if frame not in reasons]
         if len(kept) == len(self):
             return self
-        numbers = np.arange(len(self)) if self._numbers is None else self._numbers
-        return _Subset(self, kept, self.name, numbers[kept], {**self.left_out, **reasons})
+        numbers = np.array(self.numbers)[kept]
+        return _Subset(self, kept, self.name, numbers, {**self.left_out, **reasons})
 
     def _index(self, i: int) -> int:
         if not -len(self) <= i < len(self):
@@ -325,14 +330,14 @@ class Dataset:
         *,
         verified: bool = False,
         truth: Callable[[str], str] | None = None,
-        whole: Callable[[str], bool] | None = None,
+        whole: Callable[[str, int], bool] | None = None,
         prepared: Mapping[str, Any] | None = None,
     ) -> None:
         """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
 
         Args:
             truth: from a split to what its depth is; see `truth`.
-            whole: from a split to whether all of it is there; see `whole`.
+            whole: from a split and the step between its scored frames to whether these are all of it; see `whole`.
             prepared: where only the frames that some settings need were kept, these settings.
         """
         self.name = name
@@ -380,12 +385,32 @@ class Dataset:
         """
         return "" if self._truth is None else self._truth(split)
 
-    def whole(self, split: str) -> bool:
-        """Whether all scenes of a split are there: only then are published figures those of the same images.
+    def split_frames(self, split: str, scene: Scene, every: int = 1) -> frozenset[int]:
+        """Indices of the frames of a scene that belong to its split; others are there for a list of frames alone.
 
-        Answered without opening a scene; of a set that is never had in part it is true.
+        A prepared folder holds every Nth frame of an evaluated split (``eval_every``) and all frames on the user's
+        lists. Scores of the whole split are means over the frames returned here; those of a list over its own.
+
+        Args:
+            every: score every Nth frame of the video only, as the parameter ``eval_every``.
         """
-        return True if self._whole is None else self._whole(split)
+        return frozenset(scene.every(self._step(split, every)))
+
+    def whole(self, split: str, every: int = 1) -> bool:
+        """Whether the scored frames are the whole split: only then do published scores stand beside them.
+
+        All scenes must be there, and the frames dense enough: for ScanNet at least every 10th frame of the video,
+        for the test split of 7-Scenes all frames. Answered without opening a scene; true for a data set that is
+        never had in part.
+
+        Args:
+            every: every Nth frame of the video is scored, as the parameter ``eval_every``.
+        """
+        return True if self._whole is None else self._whole(split, self._step(split, every))
+
+    def _step(self, split: str, every: int) -> int:
+        """The step between the frames of a split that are scored, in frames of the video."""
+        return every if split == "train" else math.lcm(every, self.prepared.get("eval_every", 1))
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"

@@ -187,8 +187,7 @@ def _project(
     The median, not one network's depth: its mesh tells more (E12), and the list is of no one network.
     """
     f, size_hw = config.fusion, config.data.size_hw
-    # of what is ranked, as much as `project` takes of a training scene
-    used = frames[:: max(1, round(f.integrate_every / config.evaluation.every))]
+    used = thinned(scene, frames, f.integrate_every)
     Ks = np.stack([scene.K(i, size_hw) for i in frames])
     poses = scene.world_T_cams[list(frames)]
     mesh = reconstruction.reconstruct(
@@ -206,6 +205,19 @@ def _project(
         depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, f.renderer)
         yield from zip((scene.frame_ids[i] for i in frames[part]), depths, strict=True)
         advance(len(depths))
+
+
+def thinned(scene: Scene, frames: Sequence[int], every: int) -> list[int]:
+    """The first of some frames (indices in order) in each stretch of ``every`` frames of the video.
+
+    Their distance is that of the frames fused of a training scene, also where a scene holds a part of the video.
+    """
+    numbers, taken, last = scene.numbers, [], -1
+    for i in frames:
+        if numbers[i] // every != last:
+            taken.append(i)
+            last = numbers[i] // every
+    return taken
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
@@ -270,10 +282,13 @@ def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart:
         apart: neighbours look alike: of a scene's ranked frames that lie nearer than this, the best is shown.
     """
     scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
+    places = {}  # of a ranked frame among its scene's
+    for name, ids in ranking.groupby("scene")["frame"].agg(set).items():
+        places |= {(name, f): k for k, f in enumerate(f for f in scenes[name].frame_ids if f in ids)}
     images, titles, shown = [], [], set()
     for r in ranking.itertuples():
         scene, i = scenes[r.scene], scenes[r.scene].frame_ids.index(r.frame)
-        place = i // config.evaluation.every
+        place = places[r.scene, r.frame]
         if len(images) < count and not any((r.scene, place + k) in shown for k in range(-apart + 1, apart)):
             shown.add((r.scene, place))
             images.append(scene.image(i, _legible(scene.size_hw)))

@@ -13,6 +13,7 @@ with scenes in the root or in its ``scans``, ``scans_test``. In each a frame's i
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.images import read_color, read_depth_png
-from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
+from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, is_whole, split_scenes
 from d3d.datasets.scannet.prepared import is_prepared, open_prepared
 from d3d.datasets.scannet.sens import SensFile
 from d3d.datasets.scene import HW, Dataset, Scene, require_root
@@ -133,11 +134,6 @@ class ScanNetScene(Scene):
             **scene,
         )
         self.corrupt = corrupt
-
-    @property
-    def numbers(self) -> list[int]:
-        """Each frame's number in the video."""
-        return self._numbers.tolist()
 
 
 class SensScene(ScanNetScene):
@@ -335,10 +331,14 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
             refuse_sparse(sources)
         return [source.open() for source in track(sources, what=f"poses of {split}", unit="scene")]
 
+    def whole(split: str, every: int) -> bool:
+        sparse = any(found[name].layout == "frames_25k" for name in splits[split])
+        return is_whole(split, len(splits[split]), math.lcm(every, 100) if sparse else every)
+
     return Dataset(
         NAME,
         {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]},
-        whole=lambda split: len(splits[split]) == SPLITS[split][0],
+        whole=whole,
     )
 
 

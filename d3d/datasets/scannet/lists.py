@@ -22,6 +22,16 @@ SPLITS: dict[str, tuple[int, str]] = {
 }
 
 
+# The paper scores "the complete official val set (312 scenes)" and does not say how densely: every 10th frame, as its
+# training targets, is the reading taken here
+PAPER_EVERY = 10
+
+
+def is_whole(split: str, scenes: int, every: int) -> bool:
+    """Whether so many scenes, with every Nth frame scored, are the split that the paper scores."""
+    return scenes == SPLITS[split][0] and PAPER_EVERY % every == 0
+
+
 def list_name(split: str) -> str:
     """The file name of a split's list."""
     return f"scannetv2_{split}.txt"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from d3d.datasets.images import decode_image, rgb_array
-from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS
+from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, is_whole
 from d3d.datasets.scene import Dataset, Scene
 from d3d.errors import DataError
 
@@ -120,7 +120,9 @@ def open_prepared(root: Path) -> Dataset:
         NAME,
         {split: lambda split=split: scenes(split) for split in order},
         verified=True,
-        whole=lambda split: sum(s["split"] == split for s in manifest["scenes"]) == SPLITS[split][0],
+        whole=lambda split, every: is_whole(
+            split, sum(s["split"] == split for s in manifest["scenes"]), every
+        ),
         prepared=manifest.get("settings"),
     )
 

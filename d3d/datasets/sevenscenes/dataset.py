@@ -255,8 +255,11 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
     splits = {"train": partial(blocks, 0), "val": partial(blocks, 1)}
     splits |= {s: partial(make, s) for s, names in whole.items() if names}
-    every = all(name in sequences for name in TEST_SEQUENCES)
-    return Dataset("7scenes", splits, truth=truth, whole=lambda split: split != "test" or every)
+
+    def whole_split(split: str, every: int) -> bool:
+        return split != "test" or (every == 1 and len(whole["test"]) == len(TEST_SEQUENCES))
+
+    return Dataset("7scenes", splits, truth=truth, whole=whole_split)
 
 
 def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], list[Scene]]:
