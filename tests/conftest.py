@@ -1,4 +1,4 @@
-"""What every test can count on: one thread, no window, fixed seeds, and the shared development data if there."""
+"""What every test can rely on: one thread, no window, fixed seeds, folders of its own, and the development data."""
 
 from __future__ import annotations
 
@@ -16,20 +16,54 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 import random
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from unchanged_checkout import UnchangedCheckout
 
 REPO = Path(__file__).resolve().parent.parent
 SEED = 0
+# Environment variable -> folder. The user's own runs and caches are neither read nor written
+CACHES = {
+    "D3D_CACHE": "d3d",
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "XDG_CACHE_HOME": "cache",
+    "MPLCONFIGDIR": "matplotlib",
+    "IPYTHONDIR": "ipython",
+}
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The first example pays for imports and caches, and CI machines are busy: no deadline. Same examples each run.
 hypothesis.settings.register_profile("d3d", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("d3d")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set folders for runs and caches, which subprocesses and pytest-xdist's workers inherit; watch the checkout."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="d3d-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for name, subfolder in CACHES.items():
+        (folder / subfolder).mkdir()
+        os.environ[name] = str(folder / subfolder)
+    os.environ["D3D_RUNS"] = str(folder / "runs")
+    config.pluginmanager.register(UnchangedCheckout(REPO))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each test module a folder for the runs whose configuration names none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("D3D_RUNS", str(tmp_path_factory.mktemp("runs-of-module")))
+        yield
 
 
 @pytest.fixture(autouse=True)
