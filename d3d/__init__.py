@@ -21,7 +21,7 @@ _FUNCTIONS = {"create_model": "d3d.models", "load_model": "d3d.models", "predict
 _ALIASES = {"config": "d3d.pipeline.config", "runs": "d3d.pipeline.runs", "stages": "d3d.pipeline.stages"}
 # modules that have moved -> where they are now
 _MOVED = {
-    "d3d.ablation": "d3d.tables.ablation",
+    "d3d.ablation": "d3d.tables.table6",
     "d3d.cluster": "d3d.parallel.tasks",
     "d3d.config": "d3d.pipeline.config",
     "d3d.datasets.scannet_lists": "d3d.datasets.scannet.lists",

@@ -44,7 +44,7 @@ import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
-names = d3d.tables.ablation.strategies(cfg)
+names = d3d.tables.table6.strategies(cfg)
 print("labels:", ", ".join(names))
 
 # %% [markdown]
@@ -65,7 +65,7 @@ print("labels:", ", ".join(names))
 # Red is too far, which is what a reflection does to depth.
 
 # %%
-d3d.tables.ablation.label_pictures(cfg)
+d3d.tables.table6.label_pictures(cfg)
 
 # %% [markdown]
 # ## How good the labels are
@@ -77,7 +77,7 @@ makeup = d3d.figures.showcase.label_makeup(cfg, strategies=[n for n in names if 
 d3d.figures.label_makeup(makeup)
 
 # %%
-d3d.tables.ablation.label_quality(cfg)
+d3d.tables.table6.label_quality(cfg)
 
 # %% [markdown]
 # ## Table 6: the students
@@ -87,7 +87,7 @@ d3d.tables.ablation.label_quality(cfg)
 # `python -m d3d tables --profile laptop --seeds 0,1,2`.
 
 # %%
-table = d3d.tables.ablation.table6(cfg)
+table = d3d.tables.table6.table6(cfg)
 Markdown(d3d.tables.markdown(table))
 
 # %% [markdown]

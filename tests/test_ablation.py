@@ -13,7 +13,7 @@ from d3d import tables
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline import stages
 from d3d.pipeline.config import make_config
-from d3d.tables import ablation
+from d3d.tables import table6
 
 pytest.importorskip("open3d")
 
@@ -25,15 +25,15 @@ def cfg(tmp_path_factory):
 
 
 def test_strategies_are_the_papers_or_those_named():
-    assert ablation.strategies(make_config(profile="smoke")) == tuple(tables.ABLATION)
+    assert table6.strategies(make_config(profile="smoke")) == tuple(tables.ABLATION)
     named = make_config(profile="smoke", strategies="uncer-tta, pred,uncer-tta")
-    assert ablation.strategies(named) == ("uncer-tta", "pred")
+    assert table6.strategies(named) == ("uncer-tta", "pred")
     with pytest.raises(ConfigError, match=r"unknown label strategy 'difff'\. Did you mean 'diff'"):
-        ablation.strategies(make_config(profile="smoke", strategies="pred,difff"))
+        table6.strategies(make_config(profile="smoke", strategies="pred,difff"))
 
 
 def test_label_quality_is_that_of_the_stored_labels(cfg):
-    quality = ablation.label_quality(cfg)
+    quality = table6.label_quality(cfg)
     assert list(quality.index) == ["proj", "pred", "diff"]  # proj_lowres has the label of proj
     assert list(quality["sq_rel"].columns) == ["all", "highlight", "diffuse"]
     (s,) = stages.training_scenes(cfg)
@@ -49,7 +49,7 @@ def test_label_quality_is_that_of_the_stored_labels(cfg):
 
 
 def test_pictures_show_every_label_and_where_it_takes_the_mesh(cfg):
-    figure = ablation.label_pictures(cfg)
+    figure = table6.label_pictures(cfg)
     titles = [a.get_title() for a in figure.axes]
     assert [t for t in titles if "P taken" in t] == ["proj: P taken", "pred: P taken", "diff: P taken"]
     taken = {t: a.images[0].get_array() for t, a in zip(titles, figure.axes, strict=True) if "P taken" in t}
@@ -58,7 +58,7 @@ def test_pictures_show_every_label_and_where_it_takes_the_mesh(cfg):
 
 
 def test_table_6_has_a_row_of_each_student_and_says_what_is_not_there(cfg):
-    table = ablation.table6(cfg)
+    table = table6.table6(cfg)
     whole = table.frame[table.frame["list"] == ""]
     there = list(whole[whole["n"] > 0]["training"])
     assert there == [tables.label_name(n) for n in ("pred", "proj", "proj_lowres", "diff")]

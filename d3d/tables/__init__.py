@@ -1,5 +1,4 @@
-"""Tables 2 to 6 of the paper from d3d._lazy import submodules
-from stored scores, in three formats; and the scores' way into the repository.
+"""Tables 2 to 6 of the paper from stored scores, in three formats; and the scores' way into the repository.
 
     scores = tables.gather([make_config(profile="laptop", seed=s) for s in (0, 1, 2)])    # runs, or
     scores = tables.read(Path("results/glossyrooms-laptop"))                              # what ships
