@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import pickle
 import re
 import time
@@ -18,7 +17,7 @@ import torch
 
 from d3d import models
 from d3d.errors import ConfigError, DataError
-from d3d.models import monovit, resnet
+from d3d.models import initial
 from d3d.models.tensors import read_tensors
 
 ARCHS = models.ARCHITECTURES
@@ -229,9 +228,9 @@ def test_another_architecture_is_recognised(networks, wanted, given):
     if {wanted, given} == {"monodepth2", "hrdepth"}:  # they share their encoder
         assert f"decoder's state dict looks like a {given} decoder" in message
     else:
-        looks = "monovit encoder" if given == "monovit" else "ResNet-18 encoder"
+        looks = "MPViT-small encoder" if given == "monovit" else "ResNet-18 encoder"
         assert f"encoder's state dict looks like a {looks}" in message
-    assert f"of {wanted} is wanted" in message
+    assert f"{wanted} needs a" in message
 
 
 def test_files_the_wrong_way_round(networks):
@@ -291,64 +290,62 @@ def test_what_was_passed_must_be_two_files_or_one_folder(networks, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No model hub and empty caches; nothing warned yet. Asking timm for weights would be a failure."""
+    """No model hub and empty caches; nothing said yet. The hub's client must not be asked: it retries for a minute."""
     import huggingface_hub
-    import timm
-
-    build = timm.create_model
-
-    def create_model(name, pretrained=False, **options):
-        assert not pretrained, "asked the hub's client, which retries for a minute"
-        return build(name, pretrained=False, **options)
 
     def urlopen(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(timm, "create_model", create_model)
+    def download(*_, **__):
+        raise AssertionError("asked the hub's client")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    resnet.say_random_init.cache_clear()
+    forget = (initial._find_imagenet.cache_clear, initial._say_once.cache_clear)
+    for clear in forget:
+        clear()
     yield tmp_path
-    resnet.say_random_init.cache_clear()
+    for clear in forget:
+        clear()
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_pretrained_without_a_network_works_and_says_so_once(offline, caplog, arch):
+def test_pretrained_without_a_network_works_and_says_so_once(offline, capsys, arch):
     start = time.monotonic()
-    with caplog.at_level(logging.WARNING, "d3d"):
-        models.create_model(arch)
-        models.create_model(arch)
+    models.create_model(arch)
+    models.create_model(arch)
     assert time.monotonic() - start < 10
-    assert len(caplog.records) == 1
-    message = caplog.text
+    message = capsys.readouterr().out
+    assert len(message.splitlines()) == 1
     assert "weights=FILE" in message
     assert "random" in message
     assert ("no route to host" in message) == (arch != "monovit")
 
 
-def test_a_network_that_swallows_requests_does_not_hang(offline, caplog, monkeypatch):
-    monkeypatch.setattr(resnet, "_PROBE_SECONDS", 0.2)
+def test_a_network_that_swallows_requests_does_not_hang(offline, capsys, monkeypatch):
+    monkeypatch.setattr(initial, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(30))
     start = time.monotonic()
     models.create_model("hrdepth")
     assert time.monotonic() - start < 10
-    assert "no answer within" in caplog.text
+    assert "no answer within" in capsys.readouterr().out
 
 
-def test_a_download_that_fails_is_survived(offline, caplog, monkeypatch):
+def test_a_download_that_fails_is_survived(offline, capsys, monkeypatch):
     import contextlib
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: contextlib.nullcontext())
-    models.create_model("monodepth2")  # the hub answers, then timm's download fails
-    assert "AssertionError: asked the hub" in caplog.text
+    models.create_model("monodepth2")  # the hub answers, then the download fails
+    assert "AssertionError: asked the hub" in capsys.readouterr().out
 
 
-def test_pretrained_false_asks_nobody_and_says_nothing(offline, caplog, monkeypatch):
-    monkeypatch.setattr(resnet, "_cached_file", lambda: pytest.fail("looked for weights"))
+def test_pretrained_false_asks_nobody_and_says_nothing(offline, capsys, monkeypatch):
+    monkeypatch.setattr(initial, "_find_imagenet", lambda *_: pytest.fail("looked for weights"))
     for arch in ARCHS:
         models.create_model(arch, pretrained=False)
-    assert not caplog.records
+    assert not capsys.readouterr().out
 
 
 def imagenet_resnet() -> dict[str, torch.Tensor]:
@@ -365,15 +362,15 @@ def holds(encoder, tensors) -> bool:
     return all(torch.equal(state[n], t) for n, t in tensors.items() if not n.startswith("fc."))
 
 
-def test_the_cache_of_torchvision_is_used(offline, caplog):
+def test_the_cache_of_torchvision_is_used(offline, capsys):
     (offline / "checkpoints").mkdir()
     torch.save(imagenet_resnet(), offline / "checkpoints" / "resnet18-f37072fd.pth")
     assert holds(models.create_model("monodepth2").encoder, imagenet_resnet())
-    assert not caplog.records
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_weights_names_a_local_resnet(offline, caplog, tmp_path, suffix):
+def test_weights_names_a_local_resnet(offline, capsys, tmp_path, suffix):
     from safetensors.torch import save_file
 
     path = tmp_path / f"resnet18.{suffix}"
@@ -383,7 +380,7 @@ def test_weights_names_a_local_resnet(offline, caplog, tmp_path, suffix):
     assert holds(
         models.create_model("hrdepth", pretrained=False, weights=str(path)).encoder, imagenet_resnet()
     )
-    assert not caplog.records
+    assert not capsys.readouterr().out
 
 
 def test_weights_that_do_not_fit(tmp_path):
@@ -394,7 +391,7 @@ def test_weights_that_do_not_fit(tmp_path):
         return models.create_model(arch, weights=path)
 
     good = imagenet_resnet()
-    with pytest.raises(DataError, match="deeper ResNet"):
+    with pytest.raises(DataError, match="ResNet encoder deeper than 18 layers"):
         load(good | {"layer1.2.conv1.weight": torch.zeros(1)})
     with pytest.raises(DataError, match=r"weights\.pth: conv1\.weight missing"):
         load({n: t for n, t in good.items() if n != "conv1.weight"})
@@ -404,17 +401,16 @@ def test_weights_that_do_not_fit(tmp_path):
         models.create_model("hrdepth", weights=tmp_path / "gone.pth")
 
 
-def test_weights_names_a_local_mpvit_without_its_classifier(tmp_path, caplog):
+def test_weights_names_a_local_mpvit_without_its_classifier(offline, tmp_path, capsys):
     tensors = _published("monovit")[0]
     path = tmp_path / "mpvit_small.pth"
     classifier = {"cls_head.cls.weight": torch.zeros(1000, 288), "cls_head.cls.bias": torch.zeros(1000)}
     torch.save({"model": tensors | classifier}, path)
-    monovit.say_random_init.cache_clear()
     model = models.create_model("monovit", weights=path)
     expected = models.convert_public_state("monovit", *published("monovit"))
     state = model.encoder.state_dict()
     assert all(torch.equal(t, expected[f"encoder.{name}"]) for name, t in state.items())
-    assert not caplog.records
+    assert not capsys.readouterr().out
 
 
 def test_read_tensors_keeps_tensors_only(tmp_path):

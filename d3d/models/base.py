@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class DepthNetwork(nn.Module):
 
     Attributes:
         arch: the name that `create_model` knows.
+        encoder_kind: what `naming.recognise` calls a public file of the encoder's weights.
         mean, std: the input normalisation `(x - mean) / std`; `std` 1 and `mean` 0 mean none.
         min_depth, max_depth: range in metres that the disparities stand for; depth is
             `1 / (1/max + (1/min - 1/max) * disparity)`. Stored with the weights.
@@ -34,6 +36,7 @@ class DepthNetwork(nn.Module):
     """
 
     arch: str = ""
+    encoder_kind: str = ""
     mean: float = 0.0
     std: float = 1.0
     encoder: nn.Module
@@ -46,6 +49,10 @@ class DepthNetwork(nn.Module):
         self.scales: tuple[int, ...] = SCALES
         self.dropout = 0.0
         self.log_scale = False
+
+    def load_encoder(self, path: str | Path) -> None:
+        """Load ImageNet weights of the encoder from a local file."""
+        raise NotImplementedError
 
     def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int | str, Tensor]:
         """Predicts the disparity of each image.

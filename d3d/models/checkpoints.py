@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from d3d.errors import DataError
+from d3d.io import atomic
+from d3d.models.base import DepthNetwork
 from d3d.models.tensors import check_and_load, read_tensors
-
-if TYPE_CHECKING:
-    from d3d.models.base import DepthNetwork
 
 FORMAT = "d3d"
 FORMAT_VERSION = 1
@@ -35,8 +35,6 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     Raises:
         DataError: another file name ending.
     """
-    from safetensors.torch import save
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise DataError(f"weights are written as .safetensors, not {path.name!r}.")
@@ -53,8 +51,6 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     }
     # only where there is one: the file of a plain network is what it always was
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
-    from d3d.io import atomic
-
     # not save_file: that has a temporary file of its own, which a kill would leave behind
     content = _in_order(save(tensors, metadata=metadata))
     with atomic(path) as temporary:
@@ -131,24 +127,7 @@ def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
     return model
 
 
-def load_model(path: str | Path) -> DepthNetwork:
-    """Builds the network that a checkpoint of `save_weights` holds, on the CPU, in eval mode.
-
-    Raises:
-        DataError: see `load_weights`.
-        ConfigError: an architecture that this version of d3d does not know.
-    """
-    from d3d.models import create_model
-
-    metadata = read_metadata(path)
-    options = {name: metadata[name] for name in ("dropout", "log_scale")}
-    model = create_model(metadata["arch"], pretrained=False, **options)
-    return load_weights(model, path).eval()
-
-
 def _metadata(path: str | Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
     if Path(path).suffix != ".safetensors":
         return {}
     try:

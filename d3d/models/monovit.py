@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3d.models import mpvit
+from d3d.models import mpvit, naming
 from d3d.models.base import DepthNetwork
 from d3d.models.hrdepth import DenseDecoder
 from d3d.models.layers import SqueezeExcite
-from d3d.models.resnet import say_random_init
+from d3d.models.tensors import check_and_load, read_tensors
 
 GRID_CHANNELS = (64, 64, 128, 256, 512)
 """Channels of the decoder's grid: those of a ResNet-18, for which it was made."""
@@ -55,32 +56,26 @@ class MonoViT(DepthNetwork):
     """MPViT-small encoder and `MonoViTDecoder`; 27.8 million parameters.
 
     Args:
-        pretrained: no library offers MPViT's ImageNet weights, so this only says where to put a local file.
         drop_path: stochastic depth of the encoder's last block, 0.2 as published.
     """
 
     arch = "monovit"
+    encoder_kind = naming.MPVIT_SMALL
 
-    def __init__(self, pretrained: bool = True, drop_path: float = 0.2) -> None:
+    def __init__(self, drop_path: float = 0.2) -> None:
         super().__init__()
         self.encoder = mpvit.MPViT(drop_path)
         self.decoder = MonoViTDecoder()
-        if pretrained:
-            say_random_init(
-                "no ImageNet weights for MPViT-small are downloaded automatically. The encoder starts from "
-                "random values, which trains worse. Pass weights=FILE to load a local mpvit_small.pth, or "
-                "pretrained=False to silence this."
-            )
 
-    def load_encoder(self, path: str) -> None:
-        """Loads ImageNet weights of MPViT-small from a local file in the public naming.
+    def load_encoder(self, path: str | Path) -> None:
+        """Load ImageNet weights of MPViT-small from a local file in the public naming.
 
         The classifier (`cls_head`) is left out on purpose.
 
         Raises:
             DataError: the file cannot be read, or does not hold an MPViT-small.
         """
-        from d3d.models.public import convert_mpvit
-        from d3d.models.tensors import check_and_load, read_tensors
-
-        check_and_load(self.encoder, convert_mpvit(read_tensors(path), where=str(path)), where=str(path))
+        shapes = {f"encoder.{name}": t.shape for name, t in self.encoder.state_dict().items()}
+        tensors = naming.translate(self.arch, self.encoder_kind, shapes, read_tensors(path), where=str(path))
+        tensors = {name.removeprefix("encoder."): t for name, t in tensors.items()}
+        check_and_load(self.encoder, tensors, where=str(path))

@@ -1,25 +1,18 @@
-"""Published checkpoints of Monodepth2, HR-Depth and MonoViT: two files, encoder.pth and depth.pth, in their
-authors' naming, into the networks here.
-
-Left out on purpose, because nothing uses them: the classifiers (`fc`, `cls_head`) and the convolutions
-X_00_Conv_0 and X_01/02/03_Conv_0 of the grid. Tensors that a file stores under several names are taken once.
-"""
+"""Published checkpoints of Monodepth2, HR-Depth and MonoViT: encoder.pth and depth.pth in their authors' naming."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from d3d.errors import DataError, unknown
+from d3d.models import naming
 from d3d.models.base import DepthNetwork
-from d3d.models.tensors import check_and_load, check_tensors, plain_tensors, read_tensors
-
-_STATE = "the {}'s state dict"  # what messages call a state dict that came without a file
+from d3d.models.registry import NETWORKS
+from d3d.models.tensors import check_and_load, plain_tensors, read_tensors
 
 Source = str | Path | Mapping[str, object]
 
@@ -27,7 +20,7 @@ Source = str | Path | Mapping[str, object]
 def load_public_checkpoint(
     model: DepthNetwork, encoder: Source, decoder: Source | None = None
 ) -> DepthNetwork:
-    """Loads a published checkpoint into a network, in place.
+    """Load a published checkpoint into a network, in place.
 
     Args:
         model: from `create_model`, of the checkpoint's architecture.
@@ -44,19 +37,15 @@ def load_public_checkpoint(
         if isinstance(encoder, Mapping) or not Path(encoder).is_dir():
             raise DataError("pass encoder= and decoder=, or one folder that holds encoder.pth and depth.pth.")
         encoder, decoder = Path(encoder) / "encoder.pth", Path(encoder) / "depth.pth"
-    states, where = [], []
-    for part, source in (("encoder", encoder), ("decoder", decoder)):
-        is_state = isinstance(source, Mapping)
-        states.append(source if is_state else read_tensors(source))
-        where.append(_STATE.format(part) if is_state else str(source))
-    check_and_load(model, _convert(model.arch, states, where), " and ".join(where))
+    tensors, where = _convert(model.arch, encoder, decoder)
+    check_and_load(model, tensors, where)
     return model
 
 
 def convert_public_state(
     arch: str, encoder_state: Mapping[str, object], decoder_state: Mapping[str, object]
 ) -> dict[str, Tensor]:
-    """Translates the two state dicts of a published checkpoint into one of ours.
+    """Translate the two state dicts of a published checkpoint into one of ours.
 
     Args:
         arch: "monodepth2", "hrdepth" or "monovit".
@@ -69,186 +58,21 @@ def convert_public_state(
         ConfigError: unknown `arch`.
         DataError: another architecture, or missing, misshapen or unexpected tensors, by their public names.
     """
-    return _convert(
-        arch, [encoder_state, decoder_state], [_STATE.format("encoder"), _STATE.format("decoder")]
-    )
+    return _convert(arch, encoder_state, decoder_state)[0]
 
 
-def convert_mpvit(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Translates an MPViT-small in the public naming (ImageNet's, or MonoViT's encoder) into `mpvit.MPViT`'s.
-
-    Raises:
-        DataError: it is something else, or incomplete.
-    """
-    expected = {name: entry for name, entry in _expected("monovit").items() if name.startswith("encoder.")}
-    converted = _take_part("monovit", "encoder", expected, tensors, where)
-    return {name.removeprefix("encoder."): t for name, t in converted.items()}
-
-
-def _convert(arch: str, states: list[Mapping[str, object]], where: list[str]) -> dict[str, Tensor]:
-    if arch not in _TO_PUBLIC:
-        raise unknown("arch", arch, _TO_PUBLIC)
-    converted = {}
-    for part, state, place in zip(("encoder", "decoder"), states, where, strict=True):
-        expected = {name: entry for name, entry in _expected(arch).items() if name.startswith(part)}
-        converted |= _take_part(arch, part, expected, plain_tensors(state), place)
-    return converted
-
-
-def _take_part(
-    arch: str,
-    part: str,
-    expected: Mapping[str, tuple[str, torch.Size]],
-    tensors: Mapping[str, Tensor],
-    where: str,
-) -> dict[str, Tensor]:
-    found = _recognise(tensors)
-    family = {("encoder", "monodepth2"): "ResNet-18 encoder", ("encoder", "hrdepth"): "ResNet-18 encoder"}
-    wanted = family.get((part, arch), f"{arch} {part}")
-    if found is not None and found != wanted:
-        raise DataError(f"{where} looks like a {found}, but the {part} of {arch} is wanted (a {wanted}).")
-    unique: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        name = _canonical(arch, name)
-        if re.match(_UNUSED, name):
-            continue
-        if name in unique and not torch.equal(unique[name], tensor):
-            raise DataError(f"{where}: the copies of {name} under several names differ; which one counts?")
-        unique.setdefault(name, tensor)
-    # Old files lack this counter, and nothing here reads it.
-    for public, shape in expected.values():
-        if public.endswith("num_batches_tracked"):
-            unique.setdefault(public, torch.zeros(shape, dtype=torch.long))
-    check_tensors(dict(expected.values()), unique, where)
-    return {ours: unique[public] for ours, (public, _) in expected.items()}
-
-
-@functools.cache
-def _expected(arch: str) -> dict[str, tuple[str, torch.Size]]:
-    """{our name: (public name, shape)} of every tensor of a network."""
-    from d3d.models import create_model
-
+def _convert(arch: str, *sources: Source) -> tuple[dict[str, Tensor], str]:
+    """The tensors of an encoder and a decoder by our names, and where they come from, for messages."""
+    if arch not in NETWORKS:
+        raise unknown("arch", arch, NETWORKS)
     with torch.device("meta"):  # shapes only
-        state = create_model(arch, pretrained=False).state_dict()
-    return {name: (_public_name(arch, name), tensor.shape) for name, tensor in state.items()}
-
-
-def _public_name(arch: str, name: str) -> str:
-    for pattern, replacement in _TO_PUBLIC[arch]:
-        name, hits = re.subn(pattern, replacement, name)
-        if hits:
-            break
-    return name
-
-
-def _recognise(names: Mapping[str, object]) -> str | None:
-    """What a state dict in a public naming is, or None."""
-    if any(name.startswith("patch_embed_stages.") for name in names):
-        small = any(name.startswith("mhca_stages.2.mhca_blks.2.MHCA_layers.5.") for name in names)
-        tiny_or_base = any(name.startswith("mhca_stages.1.mhca_blks.0.MHCA_layers.3.") for name in names)
-        return "monovit encoder" if small and not tiny_or_base else "MPViT of another size than small"
-    if "encoder.conv1.weight" in names:
-        if "encoder.layer1.0.conv3.weight" in names or "encoder.layer1.2.conv1.weight" in names:
-            return "ResNet encoder deeper than 18 layers"
-        return "ResNet-18 encoder"
-    if "convs.f4.conv_se.weight" in names or "decoder.0.ca.fc.0.weight" in names:
-        return "monovit decoder"
-    if "convs.X_31_attention.conv_se.weight" in names or "decoder.16.conv_se.weight" in names:
-        return "hrdepth decoder"
-    if "decoder.9.conv.conv.weight" in names and "decoder.14.conv.weight" not in names:
-        return "monodepth2 decoder"
-    return None
-
-
-_UNUSED = r"encoder\.fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\."
-
-# The grid's modules in the order of the list `decoder.N`, under which depth.pth stores each a second time.
-_GRID = (
-    *(f"X_{row}{col}_Conv_0" for col in range(5) for row in range(5 - col)),
-    "X_04_Conv_1",
-    *(f"X_{node}_attention" for node in ("31", "22", "13", "04")),
-    *(f"X_{row}0_Conv_1" for row in (1, 2, 3)),
-    *("X_02_downsample", "X_11_Conv_1", "X_12_downsample", "X_21_Conv_1", "X_03_downsample", "X_12_Conv_1"),
-)
-_DECODER_LIST = {
-    "hrdepth": (*_GRID, *(f"dispConvScale{s}" for s in range(4))),
-    "monovit": ("f4", "f3", "f2", "f1", *_GRID, *(f"dispconv{s}" for s in range(4))),
-}
-
-
-def _canonical(arch: str, name: str) -> str:
-    """The one name, of the several under which a public file stores a tensor, that the tables here use."""
-    listed = re.match(r"decoder\.(\d+)\.", name)
-    modules = _DECODER_LIST.get(arch, ())
-    if listed and int(listed[1]) < len(modules):
-        return f"convs.{modules[int(listed[1])]}.{name[listed.end() :]}"
-    return re.sub(r"\.MHCA_layers\.\d+\.(factoratt_crpe\.(?=crpe\.))?(cpe|crpe)\.", r".\2.", name)
-
-
-def _node_below(match: re.Match[str]) -> str:
-    row, column = int(match[1][0]), int(match[1][1])
-    return f"convs.X_{row + 1}{column - 1}_Conv_1.conv.conv."
-
-
-Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
-
-_RESNET: Rules = [(r"^encoder\.", "encoder.")]
-
-
-def _grid_rules(prefix: str, head: str) -> Rules:
-    return [
-        (rf"^{prefix}reduce\.(\d\d)\.conv\.", r"convs.X_\1_Conv_0.conv.conv."),
-        (rf"^{prefix}nodes\.(\d\d)\.block\.conv\.", _node_below),
-        (rf"^{prefix}nodes\.(\d\d)\.narrow\.", r"convs.X_\1_downsample.conv."),
-        (rf"^{prefix}nodes\.(\d\d)\.attention\.squeeze\.", r"convs.X_\1_attention.fc.0."),
-        (rf"^{prefix}nodes\.(\d\d)\.attention\.excite\.", r"convs.X_\1_attention.fc.2."),
-        (rf"^{prefix}nodes\.(\d\d)\.conv\.", r"convs.X_\1_attention.conv_se."),
-        (rf"^{prefix}final\.conv\.", r"convs.X_04_Conv_1.conv.conv."),
-        (rf"^{prefix}heads\.(\d)\.", rf"convs.{head}\1."),
-    ]
-
-
-def _adapter(public: str) -> Callable[[re.Match[str]], str]:
-    return lambda match: f"convs.f{int(match[1]) + 1}.{public}"
-
-
-_EMBED = r"^encoder\.stages\.(\d)\.embeds\.(\d)\."
-_PATH = r"^encoder\.stages\.(\d)\.paths\.(\d)\."
-_BLOCK = _PATH + r"blocks\.(\d)\."
-_LOCAL = r"^encoder\.stages\.(\d)\.local\."
-_PUBLIC_EMBED = r"patch_embed_stages.\1.patch_embeds.\2.patch_conv."
-_PUBLIC_PATH = r"mhca_stages.\1.mhca_blks.\2."
-_PUBLIC_BLOCK = _PUBLIC_PATH + r"MHCA_layers.\3."
-
-# Ours -> public, the first pattern that fits. Public names of encoders carry "encoder." only for the ResNet.
-_TO_PUBLIC: dict[str, Rules] = {
-    "monodepth2": [
-        *_RESNET,
-        (r"^decoder\.reduce\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1]))}.conv."),
-        (r"^decoder\.fuse\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1])) + 1}.conv."),
-        (r"^decoder\.heads\.(\d)\.", lambda m: f"decoder.{10 + int(m[1])}."),
-    ],
-    "hrdepth": [*_RESNET, *_grid_rules(r"decoder\.", "dispConvScale")],
-    "monovit": [
-        (r"^encoder\.stem\.", "stem."),
-        (_EMBED + r"depthwise\.", _PUBLIC_EMBED + "dwconv."),
-        (_EMBED + r"pointwise\.conv\.", _PUBLIC_EMBED + "pwconv."),
-        (_EMBED + r"pointwise\.bn\.", _PUBLIC_EMBED + "bn."),
-        (_PATH + r"position\.conv\.", _PUBLIC_PATH + "cpe.proj."),
-        (_PATH + r"relative\.convs\.", _PUBLIC_PATH + "crpe.conv_list."),
-        (_BLOCK + r"attention\.qkv\.", _PUBLIC_BLOCK + "factoratt_crpe.qkv."),
-        (_BLOCK + r"attention\.project\.", _PUBLIC_BLOCK + "factoratt_crpe.proj."),
-        (_BLOCK + r"mlp\.0\.", _PUBLIC_BLOCK + "mlp.fc1."),
-        (_BLOCK + r"mlp\.2\.", _PUBLIC_BLOCK + "mlp.fc2."),
-        (_BLOCK + r"norm", _PUBLIC_BLOCK + "norm"),
-        (_LOCAL + r"enter\.", r"mhca_stages.\1.InvRes.conv1."),
-        (_LOCAL + r"depthwise\.", r"mhca_stages.\1.InvRes.dwconv."),
-        (_LOCAL + r"bn\.", r"mhca_stages.\1.InvRes.norm."),
-        (_LOCAL + r"leave\.", r"mhca_stages.\1.InvRes.conv2."),
-        (r"^encoder\.stages\.(\d)\.join\.", r"mhca_stages.\1.aggregate."),
-        (r"^decoder\.adapters\.(\d)\.attention\.squeeze\.", _adapter("ca.fc.0.")),
-        (r"^decoder\.adapters\.(\d)\.attention\.excite\.", _adapter("ca.fc.2.")),
-        (r"^decoder\.adapters\.(\d)\.conv\.", _adapter("conv_se.")),
-        *_grid_rules(r"decoder\.grid\.", "dispconv"),
-    ],
-}
+        state = NETWORKS[arch]().state_dict()
+    converted, places = {}, []
+    for part, source in zip(("encoder", "decoder"), sources, strict=True):
+        kind = NETWORKS[arch].encoder_kind if part == "encoder" else f"{arch} decoder"
+        shapes = {name: t.shape for name, t in state.items() if name.startswith(part)}
+        is_state = isinstance(source, Mapping)
+        places.append(f"the {part}'s state dict" if is_state else str(source))
+        tensors = plain_tensors(source) if is_state else read_tensors(source)
+        converted |= naming.translate(arch, kind, shapes, tensors, places[-1])
+    return converted, " and ".join(places)

@@ -1,0 +1,108 @@
+"""Build a network by name: an untrained one, one from ImageNet weights, or one from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from d3d.errors import ConfigError, DataError, unknown
+from d3d.models.base import DepthNetwork
+from d3d.models.checkpoints import is_d3d_weights, load_weights, read_metadata
+from d3d.models.initial import find_initial_weights
+from d3d.models.registry import NETWORKS
+
+_STAGE_WEIGHTS = "weights.safetensors"  # the name that a training gives its result
+
+
+def create_model(
+    arch: str,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    *,
+    init_depth_m: float | None = None,
+    drop_path: float | None = None,
+    dropout: float = 0.0,
+    log_scale: bool = False,
+    min_depth: float = 0.1,
+    max_depth: float = 10.0,
+) -> DepthNetwork:
+    """Build a network, in training mode and channels-last memory (faster on a CPU and in half precision).
+
+    Args:
+        arch: one of `ARCHITECTURES`.
+        pretrained: start the encoder from ImageNet weights (see `find_initial_weights`). If they cannot be
+            found, the encoder starts from random values, and one line says so.
+        weights: a local file, used instead: ImageNet weights of the encoder (.pth or .safetensors, in
+            torchvision's, timm's or MPViT's naming), or a whole network that `save_weights` wrote. Also a
+            folder or several files, as `find_initial_weights` takes them; one of them must fit `arch`.
+        init_depth_m: the depth that the untrained network predicts, metres; None leaves the biases of the
+            heads as they are, near 0.2 m. See `DepthNetwork.init_depth`.
+        drop_path: stochastic depth of the last transformer block; None means the published 0.2. MonoViT only.
+        dropout: channel dropout of the decoder, for the uncertainty "mcdropout"; see `DepthNetwork.use_dropout`.
+        log_scale: add the output of the uncertainty "regression"; see `DepthNetwork.use_log_scale`.
+        min_depth, max_depth: depth in metres at disparity 1 and 0.
+
+    Raises:
+        ConfigError: unknown `arch`; a depth range, depth or probability out of range; `drop_path` for a
+            network without transformer blocks.
+        DataError: `weights` cannot be read, or holds another network.
+    """
+    if arch not in NETWORKS:
+        raise unknown("arch", arch, NETWORKS)
+    if not 0 < min_depth < max_depth:
+        raise ConfigError(f"0 < min_depth < max_depth must hold, not {min_depth} and {max_depth} metres.")
+    options = {}
+    if drop_path is not None:
+        if arch != "monovit":
+            raise ConfigError(f"drop_path is for monovit; {arch} has no transformer blocks to drop.")
+        if not 0 <= drop_path < 1:
+            raise ConfigError(f"drop_path={drop_path} must be in [0, 1).")
+        options["drop_path"] = drop_path
+    initial = find_initial_weights(arch, pretrained and weights is None, weights)
+    if weights is not None and initial.path is None:
+        raise DataError(initial.note)
+    model = NETWORKS[arch](**options)
+    model.min_depth, model.max_depth = float(min_depth), float(max_depth)
+    if dropout:
+        model.use_dropout(dropout)
+    if log_scale:
+        model.use_log_scale()
+    if init_depth_m is not None:
+        model.init_depth(init_depth_m)
+    if initial.path is not None:
+        if is_d3d_weights(initial.path):
+            load_weights(model, initial.path)
+        else:
+            model.load_encoder(initial.path)
+    return model.to(memory_format=torch.channels_last)
+
+
+def load_model(name_or_path: str | Path) -> DepthNetwork:
+    """Build the network that a checkpoint holds, on the CPU, in eval mode.
+
+    Args:
+        name_or_path: a .safetensors file of `save_weights`, or the folder of a finished training of a run.
+
+    Raises:
+        DataError: there is no such checkpoint, it cannot be read, or it does not fit (see `load_weights`).
+        ConfigError: the checkpoint holds an architecture that this version of d3d does not know.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / _STAGE_WEIGHTS).is_file():
+            raise DataError(
+                f"{path} holds no {_STAGE_WEIGHTS}. Give the folder of a finished training, such as "
+                "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published "
+                "encoder.pth and depth.pth use load_public_checkpoint."
+            )
+        path /= _STAGE_WEIGHTS
+    elif not path.exists() and not path.suffix:
+        raise DataError(
+            f"there is no network {str(name_or_path)!r}. Give a .safetensors file of save_weights, or the folder "
+            f"of a finished training (with {_STAGE_WEIGHTS}), such as runs/<run>/distill/<arch>/<labels>."
+        )
+    metadata = read_metadata(path)
+    options = {name: metadata[name] for name in ("dropout", "log_scale")}
+    model = create_model(metadata["arch"], pretrained=False, **options)
+    return load_weights(model, path).eval()
