@@ -1,123 +1,176 @@
-"""The live viewer over a run whose depth is known: what is read, chosen, drawn and counted at a threshold."""
+"""The controls: start where they are told, redraw by their value, tell of errors, and make no Output widget."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+import ipywidgets
+import nbformat
 import pytest
-from known_run import OFF, ON, known_run
+from known_run import known_run
+from PIL import Image
 
-from d3d import evaluation, fusion
-from d3d.errors import ConfigError
+from d3d.errors import ConfigError, DataError
 from d3d.figures import showcase
-from d3d.notebook import viewer
-from d3d.notebook.viewer import Frames, View
-from d3d.pipeline import stages
+from d3d.notebook import viewer, widgets
+from d3d.pipeline.config import PROFILES, Config
+
+_path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
+_spec = importlib.util.spec_from_file_location("notebooks_script", _path)
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+
+
+def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+    """A widget and all that it holds."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from tree(child)
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    return Frames(known_run(tmp_path_factory.mktemp("runs")))
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return known_run(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture(scope="module")
-def view(frames: Frames) -> View:
-    """Of the frame with most of highlights, where the networks disagree."""
-    example = showcase.example_frame(frames.config)
-    return View(example.scene.name, example.frame, "monodepth2", "uncer", frames.config.fusion.threshold_m)
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What a cell's output would be given: each object with its metadata."""
+    seen: list[tuple] = []
+    monkeypatch.setattr("IPython.display.display", lambda x, metadata=None: seen.append((x, metadata)))
+    return seen
 
 
-@pytest.fixture(scope="module")
-def shown(frames: Frames, view: View) -> viewer.Shown:
-    return frames.read(view.scene, view.frame, view.arch, view.labels)
+def control(box: ipywidgets.Widget, name: str) -> ipywidgets.Widget:
+    """The one control of a name."""
+    (found,) = [w for w in tree(box) if getattr(w, "description", "") == name]
+    return found
 
 
-def test_it_shows_what_the_stages_left(frames: Frames, view: View, shown: viewer.Shown) -> None:
-    example = showcase.example_frame(frames.config, scene_name=view.scene, frame=view.frame)
-    assert np.array_equal(shown.inputs.pred, example.preds[view.arch])
-    assert np.array_equal(shown.inputs.proj, example.projs[view.arch])
-    assert np.array_equal(shown.uncertainty, example.uncertainty)
-    assert np.array_equal(shown.truth, example.gt)
-    assert frames.of(view.scene) == [example.scene.frame_ids[i] for i in _targets(frames, view.scene)]
+def picture(box: ipywidgets.Widget) -> bytes:
+    (found,) = [w for w in tree(box) if isinstance(w, ipywidgets.Image)]
+    return found.value
 
 
-def _targets(frames: Frames, scene: str) -> list[int]:
-    (found,) = [s for s in stages.training_scenes(frames.config) if s.scene.name == scene]
-    return found.targets
+def text(box: ipywidgets.Widget) -> str:
+    return "".join(w.value for w in tree(box) if isinstance(w, ipywidgets.HTML))
 
 
-@pytest.mark.parametrize("labels", list(fusion.STRATEGIES))
-def test_the_label_is_the_one_that_the_stage_stores(frames: Frames, view: View, labels: str) -> None:
-    shown = frames.read(view.scene, view.frame, view.arch, labels)
-    _, label = viewer.choice(shown, labels, view.threshold_m)
-    stored = stages.fuse(frames.config, view.arch, labels).read(view.scene, view.frame)
-    assert np.array_equal(label, stored)
-
-
-def test_a_higher_threshold_takes_less_of_the_mesh_until_nothing(view: View, shown: viewer.Shown) -> None:
-    taken = [viewer.choice(shown, "uncer", t)[0].sum() for t in (0.0, 0.1, 0.4, 100.0)]
-    assert taken == sorted(taken, reverse=True)
-    assert taken[0] == shown.uncertainty.size
-    assert taken[1] > taken[2] > taken[3] == 0
-
-
-def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: viewer.Shown) -> None:
-    known = (shown.truth > 0) & shown.highlight
-    expected = np.std(list(ON.values())) * shown.truth[known]
-    assert np.abs(shown.uncertainty[known] - expected).max() < 0.002  # two roundings to millimetres
-    off = (shown.truth > 0) & ~shown.highlight
-    assert np.abs(shown.uncertainty[off] - np.std(list(OFF.values())) * shown.truth[off]).max() < 0.002
-
-
-def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View) -> None:
-    share, table = viewer.numbers(frames, view)
-    stored = stages.fuse(frames.config, view.arch, "uncer")
-    (scene,) = [s.scene for s in stages.training_scenes(frames.config) if s.scene.name == view.scene]
-    index = scene.frame_ids.index(view.frame)
-    scored = evaluation.score(stored.read_of, [scene], [[index]], scale=frames.config.evaluation.scale)
-    expected = scored.set_index("pixels")["sq_rel"]
-    assert table["L"].to_dict() == pytest.approx(expected.to_dict())
-    assert set(table.index) == {"all", "highlight", "diffuse"}
-    assert table.loc["highlight", "L"] < table.loc["highlight", "D"], "the mesh corrects the highlights"
-    assert 0 < share < 0.3
-    assert f"{share:.1%}" in viewer.sentence(view, share)
-
-
-def test_moving_the_threshold_changes_the_mask_the_label_and_its_error_and_no_other_panel(
-    view: View, shown: viewer.Shown
+def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
+    config: Config, displayed: list
 ) -> None:
-    low = np.asarray(viewer.picture(shown, view, 0.8))
-    high = np.asarray(viewer.picture(shown, replace(view, threshold_m=0.6), 0.8))
-    changed = (low != high).any(axis=2)
-    h, w = changed.shape
-    columns, bottom = np.array_split(np.arange(w), 4), h - viewer._LEGEND_H
-    middle = bottom // 2
-    assert not changed[:middle].any(), "image, D, P and truth depend on no threshold"
-    picture_of_uncertainty = changed[middle + viewer._TITLE_H : bottom - 5, columns[0]]
-    assert not picture_of_uncertainty.any()
-    assert all(changed[middle + viewer._TITLE_H : bottom - 5, c].any() for c in columns[1:])
-    assert changed[bottom:, columns[0]].any(), "the mark on the colour bar moves"
+    box = widgets.viewer(config)
+    ((static, _),) = displayed
+    assert static.data == picture(box)
+    with Image.open(io.BytesIO(static.data)) as page:
+        assert page.format == "PNG"
+        assert page.width > 1000
+    assert static.alt in text(box).replace("<b>", "")
+    assert control(box, "threshold").value == config.fusion.threshold_m
 
 
-def test_no_panel_is_coloured_where_there_is_nothing() -> None:
-    depth = np.array([[0.0, 1.0], [2.0, 9.0]])
-    picture = viewer.coloured(depth, "depth", 2.0)
-    assert (picture[0, 0] == 255).all()
-    assert (picture[1, 0] == picture[1, 1]).all(), "beyond the end of the bar: its last colour"
-    signed = viewer.coloured(np.array([[-1.0, 0.0, 1.0, np.nan]]), "signed", 1.0)[0].astype(int)
-    assert signed[0, 2] > signed[0, 0], "too near is blue"
-    assert signed[2, 0] > signed[2, 2], "too far is red"
-    assert (signed[3] == 255).all()
+def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
+    box = widgets.viewer(config)
+    for name, value, said in (
+        ("threshold", 0.3, "threshold 0.300 m"),
+        ("network", "monovit", "MonoViT"),
+        ("labels", "proj", "labels proj"),
+    ):
+        before = picture(box)
+        control(box, name).value = value
+        assert picture(box) != before, name
+        assert said in text(box)
+    assert control(box, "threshold").disabled, "these labels look at no threshold"
+    control(box, "labels").value = "signed"
+    assert not control(box, "threshold").disabled
 
 
-def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: viewer.Shown) -> None:
-    bare = viewer.Shown(shown.image, shown.inputs, shown.uncertainty, None, None, {})
-    assert viewer.picture(bare, view, 0.4).size == viewer.picture(shown, view, 0.4).size
+def test_next_and_previous_go_round(config: Config, displayed: list) -> None:
+    box = widgets.viewer(config)
+    frame = control(box, "frame")
+    first, second, last = frame.options[0], frame.options[1], frame.options[-1]
+    assert frame.value == first
+    control(box, "previous").click()
+    assert frame.value == last
+    control(box, "next").click()
+    control(box, "next").click()
+    assert frame.value == second
+    assert f"frame {second}" in text(box)
 
 
-def test_an_unknown_scene_or_frame_names_what_there_is(frames: Frames, view: View) -> None:
-    with pytest.raises(ConfigError, match=f"training scene 'nowhere'.*{view.scene}"):
-        frames.of("nowhere")
-    with pytest.raises(ConfigError, match=f"target frame of {view.scene} '99'"):
-        frames.read(view.scene, "99", "monodepth2", "uncer")
+def test_another_scene_brings_its_frames(
+    tmp_path: Path, displayed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"glossyrooms": {"rooms": 2, "frames": 18}}
+    smoke = PROFILES["smoke"]
+    two_rooms = replace(smoke, data=replace(smoke.data, options=options))
+    monkeypatch.setitem(PROFILES, "smoke", two_rooms)
+    box = widgets.viewer(known_run(tmp_path))
+    names = [name for _, name in control(box, "scene").options]
+    assert len(names) == 2
+    before = picture(box)
+    control(box, "frame").value = control(box, "frame").options[3]
+    control(box, "scene").value = names[1]
+    assert picture(box) != before
+    frame = control(box, "frame")
+    assert frame.value in frame.options
+    assert f"{names[1]}, frame {frame.value}" in text(box)
+    assert "No true depth" in text(box), "the second room has none"
+
+
+def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displayed: list, monkeypatch) -> None:
+    box = widgets.viewer(config)
+    before = picture(box)
+    whole = viewer.picture
+
+    def broken(*args: object) -> None:
+        raise DataError("no <depth> here.")
+
+    monkeypatch.setattr(viewer, "picture", broken)
+    control(box, "threshold").value = 0.2
+    assert "no &lt;depth&gt; here." in text(box)
+    assert picture(box) == before, "the picture before stays"
+    monkeypatch.setattr(viewer, "picture", whole)
+    control(box, "threshold").value = 0.3
+    assert "depth&gt; here" not in text(box)
+    assert picture(box) != before
+
+
+def test_an_error_at_the_first_drawing_fails_the_cell(config: Config, displayed: list) -> None:
+    with pytest.raises(ConfigError, match="training scene 'nowhere'"):
+        widgets.viewer(config, "nowhere")
+
+
+def test_no_output_widget_is_ever_made(
+    config: Config, displayed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nbclient, and so papermill, may wait for ever on a cell that shows one (D29)."""
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("an Output widget was made")
+
+    monkeypatch.setattr(ipywidgets.Output, "__init__", refuse)
+    box = widgets.viewer(config)
+    control(box, "threshold").value = 0.3
+    assert "Output widget" not in text(box)
+    assert not any(isinstance(w, ipywidgets.Output) for w in tree(box))
+
+
+def test_the_mesh_leaves_a_picture_and_is_marked_as_what_is_not_stored(
+    config: Config, displayed: list
+) -> None:
+    example = showcase.example_frame(config)
+    widgets.mesh(config, example.scene, example.index)
+    (static, unmarked), (page, marked) = displayed
+    assert static.data.startswith(b"\x89PNG")
+    assert unmarked is None
+    assert "<iframe" in page.data
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    output = nbformat.v4.new_output("display_data", {"text/html": page.data}, metadata=marked)
+    cell = nbformat.v4.new_code_cell("mesh", outputs=[output], execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    assert script.tidy(notebook).cells[0].outputs == []
