@@ -16,7 +16,12 @@ from d3d._lazy import submodules
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {"create_model": "d3d.models", "load_model": "d3d.models", "predict": "d3d.prediction"}
+_FUNCTIONS = {
+    "check_environment": "d3d.environment",
+    "create_model": "d3d.models",
+    "load_model": "d3d.models",
+    "predict": "d3d.prediction",
+}
 # what a notebook calls most, by a short name
 _ALIASES = {"config": "d3d.pipeline.config", "runs": "d3d.pipeline.runs", "stages": "d3d.pipeline.stages"}
 # modules that have moved -> where they are now
@@ -28,16 +33,16 @@ _MOVED = {
     "d3d.datasets.scannet_prepared": "d3d.datasets.scannet.prepared",
     "d3d.datasets.sens": "d3d.datasets.scannet.sens",
     "d3d.datasets.sevenscenes_files": "d3d.datasets.sevenscenes.files",
-    "d3d.dataview": "d3d.figures.dataview",
-    "d3d.detection": "d3d.analysis.detection",
+    "d3d.dataview": "d3d.figures.dataset",
+    "d3d.detection": "d3d.analysis.uncertainty",
     "d3d.distributed": "d3d.parallel.distributed",
-    "d3d.gallery": "d3d.figures.gallery",
+    "d3d.gallery": "d3d.figures.all",
     "d3d.glossyrooms": "glossyrooms (a package beside d3d)",
-    "d3d.labelquality": "d3d.analysis.labelquality",
+    "d3d.labelquality": "d3d.analysis.thresholds",
     "d3d.launch": "d3d.parallel.launch",
-    "d3d.meshview": "d3d.notebook.meshview",
+    "d3d.meshview": "d3d.notebook.mesh",
     "d3d.optimizer": "d3d.kernels",
-    "d3d.premise": "d3d.figures.premise",
+    "d3d.premise": "d3d.figures.figure1 and d3d.analysis.photometric",
     "d3d.prepare": "d3d.pipeline.prepare",
     "d3d.prepare_scene": "d3d.datasets.scannet.prepare",
     "d3d.processes": "d3d.parallel.processes",
@@ -48,11 +53,11 @@ _MOVED = {
     "d3d.review": "d3d.lists.review",
     "d3d.runs": "d3d.pipeline.runs",
     "d3d.scenes": "d3d.pipeline.scenes",
-    "d3d.showcase": "d3d.figures.showcase",
+    "d3d.showcase": "d3d.figures.frames and d3d.figures.all",
     "d3d.stages": "d3d.pipeline.stages",
-    "d3d.sweeps": "d3d.analysis.sweeps",
-    "d3d.viewer": "d3d.notebook.viewer",
-    "d3d.widgets": "d3d.notebook.widgets",
+    "d3d.sweeps": "d3d.analysis.labels or d3d.analysis.thresholds or d3d.analysis.truncation",
+    "d3d.viewer": "d3d.notebook.label_view",
+    "d3d.widgets": "d3d.notebook.viewer and d3d.notebook.mesh",
 }
 _submodule = submodules(__name__, __path__)
 

@@ -132,10 +132,10 @@ def _rank(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _figures(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d.figures import gallery
+    from d3d.figures import all as all_figures
     from d3d.pipeline import runs
 
-    for name, made in gallery.make(config, runs.project_root() / "paper_figures"):
+    for name, made in all_figures.make(config, runs.project_root() / "paper_figures"):
         if isinstance(made, str):
             print(f"{name}: skipped, {made}", flush=True)
         else:
@@ -143,22 +143,22 @@ def _figures(config: Config, archs: tuple[str, ...]) -> None:
 
 
 def _all(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d.figures import showcase
+    from d3d.figures.all import run_figures
     from d3d.pipeline import runs, stages
 
     table = stages.run_all(config, archs)
     _print_table(config, table)
-    for path in showcase.run_figures(config, archs[0]):
+    for path in run_figures(config, archs[0]):
         print(f"figure: {path}")
     print(f"everything is in {runs.run_folder(config)}")
 
 
 def _labels(config: Config, archs: tuple[str, ...]) -> None:
-    from d3d.analysis import labelquality
+    from d3d.analysis.thresholds import rule_sweep
 
     for arch in archs:
         print(f"\nSq Rel of {arch}'s labels on training frames with ground truth\n")
-        print(labelquality.rule_sweep(config, arch).round(3).to_string(index=False, na_rep="-"))
+        print(rule_sweep(config, arch).round(3).to_string(index=False, na_rep="-"))
 
 
 def _record(configs: list[Config], processes: int, arguments: list[str]) -> None:

@@ -33,10 +33,17 @@ seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
 import numpy as np
-
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -55,10 +62,10 @@ print(d3d.config.describe(cfg))
 # *Mirror* frames show a mirror, which the paper leaves unsolved. Tables have rows for each list.
 
 # %%
-d3d.figures.dataview.overview(cfg)
+d3d.figures.dataset.overview(cfg)
 
 # %%
-d3d.figures.dataview.one_frame_a_scene(cfg)
+d3d.figures.dataset.one_frame_per_scene(cfg)
 
 # %% [markdown]
 # ## Frames
@@ -80,8 +87,8 @@ d3d.figures.contact_sheet(
 # picture). A network that explains how such pixels move between two views must find that second depth.
 
 # %%
-example = d3d.figures.dataview.example_triple(cfg)
-d3d.figures.dataview.what_is_known(example.scene, example.row[0])
+example = d3d.figures.dataset.example_triple(cfg)
+d3d.figures.dataset.ground_truth(example.scene, example.row[0])
 
 # %% [markdown]
 # ## Triples
@@ -90,7 +97,7 @@ d3d.figures.dataview.what_is_known(example.scene, example.row[0])
 # without such a source on either side falls out.
 
 # %%
-d3d.figures.dataview.dropped_targets(cfg)
+d3d.figures.dataset.dropped_targets(cfg)
 
 # %%
 triples = next(s.triples for s in scenes if s.scene is example.scene)
@@ -110,10 +117,10 @@ d3d.figures.camera_path(example.scene.world_T_cams, triples.indices, up, example
 # does not explain how they move. That is what the paper is about.
 
 # %%
-view = d3d.figures.premise.reproject(
+view = d3d.analysis.photometric.reproject(
     example.target, example.sources, example.true_depth, example.K, example.source_T_target
 )
-d3d.figures.triple(
+d3d.figures.dataset.warped_sources(
     example.target, example.sources, view.warped, view.errors, title=f"{example.name}, warped by true depth"
 )
 
@@ -122,7 +129,7 @@ d3d.figures.triple(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-still = d3d.figures.premise.reproject(
+still = d3d.analysis.photometric.reproject(
     example.target, [example.target], example.true_depth, example.K, np.eye(4)[None]
 )
 assert np.abs(still.warped[0] - example.target / 255).max() < 1e-3

@@ -34,8 +34,16 @@ seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -52,12 +60,8 @@ print(d3d.config.describe(cfg))
 # minimised: its minimum is wrong.
 
 # %%
-example = d3d.figures.dataview.example_triple(cfg)
-truth = example.true_depth
-errors = d3d.figures.premise.sweep(example.target, example.sources, truth, example.K, example.source_T_target)
-d3d.figures.premise.figure(
-    example.target, errors, truth, example.highlight, example.virtual, title=example.name
-)
+example = d3d.figures.dataset.example_triple(cfg)
+d3d.figures.figure1.draw_example(example, d3d.figures.figure1.errors_of(example))
 
 # %% [markdown]
 # ## Training
@@ -77,7 +81,7 @@ d3d.figures.loss_curves({f"pretraining, {cfg.arch}": d3d.stages.loss_history(cfg
 # %%
 network = d3d.stages.load_network(cfg, cfg.arch)
 depth = d3d.predict(network, example.target)
-d3d.figures.against_truth(
+d3d.figures.labels.against_truth(
     example.target, {cfg.arch: depth}, example.gt, example.highlight, title=example.name
 )
 

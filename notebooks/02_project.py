@@ -34,10 +34,17 @@ seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
 import numpy as np
-
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -51,8 +58,8 @@ print(d3d.config.describe(cfg))
 # %%
 projected = d3d.stages.project(cfg)
 predicted = d3d.stages.predict(cfg)
-example = d3d.figures.dataview.example_triple(cfg)
-views = d3d.figures.showcase.mesh_views(cfg, example.scene, example.row[0])
+example = d3d.figures.dataset.example_triple(cfg)
+views = d3d.notebook.mesh.views(cfg, example.scene, example.row[0])
 d3d.figures.contact_sheet(list(views.values()), list(views), columns=3, title=example.scene.name)
 
 # %% [markdown]
@@ -65,14 +72,14 @@ d3d.figures.contact_sheet(list(views.values()), list(views), columns=3, title=ex
 frame = example.scene.frame_ids[example.row[0]]
 D, P = predicted.read(example.scene.name, frame), projected.read(example.scene.name, frame)
 maps = {"predicted D": D, "projected P": P}
-d3d.figures.against_truth(example.target, maps, example.gt, example.highlight, title=example.name)
+d3d.figures.labels.against_truth(example.target, maps, example.gt, example.highlight, title=example.name)
 
 # %% [markdown]
 # The errors of both over the training frames, all pixels first. Where no surface is hit $D$ stands in for
 # $P$. The highlight and diffuse rows are there only where the data set has a mask.
 
 # %%
-d3d.figures.showcase.label_scores(cfg, labels="pred")
+d3d.analysis.labels.label_scores(cfg, labels="pred")
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -37,8 +37,16 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -51,12 +59,9 @@ print(d3d.config.describe(cfg))
 
 # %%
 d3d.stages.fuse(cfg)
-example = d3d.figures.showcase.example_frame(cfg)
-threshold = cfg.fusion.threshold_m
-title = f"{example.scene.name}, frame {example.frame}"
-d3d.figures.fusion_inputs(
-    example.image, example.preds, example.projs, example.uncertainty, threshold, example.gt, title
-)
+example = d3d.figures.frames.example_frame(cfg)
+threshold = d3d.stages.threshold(cfg, "uncer")
+d3d.figures.figure4.make(cfg, example).figure
 
 # %% [markdown]
 # ## Eq. 3: the label
@@ -71,21 +76,21 @@ d3d.figures.fusion_inputs(
 # label becomes and how far it is off; or choose another frame, network or label rule.
 
 # %%
-d3d.notebook.widgets.viewer(cfg, example.scene.name, example.frame)
+d3d.notebook.viewer.show(cfg, example.scene.name, example.frame)
 
 # %% [markdown]
 # $P$ is the depth of this mesh, fused from the depth that the network predicted for every view of the room.
 # In a running notebook it can be turned.
 
 # %%
-d3d.notebook.widgets.mesh(cfg, example.scene, example.index)
+d3d.notebook.mesh.show(cfg, example.scene, example.index)
 
 # %% [markdown]
 # ## How the choice depends on the threshold
 # Too low, and the mesh's smoothness is everywhere; too high, and no reflection is corrected.
 
 # %%
-sweep = d3d.figures.showcase.threshold_sweep(cfg)
+sweep = d3d.analysis.thresholds.threshold_sweep(cfg)
 d3d.figures.threshold_curve(sweep, threshold)
 
 # %%
@@ -96,7 +101,7 @@ sweep.round(3)
 # The labels of this run's strategy against the truth, over the training frames:
 
 # %%
-d3d.figures.showcase.label_scores(cfg)
+d3d.analysis.labels.label_scores(cfg)
 
 # %%
 # NBVAL_CHECK_OUTPUT

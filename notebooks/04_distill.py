@@ -37,8 +37,16 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -67,7 +75,7 @@ d3d.figures.loss_curves(histories)
 # learns the rule and not the exception.
 
 # %%
-example = d3d.figures.dataview.example_triple(cfg)
+example = d3d.figures.dataset.example_triple(cfg)
 frame = example.scene.frame_ids[example.row[0]]
 teacher = d3d.stages.load_network(cfg, cfg.arch)
 student = d3d.stages.load_network(cfg, cfg.arch, cfg.labels)
@@ -76,7 +84,7 @@ maps = {
     f"label ({cfg.labels})": d3d.stages.fuse(cfg).read(example.scene.name, frame),
     "student": d3d.predict(student, example.target),
 }
-d3d.figures.against_truth(example.target, maps, example.gt, example.highlight, title=example.name)
+d3d.figures.labels.against_truth(example.target, maps, example.gt, example.highlight, title=example.name)
 
 # %% [markdown]
 # "Our 3D distillation framework only modifies the training stage, without introducing additional

@@ -37,10 +37,17 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
 from IPython.display import Markdown
-
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -88,7 +95,7 @@ d3d.figures.per_image(results[""], students)
 # gets most wrong). Below each depth map, how far it is off: red is too far.
 
 # %%
-d3d.figures.showcase.before_after(cfg, frames=3)
+d3d.figures.figure5.make(cfg, [cfg.arch], count=3).figure
 
 # %% [markdown]
 # ## Checks

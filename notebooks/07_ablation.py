@@ -37,10 +37,17 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
 from IPython.display import Markdown
-
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -73,7 +80,7 @@ d3d.tables.table6.label_pictures(cfg)
 # and what remains of the error. A good label takes $P$ on the highlights and nowhere else.
 
 # %%
-makeup = d3d.figures.showcase.label_makeup(cfg, strategies=[n for n in names if n != "proj_lowres"])
+makeup = d3d.analysis.labels.label_makeup(cfg, strategies=[n for n in names if n != "proj_lowres"])
 d3d.figures.label_makeup(makeup)
 
 # %%

@@ -39,8 +39,16 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -53,7 +61,7 @@ print(f"the figures are of run {cfg.run}")
 # trained networks put it.
 
 # %%
-figure1 = d3d.figures.gallery.figure1b(cfg)
+figure1 = d3d.figures.figure1.make_b(cfg)
 figure1.figure
 
 # %% [markdown]
@@ -62,7 +70,7 @@ figure1.figure
 # same floor shows no highlight. Furniture melts.
 
 # %%
-figure2 = d3d.figures.gallery.figure2(cfg)
+figure2 = d3d.figures.figure2.make(cfg)
 figure2.figure
 
 # %% [markdown]
@@ -70,7 +78,7 @@ figure2.figure
 # The three networks disagree on highlights, so that the mask finds them; it finds edges and windows as well.
 
 # %%
-figure4 = d3d.figures.gallery.figure4(cfg)
+figure4 = d3d.figures.figure4.make(cfg)
 figure4.figure
 
 # %% [markdown]
@@ -78,7 +86,7 @@ figure4.figure
 # Unseen rooms: self-teaching keeps the error of its teacher, 3D distillation lowers it.
 
 # %%
-figure5 = d3d.figures.gallery.figure5(cfg)
+figure5 = d3d.figures.figure5.make(cfg)
 figure5.figure
 
 # %% [markdown]
@@ -86,7 +94,7 @@ figure5.figure
 # Where D is bright and U is too, the label takes P; a highlight on which all networks are wrong alike stays.
 
 # %%
-maps = d3d.figures.gallery.error_maps(cfg)
+maps = d3d.figures.labels.error_maps(cfg)
 maps.figure
 
 # %% [markdown]
@@ -94,7 +102,7 @@ maps.figure
 # A good rule takes P on many highlight pixels (plain) and on few others (hatched).
 
 # %%
-makeup = d3d.figures.gallery.label_makeup(cfg)
+makeup = d3d.figures.all.label_makeup(cfg)
 makeup.figure
 
 # %% [markdown]
@@ -102,7 +110,7 @@ makeup.figure
 # Highlights want a low threshold, the other pixels one that spares them the mesh.
 
 # %%
-thresholds = d3d.figures.gallery.threshold_sweep(cfg)
+thresholds = d3d.figures.all.threshold_sweep(cfg)
 thresholds.figure
 
 # %% [markdown]
@@ -110,7 +118,7 @@ thresholds.figure
 # Below half a metre of truncation the projected depth becomes worse on all pixels; the voxel matters little.
 
 # %%
-truncations = d3d.figures.gallery.truncation_sweep(cfg)
+truncations = d3d.figures.all.truncation_sweep(cfg)
 truncations.figure
 
 # %% [markdown]

@@ -38,10 +38,17 @@ split: str = None  # whose images are ranked: val or test; None: as the profile 
 eval_every: int = None  # every so many-th image is ranked; None: as the profile has it
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
 from IPython.display import Markdown
-
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -86,7 +93,7 @@ d3d.lists.review.picture(cfg, review)
 # this cell again, tomorrow or after a crash, to go on.
 
 # %%
-d3d.lists.review.widget(cfg, review)
+d3d.notebook.review.show(cfg, review)
 
 # %% [markdown]
 # ## The list

@@ -36,8 +36,16 @@ seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 
 # %%
+try:
+    import d3d
+except ModuleNotFoundError as error:
+    import sys
+
+    raise ModuleNotFoundError(
+        f"{sys.executable} has no d3d: select its environment (papermill -k)"
+    ) from error
+d3d.check_environment()
 # %matplotlib inline
-import d3d
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
@@ -67,7 +75,7 @@ for name in names:
 # The training frame with most over-estimated highlight (outlined), each map on a scale of its own.
 
 # %%
-d3d.analysis.detection.maps_figure(cfg, width_in=11, font_pt=10)
+d3d.figures.uncertainty.maps(cfg, width_in=11, font_pt=10)
 
 # %% [markdown]
 # ## What each finds
@@ -76,8 +84,8 @@ d3d.analysis.detection.maps_figure(cfg, width_in=11, font_pt=10)
 # $\alpha$. For comparison, dotted: the distance $D$ itself and how far it lies behind the mesh, $D - P$.
 
 # %%
-result = d3d.analysis.detection.compare(cfg)
-d3d.analysis.detection.figure(result, width_in=11, font_pt=10)
+result = d3d.analysis.uncertainty.compare(cfg)
+d3d.figures.uncertainty.precision_recall(result, width_in=11, font_pt=10)
 
 # %% [markdown]
 # ## What it makes of the label, and what it costs

@@ -10,9 +10,10 @@ import pytest
 from known_run import ON, known_run
 
 from d3d import cli
-from d3d.analysis import sweeps
+from d3d.analysis import truncation
 from d3d.evaluation import arch_name
-from d3d.figures import gallery, showcase
+from d3d.figures import all as all_figures
+from d3d.figures import figure1, figure2, needs
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, make_config
 
@@ -29,9 +30,9 @@ def made(run, tmp_path_factory):
     """Name -> files or reason of every figure, in a folder of their own."""
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "TRUNCATIONS_M", (0.5, 1.0))
-        patch.setattr(sweeps, "VOXELS_M", (0.1,))
-        return dict(gallery.make(run, folder))
+        patch.setattr(truncation, "TRUNCATIONS_M", (0.5, 1.0))
+        patch.setattr(truncation, "VOXELS_M", (0.1,))
+        return dict(all_figures.make(run, folder))
 
 
 def _csv(files: list[Path]) -> pd.DataFrame:
@@ -40,10 +41,10 @@ def _csv(files: list[Path]) -> pd.DataFrame:
 
 
 def test_every_figure_that_can_be_made_is_and_the_other_says_what_it_takes(made) -> None:
-    assert list(made) == list(gallery.FIGURES)
+    assert list(made) == list(all_figures.FIGURES)
     assert made["figure5"] == (
         "no network of run 'glossyrooms-smoke-seed0' has its students. "
-        "It takes: python -m d3d all --profile smoke --archs monodepth2"
+        "Run: python -m d3d all --profile smoke --archs monodepth2"
     )
     for name, files in made.items():
         if name != "figure5":
@@ -58,9 +59,11 @@ def test_every_figure_that_can_be_made_is_and_the_other_says_what_it_takes(made)
 def test_without_networks_only_figure_1a_is_made_and_nothing_is_trained(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(stages, "pretrain", lambda *a: pytest.fail("trained"))
     config = make_config(profile="smoke", runs_dir=str(tmp_path), run="empty", seed=3)
-    found = dict(gallery.make(config, tmp_path / "figures"))
+    found = dict(all_figures.make(config, tmp_path / "figures"))
     assert [n for n, files in found.items() if isinstance(files, list)] == ["figure1a"]
-    told = "It takes: python -m d3d pretrain --profile smoke --archs monodepth2,hrdepth,monovit --seed 3 --run empty"
+    told = (
+        "Run: python -m d3d pretrain --profile smoke --archs monodepth2,hrdepth,monovit --seed 3 --run empty"
+    )
     assert found["figure4"].endswith(told)
     assert [p.name for p in (tmp_path / "figures").iterdir() if "1a" not in p.name] == []
 
@@ -72,10 +75,10 @@ def test_figure_1b_marks_what_the_networks_predict(run, made) -> None:
         assert marks["highlight pixel", arch_name(arch)] == pytest.approx(ON[arch], abs=0.01)
         assert marks["all highlight pixels", arch_name(arch)] == pytest.approx(ON[arch], abs=0.01)
     assert marks["highlight pixel", "true"] == 1
-    drawing = gallery.figure1b(run)
-    middle = drawing.figure.axes[1]
+    made_figure = figure1.make_b(run)
+    middle = made_figure.figure.axes[1]
     drawn = {round(float(line.get_xdata()[0]), 4) for line in middle.lines if len(line.get_xdata()) == 1}
-    wanted = drawing.table[drawing.table["pixels"].isin(["highlight pixel", "diffuse pixel"])]
+    wanted = made_figure.table[made_figure.table["pixels"].isin(["highlight pixel", "diffuse pixel"])]
     networks = wanted[wanted["depth"].isin([arch_name(a) for a in ENSEMBLE])]
     assert {round(d, 4) for d in networks["depth_m"]} <= drawn
 
@@ -91,40 +94,39 @@ def test_figure_2_says_how_far_highlights_are_over_estimated(run, made) -> None:
     assert table.loc[("predicted", "highlight"), "median_error_m"] == pytest.approx(half, rel=0.05)
     assert table.loc[("predicted", "diffuse"), "median_error_m"] == pytest.approx(0, abs=0.01)
     (note,) = [
-        t.get_text()
-        for a in gallery.figure2(run).figure.axes
-        if a.get_title() == "D − truth"
-        for t in a.texts
+        t.get_text() for a in figure2.make(run).figure.axes if a.get_title() == "D − truth" for t in a.texts
     ]
     assert note == f"{table.loc[('predicted', 'highlight'), 'median_error_m']:+.2f} m"
 
 
 def test_tables_of_curves_are_what_is_drawn(run) -> None:
-    drawing = gallery.threshold_sweep(run)
-    for axis, column in zip(drawing.figure.axes, drawing.table.columns[1:], strict=True):
-        np.testing.assert_array_equal(axis.lines[0].get_ydata(), drawing.table[column])
-    drawing = gallery.label_makeup(run)
-    drawn = [p.get_height() for p in drawing.figure.axes[1].patches]
-    np.testing.assert_array_equal(drawn, drawing.table[drawing.table["pixels"] == "highlight"]["sq_rel"])
+    made_figure = all_figures.threshold_sweep(run)
+    for axis, column in zip(made_figure.figure.axes, made_figure.table.columns[1:], strict=True):
+        np.testing.assert_array_equal(axis.lines[0].get_ydata(), made_figure.table[column])
+    made_figure = all_figures.label_makeup(run)
+    drawn = [p.get_height() for p in made_figure.figure.axes[1].patches]
+    np.testing.assert_array_equal(
+        drawn, made_figure.table[made_figure.table["pixels"] == "highlight"]["sq_rel"]
+    )
 
 
 def test_figure_5_has_a_row_for_each_network_with_students(monkeypatch) -> None:
     done = {("monodepth2", t) for t in ("", "pred", "uncer")} | {("hrdepth", ""), ("hrdepth", "uncer")}
     monkeypatch.setattr(
-        showcase, "outputs", lambda config, stage, arch, labels: {} if (arch, labels) in done else None
+        needs, "outputs", lambda config, stage, arch, labels: {} if (arch, labels) in done else None
     )
     config = make_config(profile="demo")
-    assert showcase.students(config) == {"monodepth2": ("", "pred", "uncer")}
-    assert showcase.untrained(config, "hrdepth", ("", "pred", "uncer")) == ["pred"]
+    assert needs.trained_students(config) == ["monodepth2"]
+    assert needs.untrained(config, "hrdepth", ("", "pred", "uncer")) == ["pred"]
 
 
 def test_a_run_of_another_name_has_files_of_that_name() -> None:
-    assert gallery.stem(make_config(profile="demo", seed=2)) == "glossyrooms_demo_seed2"
-    assert gallery.stem(make_config(profile="demo", run="mine-2")) == "mine-2"
+    assert all_figures.file_prefix(make_config(profile="demo", seed=2)) == "glossyrooms_demo_seed2"
+    assert all_figures.file_prefix(make_config(profile="demo", run="mine-2")) == "mine-2"
 
 
 def test_the_command_tells_what_it_made_and_what_it_skipped(monkeypatch, capsys) -> None:
     found = [("figure1a", [Path("a.pdf"), Path("a.png")]), ("figure4", "no network.")]
-    monkeypatch.setattr(gallery, "make", lambda config, folder: iter(found))
+    monkeypatch.setattr(all_figures, "make", lambda config, folder: iter(found))
     assert cli.main(["figures", "--profile", "smoke"]) == 0
     assert capsys.readouterr().out.startswith("figure1a: a.pdf, a.png\nfigure4: skipped, no network.\n")

@@ -23,7 +23,7 @@ MAX_LINES = 400
 
 # From the bottom to the top. A module may import those of its own layer and of the layers below
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("d3d", "d3d._lazy", "d3d.errors", "d3d.io", "d3d.progress"),
+    ("d3d", "d3d._lazy", "d3d.environment", "d3d.errors", "d3d.io", "d3d.progress"),
     (
         *("d3d.geometry", "d3d.kernels", "d3d.losses", "d3d.fusion", "d3d.uncertainty", "d3d.reconstruction"),
         *("d3d.metrics", "d3d.models", "d3d.datasets", "d3d.optimizer"),
@@ -46,7 +46,6 @@ HEAVY = frozenset({"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn
 KNOWN_UPWARD = {
     ("d3d.datasets.glossyrooms.dataset", "d3d.pipeline.runs"): "asks for the checkout's folder",
     ("d3d.datasets.lists", "d3d.pipeline.config"): "reads the configuration; belongs to the pipeline",
-    ("d3d.lists.review", "d3d.notebook.widgets"): "the controls of a review belong to notebook",
     ("d3d.parallel.launch", "d3d.training"): "starts a training by name",
     ("d3d.pipeline.stages.scores", "d3d.tables.run"): "the stage writes the run's table",
     ("d3d.reconstruction", "d3d.parallel.tasks"): "reports progress of a task",
@@ -75,9 +74,6 @@ KNOWN_LATE = {
         [
             ("d3d.datasets.scannet.lists", "d3d.io"),
             ("d3d.datasets.scannet.prepare", "d3d.io"),
-            ("d3d.figures.showcase", "d3d.geometry"),
-            ("d3d.figures.showcase", "d3d.reconstruction"),
-            ("d3d.notebook.widgets", "d3d.notebook.meshview"),
             ("d3d.parallel.tasks", "d3d"),
             ("glossyrooms.make", "d3d.datasets"),
             ("glossyrooms.make", "d3d.datasets.triples"),

@@ -8,7 +8,7 @@ from polished_floor import MIRROR_RATIO, PolishedFloor
 
 from d3d.datasets import DATASETS, Dataset
 from d3d.datasets.glossyrooms.format import MATERIALS
-from d3d.figures import dataview
+from d3d.figures import dataset
 from d3d.pipeline.config import make_config
 
 
@@ -23,40 +23,40 @@ def _picture(figure, title: str) -> np.ndarray:
 
 
 def test_the_overview_counts_what_the_run_opens(smoke) -> None:
-    table = dataview.overview(smoke)
+    table = dataset.overview(smoke)
     assert list(table.index) == ["train", "val", "test"]
     assert set(table["scenes"]) == {1}
     assert set(table["frames"]) == {18}
     assert table["Reflection"].isna()["train"]
     assert 0 < table.loc["val", "Reflection"] <= 18
-    assert len(dataview.one_frame_a_scene(smoke).axes) == 3
+    assert len(dataset.one_frame_per_scene(smoke).axes) == 3
 
 
 def test_what_is_known_of_a_room(smoke) -> None:
-    example = dataview.example_triple(smoke)
+    example = dataset.example_triple(smoke)
     scene, i = example.scene, example.row[0]
-    figure = dataview.what_is_known(scene, i)
+    figure = dataset.ground_truth(scene, i)
     seen, depth = _picture(figure, "depth of what is seen"), _picture(figure, "depth")
     np.testing.assert_array_equal(seen > depth, scene.virtual_depth(i) > 0)
     (title,) = (a.get_title() for a in figure.axes if a.get_title().startswith("matt"))
     colours = _picture(figure, title)
     for code, name in enumerate(MATERIALS):
-        assert (colours[scene.material(i) == code] == dataview.MATERIAL_COLOURS[name]).all()
+        assert (colours[scene.material(i) == code] == dataset.MATERIAL_COLOURS[name]).all()
 
 
 def test_what_is_known_of_a_scene_without_materials_or_without_depth() -> None:
     floor = PolishedFloor(3)
-    figure = dataview.what_is_known(floor, 1)
+    figure = dataset.ground_truth(floor, 1)
     seen, depth = _picture(figure, "depth of what is seen"), _picture(figure, "depth")
     np.testing.assert_allclose(np.unique((seen / depth).round(3)), [1, MIRROR_RATIO])
     floor.has_depth = False
-    assert [a.get_title() for a in dataview.what_is_known(floor, 1).axes] == ["image"]
+    assert [a.get_title() for a in dataset.ground_truth(floor, 1).axes] == ["image"]
 
 
 def test_why_targets_fell_out(monkeypatch) -> None:
     sparse = PolishedFloor(6).subset((0, 1, 2, 5), "sparse")
     monkeypatch.setitem(DATASETS, "floor", lambda root: Dataset("floor", {"train": lambda: [sparse]}))
-    counts = dataview.dropped_targets(make_config(profile="smoke", dataset="floor"))["count"]
+    counts = dataset.dropped_targets(make_config(profile="smoke", dataset="floor"))["count"]
     assert counts["targets looked at"] == 4
     assert counts["training triples"] == 1
     assert counts.filter(like="dropped").sum() == 3

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
+from d3d.analysis import photometric
 from d3d.datasets import DATASETS, Dataset
 from d3d.errors import DataError
-from d3d.figures import premise
-from d3d.figures.dataview import example_triple
+from d3d.figures import figure1
+from d3d.figures.dataset import example_triple
 from d3d.pipeline.config import make_config
 
 
@@ -23,13 +24,13 @@ def example():
 
 @pytest.fixture(scope="module")
 def errors(example):
-    return premise.sweep(
+    return photometric.photometric_error_along_ray(
         example.target, example.sources, example.true_depth, example.K, example.source_T_target
     )
 
 
 def _least(errors: np.ndarray, mask: np.ndarray) -> float:
-    return float(premise.SCALES[np.nanmean(errors[:, mask], axis=1).argmin()])
+    return float(photometric.SCALES[np.nanmean(errors[:, mask], axis=1).argmin()])
 
 
 def test_the_chosen_triple_shows_most_highlight(example) -> None:
@@ -42,7 +43,7 @@ def test_the_scene_is_as_it_says(example) -> None:
     lit = example.virtual > 0
     assert (lit == example.highlight).all()
     np.testing.assert_allclose(example.virtual[lit], MIRROR_RATIO * example.true_depth[lit])
-    view = premise.reproject(
+    view = photometric.reproject(
         example.target, example.sources, example.true_depth, example.K, example.source_T_target
     )
     assert np.nanmedian(view.minimum[~lit]) < 0.01
@@ -59,7 +60,7 @@ def test_highlights_are_least_wrong_where_the_mirror_image_is(example, errors) -
 def test_glossyrooms_show_the_effect_as_the_smallest_profile_opens_them() -> None:
     """What notebook 01 draws; `test_glossyrooms_claims.py` measures it over all validation rooms."""
     example = example_triple(make_config(profile="smoke"))
-    errors = premise.sweep(
+    errors = photometric.photometric_error_along_ray(
         example.target, example.sources, example.true_depth, example.K, example.source_T_target
     )
     assert example.highlight.mean() > 0.02
@@ -68,20 +69,22 @@ def test_glossyrooms_show_the_effect_as_the_smallest_profile_opens_them() -> Non
 
 
 def test_the_clearest_pixels_lie_where_they_should(example, errors) -> None:
-    pixels = premise.clearest_pixels(errors, example.highlight)
+    pixels = photometric.clearest_pixels(errors, example.highlight)
     assert example.highlight[pixels["highlight"]]
     assert not example.highlight[pixels["diffuse"]]
     y, x = pixels["highlight"]
-    found = premise.SCALES[errors[:, y, x].argmin()] * example.true_depth[y, x]
+    found = photometric.SCALES[errors[:, y, x].argmin()] * example.true_depth[y, x]
     assert found == pytest.approx(example.virtual[y, x], rel=0.1)
 
 
 def test_without_a_mask_there_is_a_diffuse_pixel_only(errors) -> None:
-    assert set(premise.clearest_pixels(errors)) == {"diffuse"}
+    assert set(photometric.clearest_pixels(errors)) == {"diffuse"}
 
 
 def test_the_identity_pose_gives_the_image_itself(example) -> None:
-    view = premise.reproject(example.target, [example.target], example.true_depth, example.K, np.eye(4)[None])
+    view = photometric.reproject(
+        example.target, [example.target], example.true_depth, example.K, np.eye(4)[None]
+    )
     np.testing.assert_allclose(view.warped[0], example.target / 255, atol=1e-3)
     assert view.valid.all()
 
@@ -89,21 +92,21 @@ def test_the_identity_pose_gives_the_image_itself(example) -> None:
 def test_a_pixel_that_no_source_sees_has_no_error(example) -> None:
     away = np.eye(4)
     away[0, 3] = 100.0
-    view = premise.reproject(example.target, [example.target], example.true_depth, example.K, away[None])
+    view = photometric.reproject(example.target, [example.target], example.true_depth, example.K, away[None])
     assert np.isnan(view.minimum).all()
     with pytest.raises(DataError, match="no pixel is seen"):
-        premise.clearest_pixels(np.stack([view.minimum] * len(premise.SCALES)))
+        photometric.clearest_pixels(np.stack([view.minimum] * len(photometric.SCALES)))
 
 
 def test_depth_with_holes_is_refused(example) -> None:
     depth = example.true_depth.copy()
     depth[0, :3] = 0
     with pytest.raises(DataError, match="3 pixels have no depth"):
-        premise.reproject(example.target, example.sources, depth, example.K, example.source_T_target)
+        photometric.reproject(example.target, example.sources, depth, example.K, example.source_T_target)
 
 
 def test_the_figure_draws_with_and_without_a_mask(example, errors) -> None:
     for mask, virtual in ((example.highlight, example.virtual), (None, None)):
-        figure = premise.figure(example.target, errors, example.true_depth, mask, virtual)
+        figure = figure1.draw(example.target, errors, example.true_depth, mask, virtual)
         assert len(figure.axes) == 3
         assert len(figure.axes[2].get_legend().get_texts()) == (1 if mask is None else 2)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from d3d import figures
 from d3d.errors import DataError
-from d3d.figures import showcase
+from d3d.figures import figure2, figure4, figure5, frames, labels
 from d3d.geometry import upward
 
 
@@ -56,7 +56,7 @@ def test_per_image_counts_what_became_better() -> None:
 def test_against_truth_leaves_out_what_has_no_depth() -> None:
     depth, gt = np.full((4, 6), 2.0), np.full((4, 6), 1.5)
     depth[0], gt[1] = 0, 0
-    figure = figures.against_truth(np.zeros((4, 6, 3), np.uint8), {"net": depth}, gt, gt == 0)
+    figure = labels.against_truth(np.zeros((4, 6, 3), np.uint8), {"net": depth}, gt, gt == 0)
     (off,) = (a.images[0].get_array() for a in figure.axes if a.get_title() == "net - truth")
     off = np.ma.filled(off.astype(float), np.nan)
     assert np.isnan(off[:2]).all()
@@ -77,7 +77,7 @@ def _scores(scenes: dict[str, list[int]]) -> pd.DataFrame:
 
 def test_figure_5_shows_the_most_reflective_frame_of_each_room_first() -> None:
     scores = _scores({"a": [9, 30, 29, 0, 0, 0, 0, 0, 20], "b": [3, 5, 0], "c": [50]})
-    choose = showcase.reflective_frames
+    choose = frames.reflective_frames
     assert choose(scores, None, 2) == [("a", "001"), ("c", "000")]
     assert choose(scores, None, 3) == [("a", "001"), ("b", "001"), ("c", "000")]
     # a second one of a room is no neighbour of the first
@@ -88,7 +88,7 @@ def test_figure_5_shows_the_most_reflective_frame_of_each_room_first() -> None:
 
 def test_figure_5_shows_the_worst_frames_where_highlights_are_not_known() -> None:
     scores = _scores({"a": [0, 0, 0], "b": [0]})
-    assert showcase.reflective_frames(scores, None, 2) == [("a", "000"), ("b", "000")]
+    assert frames.reflective_frames(scores, None, 2) == [("a", "000"), ("b", "000")]
 
 
 def test_the_threshold_curve_has_one_picture_without_truth() -> None:
@@ -157,10 +157,10 @@ def test_an_empty_grid_is_refused() -> None:
 def test_figure_2_shows_errors_and_takes_the_prediction_where_the_mesh_is_not_hit() -> None:
     pred, proj = np.where(LIT, 3.0, 2.0), np.full((4, 6), 2.1)
     proj[0] = 0
-    frame = figures.Frame(
+    frame = frames.Frame(
         "room", IMAGE, GT, LIT, {"predicted": pred, "projected": proj}, {"predicted": 1.0, "projected": 0.1}
     )
-    figure = figures.over_estimation([frame], [IMAGE])
+    figure = figure2.draw([frame], [IMAGE])
     axes = _pictures(figure)
     titles = ["image", "predicted D", "D − truth", "mesh of all views", "projected P", "P − truth"]
     assert [a.get_title() for a in axes] == titles
@@ -175,7 +175,7 @@ def test_figure_4_has_the_papers_two_rows() -> None:
     preds = {n: GT + k for k, n in enumerate("abc")}
     projs = {n: GT + 3 + k for k, n in enumerate("abc")}
     std = np.where(LIT, 0.4, 0.1)
-    axes = _pictures(figures.fusion_inputs(IMAGE, preds, projs, std, 0.4, GT))
+    axes = _pictures(figure4.draw(IMAGE, preds, projs, std, 0.4, GT))
     shown = [IMAGE, *preds.values(), std, GT, *projs.values(), LIT]
     for axis, array in zip(axes, shown, strict=True):
         np.testing.assert_allclose(_array(axis), array)
@@ -183,8 +183,8 @@ def test_figure_4_has_the_papers_two_rows() -> None:
 
 def test_figure_5_shows_each_training_and_how_far_it_is_off() -> None:
     depths = {"Self-Supervised": GT + 1.0, "3D Distillation": GT + 0.25}
-    frames = [figures.Frame("a", IMAGE, GT, LIT, depths), figures.Frame("b", IMAGE, None, None, depths)]
-    axes = _pictures(figures.before_after(frames))
+    rows = [frames.Frame("a", IMAGE, GT, LIT, depths), frames.Frame("b", IMAGE, None, None, depths)]
+    axes = _pictures(figure5.draw(rows))
     with_truth, without = axes[:6], axes[6:]
     assert [a.get_title() for a in with_truth[4:]] == ["Self-Supervised\n− truth", "3D Distillation\n− truth"]
     np.testing.assert_allclose(_array(with_truth[3]), 2.25)
@@ -195,8 +195,8 @@ def test_figure_5_shows_each_training_and_how_far_it_is_off() -> None:
 
 def test_error_maps_are_absolute() -> None:
     depths = {"D": GT - 0.5, "P": GT + 0.25, "L": GT}
-    frame = figures.Frame("a", IMAGE, GT, LIT, depths)
-    axes = _pictures(figures.label_errors([frame], [0.3 * LIT], [LIT], 0.15))
+    frame = frames.Frame("a", IMAGE, GT, LIT, depths)
+    axes = _pictures(labels.draw_error_maps([frame], [0.3 * LIT], [LIT], 0.15))
     shown = [IMAGE, 0.5 + 0 * GT, 0.3 * LIT, LIT, 0.25 + 0 * GT, 0 * GT]
     for axis, array in zip(axes, shown, strict=True):
         np.testing.assert_allclose(_array(axis), array)
@@ -249,8 +249,8 @@ def _text_sizes(figure) -> list[float]:
 
 
 def test_text_in_print_has_6_points_or_more() -> None:
-    frame = figures.Frame("a", IMAGE, GT, LIT, {"predicted": GT, "projected": GT}, {"predicted": 0.0})
-    made = [figures.over_estimation([frame], [IMAGE])]
+    frame = frames.Frame("a", IMAGE, GT, LIT, {"predicted": GT, "projected": GT}, {"predicted": 0.0})
+    made = [figure2.draw([frame], [IMAGE])]
     table = pd.DataFrame({"threshold_m": [0.0, 0.1], "projected": [0.9, 0.5]})
     made.append(figures.threshold_curve(table, 0.1))
     for figure in made:

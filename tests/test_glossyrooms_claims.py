@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from d3d.analysis import photometric
 from d3d.datasets import Scene, find_triples, open_dataset
 from d3d.datasets.glossyrooms.format import MATERIALS
-from d3d.figures import premise
 from d3d.geometry import relative_pose, warp
 
 # depth tried / true depth: finely around the truth, coarsely up to where mirror images appear
@@ -95,7 +95,7 @@ def textured(image: np.ndarray) -> np.ndarray:
 
 
 def _views(scene: Scene, row: np.ndarray) -> tuple:
-    """What `premise.reproject` and `premise.sweep` take."""
+    """What `photometric.reproject` and `photometric.photometric_error_along_ray` take."""
     target, *sources = map(int, row)
     poses = [relative_pose(scene.world_T_cams[s], scene.world_T_cams[target]) for s in sources]
     images = [scene.image(s) for s in sources]
@@ -106,7 +106,7 @@ def errors_at_truth(scenes: Sequence[Scene], each: int = 8) -> dict[str, np.ndar
     """Photometric error (Eq. 2) of each neighbour, warped through the true depth, at pixels that both see."""
     found = {"matt": [], "highlight": []}
     for scene, row in triples(scenes, each):
-        errors = premise.reproject(*_views(scene, row)).errors
+        errors = photometric.reproject(*_views(scene, row)).errors
         seen = np.all([np.isfinite(disagreement(scene, row[0], s)) for s in row[1:]], axis=0)
         for kind, mask in matt_and_highlight(scene, row[0]).items():
             found[kind].append(errors[:, mask & seen].ravel())
@@ -118,7 +118,7 @@ def best_scales(scenes: Sequence[Scene], each: int = 4) -> dict[str, np.ndarray]
     found = {"matt": [], "highlight": []}
     for scene, row in triples(scenes, each):
         views = _views(scene, row)
-        errors = premise.sweep(*views, SCALES)
+        errors = photometric.photometric_error_along_ray(*views, SCALES)
         seen = np.isfinite(errors).all(axis=0) & away_from_edges(filled_depth(scene, row[0]))
         kinds = matt_and_highlight(scene, row[0])
         kinds["matt"] &= textured(views[0])

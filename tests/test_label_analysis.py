@@ -7,7 +7,7 @@ import pytest
 from known_run import OFF, ON, known_run
 from polished_floor import MIRROR_RATIO, PolishedFloor
 
-from d3d.analysis import sweeps
+from d3d.analysis import labels, truncation
 from d3d.datasets import DATASETS, Dataset
 from d3d.errors import DataError
 from d3d.pipeline import stages
@@ -17,11 +17,12 @@ from d3d.prediction import DepthStore
 pytest.importorskip("open3d")
 
 
-def test_projected_pixels_are_counted_by_kind() -> None:
-    highlight = np.array([[1, 1, 0], [1, 0, 0]], bool)
-    use = np.array([[1, 0, 1], [1, 0, 0]], bool)
-    # two of the three highlight pixels, one of the three others
-    assert sweeps.projected_pixels(use, highlight) == {"highlight": (2, 3), "diffuse": (1, 3)}
+def test_pixels_are_known_by_kind() -> None:
+    highlight, known = np.array([[1, 1, 0], [1, 0, 0]], bool), np.array([[1, 0, 1], [1, 1, 1]], bool)
+    masks = labels.pixel_masks(known, highlight)
+    assert {kind: mask.sum() for kind, mask in masks.items()} == {"all": 5, "highlight": 2, "diffuse": 3}
+    assert list(labels.pixel_masks(known, None)) == ["all"]
+    assert list(labels.pixel_masks(known & highlight, highlight)) == ["all", "highlight"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def run(tmp_path_factory):
 
 
 def test_label_makeup_is_that_of_networks_that_differ_on_highlights_alone(run) -> None:
-    table = sweeps.label_makeup(run, "monodepth2").set_index(["strategy", "pixels"])
+    table = labels.label_makeup(run, "monodepth2").set_index(["strategy", "pixels"])
     (scene,) = stages.training_scenes(run)
     lit = sum(int(scene.scene.highlight_mask(i, run.data.size_hw).sum()) for i in scene.targets)
     assert table.loc[("uncer", "highlight"), "count"] == lit
@@ -55,8 +56,8 @@ def test_label_makeup_is_that_of_networks_that_differ_on_highlights_alone(run) -
 
 def test_a_set_without_masks_is_refused(run, monkeypatch) -> None:
     monkeypatch.setattr(type(stages.training_scenes(run)[0].scene), "highlight_mask", lambda *a: None)
-    with pytest.raises(DataError, match="knows its highlights"):
-        sweeps.label_makeup(run)
+    with pytest.raises(DataError, match="a mask of highlights"):
+        labels.label_makeup(run)
 
 
 MISLED = 4  # the one frame of nine in which depth was predicted where the lamps are seen in the floor
@@ -105,7 +106,7 @@ def floors(tmp_path, monkeypatch) -> Floors:
 
 
 def test_what_truncation_does_where_one_view_sees_a_mirror_image(floors) -> None:
-    table = sweeps.truncation_sweep(floors.config, "monodepth2", (0.3, 1.0), (0.1,), 100)
+    table = truncation.truncation_sweep(floors.config, "monodepth2", (0.3, 1.0), (0.1,), 100)
     assert list(table["sweep"].unique()) == ["truncation", "voxel"]
     lit = table[table["pixels"] == "highlight"].set_index(["sweep", "trunc_m", "voxel_m"])
     # by hand: D is twice as far as the truth on the highlights of one frame, and right in the others
@@ -143,12 +144,12 @@ def test_a_stopped_sweep_goes_on_room_by_room_and_a_repeat_reads(floors, monkeyp
 
     monkeypatch.setattr(stages, "mesh_of", until_the_second_room)
     with pytest.raises(KeyboardInterrupt):
-        sweeps.truncation_sweep(floors.config, *arguments)
-    table = sweeps.truncation_sweep(floors.config, *arguments)
+        truncation.truncation_sweep(floors.config, *arguments)
+    table = truncation.truncation_sweep(floors.config, *arguments)
     # three fusions a room; the second room's two that were not kept are made again
     assert made == ["floor"] * 3 + ["again"] * 2 + ["again"] * 3
     made.clear()
-    assert sweeps.truncation_sweep(floors.config, *arguments).equals(table)
+    assert truncation.truncation_sweep(floors.config, *arguments).equals(table)
     assert made == []
     # another threshold, or other depth: nothing old is taken for it
     other = make_config(
@@ -160,11 +161,11 @@ def test_a_stopped_sweep_goes_on_room_by_room_and_a_repeat_reads(floors, monkeyp
         voxel_m=0.1,
         threshold_m=2.0,
     )
-    again = sweeps.truncation_sweep(other, "monodepth2", (0.1,), (), 4)
+    again = truncation.truncation_sweep(other, "monodepth2", (0.1,), (), 4)
     assert len(made) == 2
     assert again["label"].to_numpy() == pytest.approx(again["pred"].to_numpy())
 
 
 def test_a_truncation_smaller_than_the_voxel_is_left_out(floors) -> None:
-    table = sweeps.truncation_sweep(floors.config, "monodepth2", (0.05, 0.2), (2.0,), 2)
+    table = truncation.truncation_sweep(floors.config, "monodepth2", (0.05, 0.2), (2.0,), 2)
     assert list(table["trunc_m"].unique()) == [0.2]

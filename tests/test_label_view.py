@@ -10,9 +10,10 @@ from known_run import OFF, ON, known_run
 
 from d3d import evaluation, fusion
 from d3d.errors import ConfigError
-from d3d.figures import showcase
-from d3d.notebook import viewer
-from d3d.notebook.viewer import Frames, View
+from d3d.figures import colours
+from d3d.figures import frames as figure_frames
+from d3d.notebook import label_view
+from d3d.notebook.label_view import Frames, View
 from d3d.pipeline import stages
 
 
@@ -24,17 +25,17 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
 @pytest.fixture(scope="module")
 def view(frames: Frames) -> View:
     """Of the frame with most of highlights, where the networks disagree."""
-    example = showcase.example_frame(frames.config)
-    return View(example.scene.name, example.frame, "monodepth2", "uncer", frames.config.fusion.threshold_m)
+    example = figure_frames.example_frame(frames.config)
+    return View(example.scene.name, example.frame, "monodepth2", "uncer", stages.threshold(frames.config))
 
 
 @pytest.fixture(scope="module")
-def shown(frames: Frames, view: View) -> viewer.Shown:
+def shown(frames: Frames, view: View) -> label_view.Shown:
     return frames.read(view.scene, view.frame, view.arch, view.labels)
 
 
-def test_it_shows_what_the_stages_left(frames: Frames, view: View, shown: viewer.Shown) -> None:
-    example = showcase.example_frame(frames.config, scene_name=view.scene, frame=view.frame)
+def test_it_shows_what_the_stages_left(frames: Frames, view: View, shown: label_view.Shown) -> None:
+    example = figure_frames.example_frame(frames.config, scene_name=view.scene, frame=view.frame)
     assert np.array_equal(shown.inputs.pred, example.preds[view.arch])
     assert np.array_equal(shown.inputs.proj, example.projs[view.arch])
     assert np.array_equal(shown.uncertainty, example.uncertainty)
@@ -50,19 +51,19 @@ def _targets(frames: Frames, scene: str) -> list[int]:
 @pytest.mark.parametrize("labels", list(fusion.STRATEGIES))
 def test_the_label_is_the_one_that_the_stage_stores(frames: Frames, view: View, labels: str) -> None:
     shown = frames.read(view.scene, view.frame, view.arch, labels)
-    _, label = viewer.choice(shown, labels, view.threshold_m)
+    _, label = label_view.choice(shown, labels, view.threshold_m)
     stored = stages.fuse(frames.config, view.arch, labels).read(view.scene, view.frame)
     assert np.array_equal(label, stored)
 
 
-def test_a_higher_threshold_takes_less_of_the_mesh_until_nothing(view: View, shown: viewer.Shown) -> None:
-    taken = [viewer.choice(shown, "uncer", t)[0].sum() for t in (0.0, 0.1, 0.4, 100.0)]
+def test_a_higher_threshold_takes_less_of_the_mesh_until_nothing(view: View, shown: label_view.Shown) -> None:
+    taken = [label_view.choice(shown, "uncer", t)[0].sum() for t in (0.0, 0.1, 0.4, 100.0)]
     assert taken == sorted(taken, reverse=True)
     assert taken[0] == shown.uncertainty.size
     assert taken[1] > taken[2] > taken[3] == 0
 
 
-def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: viewer.Shown) -> None:
+def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: label_view.Shown) -> None:
     known = (shown.truth > 0) & shown.highlight
     expected = np.std(list(ON.values())) * shown.truth[known]
     assert np.abs(shown.uncertainty[known] - expected).max() < 0.002  # two roundings to millimetres
@@ -71,7 +72,7 @@ def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: viewer.Sh
 
 
 def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View) -> None:
-    share, table = viewer.numbers(frames, view)
+    share, table = label_view.numbers(frames, view)
     stored = stages.fuse(frames.config, view.arch, "uncer")
     (scene,) = [s.scene for s in stages.training_scenes(frames.config) if s.scene.name == view.scene]
     index = scene.frame_ids.index(view.frame)
@@ -81,39 +82,39 @@ def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View) -> N
     assert set(table.index) == {"all", "highlight", "diffuse"}
     assert table.loc["highlight", "L"] < table.loc["highlight", "D"], "the mesh corrects the highlights"
     assert 0 < share < 0.3
-    assert f"{share:.1%}" in viewer.sentence(view, share)
+    assert f"{share:.1%}" in label_view.sentence(view, share)
 
 
 def test_moving_the_threshold_changes_the_mask_the_label_and_its_error_and_no_other_panel(
-    view: View, shown: viewer.Shown
+    view: View, shown: label_view.Shown
 ) -> None:
-    low = np.asarray(viewer.picture(shown, view, 0.8))
-    high = np.asarray(viewer.picture(shown, replace(view, threshold_m=0.6), 0.8))
+    low = np.asarray(label_view.picture(shown, view, 0.8))
+    high = np.asarray(label_view.picture(shown, replace(view, threshold_m=0.6), 0.8))
     changed = (low != high).any(axis=2)
     h, w = changed.shape
-    columns, bottom = np.array_split(np.arange(w), 4), h - viewer._LEGEND_H
+    columns, bottom = np.array_split(np.arange(w), 4), h - label_view._LEGEND_H
     middle = bottom // 2
     assert not changed[:middle].any(), "image, D, P and truth depend on no threshold"
-    picture_of_uncertainty = changed[middle + viewer._TITLE_H : bottom - 5, columns[0]]
+    picture_of_uncertainty = changed[middle + label_view._TITLE_H : bottom - 5, columns[0]]
     assert not picture_of_uncertainty.any()
-    assert all(changed[middle + viewer._TITLE_H : bottom - 5, c].any() for c in columns[1:])
+    assert all(changed[middle + label_view._TITLE_H : bottom - 5, c].any() for c in columns[1:])
     assert changed[bottom:, columns[0]].any(), "the mark on the colour bar moves"
 
 
 def test_no_panel_is_coloured_where_there_is_nothing() -> None:
     depth = np.array([[0.0, 1.0], [2.0, 9.0]])
-    picture = viewer.coloured(depth, "depth", 2.0)
+    picture = colours.coloured(depth, "depth", 2.0)
     assert (picture[0, 0] == 255).all()
     assert (picture[1, 0] == picture[1, 1]).all(), "beyond the end of the bar: its last colour"
-    signed = viewer.coloured(np.array([[-1.0, 0.0, 1.0, np.nan]]), "signed", 1.0)[0].astype(int)
+    signed = colours.coloured(np.array([[-1.0, 0.0, 1.0, np.nan]]), "signed", 1.0)[0].astype(int)
     assert signed[0, 2] > signed[0, 0], "too near is blue"
     assert signed[2, 0] > signed[2, 2], "too far is red"
     assert (signed[3] == 255).all()
 
 
-def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: viewer.Shown) -> None:
-    bare = viewer.Shown(shown.image, shown.inputs, shown.uncertainty, None, None, {})
-    assert viewer.picture(bare, view, 0.4).size == viewer.picture(shown, view, 0.4).size
+def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: label_view.Shown) -> None:
+    bare = label_view.Shown(shown.image, shown.inputs, shown.uncertainty, None, None, {})
+    assert label_view.picture(bare, view, 0.4).size == label_view.picture(shown, view, 0.4).size
 
 
 def test_an_unknown_scene_or_frame_names_what_there_is(frames: Frames, view: View) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from d3d.errors import DataError
-from d3d.notebook import meshview
+from d3d.notebook import mesh
 from d3d.reconstruction import Mesh
 
 pytest.importorskip("open3d")
@@ -29,7 +29,7 @@ def sheet(n: int = 60) -> Mesh:
 
 def test_a_simplified_mesh_keeps_shape_and_colours() -> None:
     whole = sheet()
-    small = meshview.decimated(whole, 800)
+    small = mesh.decimated(whole, 800)
     assert 700 < len(small.triangles) <= 800 < len(whole.triangles)
     assert small.triangles.max() < len(small.vertices)
     x, _, z = small.vertices.T
@@ -39,18 +39,18 @@ def test_a_simplified_mesh_keeps_shape_and_colours() -> None:
 
 def test_a_small_mesh_is_left_as_it_is_and_an_empty_one_refused() -> None:
     whole = sheet(10)
-    assert meshview.decimated(whole) is whole
+    assert mesh.decimated(whole) is whole
     with pytest.raises(DataError, match="empty mesh"):
-        meshview.decimated(Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int32)))
+        mesh.decimated(Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int32)))
 
 
 def test_the_page_holds_the_mesh_and_loads_nothing() -> None:
-    page = meshview.page(sheet(), np.array((0.0, 0.0, 1.0)), 'mesh of "a < b"')
+    page = mesh.page(sheet(), np.array((0.0, 0.0, 1.0)), 'mesh of "a < b"')
     assert len(page) < 1_500_000
     # "http" also stands in three.js' own texts; what a browser would fetch is in src and href
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=", page)
     assert "import(" not in page
-    element = meshview.frame(page, 'mesh of "a < b"')
+    element = mesh.iframe(page, 'mesh of "a < b"')
     assert element.count("<iframe") == 1
     inside = re.search(r'srcdoc="([^"]*)"', element)[1]
     assert html.unescape(inside) == page

@@ -12,6 +12,7 @@ from d3d.datasets import Dataset, Scene, lists
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.lists import review
 from d3d.lists.ranking import Evidence
+from d3d.notebook import review as controls
 from d3d.pipeline.config import make_config
 
 FRAMES = [("a", "0"), ("a", "1"), ("b", "0"), ("b", "1")]
@@ -160,37 +161,37 @@ def test_nothing_to_review(path):
     ],
 )
 def test_keys_are_what_a_text_field_gained(before, after, keys):
-    assert review.typed(before, after) == keys
+    assert controls.typed(before, after) == keys
 
 
 def test_keys_and_what_they_do(begun):
     for key in "ynY":
-        review.press(begun, key)
+        controls.press(begun, key)
     assert list(begun.decisions.values()) == ["accept", "reject", "accept"]
-    review.press(begun, "b")
+    controls.press(begun, "b")
     assert begun.index == 2
-    review.press(begun, "s")
-    review.press(begun, "s")
+    controls.press(begun, "s")
+    controls.press(begun, "s")
     assert begun.index == 3
-    review.press(begun, "u")
+    controls.press(begun, "u")
     assert (begun.index, len(begun.decisions)) == (2, 2)
     with pytest.raises(DataError, match="no key 'q': y accept, n reject"):
-        review.press(begun, "q")
+        controls.press(begun, "q")
     for _ in range(2):
-        review.press(begun, "u")
+        controls.press(begun, "u")
     with pytest.raises(DataError, match="nothing to undo"):
-        review.press(begun, "u")
+        controls.press(begun, "u")
 
 
 def test_the_line_tells_where_one_is(begun):
-    assert review.status(begun) == "frame 1 of 4: undecided. Accepted 0, rejected 0, left 4."
+    assert controls.status(begun) == "frame 1 of 4: undecided. Accepted 0, rejected 0, left 4."
     for key in "yny":
-        review.press(begun, key)
-    review.press(begun, "b")
-    assert review.status(begun) == "frame 3 of 4: accepted. Accepted 2, rejected 1, left 1."
+        controls.press(begun, key)
+    controls.press(begun, "b")
+    assert controls.status(begun) == "frame 3 of 4: accepted. Accepted 2, rejected 1, left 1."
     begun.go(3)
-    review.press(begun, "n")
-    assert review.status(begun).endswith("left 0. All are decided: write the list.")
+    controls.press(begun, "n")
+    assert controls.status(begun).endswith("left 0. All are decided: write the list.")
 
 
 class Room(Scene):
@@ -232,7 +233,7 @@ def parts(box) -> dict:
 
 def test_buttons_keys_and_slider_move_one_review(config, ranked):
     state = review.open_review(config, ranked)
-    p = parts(review.widget(config, state))
+    p = parts(controls.show(config, state))
     seen = [bytes(p["picture"].value)]
     assert seen[0].startswith(b"\x89PNG")
     p["buttons"]["y"].click()
@@ -257,7 +258,7 @@ def test_buttons_keys_and_slider_move_one_review(config, ranked):
 
 def test_what_goes_wrong_is_told_and_nothing_is_lost(config, ranked):
     state = review.open_review(config, ranked)
-    p = parts(review.widget(config, state))
+    p = parts(controls.show(config, state))
     p["keys"].value = "yq"
     assert "no key &#x27;q&#x27;" in p["message"].value
     assert "frame 2 of 4" in p["line"].value, "what was decided before the slip is shown"
@@ -274,7 +275,7 @@ def test_a_persons_list_says_so_and_can_be_given(config, ranked):
     with pytest.raises(DataError, match="no frame was chosen"):
         review.write(config, state)
     for key in "yny":
-        review.press(state, key)
+        controls.press(state, key)
     path = review.write(config, state)
     assert lists.given_files(str(path.parent), "val") == {"Reflection": path}
     assert lists.read_list(path) == {FRAMES[0], FRAMES[2]}
@@ -287,7 +288,7 @@ def test_a_persons_list_says_so_and_can_be_given(config, ranked):
 
 def test_an_automatic_list_never_passes_for_a_persons(config, ranked):
     state = review.open_review(config, ranked)
-    review.press(state, "y")
+    controls.press(state, "y")
     by_hand = review.write(config, state)
     path = review.write_automatic(config, ranked, score_m=0.4)
     assert path.name == "val_Reflection-automatic.txt"

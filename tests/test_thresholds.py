@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from d3d import fusion
-from d3d.analysis import labelquality
+from d3d.analysis import thresholds
 from d3d.errors import DataError
 from d3d.pipeline.config import make_config
 
@@ -19,6 +19,7 @@ class Room:
     """A wall at 2 m; the left half is a highlight that is predicted at 3 m and projected at 2.5 m."""
 
     name, has_depth = "room", True
+    frame_ids = tuple(map(str, range(12)))
 
     def __init__(self, mask=True):
         self.mask = np.zeros(SIZE, bool)
@@ -28,7 +29,7 @@ class Room:
     def depth(self, i):
         return np.full(SIZE, 2.0)
 
-    def highlight_mask(self, i):
+    def highlight_mask(self, i, size_hw=None):
         return self.mask if self.known else None
 
 
@@ -36,15 +37,15 @@ class Room:
 def room(monkeypatch):
     scene = Room()
     triples = SimpleNamespace(indices=np.array([[i, i - 1, i + 1] for i in range(1, 11)]))
-    training = SimpleNamespace(scene=scene, triples=triples)
+    training = SimpleNamespace(scene=scene, triples=triples, targets=triples.indices[:, 0])
     pred = np.where(scene.mask, 3.0, 2.0)
     proj = np.full(SIZE, 2.5)
     std = np.where(scene.mask, 0.3, 0.1)
-    monkeypatch.setattr(labelquality.stages, "training_scenes", lambda config: [training])
+    monkeypatch.setattr(thresholds.stages, "training_scenes", lambda config: [training])
     for name in ("project", "uncertainty"):
-        monkeypatch.setattr(labelquality.stages, name, lambda *a: None)
+        monkeypatch.setattr(thresholds.stages, name, lambda *a: None)
     monkeypatch.setattr(
-        labelquality,
+        thresholds.stages,
         "label_inputs",
         lambda config, arch, scene, triple, rule, t: fusion.LabelInputs(
             pred, proj, uncertainty=std, threshold_m=t, truth=scene.depth(0), highlight=scene.mask
@@ -55,7 +56,7 @@ def room(monkeypatch):
 
 def sweep(rules=("pred", "proj", "uncer", "signed"), **values):
     config = make_config(profile="smoke")
-    table = labelquality.rule_sweep(config, rules=rules, thresholds_m=(0.05, 0.2), **values)
+    table = thresholds.rule_sweep(config, rules=rules, thresholds_m=(0.05, 0.2), **values)
     return table.set_index(["rule", table["threshold_m"].fillna(-1)])
 
 
@@ -81,10 +82,10 @@ def test_each_rule_and_oracle_has_the_error_that_its_label_has(room):
 
 
 def test_the_runs_own_threshold_is_among_those_tried(room, monkeypatch):
-    monkeypatch.setattr(labelquality.stages, "threshold", lambda config, rule, arch: 0.117)
-    table = labelquality.rule_sweep(make_config(profile="smoke"), rules=("pred", "uncer"))
+    monkeypatch.setattr(thresholds.stages, "threshold", lambda config, rule, arch: 0.117)
+    table = thresholds.rule_sweep(make_config(profile="smoke"), rules=("pred", "uncer"))
     tried = table[table["rule"] == "uncer"]["threshold_m"].tolist()
-    assert tried == sorted([*labelquality.THRESHOLDS_M, 0.117])
+    assert tried == sorted([*thresholds.THRESHOLDS_M, 0.117])
     assert table[table["rule"] == "pred"]["threshold_m"].isna().all()
 
 

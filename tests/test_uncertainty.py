@@ -11,9 +11,10 @@ from test_training import SIZE, TinyNet, Wall
 from torch import nn
 
 from d3d import fusion, models, uncertainty
-from d3d.analysis import detection
+from d3d.analysis import uncertainty as comparison
 from d3d.datasets.samples import LabelSamples
 from d3d.errors import ConfigError, DataError
+from d3d.figures import uncertainty as uncertainty_figures
 from d3d.losses import laplacian_nll, log_depth_loss
 from d3d.models.layers import ConvBlock
 from d3d.pipeline import runs, stages
@@ -379,24 +380,24 @@ def test_average_precision_by_hand():
     # ranked: yes, no, yes, no; then one that ties with a no
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.5])
     positive = np.array([True, False, True, False, False, True])
-    recall, precision = detection.precision_recall(scores, positive)
+    recall, precision = comparison.precision_recall(scores, positive)
     assert recall.tolist() == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3, 1])
     assert precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2, 1 / 2])
-    assert detection.average_precision(recall, precision) == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
+    assert comparison.average_precision(recall, precision) == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
 
 
 def test_a_constant_finds_by_chance_and_infinite_scores_are_found_last():
     positive = np.array([True, False, False, True])
-    assert detection.average_precision(*detection.precision_recall(np.zeros(4), positive)) == 0.5
+    assert comparison.average_precision(*comparison.precision_recall(np.zeros(4), positive)) == 0.5
     scores = np.array([1.0, -np.inf, -np.inf, 2.0])
-    assert detection.average_precision(*detection.precision_recall(scores, positive)) == 1
+    assert comparison.average_precision(*comparison.precision_recall(scores, positive)) == 1
 
 
 def test_average_precision_is_that_of_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     scores, positive = rng.integers(0, 40, 500) / 7, rng.random(500) < 0.1
-    ours = detection.average_precision(*detection.precision_recall(scores, positive))
+    ours = comparison.average_precision(*comparison.precision_recall(scores, positive))
     assert ours == pytest.approx(sklearn.average_precision_score(positive, scores))
 
 
@@ -410,7 +411,7 @@ def test_average_precision_is_that_of_scikit_learn():
 )
 def test_what_cannot_be_scored_is_named(scores, positive, message):
     with pytest.raises(DataError, match=message):
-        detection.precision_recall(scores, positive)
+        comparison.precision_recall(scores, positive)
 
 
 def hand_made():
@@ -422,11 +423,11 @@ def hand_made():
     pred[1, 1:5] = 4.0
     over = pred > 3
     scores = {"right": over * 1.0, "wrong": ~highlight * 1.0, "half": highlight * 0.5}
-    return detection.ScoredFrame(pred, gt.copy(), scores, gt, highlight)
+    return comparison.ScoredFrame(pred, gt.copy(), scores, gt, highlight)
 
 
 def test_compared_by_hand():
-    found = detection.compare_frames([hand_made(), hand_made()], share=4 / 32)
+    found = comparison.compare_frames([hand_made(), hand_made()], share=4 / 32)
     table = found.table
     assert found.chance == {"highlight": 6 / 32, "over-estimated highlight": 4 / 32}
     assert table.loc["right", "ap_over"] == 1
@@ -439,7 +440,7 @@ def test_compared_by_hand():
     assert table.loc["wrong", "sq_rel_highlight"] == pytest.approx(2**2 / 2 * 4 / 6)
     assert found.labels.loc["pred", "sq_rel"] == pytest.approx(0.25)
     assert found.labels.loc["proj", "sq_rel"] == 0
-    picture = detection.figure(found)
+    picture = uncertainty_figures.precision_recall(found)
     assert [len(axis.lines) for axis in picture.axes] == [4, 4]
 
 
@@ -447,24 +448,24 @@ def test_pixels_without_truth_do_not_count():
     frame = hand_made()
     gt = frame.gt.copy()
     gt[1, 1] = 0
-    found = detection.compare_frames(
-        [detection.ScoredFrame(frame.pred, frame.proj, frame.scores, gt, frame.highlight)]
+    found = comparison.compare_frames(
+        [comparison.ScoredFrame(frame.pred, frame.proj, frame.scores, gt, frame.highlight)]
     )
     assert found.chance["over-estimated highlight"] == 3 / 31
 
 
 def test_the_comparison_of_a_run_reads_what_is_there_and_says_what_it_cost(cfg):
     stages.fuse(cfg)
-    found = detection.compare(cfg, frames=4, names=("tta",))
-    assert list(found.table.index) == ["tta", *detection.REFERENCES]
+    found = comparison.compare(cfg, frames=4, names=("tta",))
+    assert list(found.table.index) == ["tta", *comparison.REFERENCES]
     assert found.frames == 4
     assert found.table.loc["tta", "trainings"] == 0
     assert found.table.loc["tta", "prediction_s"] > 0
-    assert "tta" in detection.available(cfg)
-    assert "ensemble" not in detection.available(cfg)
+    assert "tta" in comparison.available(cfg)
+    assert "ensemble" not in comparison.available(cfg)
 
 
 def test_a_run_without_any_uncertainty_says_so(tmp_path):
     empty = make_config(profile="smoke", runs_dir=str(tmp_path), run="e")
     with pytest.raises(DataError, match="no uncertainty of monodepth2 yet"):
-        detection.compare(empty)
+        comparison.compare(empty)

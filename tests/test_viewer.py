@@ -15,8 +15,8 @@ from known_run import known_run
 from PIL import Image
 
 from d3d.errors import ConfigError, DataError
-from d3d.figures import showcase
-from d3d.notebook import viewer, widgets
+from d3d.figures import frames
+from d3d.notebook import label_view, mesh, viewer
 from d3d.pipeline.config import PROFILES, Config
 
 _path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
@@ -63,7 +63,7 @@ def text(box: ipywidgets.Widget) -> str:
 def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
     config: Config, displayed: list
 ) -> None:
-    box = widgets.viewer(config)
+    box = viewer.show(config)
     ((static, _),) = displayed
     assert static.data == picture(box)
     with Image.open(io.BytesIO(static.data)) as page:
@@ -74,7 +74,7 @@ def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
 
 
 def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
-    box = widgets.viewer(config)
+    box = viewer.show(config)
     for name, value, said in (
         ("threshold", 0.3, "threshold 0.300 m"),
         ("network", "monovit", "MonoViT"),
@@ -90,7 +90,7 @@ def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> No
 
 
 def test_next_and_previous_go_round(config: Config, displayed: list) -> None:
-    box = widgets.viewer(config)
+    box = viewer.show(config)
     frame = control(box, "frame")
     first, second, last = frame.options[0], frame.options[1], frame.options[-1]
     assert frame.value == first
@@ -109,7 +109,7 @@ def test_another_scene_brings_its_frames(
     smoke = PROFILES["smoke"]
     two_rooms = replace(smoke, data=replace(smoke.data, options=options))
     monkeypatch.setitem(PROFILES, "smoke", two_rooms)
-    box = widgets.viewer(known_run(tmp_path))
+    box = viewer.show(known_run(tmp_path))
     names = [name for _, name in control(box, "scene").options]
     assert len(names) == 2
     before = picture(box)
@@ -123,18 +123,18 @@ def test_another_scene_brings_its_frames(
 
 
 def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displayed: list, monkeypatch) -> None:
-    box = widgets.viewer(config)
+    box = viewer.show(config)
     before = picture(box)
-    whole = viewer.picture
+    whole = label_view.picture
 
     def broken(*args: object) -> None:
         raise DataError("no <depth> here.")
 
-    monkeypatch.setattr(viewer, "picture", broken)
+    monkeypatch.setattr(label_view, "picture", broken)
     control(box, "threshold").value = 0.2
     assert "no &lt;depth&gt; here." in text(box)
     assert picture(box) == before, "the picture before stays"
-    monkeypatch.setattr(viewer, "picture", whole)
+    monkeypatch.setattr(label_view, "picture", whole)
     control(box, "threshold").value = 0.3
     assert "depth&gt; here" not in text(box)
     assert picture(box) != before
@@ -142,7 +142,7 @@ def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displaye
 
 def test_an_error_at_the_first_drawing_fails_the_cell(config: Config, displayed: list) -> None:
     with pytest.raises(ConfigError, match="training scene 'nowhere'"):
-        widgets.viewer(config, "nowhere")
+        viewer.show(config, "nowhere")
 
 
 def test_no_output_widget_is_ever_made(
@@ -154,7 +154,7 @@ def test_no_output_widget_is_ever_made(
         raise AssertionError("an Output widget was made")
 
     monkeypatch.setattr(ipywidgets.Output, "__init__", refuse)
-    box = widgets.viewer(config)
+    box = viewer.show(config)
     control(box, "threshold").value = 0.3
     assert "Output widget" not in text(box)
     assert not any(isinstance(w, ipywidgets.Output) for w in tree(box))
@@ -163,8 +163,8 @@ def test_no_output_widget_is_ever_made(
 def test_the_mesh_leaves_a_picture_and_is_marked_as_what_is_not_stored(
     config: Config, displayed: list
 ) -> None:
-    example = showcase.example_frame(config)
-    widgets.mesh(config, example.scene, example.index)
+    example = frames.example_frame(config)
+    mesh.show(config, example.scene, example.index)
     (static, unmarked), (page, marked) = displayed
     assert static.data.startswith(b"\x89PNG")
     assert unmarked is None

@@ -1,25 +1,40 @@
-"""How good labels are, on training frames that have ground truth: each rule, at several thresholds, and oracles.
-
-This is how a threshold or a rule is chosen without looking at an evaluated split. Nothing is trained or stored.
-"""
+"""Label rules and their thresholds on training frames: how a rule or a threshold is chosen without the test data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from d3d import fusion
-from d3d.analysis.sweeps import kinds, some, sq_rel
-from d3d.errors import DataError
+from d3d.analysis.labels import SQ_REL_COLUMNS, LabelRule, label_table, summary
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
-from d3d.pipeline.stages import label_inputs
-from d3d.progress import track
 
 THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
 
-_COLUMNS = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
+
+def threshold_sweep(
+    config: Config,
+    arch: str = "",
+    multiples: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf),
+    frames: int = 30,
+) -> pd.DataFrame:
+    """Eq. 3 at several thresholds. Threshold 0 is the label "proj", infinity the label "pred".
+
+    Args:
+        multiples: the thresholds, as multiples of the threshold that the run uses.
+        frames: as in `d3d.analysis.labels.label_table`.
+
+    Returns:
+        one row for each threshold: threshold_m, projected (the share of pixels that take P), sq_rel of the label
+        where there is ground truth, and sq_rel_highlight and sq_rel_diffuse where there is a mask.
+    """
+    used = stages.threshold(config, "uncer", arch)
+    rules = [("uncer", k * used if k else 0.0) for k in multiples]
+    table = _one_row_a_rule(label_table(config, arch, rules, frames))
+    return table.drop(columns="labels").sort_values("threshold_m", ignore_index=True)
 
 
 def rule_sweep(
@@ -29,55 +44,35 @@ def rule_sweep(
     thresholds_m: Sequence[float] = (),
     frames: int = 26,
 ) -> pd.DataFrame:
-    """Sq Rel of the labels of several rules on training frames with ground truth.
+    """Several label rules, each at several thresholds, and the oracles of `d3d.fusion.ORACLES` where masks are known.
 
     Args:
-        rules: names of labels; those that look at the uncertainty are tried at each threshold.
-        thresholds_m: by default `THRESHOLDS_M` and the run's own, also where that is a quantile.
-        frames: at most about so many frames of a scene, evenly spread.
+        rules: names of label strategies; those that use the uncertainty are tried at each threshold.
+        thresholds_m: by default `THRESHOLDS_M` and the threshold that the run uses.
+        frames: as in `d3d.analysis.labels.label_table`.
 
     Returns:
-        one row a rule and threshold: rule, threshold_m (missing where there is none), projected (share of pixels
-        that are not D), sq_rel, and where masks are known sq_rel_highlight and sq_rel_diffuse; means over frames.
-        Where masks are known, those of `d3d.fusion.ORACLES` follow.
+        one row for each rule and threshold: rule, threshold_m (NaN if the rule has none), projected (the share of
+        pixels that do not take D), sq_rel, and sq_rel_highlight and sq_rel_diffuse where there is a mask.
 
     Raises:
         DataError: no training scene has ground truth.
     """
-    arch = arch or config.arch
-    scenes = [s for s in stages.training_scenes(config) if s.scene.has_depth]
-    if not scenes:
-        raise DataError(f"no training scene of {config.data.dataset!r} has ground truth to judge labels by.")
-    stages.project(config, arch)
+    tried: list[LabelRule] = []
     for rule in rules:
-        strategy = fusion.find_strategy(rule)
-        if "uncertainty" in strategy.needs:
-            stages.uncertainty(config, strategy.uncertainty, arch)
-    tried = [(rule, t) for rule in rules for t in _thresholds(config, arch, rule, thresholds_m)]
-    every = [(s.scene, row) for s in scenes for row in some(s.triples.indices, frames)]
-    rows = []
-    bar = track(what="labels", total=len(every), unit="frame")
-    for scene, triple in every:
-        target = int(triple[0])
-        gt, highlight = scene.depth(target), scene.highlight_mask(target)
-        bar.update()
-        if gt is None:
-            continue
-        masks = {_COLUMNS[k]: mask for k, mask in kinds(gt, highlight).items()}
-        for rule, t in tried + ([] if highlight is None else [(name, None) for name in fusion.ORACLES]):
-            seen = label_inputs(config, arch, scene, triple, rule, 0.0 if t is None else t)
-            label = fusion.make_label(rule, seen)
-            scores = {name: sq_rel(config, label, gt, mask) for name, mask in masks.items()}
-            share = (label != seen.pred).mean()
-            rows.append({"rule": rule, "threshold_m": t, "projected": share, **scores})
-    bar.close()
-    result = pd.DataFrame(rows).astype({"threshold_m": float})
-    return result.groupby(["rule", "threshold_m"], as_index=False, dropna=False, sort=False).mean()
+        if "uncertainty" in fusion.find_strategy(rule).needs:
+            used = thresholds_m or sorted({*THRESHOLDS_M, stages.threshold(config, rule, arch)})
+            tried += [(rule, t) for t in used]
+        else:
+            tried.append((rule, None))
+    tried += [(oracle, None) for oracle in fusion.ORACLES]
+    table = label_table(config, arch, tried, frames, truth=True)
+    return _one_row_a_rule(table).rename(columns={"labels": "rule"})
 
 
-def _thresholds(
-    config: Config, arch: str, rule: str, thresholds_m: Sequence[float]
-) -> Sequence[float | None]:
-    if "uncertainty" not in fusion.find_strategy(rule).needs:
-        return (None,)
-    return thresholds_m or sorted({*THRESHOLDS_M, stages.threshold(config, rule, arch)})
+def _one_row_a_rule(table: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of a `label_table` with the Sq Rel of each kind of pixel in a column of its own."""
+    means = summary(table)
+    result = means.xs("all", level="pixels")[["labels", "threshold_m", "projected"]]
+    sq_rel = means["sq_rel"].unstack("pixels").rename(columns=SQ_REL_COLUMNS).dropna(axis=1, how="all")
+    return result.join(sq_rel[[c for c in SQ_REL_COLUMNS.values() if c in sq_rel]]).reset_index(drop=True)

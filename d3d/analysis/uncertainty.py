@@ -1,84 +1,84 @@
-"""How well each uncertainty finds what Eq. 3 should replace, what that makes of the label, and what it costs.
+"""Precision and recall of the pixels that each uncertainty finds, the labels that result, and the cost.
 
-Measured on the training frames that ship with truth and a mask of highlights, which no network is scored on.
+Measured on the training frames with ground truth and a mask of highlights. No network is evaluated on these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from d3d import figures, fusion
+from d3d import fusion
+from d3d.analysis.labels import SQ_REL_COLUMNS, evenly, metric_options, metrics_by_pixels, training_scenes
 from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth
-from d3d.metrics import depth_metrics
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
-from d3d.pipeline.scenes import TrainingScene, training_scenes
 from d3d.pipeline.stages import chain, spread
 from d3d.prediction import DepthStore
 from d3d.progress import track
 
-OVER = 0.25  # a depth is over-estimated that is a quarter farther than the truth: where the metric a1 ends
+OVER = 0.25  # a predicted depth is over-estimated if it exceeds the truth by this share: the bound of the metric a1
 TARGETS = ("highlight", "over-estimated highlight")
-REFERENCES = ("distance D", "mesh, D − P")  # no uncertainties: what one has anyway
-_POINTS = 200  # of a stored curve
+REFERENCES = ("distance D", "mesh, D − P")  # scores that need no uncertainty
+_CURVE_POINTS = 200
 
 
 def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of "score >= t" for every t among the scores, from the highest on.
+    """Precision and recall of "score >= t" for every t among the scores, from the highest to the lowest.
 
-    Pixels of one score are found together, so that ties give no credit for their order.
+    Pixels with the same score are found together, so that their order does not matter.
 
     Args:
         scores: (n,), higher means more likely.
-        positive: bool (n,), what should be found.
+        positive: bool (n,), the pixels to find.
 
     Returns:
-        recall and precision, (m,) each, m the number of different scores.
+        recall and precision, (m,) each, for m different scores.
 
     Raises:
-        DataError: shapes differ, a score is not a number, or nothing is to be found.
+        DataError: the shapes differ, a score is NaN, or there is no pixel to find.
     """
     if scores.shape != positive.shape or scores.ndim != 1:
-        raise DataError(f"scores {scores.shape} and what is to be found {positive.shape} must be (n,) each.")
+        raise DataError(f"scores {scores.shape} and pixels to find {positive.shape} must be (n,) each.")
     if np.isnan(scores).any():
         raise DataError(f"{np.count_nonzero(np.isnan(scores))} scores are not a number.")
     if not positive.any():
-        raise DataError("there is nothing to find: precision and recall mean nothing.")
+        raise DataError("there is nothing to find: precision and recall are undefined.")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # of each score
+    last = np.append(
+        np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1
+    )  # the last pixel of each score
     found = np.cumsum(positive[order])[last]
     return found / found[-1], found / (last + 1)
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the steps of a precision-recall curve: precision, weighed by how much recall each step adds.
+    """Area under the steps of a precision-recall curve.
 
-    Chance has the share of what is to be found; 1 means that all of it comes first.
+    A random order has the share of positive pixels; 1 means that all positive pixels come first.
     """
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        table: a row an uncertainty, then the `REFERENCES`: average precision for each of `TARGETS` (ap_highlight,
-            ap_over), the threshold in metres that takes ``share`` of the pixels, Sq Rel of the label it gives (all,
-            highlight and other pixels), trainings beyond the network itself and seconds of these and of the prediction.
+        table: one row for each uncertainty, then `REFERENCES`: average precision for each of `TARGETS` (ap_highlight,
+            ap_over), the threshold in metres that takes ``share`` of the pixels, Sq Rel of the label at that threshold
+            (all, highlight and diffuse pixels), additional trainings, and seconds of training and prediction.
         curves: uncertainty, target, recall, precision.
-        chance: target -> share of the pixels that are to be found, the average precision of chance.
-        labels: Sq Rel (all, highlight and other pixels) of the labels "pred" and "proj", for comparison.
-        share, frames: the share of pixels that take the projected depth, and how many frames were looked at.
+        chance: target -> share of the pixels to find, which is the average precision of a random order.
+        labels: Sq Rel (all, highlight and diffuse pixels) of the labels "pred" and "proj".
+        share, frames: the share of pixels that take the projected depth, and the number of frames.
     """
 
     table: pd.DataFrame
@@ -91,12 +91,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ScoredFrame:
-    """One frame; maps (h, w) at the network's size, truth and mask at their own; metres.
+    """One frame. Maps are (h, w) at the network's size, ground truth and mask (H, W) at their own; metres.
 
     Attributes:
-        scores: name -> uncertainty, or whatever else may find what is wrong.
-        gt: true depth, 0 where there is none.
-        highlight: bool, of gt's size.
+        scores: name -> an uncertainty, or another map that is high where the depth may be wrong.
+        gt: true depth, 0 where unknown.
+        highlight: bool, of the size of ``gt``.
     """
 
     pred: np.ndarray
@@ -106,7 +106,7 @@ class ScoredFrame:
     highlight: np.ndarray
 
     def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels with truth (h, w), and of these, (n,) each, which are a highlight and an over-estimated one."""
+        """Pixels with truth (h, w); of these, (n,) each, the highlights and the over-estimated highlights."""
         size_hw = self.pred.shape
         gt, highlight = nearest_depth(self.gt, size_hw), nearest_depth(self.highlight, size_hw)
         over = highlight & (self.pred - gt > OVER * gt)
@@ -115,7 +115,7 @@ class ScoredFrame:
 
 
 def available(config: Config, arch: str = "") -> tuple[str, ...]:
-    """The uncertainties that this run has."""
+    """The names of the uncertainties that this run has computed."""
     arch = arch or config.arch
     return tuple(
         name
@@ -127,74 +127,66 @@ def available(config: Config, arch: str = "") -> tuple[str, ...]:
 def compare(
     config: Config, arch: str = "", frames: int = 26, names: Sequence[str] = (), share: float = 0.3
 ) -> Comparison:
-    """How well uncertainties find highlights, and those of them whose depth is over-estimated; labels; cost.
+    """Compare uncertainties: how well they find highlights and over-estimated highlights, their labels, their cost.
 
-    Their sizes differ, so labels are compared where each takes the projected depth at the same share of the pixels.
+    Uncertainties differ in size. Labels are therefore compared where each takes P at the same share of the pixels.
 
     Args:
-        frames: of each room with truth and a mask at most about so many target frames are looked at.
-        names: of `d3d.fusion.UNCERTAINTIES`, computed where they are missing; by default those that are there.
-        share: of the pixels, those with the largest uncertainty.
+        frames: look at about this many target frames of each scene with truth and mask.
+        names: of `d3d.fusion.UNCERTAINTIES`, computed if missing; by default those that the run has.
+        share: the share of pixels, those with the largest uncertainty, that take P.
 
     Raises:
-        DataError: no training frame has truth and a mask of highlights, or no uncertainty is there.
+        DataError: no training frame has truth and a mask of highlights, or the run has no uncertainty.
     """
     arch = arch or config.arch
-    stores = _stores(config, arch, names)
+    stores = stored(config, arch, names)
     predicted, projected = stages.predict(config, arch), stages.project(config, arch)
-    rooms = _rooms(config)
-    chosen = [(s.scene, i) for s in rooms for i in s.targets[:: max(1, len(s.targets) // frames)]]
-    seen = []
-    for scene, i in track(chosen, what="compare", unit="frame"):
+    scored = []
+    for scene, i in track(frames_to_compare(config, frames), what="compare", unit="frame"):
         pred, proj = predicted.read_of(scene, i), projected.read_of(scene, i)
         scores = {name: store.read_of(scene, i) for name, store in stores.items()}
-        # where there is no mesh nothing can be replaced
+        # without a surface there is no depth to replace D with
         scores |= zip(REFERENCES, (pred, np.where(proj > 0, pred - proj, -np.inf)), strict=True)
-        seen.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
-    d = config.data
-    measure = partial(
-        depth_metrics, scale=config.evaluation.scale, min_depth=d.min_depth, max_depth=d.max_depth
-    )
-    result = compare_frames(seen, share, measure)
+        scored.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
+    result = compare_frames(scored, share, **metric_options(config))
     costs = pd.DataFrame({name: spread.cost(config, name, arch) for name in stores}).T
     return replace(result, table=result.table.join(costs))
 
 
-def _stores(config: Config, arch: str, names: Sequence[str]) -> dict[str, DepthStore]:
+def stored(config: Config, arch: str, names: Sequence[str] = ()) -> dict[str, DepthStore]:
+    """The uncertainties of these names, computed if missing; by default those that the run has."""
     names = tuple(names) or available(config, arch)
     if not names:
         raise DataError(
-            f"this run has no uncertainty of {arch} yet: name those to compute, as names=('tta',)."
+            f"this run has no uncertainty of {arch} yet. Name those to compute, for example names=('tta',)."
         )
     return {name: stages.uncertainty(config, name, arch) for name in names}
 
 
-def _rooms(config: Config) -> list[TrainingScene]:
-    """The training scenes with true depth and a mask of highlights."""
-    rooms = [
-        s
-        for s in training_scenes(config)
-        if s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None
-    ]
-    if not rooms:
-        raise DataError(
-            f"no training frame of {config.data.dataset} has both true depth and a mask of highlights."
-        )
-    return rooms
+def frames_to_compare(config: Config, count: int) -> list[tuple[Scene, int]]:
+    """About ``count`` target frames of each training scene with true depth and a mask of highlights."""
+    found = training_scenes(config, truth=True, highlights=True)
+    return [(s.scene, i) for s in found for i in evenly(s.targets, count) if s.scene.depth(i) is not None]
 
 
-def compare_frames(
-    frames: Sequence[ScoredFrame],
-    share: float = 0.3,
-    measure: Callable[..., dict[str, float]] = depth_metrics,
-) -> Comparison:
-    """`compare` on given frames, without the costs; every frame has the same scores.
+def compare_frames(frames: Sequence[ScoredFrame], share: float = 0.3, **options: Any) -> Comparison:
+    """`compare` for given frames, without the costs. Every frame has the same scores.
 
     Args:
-        measure: as `d3d.metrics.depth_metrics`.
+        **options: of `d3d.metrics.depth_metrics`.
     """
     parts = [f.targets() for f in frames]
     wanted = [np.concatenate([p[k] for p in parts]) for k in (1, 2)]
+
+    def sq_rel(use_proj: Callable[[ScoredFrame], np.ndarray]) -> dict[str, float]:
+        rows = []
+        for f in frames:
+            label = fusion.choose(f.pred, f.proj, use_proj(f))
+            by_kind = metrics_by_pixels(label, f.gt, f.highlight, **options)
+            rows.append({SQ_REL_COLUMNS[kind]: metrics["sq_rel"] for kind, metrics in by_kind.items()})
+        return pd.DataFrame(rows).mean().to_dict()
+
     rows, curves = [], []
     for name in frames[0].scores:
         scores = np.concatenate([f.scores[name][p[0]] for f, p in zip(frames, parts, strict=True)])
@@ -202,16 +194,15 @@ def compare_frames(
         for target, column, positive in zip(TARGETS, ("ap_highlight", "ap_over"), wanted, strict=True):
             recall, precision = precision_recall(scores, positive)
             row[column] = average_precision(recall, precision)
-            # evenly in recall: thousands of thresholds draw the same line
-            some = np.unique(np.searchsorted(recall, np.linspace(0, 1, _POINTS)))
-            curve = {"recall": recall[some], "precision": precision[some]}
+            # a few points, evenly spaced in recall, draw the same line as thousands of thresholds
+            kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, _CURVE_POINTS)))
+            curve = {"recall": recall[kept], "precision": precision[kept]}
             curves.append(pd.DataFrame({"uncertainty": name, "target": target, **curve}))
-        row["threshold_m"] = float(np.quantile(scores, 1 - share, method="higher"))
-        use_projs = [f.scores[name] >= row["threshold_m"] for f in frames]
-        rows.append(row | _sq_rel(frames, use_projs, measure))
+        threshold_m = row["threshold_m"] = float(np.quantile(scores, 1 - share, method="higher"))
+        rows.append(row | sq_rel(lambda f, name=name, t=threshold_m: f.scores[name] >= t))
     labels = {
-        "pred": _sq_rel(frames, [np.zeros(f.pred.shape, bool) for f in frames], measure),
-        "proj": _sq_rel(frames, [np.ones(f.pred.shape, bool) for f in frames], measure),
+        "pred": sq_rel(lambda f: np.zeros(f.pred.shape, bool)),
+        "proj": sq_rel(lambda f: np.ones(f.pred.shape, bool)),
     }
     return Comparison(
         pd.DataFrame(rows).set_index("uncertainty"),
@@ -221,48 +212,3 @@ def compare_frames(
         share,
         len(frames),
     )
-
-
-def _sq_rel(
-    frames: Sequence[ScoredFrame], use_projs: list[np.ndarray], measure: Callable
-) -> dict[str, float]:
-    """Sq Rel of the labels that take P at these pixels, metres; means over the frames, as everywhere."""
-    rows = []
-    for f, use in zip(frames, use_projs, strict=True):
-        label = fusion.choose(f.pred, f.proj, use)
-        masks = {"sq_rel": None, "sq_rel_highlight": f.highlight, "sq_rel_diffuse": ~f.highlight}
-        rows.append({name: measure(label, f.gt, mask)["sq_rel"] for name, mask in masks.items()})
-    return pd.DataFrame(rows).mean().to_dict()
-
-
-def figure(result: Comparison, title: str = "", **size: float) -> Figure:
-    """Precision over recall of each uncertainty, for highlights and for those that are over-estimated.
-
-    Args:
-        **size: ``width_in`` and ``font_pt``, for another medium than print.
-    """
-    ap = result.table[["ap_highlight", "ap_over"]]
-    return figures.precision_recall(result.curves, ap, result.chance, REFERENCES, title, **size)
-
-
-def maps_figure(config: Config, arch: str = "", names: Sequence[str] = (), **size: float) -> Figure:
-    """Each uncertainty as a map, of the training frame with most over-estimated highlight; names as in `compare`."""
-    arch = arch or config.arch
-    stores, predicted = _stores(config, arch, names), stages.predict(config, arch)
-
-    def over(at: tuple[Scene, int]) -> int:
-        scene, i = at
-        pred, nothing = predicted.read_of(scene, i), np.zeros(0)
-        frame = ScoredFrame(pred, nothing, {}, scene.depth(i), scene.highlight_mask(i))
-        return np.count_nonzero(frame.targets()[2])
-
-    rooms = _rooms(config)
-    scene, i = max(
-        ((s.scene, i) for s in rooms for i in s.targets[:: max(1, len(s.targets) // 20)]), key=over
-    )
-    pred, size_hw = predicted.read_of(scene, i), config.data.size_hw
-    off = figures.signed_error(pred, nearest_depth(scene.depth(i), size_hw))
-    maps = {name: store.read_of(scene, i) for name, store in stores.items()}
-    title = f"{scene.name}, frame {scene.frame_ids[i]}"
-    highlight = scene.highlight_mask(i, size_hw)
-    return figures.uncertainty_maps(scene.image(i, size_hw), off, maps, highlight, title, **size)

@@ -1,4 +1,8 @@
-"""The paper's figures as pure functions: arrays or tables in, a matplotlib Figure out."""
+"""Every picture: Figures 1 to 5 in files of their own, and the panels and charts that they are made of.
+
+The functions named here are pure: arrays or tables in, a matplotlib Figure out. Those that read a run are in the
+modules (``figure4.make(config)``, ...); `d3d.figures.all` has every figure by name.
+"""
 
 from d3d._lazy import submodules
 from d3d.figures.charts import (
@@ -10,66 +14,61 @@ from d3d.figures.charts import (
     threshold_curve,
     truncation_curves,
 )
-from d3d.figures.files import png_bytes, save, save_csv, save_pdf, save_png
-from d3d.figures.grids import (
-    SIGNED_LIMIT_M,
-    Frame,
-    against_truth,
-    before_after,
-    contact_sheet,
-    fusion_inputs,
-    label,
-    label_errors,
-    over_estimation,
-    signed_error,
-    triple,
-)
+from d3d.figures.colours import SIGNED_LIMIT_M
+from d3d.figures.files import FigureWithTable, png_bytes, save, save_csv, save_pdf, save_png
 from d3d.figures.panels import (
-    COLOURS,
-    NAMES,
     PRINT_FONT_PT,
     PRINT_WIDTH_IN,
-    UNITS,
     Panel,
+    contact_sheet,
     draw_outline,
     grid,
+    signed_error,
 )
-from d3d.figures.uncertainty import precision_recall, uncertainty_maps
 
 __all__ = [
-    "COLOURS",
-    "NAMES",
     "PRINT_FONT_PT",
     "PRINT_WIDTH_IN",
     "SIGNED_LIMIT_M",
-    "UNITS",
-    "Frame",
+    "FigureWithTable",
     "Panel",
-    "against_truth",
-    "before_after",
     "camera_path",
     "contact_sheet",
     "draw_outline",
-    "fusion_inputs",
     "grid",
-    "label",
-    "label_errors",
     "label_makeup",
     "loss_curve",
     "loss_curves",
-    "over_estimation",
     "per_image",
     "png_bytes",
-    "precision_recall",
     "save",
     "save_csv",
     "save_pdf",
     "save_png",
     "signed_error",
     "threshold_curve",
-    "triple",
     "truncation_curves",
-    "uncertainty_maps",
 ]
 
-__getattr__ = submodules(__name__, __path__)
+_MOVED = {
+    "COLOURS": "colours.COLOURS",
+    "Frame": "frames.Frame",
+    "NAMES": "colours.NAMES",
+    "UNITS": "colours.UNITS",
+    "against_truth": "labels.against_truth",
+    "before_after": "figure5.draw",
+    "fusion_inputs": "figure4.draw",
+    "label": "labels.label",
+    "label_errors": "labels.draw_error_maps",
+    "over_estimation": "figure2.draw",
+    "precision_recall": "uncertainty.precision_recall",
+    "triple": "dataset.warped_sources",
+    "uncertainty_maps": "uncertainty.draw_maps",
+}
+_submodule = submodules(__name__, __path__)
+
+
+def __getattr__(name: str) -> object:
+    if name in _MOVED:
+        raise ImportError(f"d3d.figures.{name} has moved: use d3d.figures.{_MOVED[name]}.")
+    return _submodule(name)

@@ -1,4 +1,4 @@
-"""Curves, bars and points: what the figures without pictures are made of."""
+"""Figures of curves, bars and points."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from d3d.figures.colours import BLUE, GREEN, ORANGE, VERMILLION
 from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT
-
-# of Okabe and Ito, whom the colour-blind can thank; each curve has a line style or a mark of its own besides
-BLUE, VERMILLION, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7"
 
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss over steps, with the learning rate's drops marked."""
+    """Loss over steps of one training; see `loss_curves`."""
     return loss_curves({"": history})
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Several trainings side by side, each on its own scale: losses of different kinds do not compare."""
+    """Loss over steps of several trainings, each on a scale of its own; drops of the learning rate are marked.
+
+    Args:
+        histories: title -> rows of steps, loss and learning_rate.
+    """
     figure = Figure(figsize=(0.5 + 4.5 * len(histories), 3), layout="constrained")
     axes = figure.subplots(1, len(histories), squeeze=False)[0]
     for axis, (name, history) in zip(axes, histories.items(), strict=True):
@@ -41,13 +43,13 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
 def camera_path(
     world_T_cams: np.ndarray, triples: np.ndarray, up: np.ndarray, shown: int = 0, title: str = ""
 ) -> Figure:
-    """The cameras seen from above, with the triples' targets and one triple enlarged (section 4.1).
+    """The cameras seen from above, with the targets of the triples, and one triple enlarged (section 4.1).
 
     Args:
         world_T_cams: (n, 4, 4) poses in the order of time, metres.
         triples: (m, 3) frame indices [target, backward source, forward source].
         up: the world's upward direction (3,).
-        shown: which of the triples is enlarged.
+        shown: the triple that is enlarged.
     """
     up = np.asarray(up, dtype=float) / np.linalg.norm(up)
     across = np.cross(np.eye(3)[np.abs(up).argmin()], up)
@@ -59,29 +61,22 @@ def camera_path(
     if title:
         figure.suptitle(title, fontsize=11)
     whole, near = figure.subplots(1, 2)
-    row = triples[shown]
+    row, spaced = triples[shown], slice(None, None, max(1, len(centres) // 30))
     whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)
     whole.plot(*centres[triples[:, 0]].T, ".", color=BLUE, markersize=4, label="targets")
     whole.plot(*centres[0], "k^", markersize=6, label="first frame")
-    some = slice(None, None, max(1, len(centres) // 30))
-    for axis in (whole, near):
-        axis.quiver(
-            *centres[some if axis is whole else row].T,
-            *views[some if axis is whole else row].T,
-            color="gray" if axis is whole else [BLUE, ORANGE, GREEN],
-            width=0.003 if axis is whole else 0.006,
-            angles="xy",
-        )
+    colours = (BLUE, ORANGE, GREEN)
+    for axis, chosen, colour, width in ((whole, spaced, "gray", 0.003), (near, row, colours, 0.006)):
+        axis.quiver(*centres[chosen].T, *views[chosen].T, color=colour, width=width, angles="xy")
         axis.set_aspect("equal", adjustable="datalim")
         axis.set_xlabel("metres")
         axis.grid(alpha=0.3)
-    for name, i, colour in zip(("target", "backward", "forward"), row, (BLUE, ORANGE, GREEN), strict=True):
+    for name, i, colour in zip(("target", "backward", "forward"), row, colours, strict=True):
         metres = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
         text = f"{name}: frame {i}" + (f", {100 * metres:.1f} cm away" if i != row[0] else "")
         near.plot(*centres[i], "o", color=colour, label=text)
-    whole.plot(
-        *centres[row[0]], "o", color="none", markeredgecolor=VERMILLION, markersize=12, label="this triple"
-    )
+    ring = {"color": "none", "markeredgecolor": VERMILLION, "markersize": 12}
+    whole.plot(*centres[row[0]], "o", **ring, label="this triple")
     near.margins(0.4)
     whole.set_title("all cameras and where they look, from above", fontsize=10)
     near.set_title("one triple", fontsize=10)
@@ -91,22 +86,22 @@ def camera_path(
 
 
 def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDTH_IN) -> Figure:
-    """How the choice of Eq. 3 depends on its threshold: share of projected pixels, and the label's error.
+    """The labels of Eq. 3 over the threshold: the share of pixels that take P, and the error.
 
-    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (none does).
+    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (no pixel does).
 
     Args:
-        table: data frame with threshold_m (0 to infinity), projected (a share) and, where there is truth, sq_rel,
-            sq_rel_highlight, sq_rel_diffuse.
-        threshold_m: the run's own, marked.
+        table: data frame with threshold_m (0 to infinity), projected (a share) and, where there is ground truth,
+            sq_rel, sq_rel_highlight, sq_rel_diffuse.
+        threshold_m: the threshold of the run, marked.
     """
-    kinds = {
+    titles = {
         "projected": "share of pixels that take P",
         "sq_rel": "Sq Rel of the label, all pixels",
         "sq_rel_highlight": "Sq Rel, highlight pixels",
         "sq_rel_diffuse": "Sq Rel, diffuse pixels",
     }
-    columns = [c for c in kinds if c in table]
+    columns = [c for c in titles if c in table]
     ticks = [f"{t:.3g}" if 0 < t < np.inf else "proj" if t == 0 else "pred" for t in table["threshold_m"]]
     places = np.arange(len(ticks))
     finite = np.isfinite(table["threshold_m"])
@@ -116,13 +111,13 @@ def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDT
         axis.plot(places, table[column], marker="o", color=BLUE, markersize=3, linewidth=1)
         axis.axvline(own, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
         axis.set_xticks(places, ticks, rotation=60)
-        _plain(axis, kinds[column], "threshold (m)")
+        _style(axis, titles[column], "threshold (m)")
     figure.axes[0].legend(fontsize=SMALLEST_PT)
     return figure
 
 
-def _plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
-    """Text of a print's size, an axis from zero, a faint grid."""
+def _style(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    """Text of the size for print, a vertical axis from zero, a faint grid."""
     axis.set_title(title, fontsize=PRINT_FONT_PT)
     axis.set_xlabel(xlabel, fontsize=PRINT_FONT_PT)
     axis.set_ylabel(ylabel, fontsize=PRINT_FONT_PT)
@@ -132,43 +127,32 @@ def _plain(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
 
 
 def label_makeup(table: Any) -> Figure:
-    """Which pixels take the projected depth under each label strategy, and what that makes of the label.
+    """Which pixels take the projected depth under each label strategy, and the error of the labels.
 
     Args:
-        table: of `sweeps.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of the
-            pixels of that kind) and sq_rel of the label.
+        table: of `d3d.analysis.labels.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of
+            the pixels of that kind) and sq_rel of the label.
     """
     strategies = list(dict.fromkeys(table["strategy"]))
     places = np.arange(len(strategies))
-    of = {
-        kind: table[table["pixels"] == kind].set_index("strategy").loc[strategies]
-        for kind in ("highlight", "diffuse")
+    styles = {
+        "highlight": {"color": VERMILLION, "hatch": "", "edgecolor": "white", "linewidth": 0.5},
+        "diffuse": {"color": BLUE, "hatch": "////", "edgecolor": "white", "linewidth": 0.5},
     }
-    colours, hatches = {"highlight": VERMILLION, "diffuse": BLUE}, {"highlight": "", "diffuse": "////"}
     figure = Figure(figsize=(PRINT_WIDTH_IN, 1.9), layout="constrained")
     share, *errors = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
-    look = {"edgecolor": "white", "linewidth": 0.5}
-    for shift, (kind, part) in zip((-0.2, 0.2), of.items(), strict=True):
-        share.bar(
-            places + shift,
-            part["projected"],
-            0.4,
-            color=colours[kind],
-            hatch=hatches[kind],
-            label=f"{kind} pixels",
-            **look,
-        )
-    _plain(share, "share of pixels that take P")
+    for axis, shift, (kind, style) in zip(errors, (-0.2, 0.2), styles.items(), strict=True):
+        part = table[table["pixels"] == kind].set_index("strategy").loc[strategies]
+        share.bar(places + shift, part["projected"], 0.4, label=f"{kind} pixels", **style)
+        bars = axis.bar(places, part["sq_rel"], 0.7, **style)
+        digits = "{:.2f}" if kind == "highlight" else "{:.3f}"
+        axis.bar_label(bars, fmt=digits, fontsize=SMALLEST_PT, padding=1)
+        _style(axis, f"Sq Rel of the label, {kind} pixels")
+        axis.set_ylim(0, 1.15 * part["sq_rel"].max())
+    _style(share, "share of pixels that take P")
     share.set_ylim(0, 1.2)
     share.set_yticks(np.linspace(0, 1, 6))
     share.legend(fontsize=SMALLEST_PT, loc="upper center", ncols=2)
-    for axis, (kind, part) in zip(errors, of.items(), strict=True):
-        bars = axis.bar(places, part["sq_rel"], 0.7, color=colours[kind], hatch=hatches[kind], **look)
-        axis.bar_label(
-            bars, fmt="{:.2f}" if kind == "highlight" else "{:.3f}", fontsize=SMALLEST_PT, padding=1
-        )
-        _plain(axis, f"Sq Rel of the label, {kind} pixels")
-        axis.set_ylim(0, 1.15 * part["sq_rel"].max())
     for axis in figure.axes:
         axis.set_xticks(places, strategies, rotation=30)
         axis.grid(visible=False, axis="x")
@@ -176,17 +160,17 @@ def label_makeup(table: Any) -> Figure:
 
 
 def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
-    """What truncation and voxel of the fusion do to projected depth and to the labels of Eq. 3.
+    """Sq Rel of projected depth and of Eq. 3's labels over truncation and voxel size of the fusion.
 
     Args:
-        table: of `sweeps.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels, and the
-            Sq Rel of pred (D), proj (P) and label (L).
-        trunc_m, voxel_m: the run's own, marked.
+        table: of `d3d.analysis.truncation.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m,
+            pixels, and the Sq Rel of pred (D), proj (P) and label (L).
+        trunc_m, voxel_m: those of the run, marked.
     """
     styles = {
-        "pred": ("predicted D", "gray", "--", ""),
-        "proj": ("projected P", ORANGE, "-", "o"),
-        "label": ("label L, Eq. 3", BLUE, "-.", "s"),
+        "pred": {"label": "predicted D", "color": "gray", "linestyle": "--"},
+        "proj": {"label": "projected P", "color": ORANGE, "linestyle": "-", "marker": "o"},
+        "label": {"label": "label L, Eq. 3", "color": BLUE, "linestyle": "-.", "marker": "s"},
     }
     kinds = [k for k in ("highlight", "diffuse", "all") if (table["pixels"] == k).any()][:2]
     figure = Figure(figsize=(PRINT_WIDTH_IN, 2.0), layout="constrained")
@@ -196,19 +180,10 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
         for axis, sweep, own in zip(pair, ("truncation", "voxel"), (trunc_m, voxel_m), strict=True):
             column = "trunc_m" if sweep == "truncation" else "voxel_m"
             part = table[(table["sweep"] == sweep) & (table["pixels"] == kind)].sort_values(column)
-            for name, (text, colour, line, marker) in styles.items():
-                axis.plot(
-                    part[column],
-                    part[name],
-                    line,
-                    marker=marker,
-                    color=colour,
-                    label=text,
-                    markersize=3,
-                    lw=1,
-                )
+            for name, style in styles.items():
+                axis.plot(part[column], part[name], markersize=3, lw=1, **style)
             axis.axvline(own, color="gray", linestyle=":", linewidth=0.8, label="this run")
-            _plain(axis, f"Sq Rel, {kind} pixels", f"{sweep} (m)")
+            _style(axis, f"Sq Rel, {kind} pixels", f"{sweep} (m)")
         top = max(axis.get_ylim()[1] for axis in pair)
         for axis in pair:
             axis.set_ylim(0, top)
@@ -217,10 +192,10 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
 
 
 def per_image(first: Any, others: Mapping[str, Any], metric: str = "sq_rel", label: str = "Sq Rel") -> Figure:
-    """One point an image: its error before (across) and after (up); under the diagonal it became better.
+    """One point for each image: its error before (x) and after (y). Below the diagonal it became better.
 
     Args:
-        first: per-image metrics of `evaluation.score`, of the training compared against.
+        first: per-image metrics of `d3d.evaluation.score`, of the training to compare with.
         others: training's name -> per-image metrics of the same images.
     """
     kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]

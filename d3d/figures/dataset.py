@@ -1,81 +1,93 @@
-"""What a data set holds, before any training (section 4.1): its scenes, what is known of a frame, its triples."""
+"""A data set in numbers and pictures, before any training (section 4.1): scenes, ground truth of a frame, triples."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from d3d import figures
 from d3d.datasets import Scene
 from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.errors import DataError
+from d3d.figures.colours import BLUE, VERMILLION, YELLOW, rgb
+from d3d.figures.panels import Panel, contact_sheet, grid
 from d3d.geometry import nearest_depth, relative_pose
 from d3d.pipeline import scenes
 from d3d.pipeline.config import Config
 
-# of the materials that GlossyRooms tells apart; told apart by the colour-blind too
 MATERIAL_COLOURS = {
     "matt": (205, 205, 205),
-    "glossy": (0, 114, 178),
-    "mirror": (213, 94, 0),
-    "light": (240, 228, 66),
+    "glossy": rgb(BLUE),
+    "mirror": rgb(VERMILLION),
+    "light": rgb(YELLOW),
 }
 
 
 def overview(config: Config) -> pd.DataFrame:
-    """One row a split: scenes, frames, frames with true depth, and images on each list that the data set has."""
+    """One row for each split: scenes, frames, frames with true depth, and the number of images on each list."""
     dataset = scenes.dataset(config)
     rows = []
     for split in dataset.splits:
         found = dataset.scenes(split)
-        lists = {name: len(frames) for name, frames in dataset.lists(split).items()}
-        with_depth = sum(len(s) for s in found if s.has_depth)
-        frames = sum(map(len, found))
-        rows.append(
-            {"split": split, "scenes": len(found), "frames": frames, "with depth": with_depth, **lists}
-        )
+        numbers = {
+            "scenes": len(found),
+            "frames": sum(map(len, found)),
+            "with depth": sum(len(s) for s in found if s.has_depth),
+        }
+        numbers |= {name: len(frames) for name, frames in dataset.lists(split).items()}
+        rows.append({"split": split, **numbers})
     return pd.DataFrame(rows).set_index("split").astype("Int64")
 
 
-def one_frame_a_scene(config: Config, most: int = 12, columns: int = 3) -> Figure:
-    """The middle frame of each scene of every split, at most so many scenes a split."""
+def one_frame_per_scene(config: Config, most: int = 12, columns: int = 3) -> Figure:
+    """The middle frame of each scene of every split.
+
+    Args:
+        most: at most this many scenes of a split.
+    """
     dataset = scenes.dataset(config)
     shown = [s for split in dataset.splits for s in dataset.scenes(split)[:most]]
     images = [s.image(len(s) // 2) for s in shown]
     columns = min(len(shown), columns if len(shown) <= 9 else 2 * columns)
-    return figures.contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
+    return contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
 
 
-def what_is_known(scene: Scene, i: int) -> Figure:
-    """A frame at its native size, its true depth, and where the data set knows them materials and mirror images.
+def ground_truth(scene: Scene, i: int) -> Figure:
+    """A frame at its own size with its true depth and, where the data set has them, materials and mirror images.
 
-    The mirror images of lights are outlined in the image; in the last picture they are as far away as they appear.
+    The mirror images of lights are outlined in the image. The last picture shows them as far away as they appear.
     """
     materials, virtual = (getattr(scene, name, None) for name in ("material", "virtual_depth"))
-    highlight, depth = scene.highlight_mask(i), scene.depth(i)
-    panels = [figures.Panel("image", scene.image(i), outline=highlight)]
+    depth = scene.depth(i)
+    panels = [Panel("image", scene.image(i), outline=scene.highlight_mask(i))]
     if depth is not None:
-        panels.append(figures.Panel("depth", depth, "depth"))
+        panels.append(Panel("depth", depth, "depth"))
     if materials is not None and (codes := materials(i)) is not None:
         palette = np.array([MATERIAL_COLOURS[name] for name in MATERIALS], np.uint8)
-        panels.append(figures.Panel("matt grey, glossy blue, mirror red, light yellow", palette[codes]))
+        panels.append(Panel("matt grey, glossy blue, mirror red, light yellow", palette[codes]))
     if depth is not None and virtual is not None:
         seen = virtual(i)
-        panels.append(figures.Panel("depth of what is seen", np.where(seen > 0, seen, depth), "depth"))
-    return figures.grid([panels], f"{scene.name}, frame {scene.frame_ids[i]}", width_in=3.2 * len(panels))
+        panels.append(Panel("depth of what is seen", np.where(seen > 0, seen, depth), "depth"))
+    return grid([panels], f"{scene.name}, frame {scene.frame_ids[i]}", width_in=3.2 * len(panels))
 
 
 @dataclass(frozen=True)
 class TripleExample:
-    """A training triple and all that is known of its target; maps (h, w) at the network's size, depth in metres."""
+    """A training triple and the ground truth of its target; maps (h, w) at the network's size, depth in metres.
+
+    Attributes:
+        row: frame indices [target, backward source, forward source].
+        index: the place of the triple among those of the scene.
+        virtual: depth of the mirror images of lights, 0 where there is none; or None.
+    """
 
     scene: Scene
-    row: np.ndarray  # frame indices [target, backward source, forward source]
-    index: int  # which of the scene's triples
+    row: np.ndarray
+    index: int
     target: np.ndarray
     sources: list[np.ndarray]
     K: np.ndarray
@@ -90,7 +102,7 @@ class TripleExample:
 
     @property
     def true_depth(self) -> np.ndarray:
-        """Ground truth with its holes filled by the nearest pixel: for pictures only, never for scores."""
+        """Ground truth with its holes filled by the nearest pixel: for pictures, never for scores."""
         from scipy.ndimage import distance_transform_edt
 
         if self.gt is None or not (self.gt > 0).any():
@@ -100,18 +112,17 @@ class TripleExample:
 
 
 def example_triple(config: Config) -> TripleExample:
-    """The triple whose target shows most highlight; the first scene's middle one where nobody knows highlights."""
+    """The triple whose target has most highlight; the middle one of the first scene if the data set has no masks."""
     size_hw = config.data.size_hw
     found = scenes.training_scenes(config)
-    chosen, most = (found[0], len(found[0].triples) // 2), 0
-    for s in found[:10]:
-        for j in range(0, len(s.triples), max(1, len(s.triples) // 30)):
-            mask = s.scene.highlight_mask(s.targets[j])
+    s, j, most = found[0], len(found[0].triples) // 2, 0.0
+    for candidate in found[:10]:
+        for k in range(0, len(candidate.triples), max(1, len(candidate.triples) // 30)):
+            mask = candidate.scene.highlight_mask(candidate.targets[k])
             if mask is None:
                 break
             if mask.mean() > most:
-                chosen, most = (s, j), mask.mean()
-    s, j = chosen
+                s, j, most = candidate, k, mask.mean()
     row = s.triples.indices[j]
     target, *sources = map(int, row)
     poses = s.scene.world_T_cams
@@ -131,7 +142,7 @@ def example_triple(config: Config) -> TripleExample:
 
 
 def dropped_targets(config: Config) -> pd.DataFrame:
-    """How many targets there are, how many became triples, and why the others fell out (section 4.1)."""
+    """The number of targets and of triples, and why the other targets were dropped (section 4.1)."""
     found = scenes.training_scenes(config)
     reasons = Counter()
     for s in found:
@@ -142,3 +153,29 @@ def dropped_targets(config: Config) -> pd.DataFrame:
         *((f"dropped: {reason}", count) for reason, count in reasons.most_common()),
     ]
     return pd.DataFrame(rows, columns=["", "count"]).set_index("")
+
+
+def warped_sources(
+    target: np.ndarray,
+    sources: Sequence[np.ndarray],
+    warped: Sequence[np.ndarray],
+    errors: Sequence[np.ndarray],
+    title: str = "",
+) -> Figure:
+    """Eq. 1 and 2 on a triple: each source, warped into the target's view, and its error; then the minimum.
+
+    Args:
+        target, sources, warped: images (h, w, 3).
+        errors: photometric error (h, w) of each warped source.
+    """
+    top = float(np.percentile(np.stack(errors), 99))
+    rows = [
+        [
+            Panel(f"source, {n}", source),
+            Panel(f"source, {n}, warped", w),
+            Panel("photometric error", e, "share", top),
+        ]
+        for n, source, w, e in zip(("backward", "forward"), sources, warped, errors, strict=True)
+    ]
+    minimum = Panel("minimum reprojection", np.minimum(*errors), "share", top)
+    return grid([*rows, [Panel("target", target), Panel("", None), minimum]], title, width_in=6.5)

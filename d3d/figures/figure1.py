@@ -1,137 +1,74 @@
-"""Figure 1a of the paper, measured: the photometric error along a pixel's ray, at the true depth and beyond it.
-
-A diffuse pixel is explained best by its true depth. A highlight is the mirror image of a light: it moves
-between the views as if it lay behind the surface, so that the photometric loss is least beyond the truth.
-"""
+"""Figure 1: the photometric error along a pixel's ray (1a), and the depth that trained networks predict there (1b)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from d3d.errors import DataError
-from d3d.figures.charts import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from d3d import evaluation
+from d3d.analysis.labels import pixel_masks
+from d3d.analysis.photometric import SCALES, clearest_pixels, photometric_error_along_ray
+from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from d3d.figures.dataset import TripleExample, example_triple
+from d3d.figures.files import FigureWithTable
+from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline
-from d3d.geometry import warp
-from d3d.losses import minimum_reprojection, photometric_error
-
-# depth tried / true depth: the truth itself and what lies around it
-SCALES = np.sort(np.append(np.geomspace(0.5, 3.0, 60), 1.0))
-BORDER = 2  # pixels at the image's edge whose windows are not their own
-
-
-@dataclass(frozen=True)
-class Reprojection:
-    """The sources of a triple seen from the target (Eq. 1) and how they differ from it (Eq. 2).
-
-    Attributes:
-        warped: (s, h, w, 3) float in [0, 1].
-        errors: (s, h, w) photometric error, border padded as in training.
-        valid: (s, h, w) bool, whether the source sees the point.
-    """
-
-    warped: np.ndarray
-    errors: np.ndarray
-    valid: np.ndarray
-
-    @property
-    def minimum(self) -> np.ndarray:
-        """(h, w) minimum over the sources that see the point; NaN where none does."""
-        least = minimum_reprojection(
-            [torch.from_numpy(np.where(self.valid, self.errors, np.inf))[i] for i in range(len(self.errors))]
-        )
-        return np.where(self.valid.any(axis=0), least.numpy(), np.nan)
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
-
-
-def reproject(
-    target: np.ndarray,
-    sources: Sequence[np.ndarray],
-    depth_hw: np.ndarray,
-    K_33: np.ndarray,
-    source_T_target_s44: np.ndarray,
-) -> Reprojection:
-    """Warps the sources into the target's view through a depth of the target, and compares (Eq. 1, 2).
-
-    Args:
-        target: uint8 (h, w, 3).
-        sources: uint8 (h, w, 3) each.
-        depth_hw: depth of the target, metres, > 0 everywhere.
-        source_T_target_s44: maps points of the target's camera frame to each source's.
-    """
-    depth = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
-    if not bool((depth > 0).all()):
-        raise DataError(f"{int((depth <= 0).sum())} pixels have no depth: fill them before warping.")
-    K = torch.from_numpy(np.asarray(K_33)).float()[None]
-    warped, errors, valid = [], [], []
-    for source, pose in zip(sources, source_T_target_s44, strict=True):
-        image, seen = warp(_tensor(source), depth, K, torch.from_numpy(np.asarray(pose)).float()[None])
-        warped.append(image[0].numpy().transpose(1, 2, 0).clip(0, 1))
-        errors.append(photometric_error(image, _tensor(target))[0, 0].numpy())
-        valid.append(seen[0, 0].numpy())
-    return Reprojection(np.stack(warped), np.stack(errors), np.stack(valid))
-
-
-def sweep(
-    target: np.ndarray,
-    sources: Sequence[np.ndarray],
-    depth_hw: np.ndarray,
-    K_33: np.ndarray,
-    source_T_target_s44: np.ndarray,
-    scales: np.ndarray = SCALES,
-) -> np.ndarray:
-    """Minimum reprojection error (n, h, w) with the true depth multiplied by each of n factors.
-
-    Every pixel thus moves along its own ray, and its neighbours with it. NaN where no source sees the point.
-    """
-    return np.stack(
-        [reproject(target, sources, depth_hw * s, K_33, source_T_target_s44).minimum for s in scales]
-    )
-
-
-def clearest_pixels(
-    errors: np.ndarray, highlight: np.ndarray | None = None, scales: np.ndarray = SCALES
-) -> dict[str, tuple[int, int]]:
-    """The pixels (row, column) that show the effect best: "highlight", where there is one, and "diffuse".
-
-    Diffuse: where the error's valley at the truth has the steepest sides. Highlight: where the least error
-    along the ray lies farthest under that at the truth.
-    """
-    inside = np.isfinite(errors).all(axis=0)
-    inside[:BORDER] = inside[-BORDER:] = inside[:, :BORDER] = inside[:, -BORDER:] = False
-    at_truth = errors[np.abs(scales - 1).argmin()]
-    usable = np.where(inside, errors, 0)
-    diffuse = inside if highlight is None else inside & ~highlight
-    result = {}
-    if highlight is not None and (inside & highlight).any():
-        gain = np.where(inside & highlight, at_truth - usable.min(axis=0), -np.inf)
-        result["highlight"] = tuple(map(int, np.unravel_index(gain.argmax(), gain.shape)))
-    if diffuse.any():
-        sides = [usable[np.abs(scales - s).argmin()] for s in (0.85, 1.18)]
-        gain = np.where(diffuse, np.minimum(*sides) - at_truth, -np.inf)
-        result["diffuse"] = tuple(map(int, np.unravel_index(gain.argmax(), gain.shape)))
-    if not result:
-        raise DataError("no pixel is seen by a source at every depth tried: are poses and intrinsics right?")
-    return result
-
+from d3d.pipeline import stages
+from d3d.pipeline.config import ENSEMBLE, Config
 
 COLOURS = {"highlight": VERMILLION, "diffuse": BLUE}
 LINES = {"highlight": "-", "diffuse": "--"}
 TICKS = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 20)
-# of the networks, in their order
-MARKS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE))
+# One for each network, in their order
+MARKERS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE))
 
 
-def figure(
+def make_a(config: Config) -> FigureWithTable:
+    """Figure 1a: the photometric error along the rays of a highlight and a diffuse pixel. Needs no training."""
+    example = example_triple(config)
+    errors = errors_of(example)
+    table = curves(errors, example.true_depth, example.highlight)
+    return FigureWithTable(draw_example(example, errors, config.data.dataset), pd.DataFrame(table))
+
+
+def make_b(config: Config) -> FigureWithTable:
+    """Figure 1b: the same curves, and on them the depth that the three trained networks predict."""
+    require_pretrained(config)
+    example = example_triple(config)
+    errors, target = errors_of(example), int(example.row[0])
+    preds = {
+        evaluation.arch_name(arch): stages.predict(config, arch).read_of(example.scene, target)
+        for arch in ENSEMBLE
+    }
+    table = marked_depths(errors, example.true_depth, example.highlight, example.virtual, preds)
+    figure = draw_example(example, errors, config.data.dataset, preds)
+    return FigureWithTable(figure, pd.DataFrame(table))
+
+
+def errors_of(example: TripleExample) -> np.ndarray:
+    """`photometric_error_along_ray` of a triple with ground truth."""
+    return photometric_error_along_ray(
+        example.target, example.sources, example.true_depth, example.K, example.source_T_target
+    )
+
+
+def draw_example(
+    example: TripleExample,
+    errors: np.ndarray,
+    dataset: str = "",
+    preds: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """`draw` for a triple, with its name as title."""
+    title = f"{dataset}: {example.name}" if dataset else example.name
+    known = example.true_depth, example.highlight, example.virtual
+    return draw(example.target, errors, *known, preds, title=title)
+
+
+def draw(
     image: np.ndarray,
     errors: np.ndarray,
     depth_hw: np.ndarray,
@@ -141,17 +78,16 @@ def figure(
     scales: np.ndarray = SCALES,
     title: str = "",
 ) -> Figure:
-    """The premise in three pictures: where the two pixels are, their error along the ray, and that of all pixels.
+    """Three pictures: the two clearest pixels, their errors along the ray, and the mean error of all pixels.
 
     Args:
-        errors: (n, h, w) from `sweep`.
+        errors: (n, h, w) from `photometric_error_along_ray`.
         depth_hw: true depth, metres.
-        highlight: bool (h, w), or None where the data set knows none.
+        highlight: bool (h, w), or None if the data set has no mask.
         virtual_hw: depth of the mirror image, metres, 0 where there is none; or None.
-        preds: network's name -> predicted depth (h, w), marked on the curves; in the last picture the median of
+        preds: network's name -> predicted depth (h, w), marked on the curves. The last picture marks the median of
             predicted over true depth.
     """
-    pixels = clearest_pixels(errors, highlight, scales)
     result = Figure(figsize=(PRINT_WIDTH_IN, 2.6 if title else 2.45), layout="constrained")
     if title:
         result.suptitle(title, fontsize=PRINT_FONT_PT + 1)
@@ -160,31 +96,28 @@ def figure(
     left.set_axis_off()
     if highlight is not None and highlight.any():
         draw_outline(left, highlight, image.shape[:2], PRINT_FONT_PT)
-    for name, (y, x) in pixels.items():
-        colour, depth, curve = COLOURS[name], float(depth_hw[y, x]), errors[:, y, x]
+    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
+        colour, depth = COLOURS[name], float(depth_hw[y, x])
         left.plot(x, y, "o", color=colour, markeredgecolor="white", markersize=5)
-        middle.plot(scales * depth, curve, LINES[name], color=colour, label=f"{name} pixel", linewidth=1.2)
         middle.axvline(depth, color=colour, linewidth=0.8, linestyle=":")
-        middle.plot(scales[curve.argmin()] * depth, curve.min(), "v", color=colour, markersize=5)
         if name == "highlight" and virtual_hw is not None and virtual_hw[y, x] > 0:
             middle.axvline(float(virtual_hw[y, x]), color=colour, linewidth=0.8, linestyle="-.")
             middle.plot([], [], color="gray", linestyle="-.", linewidth=0.8, label="its mirror image")
-        _mark(middle, preds, lambda pred, y=y, x=x: pred[y, x], scales * depth, curve)
+        _curve(middle, name, f"{name} pixel", scales * depth, errors[:, y, x])
+        _mark(middle, preds, lambda pred, y=y, x=x: pred[y, x], scales * depth, errors[:, y, x])
     middle.plot([], [], color="gray", linestyle=":", linewidth=0.8, label="true depth")
     middle.plot([], [], "v", color="gray", markersize=5, label="least error")
     middle.set_xlabel("depth tried along the ray (m)", fontsize=PRINT_FONT_PT)
     middle.set_ylabel("photometric error, Eq. 2", fontsize=PRINT_FONT_PT)
-    for name, mask in _kinds(depth_hw, highlight).items():
+    for name, mask in _masks(depth_hw, highlight).items():
         mean = np.nanmean(errors[:, mask], axis=1)
-        text = f"all {name} pixels: least at {scales[mean.argmin()]:.2f}"
-        right.plot(scales, mean, LINES[name], color=COLOURS[name], label=text, linewidth=1.2)
-        right.plot(scales[mean.argmin()], mean.min(), "v", color=COLOURS[name], markersize=5)
+        _curve(right, name, f"all {name} pixels: least at {scales[mean.argmin()]:.2f}", scales, mean)
         _mark(right, preds, lambda pred, mask=mask: np.median((pred / depth_hw)[mask]), scales, mean)
     if preds:
         right.plot([], [], " ", label="networks: median of predicted / true depth")
     right.axvline(1, color="gray", linewidth=0.8, linestyle=":")
     right.set_xlabel("depth tried / true depth", fontsize=PRINT_FONT_PT)
-    for (marker, colour), name in zip(MARKS, preds or {}, strict=False):
+    for (marker, colour), name in zip(MARKERS, preds or {}, strict=False):
         middle.plot([], [], marker, color=colour, markeredgecolor="black", markersize=4.5, label=name)
     for axis in (middle, right):
         axis.set_xscale("log")
@@ -199,45 +132,47 @@ def figure(
     return result
 
 
-def _kinds(depth_hw: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Which pixels are highlight and which diffuse, where there are any."""
-    if highlight is None:
-        return {"diffuse": np.ones(depth_hw.shape, bool)}
-    return {name: mask for name, mask in (("diffuse", ~highlight), ("highlight", highlight)) if mask.any()}
+def _curve(axis: Any, name: str, label: str, x: np.ndarray, y: np.ndarray) -> None:
+    """An error along the ray, and its minimum."""
+    axis.plot(x, y, LINES[name], color=COLOURS[name], label=label, linewidth=1.2)
+    axis.plot(x[y.argmin()], y.min(), "v", color=COLOURS[name], markersize=5)
 
 
 def _mark(
-    axis: Any, preds: Mapping[str, np.ndarray] | None, at: Any, x: np.ndarray, curve: np.ndarray
+    axis: Any,
+    preds: Mapping[str, np.ndarray] | None,
+    depth_of: Callable[[np.ndarray], float],
+    x: np.ndarray,
+    curve: np.ndarray,
 ) -> None:
-    """Each network's depth as a mark on a curve, at the curve's end where it lies beyond it."""
-    for (marker, colour), pred in zip(MARKS, (preds or {}).values(), strict=False):
-        place = float(at(pred))
-        axis.plot(
-            place,
-            np.interp(place, x, curve),
-            marker,
-            color=colour,
-            markeredgecolor="black",
-            markeredgewidth=0.5,
-            markersize=4.5,
-            zorder=3,
-        )
+    """Mark the depth of each network on a curve."""
+    look = {"markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 4.5, "zorder": 3}
+    for (marker, colour), pred in zip(MARKERS, (preds or {}).values(), strict=False):
+        depth = float(depth_of(pred))
+        axis.plot(depth, np.interp(depth, x, curve), marker, color=colour, **look)
+
+
+def _masks(depth_hw: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The diffuse and the highlight pixels; all are diffuse if the data set has no mask."""
+    everything = np.ones(depth_hw.shape, bool)
+    masks = pixel_masks(everything, ~everything if highlight is None else highlight)
+    return {kind: masks[kind] for kind in ("diffuse", "highlight") if kind in masks}
 
 
 def curves(
     errors: np.ndarray, depth_hw: np.ndarray, highlight: np.ndarray | None = None, scales: np.ndarray = SCALES
 ) -> dict[str, np.ndarray]:
-    """The numbers behind `figure`, column by column: factor, each pixel's depth tried and error, and the means."""
+    """The columns behind Figure 1a: the factor, depth and error of each of the two pixels, and the mean errors."""
     columns = {"factor": scales}
     for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
         columns[f"{name}_pixel_depth_m"] = scales * float(depth_hw[y, x])
         columns[f"{name}_pixel_error"] = errors[:, y, x]
-    for name, mask in _kinds(depth_hw, highlight).items():
+    for name, mask in _masks(depth_hw, highlight).items():
         columns[f"{name}_mean_error"] = np.nanmean(errors[:, mask], axis=1)
     return columns
 
 
-def marks(
+def marked_depths(
     errors: np.ndarray,
     depth_hw: np.ndarray,
     highlight: np.ndarray | None = None,
@@ -245,7 +180,7 @@ def marks(
     preds: Mapping[str, np.ndarray] | None = None,
     scales: np.ndarray = SCALES,
 ) -> list[dict[str, Any]]:
-    """The depths that `figure` marks, one row each: of the two pixels, and medians over all pixels of their kind.
+    """The depths that Figure 1b marks: of the two pixels, and medians over all pixels of their kind.
 
     Returns:
         rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror
@@ -259,14 +194,13 @@ def marks(
             found["mirror image"] = float(virtual_hw[y, x])
         found |= {network: float(pred[y, x]) for network, pred in (preds or {}).items()}
         rows += [
-            {"pixels": f"{name} pixel", "depth": what, "depth_m": depth, "factor": depth / truth}
-            for what, depth in found.items()
+            {"pixels": f"{name} pixel", "depth": depth, "depth_m": metres, "factor": metres / truth}
+            for depth, metres in found.items()
         ]
-    for name, mask in _kinds(depth_hw, highlight).items():
+    for name, mask in _masks(depth_hw, highlight).items():
         found = {"least error": float(scales[np.nanmean(errors[:, mask], axis=1).argmin()])}
         if name == "highlight" and virtual_hw is not None and (virtual_hw[mask] > 0).any():
-            seen = mask & (virtual_hw > 0)
-            found["mirror image"] = float(np.median((virtual_hw / depth_hw)[seen]))
+            found["mirror image"] = float(np.median((virtual_hw / depth_hw)[mask & (virtual_hw > 0)]))
         found |= {n: float(np.median((pred / depth_hw)[mask])) for n, pred in (preds or {}).items()}
-        rows += [{"pixels": f"all {name} pixels", "depth": w, "factor": f} for w, f in found.items()]
+        rows += [{"pixels": f"all {name} pixels", "depth": d, "factor": f} for d, f in found.items()]
     return rows

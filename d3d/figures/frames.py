@@ -1,75 +1,131 @@
-"""One frame of a run with all that was made of it, and the run's figures; read from the stages' folders."""
+"""Frames for figures: choose them, read everything that a run made of them, and score what is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from d3d import evaluation, figures, fusion
-from d3d.analysis.sweeps import label_makeup, label_scores, threshold_sweep, truncation_sweep
+from d3d.analysis.labels import evenly, pixel_masks, sq_rel_by_pixels, training_scenes
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth
-from d3d.models import ARCHITECTURES
-from d3d.pipeline import runs, stages
+from d3d.metrics import resize_depth
+from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
-from d3d.pipeline.stages.chain import outputs
-from d3d.prediction import DepthStore
-
-__all__ = [
-    "Example",
-    "Row",
-    "before_after",
-    "evaluated_depth",
-    "example_frame",
-    "label_makeup",
-    "label_picture",
-    "label_scores",
-    "mesh_views",
-    "reflective_frames",
-    "reflective_rows",
-    "reflective_targets",
-    "run_figures",
-    "students",
-    "threshold_sweep",
-    "truncation_sweep",
-    "untrained",
-]
-
-
-def run_figures(config: Config, arch: str = "", frames: int = 4) -> list[Path]:
-    """Figures 4 and 5 of this run, and the label of one frame, as PNG in the run's ``figures/``."""
-    arch = arch or config.arch
-    folder = stages.folder_of(config, "figures")
-    paths = []
-    example, threshold = example_frame(config, arch), stages.threshold(config)
-    name = f"{example.scene.name}, frame {example.frame}"
-    picture = figures.fusion_inputs(
-        example.image,
-        example.preds,
-        example.projs,
-        example.uncertainty,
-        threshold,
-        example.gt,
-        name,
-        example.highlight,
-    )
-    paths.append(figures.save_png(picture, folder / "figure4.png"))
-    picture = label_picture(example, arch, threshold)
-    paths.append(figures.save_png(picture, folder / "label.png"))
-    paths.append(figures.save_png(before_after(config, arch, frames), folder / "figure5.png"))
-    return paths
 
 
 @dataclass(frozen=True)
-class Example:
-    """All that was made of one target frame; maps (h, w) at the network's size, metres."""
+class Frame:
+    """One row of a figure: an image, its ground truth, and depth maps to compare; metres, 0 where unknown.
+
+    Attributes:
+        image: uint8 (h, w, 3).
+        gt: true depth (h, w), or None.
+        highlight: bool, of any size, or None if the data set has no mask.
+        depths: name -> depth (h, w).
+        medians_m: name -> median error in metres, written on the error map of that depth.
+    """
+
+    name: str
+    image: np.ndarray
+    gt: np.ndarray | None = None
+    highlight: np.ndarray | None = None
+    depths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    medians_m: Mapping[str, float] = field(default_factory=dict)
+
+
+def notes(frames: Sequence[Frame]) -> str:
+    """The explanation of the numbers on error maps; empty if there are none."""
+    if not any(f.medians_m for f in frames):
+        return ""
+    known = any(f.highlight is not None for f in frames)
+    return f"Numbers: median error {'on highlights' if known else 'of all pixels'}. Outlined: highlights."
+
+
+def filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
+    """Projected depth, with predicted depth where the mesh has no surface, as in a label."""
+    return np.where(proj > 0, proj, pred)
+
+
+def scores(
+    config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray], row: str
+) -> list[dict[str, Any]]:
+    """Sq Rel and median error of the depth maps of a figure's row, on all, highlight and diffuse pixels.
+
+    Scored at the size of the ground truth, as in an evaluation; the pictures are smaller.
+
+    Args:
+        row: the name of the row.
+    """
+    gt, highlight = scene.depth(i), scene.highlight_mask(i)
+    rows = []
+    for panel, depth in depths.items():
+        about = {
+            "row": row.replace("\n", " "),
+            "scene": scene.name,
+            "frame": scene.frame_ids[i],
+            "panel": panel,
+        }
+        if gt is None:
+            rows.append(about)
+            continue
+        sq_rel, off = sq_rel_by_pixels(config, depth, gt, highlight), resize_depth(depth, gt.shape) - gt
+        rows += [
+            {
+                **about,
+                "pixels": kind,
+                "count": int(mask.sum()),
+                "sq_rel": sq_rel[kind],
+                "median_error_m": float(np.median(off[mask])),
+                "median_absolute_error_m": float(np.median(np.abs(off[mask]))),
+            }
+            for kind, mask in pixel_masks(gt > 0, highlight).items()
+        ]
+    return rows
+
+
+def scored_frame(
+    config: Config,
+    scene: Scene,
+    i: int,
+    depths: Mapping[str, np.ndarray],
+    name: str = "",
+    column: str = "median_error_m",
+) -> tuple[Frame, list[dict[str, Any]]]:
+    """A frame as a row of a figure, and its `scores`.
+
+    Args:
+        name: the first line of the row's name.
+        column: the score that is written on the error maps: that of the highlights, where they are known.
+    """
+    size_hw = config.data.size_hw
+    name = "\n".join([*([name] if name else []), scene.name, scene.frame_ids[i]])
+    rows = scores(config, scene, i, depths, name)
+    kind = "highlight" if any(r.get("pixels") == "highlight" for r in rows) else "all"
+    frame = Frame(
+        name,
+        scene.image(i, size_hw),
+        nearest_depth(scene.depth(i), size_hw),
+        scene.highlight_mask(i, size_hw),
+        depths,
+        {r["panel"]: r[column] for r in rows if r.get("pixels") == kind},
+    )
+    return frame, rows
+
+
+@dataclass(frozen=True)
+class ExampleFrame:
+    """A target frame and everything that a run made of it; maps (h, w) at the network's size, metres.
+
+    Attributes:
+        preds, projs: network -> predicted depth, projected depth.
+        uncertainty: standard deviation of the three networks' depth.
+    """
 
     scene: Scene
     index: int
@@ -88,178 +144,82 @@ class Example:
         return self.scene.highlight_mask(self.index, self.uncertainty.shape)
 
 
-def example_frame(config: Config, arch: str = "", scene_name: str = "", frame: str = "") -> Example:
-    """One target frame with all that was made of it.
+def example_frame(config: Config, scene_name: str = "", frame: str = "") -> ExampleFrame:
+    """One target frame with everything that the run made of it.
 
-    By default one that tells: among those with ground truth, where there is any, the one with the largest
-    share of pixels that are uncertain (at or above the threshold), on a highlight where these are known.
+    By default the frame with the largest share of pixels that are uncertain (at or above the threshold), and on a
+    highlight where these are known; of the scenes with ground truth, if there are any.
+
+    Raises:
+        DataError: there is no training scene and frame of these names.
     """
-    size_hw = config.data.size_hw
-    uncertain, threshold = stages.uncertainty(config), stages.threshold(config)
-    scenes = stages.training_scenes(config)
-    if not frame:
-        shown = [s for s in scenes if s.scene.has_depth] or scenes
-        shares = []
-        for k, s in enumerate(shown):
-            for i in s.targets[:: max(1, len(s.targets) // 60)]:
-                std = uncertain.read(s.scene.name, s.scene.frame_ids[i])
-                highlight = s.scene.highlight_mask(i, std.shape)
-                use = std >= threshold
-                shares.append((float((use if highlight is None else use & highlight).mean()), k, i))
-        _, k, index = max(shares)
-        scene = shown[k].scene
-    else:
-        by_name = {s.scene.name: s.scene for s in scenes}
-        if scene_name not in by_name or frame not in by_name[scene_name].frame_ids:
+    uncertain, threshold = stages.uncertainty(config), stages.threshold(config, "uncer")
+    found = stages.training_scenes(config)
+    if frame:
+        scene = next((s.scene for s in found if s.scene.name == scene_name), None)
+        if scene is None or frame not in scene.frame_ids:
             raise DataError(f"no training scene {scene_name!r} with a frame {frame!r}.")
-        scene = by_name[scene_name]
         index = scene.frame_ids.index(frame)
-    frame = scene.frame_ids[index]
-    return Example(
+    else:
+        candidates = []
+        for s in [s for s in found if s.scene.has_depth] or found:
+            for i in evenly(s.targets, 60):
+                use = uncertain.read_of(s.scene, i) >= threshold
+                highlight = s.scene.highlight_mask(i, use.shape)
+                share = (use if highlight is None else use & highlight).mean()
+                candidates.append((float(share), i, s.scene))
+        _, index, scene = max(candidates, key=lambda c: c[0])
+    return ExampleFrame(
         scene,
         index,
-        scene.image(index, size_hw),
-        nearest_depth(scene.depth(index), size_hw),
-        {a: stages.predict(config, a).read(scene.name, frame) for a in ENSEMBLE},
-        {a: stages.project(config, a).read(scene.name, frame) for a in ENSEMBLE},
-        uncertain.read(scene.name, frame),
+        scene.image(index, config.data.size_hw),
+        nearest_depth(scene.depth(index), config.data.size_hw),
+        {a: stages.predict(config, a).read_of(scene, index) for a in ENSEMBLE},
+        {a: stages.project(config, a).read_of(scene, index) for a in ENSEMBLE},
+        uncertain.read_of(scene, index),
     )
 
 
-def mesh_views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str, np.ndarray]:
-    """Pictures (h, w, 3) of a scene's mesh: from above, from one frame's camera, and that frame's image."""
-    from d3d.geometry import upward
-    from d3d.reconstruction import overview_camera, render_shaded
+def reflective_targets(config: Config, count: int = 3) -> list[tuple[Scene, int]]:
+    """The training frames with ground truth and most highlight, one for each room; the rooms sorted by name.
 
-    size_hw = tuple(2 * x for x in config.data.size_hw)
-    mesh = stages.read_mesh(config, arch or config.arch, scene)
-    above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
-    camera = scene.K(index, size_hw), scene.world_T_cams[index]
-    return {
-        f"mesh from above, {len(mesh.triangles)} triangles": render_shaded(mesh, *above, size_hw),
-        "mesh from the camera": render_shaded(mesh, *camera, size_hw),
-        "image": scene.image(index, size_hw),
-    }
+    Chosen by the true masks alone, not by the output of a network.
 
-
-def label_picture(example: Example, arch: str, threshold_m: float) -> Figure:
-    """Eq. 3 on one frame at one threshold: a pure function of its arguments, for a slider to wrap."""
-    pred, proj = example.preds[arch], example.projs[arch]
-    use = (example.uncertainty >= threshold_m) & (proj > 0)
-    label = fusion.fuse(pred, proj, example.uncertainty, threshold_m)
-    title = f"{example.scene.name}, frame {example.frame}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected"
-    return figures.label(example.image, pred, proj, use, label, example.gt, title)
+    Raises:
+        DataError: no training scene has ground truth and masks.
+    """
+    best = []
+    for s in training_scenes(config, truth=True, highlights=True):
+        share = {i: s.scene.highlight_mask(i).mean() for i in s.targets}
+        i = max(share, key=share.get)
+        best.append((share[i], s.scene, i))
+    chosen = sorted(best, key=lambda b: -b[0])[:count]
+    return sorted(((scene, i) for _, scene, i in chosen), key=lambda c: c[0].name)
 
 
 def reflective_frames(
-    per_image: pd.DataFrame, among: FrameList | None, frames: int, apart: int = 5
+    per_image: pd.DataFrame, among: FrameList | None, count: int, apart: int = 5
 ) -> list[tuple[str, str]]:
-    """The (scene, frame) of an evaluated split that show most highlight, evenly spread over the scenes.
+    """The (scene, frame) of an evaluated split with most highlight, spread over the scenes and sorted by name.
 
-    Where nobody knows highlights, those that are most wrong. Sorted by name.
+    If the data set has no masks: the frames with the largest error.
 
     Args:
-        per_image: from `evaluation.score`, of the self-supervised network.
-        among: the frames to choose from; None or none of them evaluated: any.
-        apart: neighbours look alike: this many evaluated frames lie between two chosen ones of a scene.
+        per_image: from `d3d.evaluation.score`, of the self-supervised network.
+        among: choose from these frames; None, or if none of them is evaluated: from all.
+        apart: at least this many evaluated frames lie between two chosen frames of a scene.
     """
     whole = per_image[per_image["pixels"] == "all"].set_index(["scene", "frame"])
     highlight = per_image[per_image["pixels"] == "highlight"].set_index(["scene", "frame"])
-    if highlight.empty:
-        share = whole["sq_rel"]
-    else:
-        share = (highlight["count"] / whole["count"]).fillna(0)
+    share = whole["sq_rel"] if highlight.empty else (highlight["count"] / whole["count"]).fillna(0)
     number = dict(zip(whole.index, whole.groupby(level=0, sort=False).cumcount(), strict=True))
     best = share.sort_values(ascending=False, kind="stable").index
     best = [key for key in best if among is None or key in among] or list(best)
     chosen: list[tuple[str, str]] = []
-    for of_one_scene in range(frames):  # one of each, then a second one of each, ...
+    for per_scene in range(count):  # one frame of each scene, then a second one, ...
         for scene, frame in best:
             same = [number[s, f] for s, f in chosen if s == scene]
             near = any(abs(n - number[scene, frame]) <= apart for n in same)
-            if len(chosen) < frames and len(same) <= of_one_scene and not near:
+            if len(chosen) < count and len(same) <= per_scene and not near:
                 chosen.append((scene, frame))
     return sorted(chosen)
-
-
-def students(config: Config) -> dict[str, tuple[str, ...]]:
-    """The networks that have every training of Figure 5, with these: "" (self-supervised), "pred", the run's labels."""
-    trainings = tuple(dict.fromkeys(("", "pred", config.labels)))
-    return {arch: trainings for arch in ARCHITECTURES if not untrained(config, arch, trainings)}
-
-
-def untrained(config: Config, arch: str, trainings: Sequence[str]) -> list[str]:
-    """Those of a network's trainings ("" is the self-supervised one) that are not done in this run."""
-    return [t for t in trainings if outputs(config, "distill" if t else "pretrain", arch, t) is None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a figure with where it comes from, for the scores behind it."""
-
-    frame: figures.Frame
-    scene: Scene
-    index: int
-    arch: str
-
-
-def reflective_rows(config: Config, archs: Sequence[str], frames: int = 4) -> list[Row]:
-    """Figure 5's rows: images of the evaluated split with much highlight, one a room; for each, each network's row."""
-    size_hw, trainings = config.data.size_hw, tuple(dict.fromkeys(("", "pred", config.labels)))
-    data, split = stages.evaluated_dataset(config), config.evaluation.split
-    scores = {(arch, t): stages.evaluate(config, arch, t) for arch in archs for t in trainings}
-    among = data.lists(split).get("Reflection")
-    by_name = {s.name: s for s in data.scenes(split)}
-    rows = []
-    for scene_name, frame in reflective_frames(scores[archs[0], ""], among, frames):
-        scene = by_name[scene_name]
-        i = scene.frame_ids.index(frame)
-        for arch in archs:
-            depths = {
-                evaluation.training_name(t): evaluated_depth(config, arch, t).read(scene_name, frame)
-                for t in trainings
-            }
-            shown = figures.Frame(
-                f"{evaluation.arch_name(arch)}\n{scene_name}\n{frame}",
-                scene.image(i, size_hw),
-                nearest_depth(scene.depth(i), size_hw),
-                scene.highlight_mask(i, size_hw),
-                depths,
-            )
-            rows.append(Row(shown, scene, i, arch))
-    return rows
-
-
-def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
-    """What `stages.evaluate` predicted of the evaluated split."""
-    path = stages.evaluated(config, arch, labels)
-    return DepthStore(runs.stage_folder(config, "evaluate", arch, labels, path) / "depth")
-
-
-def before_after(config: Config, arch: str = "", frames: int = 4) -> Figure:
-    """Figure 5 for one network, wide enough for a notebook."""
-    rows = reflective_rows(config, [arch or config.arch], frames)
-    title = f"{config.evaluation.dataset or config.data.dataset}, {config.evaluation.split}"
-    return figures.before_after([r.frame for r in rows], title, width_in=12, font_pt=9)
-
-
-def reflective_targets(config: Config, frames: int = 3) -> list[tuple[Scene, int]]:
-    """Training frames with truth that show most highlight, one a room, the rooms in order.
-
-    Chosen by the true masks alone, not by what a network or the mesh makes of them.
-
-    Raises:
-        DataError: no training scene has truth and masks.
-    """
-    best = []
-    for s in stages.training_scenes(config):
-        if s.scene.has_depth and s.scene.highlight_mask(s.targets[0]) is not None:
-            share = {i: s.scene.highlight_mask(i).mean() for i in s.targets}
-            i = max(share, key=share.get)
-            best.append((share[i], s.scene, i))
-    if not best:
-        raise DataError(
-            f"no training scene of {config.data.dataset!r} has ground-truth depth and knows its highlights."
-        )
-    chosen = sorted(best, key=lambda b: -b[0])[:frames]
-    return sorted(((scene, i) for _, scene, i in chosen), key=lambda c: c[0].name)

@@ -1,4 +1,4 @@
-"""Pictures in rows and columns with one colour scale a kind: what every image figure of the paper is made of."""
+"""Images and maps in rows and columns, with one colour scale for each kind of map."""
 
 from __future__ import annotations
 
@@ -10,49 +10,58 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from d3d.errors import DataError
+from d3d.figures import colours
 
-# Two columns of the paper's page. Figures for print are drawn at their final width, so that text of 6 pt is 6 pt.
+# The width of two columns of the paper. Figures for print are drawn at their final size: 6 pt of text are 6 pt.
 PRINT_WIDTH_IN = 6.9
 PRINT_FONT_PT = 6.5
 SMALLEST_PT = 6.0
-PRINT_DPI = 170  # of PNG, and of pictures in a PDF
-
-# viridis and its kin rise evenly in lightness: legible in grey print and to the colour-blind
-COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
-NAMES = {
-    "depth": "depth",
-    "error": "error",
-    "uncertainty": "uncertainty",
-    "signed": "too near (blue) / too far (red)",
-}
-UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
-_POINTS_AN_INCH = 72
+PRINT_DPI = 170  # of a PNG, and of the pictures in a PDF
+_POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
 class Panel:
     """One picture of a grid.
 
-    ``kind`` is "image" (uint8 or float in [0, 1]), "depth", "error", "uncertainty" (metres, 0 drawn as
-    white in depth: nothing there), "signed" (metres around 0), "mask" or "share" (a plain 0..limit map).
+    Attributes:
+        array: (h, w, 3) or (h, w); None leaves the place empty.
+        kind: "image" (uint8, or float in [0, 1]), "depth", "error" or "uncertainty" (metres; a depth of 0 is white),
+            "signed" (metres around 0), "mask", or "share" (grey from 0 to ``limit``).
+        limit: upper end of the colours; by default from all panels of the kind.
+        outline: bool map of any size, drawn as a line around its pixels.
+        note: a few characters in the lower left corner.
     """
 
     title: str
     array: np.ndarray | None
     kind: str = "image"
-    limit: float | None = None  # upper end of the colours; by default shared by all panels of a kind
-    outline: np.ndarray | None = None  # bool map, of any size, drawn as a line on top
-    note: str = ""  # a few characters in the lower left corner
+    limit: float | None = None
+    outline: np.ndarray | None = None
+    note: str = ""
 
 
-def limit_of(panels: Sequence[Panel], kind: str) -> float:
-    """Upper end of the colours of a kind: as given, else the largest of the panels' 98th percentiles."""
+def signed_error(depth: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Depth minus ground truth, metres; NaN where either is unknown."""
+    return np.where((gt > 0) & (depth > 0), depth - gt, np.nan)
+
+
+def _limit(panels: Sequence[Panel], kind: str) -> float:
+    """Upper end of the colours of a kind: the given limit, or that of `colours.upper_limit`."""
     given = [p.limit for p in panels if p.kind == kind and p.limit is not None]
-    if given:
-        return max(given)
-    arrays = [np.abs(p.array[np.isfinite(p.array)]) for p in panels if p.kind == kind and p.array is not None]
-    top = [float(np.percentile(a, 98)) for a in arrays if a.size]
-    return max([*top, 1e-3])
+    return max(given) if given else colours.upper_limit((p.array for p in panels if p.kind == kind), kind)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 6,
+    title: str = "",
+    width_in: float = 12.0,
+) -> Figure:
+    """Many images at a glance."""
+    panels = [Panel(t, i) for t, i in zip(titles, images, strict=True)]
+    return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title, width_in)
 
 
 def grid(
@@ -63,16 +72,19 @@ def grid(
     names: Sequence[str] | None = None,
     notes: str = "",
 ) -> Figure:
-    """Panels in rows, with one colour scale a kind and its bar below.
+    """Panels in rows, with one colour scale and one colour bar for each kind of map.
 
-    Titles that a row shares with the one above are written once.
+    Titles are left out where the row above has the same.
 
     Args:
         rows: the panels; rows may differ in length.
-        width_in: width of the figure, inches; its height follows.
-        font_pt: of the panels' titles.
-        names: what each row is called, written upwards at its left.
-        notes: what the panels' notes are, written at the bottom.
+        width_in: width of the figure, inches; the height follows from it.
+        font_pt: size of the panels' titles.
+        names: the name of each row, written vertically at its left.
+        notes: an explanation at the bottom.
+
+    Raises:
+        DataError: no panel has an array.
     """
     panels = [p for row in rows for p in row]
     if not any(p.array is not None for p in panels):
@@ -84,7 +96,7 @@ def grid(
         for k in ("depth", "uncertainty", "error", "signed")
         if any(p.kind == k and p.array is not None for p in panels)
     ]
-    line = 1.35 * font_pt / _POINTS_AN_INCH
+    line = 1.35 * font_pt / _POINTS_PER_INCH
     gap, left = 0.04, (0.2 + max(1 + n.count("\n") for n in names)) * line if names else 0.02
     cell_w = (width_in - left - 0.02 - gap * (columns - 1)) / columns
     cell_h = cell_w * first.shape[0] / first.shape[1]
@@ -97,7 +109,7 @@ def grid(
         figure.suptitle(title, fontsize=font_pt + 2, y=1 - 0.3 * line / height, va="top")
 
     def axes_at(x: float, y: float, w: float, h: float) -> Any:
-        """Axes by the distance of their upper left corner from the figure's, inches."""
+        """Axes placed by the distance of their upper left corner from that of the figure, inches."""
         return figure.add_axes((x / width_in, 1 - (y + h) / height, w / width_in, h / height))
 
     shown: dict[str, Any] = {}
@@ -131,7 +143,11 @@ def grid(
         bar = figure.colorbar(
             shown[kind], cax=axis, orientation="horizontal", extend=_extend(panels, kind), extendfrac=0.03
         )
-        bar.set_label(f"{NAMES[kind]} ({UNITS[kind]})", fontsize=max(SMALLEST_PT, font_pt - 0.5), labelpad=1)
+        bar.set_label(
+            f"{colours.NAMES[kind]} ({colours.UNITS[kind]})",
+            fontsize=max(SMALLEST_PT, font_pt - 0.5),
+            labelpad=1,
+        )
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
     if notes:
         figure.text(0.5, 0.3 * line / height, notes, fontsize=max(SMALLEST_PT, font_pt - 0.5), ha="center")
@@ -139,7 +155,7 @@ def grid(
 
 
 def _head_lines(rows: Sequence[Sequence[Panel]]) -> list[int]:
-    """Lines of text above each row: none where the row above has the same titles."""
+    """Lines of titles above each row: none where the row above has the same titles."""
     result = []
     for r, row in enumerate(rows):
         titles = [p.title for p in row]
@@ -149,31 +165,26 @@ def _head_lines(rows: Sequence[Sequence[Panel]]) -> list[int]:
 
 
 def _extend(panels: Sequence[Panel], kind: str) -> str:
-    """Which ends of a kind's colour bar are pointed: where a picture has values beyond it."""
-    top = limit_of(panels, kind)
-    arrays = [p.array for p in panels if p.kind == kind and p.array is not None]
-    above = any((a[np.isfinite(a)] > top).any() for a in arrays)
-    under = kind == "signed" and any((a[np.isfinite(a)] < -top).any() for a in arrays)
-    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get((above, under), "neither")
+    """The ends of a colour bar that are pointed, since a panel has values beyond them."""
+    low, high = colours.limits(kind, _limit(panels, kind))
+    arrays = [p.array[np.isfinite(p.array)] for p in panels if p.kind == kind and p.array is not None]
+    above = any((a > high).any() for a in arrays)
+    below = kind == "signed" and any((a < low).any() for a in arrays)
+    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get((above, below), "neither")
 
 
 def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float, width_in: float) -> Any:
-    from matplotlib import colormaps
-
     options: dict[str, Any] = {}
     array = panel.array
     if panel.kind in ("mask", "share"):
         options = {"cmap": "gray", "vmin": 0, "vmax": 1 if panel.kind == "mask" else panel.limit}
     elif panel.kind != "image":
-        top = limit_of(panels, panel.kind)
-        colours = colormaps[COLOURS[panel.kind]].with_extremes(bad="white")
-        array = np.asarray(array, dtype=float)
-        if panel.kind == "depth":
-            array = np.where(array > 0, array, np.nan)
-        options = {"cmap": colours, "vmin": -top if panel.kind == "signed" else 0, "vmax": top}
-    # few pixels go into a PDF as they are ("none"), many are reduced to what can be seen in print
-    few = array.shape[1] <= PRINT_DPI * width_in
-    picture = axis.imshow(array, interpolation="none" if few else "antialiased", **options)
+        low, high = colours.limits(panel.kind, _limit(panels, panel.kind))
+        array = colours.without_missing(array, panel.kind)
+        options = {"cmap": colours.colormap(panel.kind), "vmin": low, "vmax": high}
+    # a small array goes into a PDF pixel by pixel ("none"), a large one is reduced to the resolution of print
+    small = array.shape[1] <= PRINT_DPI * width_in
+    picture = axis.imshow(array, interpolation="none" if small else "antialiased", **options)
     if panel.outline is not None and panel.outline.any():
         draw_outline(axis, panel.outline, array.shape[:2], font_pt)
     if panel.note:
@@ -187,10 +198,10 @@ def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float, widt
 def draw_outline(
     axis: Any, mask: np.ndarray, size_hw: tuple[int, int] | None = None, font_pt: float = 9.0
 ) -> None:
-    """A line around the set pixels of a mask: white between black, so that it shows on any colour.
+    """Draw a line around the pixels of a mask: white with black edges, visible on any colour.
 
     Args:
-        size_hw: of the picture that it is drawn on, if it is not the mask's.
+        size_hw: size of the picture below; by default the size of the mask.
     """
     from matplotlib import patheffects
 

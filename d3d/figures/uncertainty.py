@@ -1,76 +1,60 @@
-"""How well uncertainties find what Eq. 3 should replace, as curves and as maps of one frame."""
+"""Figures of uncertainties: precision and recall of the pixels that each one finds, and their maps on one frame."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, Panel, grid
+from d3d.analysis.uncertainty import REFERENCES, Comparison, ScoredFrame, frames_to_compare, stored
+from d3d.datasets import Scene
+from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, SIGNED_LIMIT_M, SKY_BLUE, VERMILLION
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, Panel, grid, signed_error
+from d3d.geometry import nearest_depth
+from d3d.pipeline import stages
+from d3d.pipeline.config import Config
 
-# Okabe and Ito's colours, each with a line of its own: told apart in grey print and by the colour-blind
 _STYLES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
-    ("#CC79A7", (0, (9, 1.5))),
-    ("#56B4E9", (0, (7, 2, 2, 2))),
+    (BLUE, "-"),
+    (VERMILLION, "--"),
+    (GREEN, "-."),
+    (ORANGE, (0, (5, 1, 1, 1, 1, 1))),
+    (PURPLE, (0, (9, 1.5))),
+    (SKY_BLUE, (0, (7, 2, 2, 2))),
 )
 _REFERENCE_STYLES = (("gray", (0, (1, 1))), ("black", (0, (1, 2))))
 
 
 def precision_recall(
-    curves: Any,
-    average_precision: Any,
-    chance: Mapping[str, float],
-    references: Sequence[str] = (),
+    result: Comparison,
     title: str = "",
     width_in: float = PRINT_WIDTH_IN,
     font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
-    """Precision over recall: of the pixels that an uncertainty finds, how many should be found, and how many of these.
-
-    Args:
-        curves: data frame with uncertainty, target, recall, precision.
-        average_precision: data frame by uncertainty, a column for each target in the order of ``chance``.
-        chance: target -> precision of finding by chance, drawn as a line.
-        references: names among the uncertainties that are none; drawn in grey and black.
-    """
+    """Precision over recall of each uncertainty, for highlights and for over-estimated highlights."""
     small = max(SMALLEST_PT, font_pt - 1)
-    names = list(dict.fromkeys(curves["uncertainty"]))
-    own = [n for n in names if n not in references]
-    styles = dict(zip(own, _STYLES, strict=False)) | dict(zip(references, _REFERENCE_STYLES, strict=False))
+    names = [n for n in result.table.index if n not in REFERENCES]
+    styles = dict(zip(names, _STYLES, strict=False)) | dict(zip(REFERENCES, _REFERENCE_STYLES, strict=True))
     figure = Figure(figsize=(width_in, 0.56 * width_in), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=font_pt + 2)
-    for axis, column, (target, share) in zip(
-        figure.subplots(1, len(chance), squeeze=False)[0],
-        average_precision.columns,
-        chance.items(),
-        strict=True,
-    ):
-        of = curves[curves["target"] == target]
-        for name in sorted(names, key=lambda n: -average_precision.loc[n, column]):
-            part, (colour, line) = of[of["uncertainty"] == name], styles[name]
-            axis.plot(
-                part["recall"],
-                part["precision"],
-                color=colour,
-                linestyle=line,
-                linewidth=1.2,
-                label=f"{name}: {average_precision.loc[name, column]:.3f}",
-            )
-        axis.axhline(share, color="lightgray", linewidth=1, zorder=0, label=f"chance: {share:.3f}")
+    axes = figure.subplots(1, len(result.chance), squeeze=False)[0]
+    for axis, column, target in zip(axes, ("ap_highlight", "ap_over"), result.chance, strict=True):
+        curves = result.curves[result.curves["target"] == target]
+        for name, precision in result.table[column].sort_values(ascending=False, kind="stable").items():
+            part, (colour, line) = curves[curves["uncertainty"] == name], styles[name]
+            look = {"color": colour, "linestyle": line, "linewidth": 1.2}
+            axis.plot(part["recall"], part["precision"], label=f"{name}: {precision:.3f}", **look)
+        chance = result.chance[target]
+        axis.axhline(chance, color="lightgray", linewidth=1, zorder=0, label=f"chance: {chance:.3f}")
         axis.set_title(f"finding {target} pixels", fontsize=font_pt + 1)
         axis.set_xlabel("recall: share of these that are found", fontsize=font_pt)
         axis.set_ylabel("precision", fontsize=font_pt)
         axis.tick_params(labelsize=small)
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.grid(alpha=0.3)
-        # below: curves may run anywhere
+        # below the axes: no place among the curves is free for certain
         axis.legend(
             fontsize=small,
             title="average precision",
@@ -84,7 +68,31 @@ def precision_recall(
     return figure
 
 
-def uncertainty_maps(
+def maps(config: Config, arch: str = "", names: Sequence[str] = (), **size: float) -> Figure:
+    """Each uncertainty as a map, on the training frame with most over-estimated highlight.
+
+    Args:
+        names: as in `d3d.analysis.uncertainty.compare`.
+        **size: ``width_in`` and ``font_pt``, for another medium than print.
+    """
+    arch, size_hw = arch or config.arch, config.data.size_hw
+    stores, predicted = stored(config, arch, names), stages.predict(config, arch)
+
+    def over_estimated(at: tuple[Scene, int]) -> int:
+        scene, i = at
+        pred = predicted.read_of(scene, i)
+        frame = ScoredFrame(pred, np.zeros(0), {}, scene.depth(i), scene.highlight_mask(i))
+        return np.count_nonzero(frame.targets()[2])
+
+    scene, i = max(frames_to_compare(config, 20), key=over_estimated)
+    off = signed_error(predicted.read_of(scene, i), nearest_depth(scene.depth(i), size_hw))
+    spreads = {name: store.read_of(scene, i) for name, store in stores.items()}
+    title = f"{scene.name}, frame {scene.frame_ids[i]}"
+    highlight = scene.highlight_mask(i, size_hw)
+    return draw_maps(scene.image(i, size_hw), off, spreads, highlight, title, **size)
+
+
+def draw_maps(
     image: np.ndarray,
     off: np.ndarray,
     maps: Mapping[str, np.ndarray],
@@ -93,23 +101,19 @@ def uncertainty_maps(
     width_in: float = PRINT_WIDTH_IN,
     font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
-    """One frame: its image, how far the predicted depth is off, and each uncertainty on a scale of its own.
+    """The image of one frame, the error of predicted depth, and each uncertainty on a scale of its own.
 
     Args:
-        off: predicted depth minus truth (h, w), metres, NaN where unknown.
-        maps: name -> uncertainty (h, w), metres; drawn up to its 98th percentile, which is written on it.
+        off: predicted depth minus ground truth (h, w), metres, NaN where unknown.
+        maps: name -> uncertainty (h, w), metres; white is its 98th percentile, which is written on it.
         highlight: bool, outlined.
     """
     panels = [
         Panel("image, highlights", image, outline=highlight),
-        Panel("D − truth", off, "signed", 1.0, highlight),
+        Panel("D − truth", off, "signed", SIGNED_LIMIT_M, highlight),
     ]
     for name, values in maps.items():
         top = max(float(np.percentile(values, 98)), 1e-3)
-        # shares of its own top: sizes differ, and it is where they are large that counts
-        panels.append(
-            Panel(name, np.clip(values / top, 0, 1), "share", 1.0, highlight, f"white: {top:.2f} m")
-        )
-    columns = 4
-    rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
-    return grid(rows, title, width_in, font_pt)
+        share = np.clip(values / top, 0, 1)
+        panels.append(Panel(name, share, "share", 1.0, highlight, f"white: {top:.2f} m"))
+    return grid([panels[k : k + 4] for k in range(0, len(panels), 4)], title, width_in, font_pt)

@@ -1,19 +1,15 @@
-"""Ranked frames looked through by a person: accepted or rejected by key, kept at once, gone on with later.
+"""Review of ranked frames by a person (section 4.1): accept or reject each frame, and write the list.
 
-`Review` is the state and knows nothing of widgets; `widget` draws it in a notebook; `write` makes the list, and
-`write_automatic` one that nobody has looked at.
+`Review` is the state. Each decision is stored at once, so that a review continues where it was. The controls are in
+`d3d.notebook.review`. `write` makes the list, and `write_automatic` makes one by a rule, without a person.
 """
 
 from __future__ import annotations
 
-import contextlib
-import html
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,10 +17,10 @@ from matplotlib.figure import Figure
 from d3d import io
 from d3d.datasets.lists import check_name, write_list
 from d3d.datasets.scene import FrameList
-from d3d.errors import D3DError, DataError, RunError
-from d3d.figures import Panel, grid, png_bytes
+from d3d.errors import DataError, RunError
+from d3d.figures import SIGNED_LIMIT_M, Panel, grid
+from d3d.figures.colours import uncertainty_limit
 from d3d.lists.ranking import Evidence, by_rule, evidence
-from d3d.notebook.widgets import told_in
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import evaluated_dataset
@@ -35,21 +31,21 @@ Frame = tuple[str, str]  # scene's name, frame id
 
 
 class Review:
-    """Decisions on frames in an order, one shown at a time; each decision is in the file before the next is asked.
+    """Decisions on frames, which are shown one by one. Each decision is in the file before the next frame is shown.
 
-    The file is a list of decisions as they were made, the last one on a frame counts. Frames that it names and this
-    order does not (it may have been a longer one) keep their decision.
+    The file lists the decisions in the order they were made; the last decision on a frame counts. It may name frames
+    that this review does not show; these keep their decision.
 
     Attributes:
-        frames: in the order in which they are shown.
-        index: of the frame that is shown.
+        frames: in the order they are shown.
+        index: of the current frame.
     """
 
     def __init__(self, frames: Sequence[Frame], path: Path) -> None:
-        """Goes on where the file ends, at the first undecided frame after the last decided; begins without one.
+        """Continue the review of the file, at the first undecided frame after the last decision; or begin one.
 
         Raises:
-            DataError: no frame to look at, a frame given twice, or a file that holds no decisions.
+            DataError: there is no frame, a frame is given twice, or the file is not readable.
         """
         self.frames, self.path = [(str(s), str(f)) for s, f in frames], Path(path)
         if not self.frames:
@@ -73,41 +69,41 @@ class Review:
                 raise ValueError(f"a decision is neither {ACCEPT!r} nor {REJECT!r}")
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{self.path}: not readable as decisions of a review ({error}). Move it away to begin anew."
+                f"{self.path}: not readable as decisions of a review ({error}). Move it away to start a new review."
             ) from None
         return events
 
     @property
     def decisions(self) -> dict[Frame, str]:
-        """Each decided frame's "accept" or "reject"."""
+        """Frame -> "accept" or "reject"."""
         return dict(self._events)
 
     @property
     def current(self) -> Frame:
-        """The frame that is shown."""
+        """The current frame."""
         return self.frames[self.index]
 
     @property
     def accepted(self) -> FrameList:
-        """All accepted frames, those of a longer order included."""
+        """All accepted frames, also those that this review does not show."""
         return frozenset(frame for frame, decision in self.decisions.items() if decision == ACCEPT)
 
     @property
     def left(self) -> int:
-        """How many frames of this order are undecided."""
+        """The number of undecided frames."""
         decisions = self.decisions
         return sum(frame not in decisions for frame in self.frames)
 
     def accept(self) -> None:
-        """The frame belongs on the list; shows the next undecided one."""
+        """Put the current frame on the list and go to the next undecided frame."""
         self._decide(ACCEPT)
 
     def reject(self) -> None:
-        """The frame does not belong on the list; shows the next undecided one."""
+        """Keep the current frame off the list and go to the next undecided frame."""
         self._decide(REJECT)
 
     def undo(self) -> bool:
-        """Takes the last decision back and shows its frame; False if there is none."""
+        """Remove the last decision and go to its frame; returns False if there is no decision."""
         if not self._events:
             return False
         frame, _ = self._events[-1]
@@ -116,7 +112,7 @@ class Review:
         return True
 
     def go(self, index: int) -> None:
-        """Shows another frame, without a decision; beyond an end, that end's."""
+        """Go to a frame without a decision; beyond an end, to the frame at that end."""
         self.index = min(max(int(index), 0), len(self.frames) - 1)
 
     def _decide(self, decision: str) -> None:
@@ -127,7 +123,7 @@ class Review:
         return self.frames.index(frame) if frame in self.frames else otherwise
 
     def _show_next(self, after: int) -> None:
-        """The first undecided frame after this one, else the first of all; stays where none is left."""
+        """Go to the first undecided frame after this one, else to the first of all; stay if all are decided."""
         decisions, n = self.decisions, len(self.frames)
         order = [*range(after + 1, n), *range(after + 1)]
         self.index = next((i for i in order if self.frames[i] not in decisions), max(after, 0))
@@ -135,18 +131,18 @@ class Review:
     def _save(self, events: list[tuple[Frame, str]]) -> None:
         if self._read() != self._events:
             raise RunError(
-                f"{self.path} was changed by another review since this one was opened: nothing was decided. Run "
-                f"the cell again to go on from there."
+                f"{self.path} was changed by another review since this one was opened. This decision is not stored. "
+                f"Run the cell again to continue from the file."
             )
         io.write_json(self.path, {"format": _FORMAT, "decisions": [[*frame, d] for frame, d in events]})
         self._events = events
 
 
 def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
-    """Where a list made from this run is: ``runs/<run>/lists/<split>_<name>.txt``; its decisions beside it.
+    """The file of a list made from this run: ``runs/<run>/lists/<split>_<name>.txt``. Its decisions lie beside it.
 
     Raises:
-        ConfigError: a name that could not be given to the evaluation.
+        ConfigError: an evaluation could not use a list of this name.
     """
     e = config.evaluation
     check_name(name, e.split)
@@ -154,10 +150,10 @@ def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
 
 
 def open_review(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> Review:
-    """The review that makes a list, begun or gone on with.
+    """Begin the review for a list, or continue it.
 
     Args:
-        ranking: from `d3d.lists.ranking.rank_frames`, or a part of it; in its order the frames are shown.
+        ranking: from `d3d.lists.ranking.rank_frames`, or a part of it; the frames are shown in its order.
         name: of the list.
     """
     return Review(
@@ -177,10 +173,10 @@ def _header(config: Config, name: str, decided_by: str) -> dict[str, object]:
 
 
 def write(config: Config, review: Review, name: str = "Reflection") -> Path:
-    """Writes the frames that a person accepted as a list, with who decided; it may grow later.
+    """Write the accepted frames as a list whose header says that a person decided. It may be written again later.
 
     Raises:
-        DataError: nothing was accepted yet.
+        DataError: no frame was accepted yet.
     """
     n, decided = len(review.accepted), len(review.decisions)
     by = f"a person, frame by frame with d3d.lists.review; {decided} looked at, {n} accepted"
@@ -194,15 +190,15 @@ def write_automatic(
     score_m: float | None = None,
     name: str = "Reflection",
 ) -> Path:
-    """Writes the frames that a rule takes as a list of another name, so that it never passes for a person's.
+    """Write the frames that a rule chooses as a list. Its name and header say that no person has decided.
 
     Args:
-        share, score_m: as `d3d.lists.ranking.by_rule` takes them, one of both.
-        name: "-automatic" is added to it, in the file's name and thus in the tables.
+        share, score_m: exactly one of the two, as in `d3d.lists.ranking.by_rule`.
+        name: "-automatic" is added to it, in the file name and in the tables.
 
     Raises:
-        ConfigError: as `d3d.lists.ranking.by_rule`.
-        DataError: no frame's score is that high.
+        ConfigError: as in `d3d.lists.ranking.by_rule`.
+        DataError: no frame has such a score.
     """
     chosen = by_rule(ranking, share, score_m)
     rule = f"the best {share:.1%} by score" if share is not None else f"score at least {score_m:g} m"
@@ -212,140 +208,33 @@ def write_automatic(
 
 
 def candidate(e: Evidence, threshold_m: float, title: str = "") -> Figure:
-    """What a person judges a frame by: image, predicted depth, uncertainty and D - P, on scales that stay.
+    """The evidence for one frame: image, predicted depth, uncertainty and D - P.
 
     Args:
-        threshold_m: half of the uncertainty's scale, metres.
+        threshold_m: the threshold of Eq. 3, the middle of the colours of uncertainty, metres.
     """
+    uncertainty = f"uncertainty U, threshold {threshold_m:.3g} m"
     panels = [
         Panel("image", e.image),
         Panel("predicted depth D", e.pred, "depth"),
-        Panel("uncertainty U", e.uncertainty, "uncertainty", max(2 * threshold_m, 1e-3)),
-        Panel("D - P: red lies behind the mesh", e.excess, "signed", 1.0),
+        Panel(uncertainty, e.uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
+        Panel("D - P: red lies behind the mesh", e.excess, "signed", SIGNED_LIMIT_M),
     ]
     return grid([panels], title)
 
 
-def picture(config: Config, review: Review, index: int | None = None) -> Figure:
-    """What a person judges a frame of a review by; the one that is shown unless told otherwise."""
+def picture(
+    config: Config, review: Review, index: int | None = None, threshold_m: float | None = None
+) -> Figure:
+    """The `candidate` figure of a frame of a review.
+
+    Args:
+        index: by default that of the current frame.
+        threshold_m: of Eq. 3; by default the threshold that the run uses, which may have to be computed.
+    """
     index = review.index if index is None else index
+    threshold_m = stages.threshold(config, "uncer") if threshold_m is None else threshold_m
     name, frame = review.frames[index]
     scene = next(s for s in evaluated_dataset(config).scenes(config.evaluation.split) if s.name == name)
     e = evidence(config, scene, scene.frame_ids.index(frame))
-    return candidate(e, config.fusion.threshold_m, f"{index + 1}: {name}, frame {frame}")
-
-
-# key -> what it does; the same as the buttons, and Backspace undoes, too
-KEYS = {"y": "accept", "n": "reject", "u": "undo", "b": "back", "s": "skip"}
-
-
-def typed(before: str, after: str) -> str:
-    """The keys pressed between two values of a text field; "u" where something was only deleted.
-
-    The field is never emptied by the kernel: what is typed meanwhile would be lost, or counted twice.
-    """
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    inserted = after[start : len(after) - end]
-    return inserted or ("u" if len(before) > len(after) else "")
-
-
-def press(review: Review, key: str) -> None:
-    """Does what a key stands for.
-
-    Raises:
-        DataError: there is no such key, or nothing to undo.
-    """
-    action = KEYS.get(key.lower())
-    if action == "accept":
-        review.accept()
-    elif action == "reject":
-        review.reject()
-    elif action == "undo":
-        if not review.undo():
-            raise DataError("there is nothing to undo.")
-    elif action in ("back", "skip"):
-        review.go(review.index + (1 if action == "skip" else -1))
-    else:
-        raise DataError(f"no key {key!r}: " + ", ".join(f"{k} {what}" for k, what in KEYS.items()) + ".")
-
-
-def status(review: Review) -> str:
-    """Where a review stands, in a line."""
-    shown = set(review.frames)
-    decisions = [d for frame, d in review.decisions.items() if frame in shown]
-    accepted = decisions.count(ACCEPT)
-    now = {ACCEPT: "accepted", REJECT: "rejected"}.get(review.decisions.get(review.current, ""), "undecided")
-    line = f"frame {review.index + 1} of {len(review.frames)}: {now}. "
-    line += f"Accepted {accepted}, rejected {len(decisions) - accepted}, left {review.left}."
-    return line if review.left else line + " All are decided: write the list."
-
-
-def widget(config: Config, review: Review) -> Any:
-    """A review in a notebook: one picture, five buttons, a field that takes the same as keys, a slider for arrow keys.
-
-    ipywidgets knows no key events; a text field does, in JupyterLab and VS Code alike: click into it once and
-    type. The slider's own keys (left, right, page up, ...) go through the frames.
-
-    Returns:
-        an ipywidgets `VBox`.
-    """
-    import ipywidgets
-
-    @lru_cache(maxsize=8)
-    def draw(index: int) -> bytes:
-        return png_bytes(picture(config, review, index), dpi=100)
-
-    view = ipywidgets.Image(format="png")
-    view.layout.max_width = "100%"
-    line, message = ipywidgets.HTML(), ipywidgets.HTML()
-    place = ipywidgets.IntSlider(
-        value=review.index + 1, min=1, max=len(review.frames), description="frame", readout=False
-    )
-    place.layout.width = "60%"
-    keys = ipywidgets.Text(
-        placeholder="click here, then " + ", ".join(f"{k} {what}" for k, what in KEYS.items()),
-        continuous_update=True,
-    )
-    keys.layout.width = "60%"
-    styles = {"accept": "success", "reject": "danger"}
-    buttons = {
-        k: ipywidgets.Button(description=f"{what} ({k})", button_style=styles.get(what, ""))
-        for k, what in KEYS.items()
-    }
-
-    def show() -> None:
-        line.value = f"<b>{html.escape(status(review))}</b>"
-        place.value = review.index + 1
-        try:
-            view.value = draw(review.index)
-        except Exception:
-            view.value = b""  # nobody shall judge a frame by the picture of another
-            raise
-
-    def pressed(typed_keys: str) -> None:
-        with told_in(message):
-            try:
-                for key in typed_keys:
-                    press(review, key)
-            finally:
-                show()
-        with contextlib.suppress(D3DError):  # while the person looks: the next picture is there at once
-            draw(min(review.index + 1, len(review.frames) - 1))
-
-    def moved(change: dict) -> None:
-        if change["new"] != review.index + 1:
-            with told_in(message):
-                review.go(change["new"] - 1)
-                show()
-
-    for key, button in buttons.items():
-        button.on_click(lambda _, key=key: pressed(key))
-    keys.observe(lambda change: pressed(typed(change["old"], change["new"])), "value")
-    place.observe(moved, "value")
-    show()
-    return ipywidgets.VBox([line, ipywidgets.HBox(list(buttons.values())), keys, place, view, message])
+    return candidate(e, threshold_m, f"{index + 1}: {name}, frame {frame}")

@@ -1,4 +1,4 @@
-"""What a notebook shows interactively: the label viewer, a mesh that turns, the review of a list."""
+"""Interactive parts of the notebooks: the label viewer, a mesh to turn, the review of a list."""
 
 from d3d._lazy import submodules
 

@@ -1,6 +1,6 @@
-"""The live viewer's frames, picture and numbers: pure functions, which `d3d.notebook.widgets` puts controls around.
+"""Frames, picture and numbers of the label viewer: pure functions. `d3d.notebook.viewer` adds the controls.
 
-The picture is composed of coloured arrays, not drawn as a matplotlib Figure: it is redrawn while a slider moves.
+The picture is composed of coloured arrays, not drawn by matplotlib: it is redrawn while a slider moves.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from d3d import evaluation, figures, fusion
+from d3d import evaluation, fusion
+from d3d.analysis.labels import sq_rel_by_pixels
 from d3d.errors import unknown
+from d3d.figures import colours
 from d3d.geometry import nearest_depth
-from d3d.metrics import depth_metrics
 from d3d.pipeline import runs, stages
 from d3d.pipeline.config import ENSEMBLE, Config
 from d3d.prediction import DepthStore
 
-# Okabe and Ito's orange and sky blue: told apart by the colour-blind, and both from grey
-PROJECTED, NO_SURFACE = (230, 159, 0), (86, 180, 233)
+PROJECTED, NO_SURFACE = colours.rgb(colours.ORANGE), colours.rgb(colours.SKY_BLUE)
 
 # Pixels of the composed picture
 _CELL_W, _GAP, _TITLE_H, _LEGEND_H, _FONT = 300, 10, 24, 48, 14
@@ -32,7 +32,7 @@ _INK = (32, 32, 32)
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at: the viewer's state."""
+    """The state of the viewer: the values of its controls."""
 
     scene: str
     frame: str
@@ -43,15 +43,14 @@ class View:
 
 @dataclass(frozen=True)
 class Shown:
-    """One target frame of a run as the viewer shows it; maps (h, w) at the network's size, metres.
+    """One target frame of a run, as the viewer shows it; maps (h, w) at the network's size, metres.
 
     Attributes:
-        inputs: predicted depth D, projected depth P and what else the label rule looks at.
-        uncertainty: U of the label rule, or the ensemble's where the rule looks at none.
-        truth: 0 where there is none; None where the data set has none.
-        highlight: bool, or None where nobody knows.
-        sq_rel: kind of pixels ("all", "highlight", "diffuse") -> Sq Rel (metres) of "D" and "P", which no
-            threshold changes; empty without truth.
+        inputs: predicted depth D, projected depth P and the other inputs of the label rule.
+        uncertainty: U of the label rule, or that of the ensemble if the rule has none.
+        truth: 0 where unknown; None if the data set has no ground truth.
+        highlight: bool, or None if the data set has no mask.
+        sq_rel: kind of pixel ("all", "highlight", "diffuse") -> Sq Rel (metres) of "D" and "P"; empty without truth.
     """
 
     image: np.ndarray
@@ -63,7 +62,7 @@ class Shown:
 
 
 class Frames:
-    """A run's target frames, each read when it is asked for; what an earlier stage should have left is computed."""
+    """The target frames of a run, read on demand. What earlier stages should have left is computed first."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -73,12 +72,12 @@ class Frames:
         for uncertainty in dict.fromkeys(("ensemble", own)):
             for arch in ENSEMBLE if uncertainty != "ensemble" else ("",):
                 stages.uncertainty(config, uncertainty, arch)
-        self._scenes = {s.scene.name: s.scene for s in stages.training_scenes(config)}
+        found = stages.training_scenes(config)
+        self._scenes = {s.scene.name: s.scene for s in found}
         self._rows = {
-            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices}
-            for s in stages.training_scenes(config)
+            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices} for s in found
         }
-        # a moving slider asks for the same frame again and again
+        # a moving slider reads the same frame again and again
         self.read = functools.lru_cache(maxsize=8)(self._read)
         self.truth = functools.lru_cache(maxsize=8)(self._truth)
 
@@ -88,14 +87,18 @@ class Frames:
         return list(self._rows)
 
     def of(self, scene: str) -> list[str]:
-        """Ids of a scene's target frames."""
+        """Ids of a scene's target frames.
+
+        Raises:
+            ConfigError: no training scene has this name.
+        """
         if scene not in self._rows:
             raise unknown("training scene", scene, self._rows)
         return list(self._rows[scene])
 
     @property
     def labels(self) -> list[str]:
-        """The label rules whose uncertainty is there, the run's own first."""
+        """The label rules to choose from, that of the run first."""
         return list(dict.fromkeys((self.config.labels, *fusion.STRATEGIES)))
 
     def has_truth(self, scene: str) -> bool:
@@ -111,7 +114,8 @@ class Frames:
         """A frame, as one network and one label rule see it."""
         config, size_hw = self.config, self.config.data.size_hw
         row, opened = self._row(scene, frame), self._scenes[scene]
-        inputs = stages.label_inputs(config, arch, opened, row, labels)
+        # the viewer sets its own threshold
+        inputs = stages.label_inputs(config, arch, opened, row, labels, 0.0)
         uncertainty = inputs.uncertainty
         if uncertainty is None:
             folder = runs.stage_folder(config, "uncertainty", labels="ensemble")
@@ -127,38 +131,27 @@ class Frames:
             {kind: {name: s[kind] for name, s in scores.items()} for kind in scores["D"]},
         )
 
-    def _truth(self, scene: str, frame: str) -> tuple[np.ndarray | None, dict[str, np.ndarray | None]]:
-        """True depth at its own size, and which of its pixels are scored together."""
+    def _truth(self, scene: str, frame: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """True depth and highlight mask at their own size."""
         opened, index = self._scenes[scene], int(self._row(scene, frame)[0])
-        gt, highlight = opened.depth(index), opened.highlight_mask(index)
-        if gt is None:
-            return None, {}
-        masks = {"all": None}
-        if highlight is not None:
-            masks |= {"highlight": highlight, "diffuse": ~highlight}
-        return gt, {k: m for k, m in masks.items() if (gt > 0 if m is None else m & (gt > 0)).any()}
+        return opened.depth(index), opened.highlight_mask(index)
 
     def sq_rel(self, scene: str, frame: str, depth: np.ndarray) -> dict[str, float]:
-        """Sq Rel (metres) of a depth map by kind of pixels, as an evaluation counts it; empty without truth."""
-        (gt, masks), c = self.truth(scene, frame), self.config
-        return {
-            kind: depth_metrics(depth, gt, m, c.evaluation.scale, c.data.min_depth, c.data.max_depth)[
-                "sq_rel"
-            ]
-            for kind, m in masks.items()
-        }
+        """Sq Rel (metres) of a depth map by kind of pixel, as in an evaluation; empty without ground truth."""
+        return sq_rel_by_pixels(self.config, depth, *self.truth(scene, frame))
 
 
 def choice(shown: Shown, labels: str, threshold_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 3, or another rule, at a threshold.
+    """Apply Eq. 3, or another label rule, at a threshold.
 
     Returns:
-        where the rule wants the projected depth, bool (h, w); and the label (h, w), metres, which
-        is the predicted depth also where the rule wants the projected one and the mesh was not hit.
+        where the rule asks for the projected depth, bool (h, w); and the label (h, w), metres. Where the mesh has no
+        surface the label is the predicted depth in any case.
     """
     inputs = replace(shown.inputs, threshold_m=threshold_m)
-    wanted = fusion.find_strategy(labels).use_proj(inputs)
-    return wanted, fusion.choose(inputs.pred, inputs.proj, wanted)
+    strategy = fusion.find_strategy(labels)
+    wanted = strategy.use_proj(inputs)
+    return wanted, fusion.choose(inputs.pred, strategy.other(inputs), wanted)
 
 
 def uses_threshold(labels: str) -> bool:
@@ -167,27 +160,25 @@ def uses_threshold(labels: str) -> bool:
 
 
 def picture(shown: Shown, view: View, limit_m: float) -> Image.Image:
-    """Image, D, P, truth; U, what takes P, label L, its error: one picture with its legends.
+    """One picture with legends: image, D, P, ground truth; U, the pixels that take P, label L, its error.
 
     Args:
-        limit_m: upper end of the colours of uncertainty; the threshold is marked on its bar.
+        limit_m: upper end of the colours of uncertainty. The threshold is marked on their bar.
     """
     wanted, label = choice(shown, view.labels, view.threshold_m)
     pred, proj, truth = shown.inputs.pred, shown.inputs.proj, shown.truth
-    depths = [d[d > 0] for d in (pred, proj, truth) if d is not None]
-    far = max(float(np.percentile(d, 98)) for d in depths if d.size)
+    far = colours.upper_limit((pred, proj, truth), "depth")
     error = None if truth is None else np.where(truth > 0, label - truth, np.nan)
-    signed = figures.SIGNED_LIMIT_M
     taken = f"takes P: {(wanted & (proj > 0)).mean():.1%} of the pixels"
     cells = [
         ("image" if shown.highlight is None else "image (line: highlight)", shown.image),
-        ("predicted depth D", coloured(pred, "depth", far)),
-        ("projected depth P", coloured(proj, "depth", far)),
-        ("true depth", None if truth is None else coloured(truth, "depth", far)),
-        ("uncertainty U", coloured(shown.uncertainty, "uncertainty", limit_m)),
+        ("predicted depth D", colours.coloured(pred, "depth", far)),
+        ("projected depth P", colours.coloured(proj, "depth", far)),
+        ("true depth", None if truth is None else colours.coloured(truth, "depth", far)),
+        ("uncertainty U", colours.coloured(shown.uncertainty, "uncertainty", limit_m)),
         (taken, _mask_picture(shown.image, wanted, proj > 0)),
-        ("label L", coloured(label, "depth", far)),
-        ("L − truth", None if error is None else coloured(error, "signed", signed)),
+        ("label L", colours.coloured(label, "depth", far)),
+        ("L − truth", None if error is None else colours.coloured(error, "signed", colours.SIGNED_LIMIT_M)),
     ]
     h, w = pred.shape
     cell_h = round(_CELL_W * h / w)
@@ -201,7 +192,7 @@ def picture(shown: Shown, view: View, limit_m: float) -> Image.Image:
         if array is None:
             draw.text((x, y + _TITLE_H + _FONT), "the data set has none here", _INK, font, anchor="ls")
             continue
-        # true pixels, so that what a threshold switches is seen; the photograph is smoothed
+        # maps show true pixels, so that each pixel that changes is visible; the photograph is smoothed
         how = Image.Resampling.BILINEAR if k == 0 else Image.Resampling.NEAREST
         cell = np.asarray(Image.fromarray(array).resize((_CELL_W, cell_h), how))
         if shown.highlight is not None and title in ("image (line: highlight)", "L − truth"):
@@ -213,33 +204,15 @@ def picture(shown: Shown, view: View, limit_m: float) -> Image.Image:
     _swatches(page, _CELL_W + _GAP, y, {"P": PROJECTED, "D, no surface to project": NO_SURFACE})
     _bar(page, 2 * (_CELL_W + _GAP), y, "depth", far)
     if error is not None:
-        _bar(page, 3 * (_CELL_W + _GAP), y, "signed", signed)
+        _bar(page, 3 * (_CELL_W + _GAP), y, "signed", colours.SIGNED_LIMIT_M)
     return page
 
 
 def png(page: Image.Image) -> bytes:
-    """The bytes of a PNG, quickly rather than as few as can be: they go from the kernel to the browser."""
+    """The bytes of a PNG, compressed fast rather than well: they go from the kernel to the browser."""
     buffer = io.BytesIO()
     page.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def coloured(array: np.ndarray, kind: str, limit: float) -> np.ndarray:
-    """A map (h, w) in the colours of the figures, uint8 (h, w, 3); white where it is not finite, or depth is 0."""
-    low = -limit if kind == "signed" else 0.0
-    with np.errstate(invalid="ignore"):
-        index = np.nan_to_num((array - low) * (255.999 / (limit - low))).clip(0, 255).astype(np.uint8)
-    result = _table(kind)[index]
-    result[~np.isfinite(array) | ((array <= 0) & (kind == "depth"))] = 255
-    return result
-
-
-@functools.cache
-def _table(kind: str) -> np.ndarray:
-    """The 256 colours of a kind, uint8 (256, 3)."""
-    from matplotlib import colormaps
-
-    return (colormaps[figures.COLOURS[kind]](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
 @functools.cache
@@ -250,7 +223,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _mask_picture(image: np.ndarray, wanted: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """The image in grey, coloured where the projected depth is taken, and where it is wanted but there is none."""
+    """The image in grey, with one colour where P is taken and one where the rule asks for P but has no surface."""
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None] / 255
     result = np.repeat(0.35 + 0.55 * grey, 3, axis=2)
     for where, colour in ((wanted & hit, PROJECTED), (wanted & ~hit, NO_SURFACE)):
@@ -259,7 +232,7 @@ def _mask_picture(image: np.ndarray, wanted: np.ndarray, hit: np.ndarray) -> np.
 
 
 def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture with a line around the set pixels of a mask of any size: white in black, seen on any colour."""
+    """A picture with a line around the pixels of a mask of any size: white with black edges."""
     h, w = picture.shape[:2]
     area = Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST)
     rings = [area.convert("L")]
@@ -273,20 +246,20 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float | None = None) -> None:
-    """A colour bar with its ends, name and unit; ``mark`` is pointed at from above."""
-    low = -limit if kind == "signed" else 0.0
+    """A colour bar with its ends, name and unit; a triangle above it points at ``mark``."""
+    low, _ = colours.limits(kind, limit)
     draw, font = ImageDraw.Draw(page), _font(_FONT)
-    ends = f"{low:g}", f"{limit:.2g} {figures.UNITS[kind]}"
+    ends = f"{low:g}", f"{limit:.2g} {colours.UNITS[kind]}"
     left = x + round(font.getlength(ends[0])) + 5
     right = x + _CELL_W - round(font.getlength(ends[1])) - 5
-    ramp = Image.fromarray(_table(kind)[None]).resize((right - left, 12), Image.Resampling.BILINEAR)
+    ramp = Image.fromarray(colours.table(kind)[None]).resize((right - left, 12), Image.Resampling.BILINEAR)
     page.paste(ramp, (left, y + 4))
     draw.rectangle((left, y + 4, right - 1, y + 15), outline=(120, 120, 120))
     draw.text((x, y + 16), ends[0], _INK, font, anchor="ls")
     draw.text((x + _CELL_W, y + 16), ends[1], _INK, font, anchor="rs")
-    name = figures.NAMES[kind]
+    name = colours.NAMES[kind]
     if mark is not None:
-        name = f"{name}; threshold {mark:.3g} {figures.UNITS[kind]}"
+        name = f"{name}; threshold {mark:.3g} {colours.UNITS[kind]}"
         at = left + min(1.0, mark / limit) * (right - left - 1)
         draw.polygon([(at - 6, y - 4), (at + 6, y - 4), (at, y + 4)], _INK)
         draw.line((at, y + 4, at, y + 15), "white", 3)
@@ -303,11 +276,11 @@ def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, 
 
 
 def numbers(frames: Frames, view: View) -> tuple[float, pd.DataFrame]:
-    """What a picture does not say.
+    """The numbers beside the picture.
 
     Returns:
-        the share of pixels that take P; Sq Rel (metres) of D, P and L by kind of pixels, without rows where there
-        is no truth.
+        the share of pixels that take P; and Sq Rel (metres) of D, P and L by kind of pixel, without rows if there is
+        no ground truth.
     """
     shown = frames.read(view.scene, view.frame, view.arch, view.labels)
     wanted, label = choice(shown, view.labels, view.threshold_m)
@@ -318,7 +291,7 @@ def numbers(frames: Frames, view: View) -> tuple[float, pd.DataFrame]:
 
 
 def sentence(view: View, share: float) -> str:
-    """What is shown, in words: also the picture's text for those who cannot see it."""
+    """A sentence that says what is shown; also the alternative text of the picture."""
     rule = f"labels {view.labels}" + (
         f", threshold {view.threshold_m:.3f} m" if uses_threshold(view.labels) else ""
     )

@@ -1,4 +1,4 @@
-"""A mesh that is turned in the browser: one page of HTML that needs no network, with three.js as trimesh ships it."""
+"""A mesh to turn in the browser: one page of HTML that needs no network, with three.js as trimesh ships it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,62 @@ import json
 
 import numpy as np
 
+from d3d import evaluation, figures
+from d3d.datasets import Scene
 from d3d.errors import DataError
-from d3d.reconstruction import Mesh, overview_camera
+from d3d.geometry import upward
+from d3d.pipeline import stages
+from d3d.pipeline.config import Config
+from d3d.reconstruction import Mesh, overview_camera, render_shaded
+
+# Marks a large output that follows a static picture of the same; `scripts/notebooks.py` does not store it
+INTERACTIVE = "interactive"
+
+
+def views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str, np.ndarray]:
+    """Pictures (h, w, 3) of a scene's mesh: from above, from one frame's camera, and that frame's image.
+
+    Args:
+        arch: the network whose depth was fused; "": that of the run.
+    """
+    size_hw = tuple(2 * x for x in config.data.size_hw)
+    mesh = stages.read_mesh(config, arch or config.arch, scene)
+    above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
+    camera = scene.K(index, size_hw), scene.world_T_cams[index]
+    return {
+        f"mesh from above, {len(mesh.triangles)} triangles": render_shaded(mesh, *above, size_hw),
+        "mesh from the camera": render_shaded(mesh, *camera, size_hw),
+        "image": scene.image(index, size_hw),
+    }
+
+
+def show(config: Config, scene: Scene, index: int, arch: str = "", triangles: int = 25_000) -> None:
+    """Show the mesh of a scene as pictures, then as a mesh to turn.
+
+    The mesh to turn is a page within the cell's output. It needs neither kernel nor network, and `nbconvert` keeps it.
+
+    Args:
+        index: the frame whose camera one of the pictures is taken from.
+        triangles: the mesh is simplified to about this many, which a browser draws at once.
+    """
+    from IPython.display import HTML, Image, display
+
+    arch = arch or config.arch
+    panels = [figures.Panel(title, view) for title, view in views(config, scene, index, arch).items()]
+    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(arch)}"
+    picture = figures.grid([panels], name)
+    display(Image(figures.png_bytes(picture, picture.dpi), alt=name))
+    small = decimated(stages.read_mesh(config, arch, scene), triangles)
+    content = page(small, upward(scene.world_T_cams), name)
+    display(HTML(iframe(content, name)), metadata={"d3d": INTERACTIVE})
 
 
 def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
-    """The mesh with about so many triangles, by quadric error metrics; as it is if it has no more."""
+    """The mesh simplified to about this many triangles by quadric error metrics; unchanged if it has no more.
+
+    Raises:
+        DataError: the mesh has no triangle.
+    """
     import open3d as o3d
 
     if len(mesh.triangles) == 0:
@@ -32,7 +82,7 @@ def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
     return Mesh(np.asarray(small.vertices).copy(), np.asarray(small.triangles).astype(np.int32), colors)
 
 
-# On top of trimesh's page: light from the viewer's side as in the static picture, and turning without a mouse.
+# Added to trimesh's page: light from the side of the viewer, as in the static picture, and control by keyboard.
 _MORE = """
 <style>
   canvas { display: block; outline-offset: -3px; }
@@ -92,11 +142,11 @@ _MORE = """
 
 
 def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480, 800)) -> str:
-    """A whole page of HTML that shows the mesh; it loads nothing.
+    """A whole page of HTML that shows the mesh and loads nothing.
 
     Args:
         up: the world's upward direction (3,).
-        name: what it is, for those who cannot see it.
+        name: the alternative text.
     """
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
@@ -104,7 +154,7 @@ def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480,
     K, world_T_cam = overview_camera(mesh, size_hw, up)
     shape = trimesh.Trimesh(mesh.vertices, mesh.triangles, vertex_colors=mesh.colors, process=False)
     camera = trimesh.scene.Camera(resolution=size_hw[::-1], focal=(K[0, 0], K[1, 1]))
-    # OpenGL's cameras look along -z, with y up
+    # a camera of OpenGL looks along -z, with y up
     scene = trimesh.Scene(shape, camera=camera, camera_transform=world_T_cam @ np.diag((1.0, -1, -1, 1)))
     how = "click, then drag or arrow keys: turn; wheel or + and −: zoom; right button: move"
     more = _MORE % {
@@ -115,8 +165,8 @@ def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480,
     return scene_to_html(scene).replace("</body>", f"{more}</body>")
 
 
-def frame(page: str, name: str, height_px: int = 480) -> str:
-    """A page as an element within another."""
+def iframe(page: str, name: str, height_px: int = 480) -> str:
+    """A page as an element of another page."""
     return (
         f'<div><iframe srcdoc="{html.escape(page)}" title="{html.escape(name)}" width="100%" height="{height_px}" '
         f'style="border: 1px solid #bbb"></iframe></div>'

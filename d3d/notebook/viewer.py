@@ -1,48 +1,37 @@
-"""Controls around pure functions; a cell leaves the static picture first, so that it survives without them.
+"""The label viewer: controls around the pure functions of `d3d.notebook.label_view`.
 
-Pictures are redrawn into an `ipywidgets.Image`, never into an Output widget: nbclient, and so papermill, may
-wait for ever on a cell that shows one (decision D29).
+The picture is an `ipywidgets.Image`, never an Output widget: nbclient, and so papermill, may wait for ever on a cell
+with an Output widget (decision D29).
 """
 
 from __future__ import annotations
 
-import contextlib
 import html
-import io
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from d3d import evaluation, figures
-from d3d.datasets import Scene
-from d3d.errors import D3DError
-from d3d.figures import showcase
-from d3d.geometry import upward
-from d3d.notebook import viewer as pictures
-from d3d.notebook.viewer import Frames, View
+from d3d import evaluation
+from d3d.notebook import label_view
+from d3d.notebook.label_view import Frames, View
+from d3d.notebook.messages import errors_shown_in
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
 
-_log = logging.getLogger(__name__)
-# says of an output that it is large, and that a static picture of the same stands before it
-INTERACTIVE = "interactive"
 _NAMES = {"style": {"description_width": "5.5em"}}
 
 
-def viewer(config: Config, scene: str = "", frame: str = "") -> Any:
-    """Eq. 3 live: pickers of scene, frame, network and label rule, and a slider for the threshold.
+def show(config: Config, scene: str = "", frame: str = "") -> Any:
+    """Show Eq. 3 live: choose scene, frame, network and label rule, and move the threshold.
 
-    Leaves the picture of the first view in the cell's output, as a PNG; what it returns is alive in a running
-    notebook only.
+    The picture of the first view also becomes an output of the cell, as a PNG; the widget works in a running notebook
+    only. The threshold starts at the one that the run uses.
 
     Args:
-        scene, frame: where it starts; by default the first target frame of the first scene that has true depth.
+        scene, frame: the first view; by default the first target frame of the first scene with true depth.
 
     Returns:
-        an ipywidgets `VBox`; the last expression of a cell shows it.
+        an ipywidgets `VBox`; make it the last expression of the cell.
     """
     import ipywidgets
     from IPython.display import Image, display
@@ -87,23 +76,23 @@ def viewer(config: Config, scene: str = "", frame: str = "") -> Any:
 
     def redraw() -> str:
         view = View(**{name: control.value for name, control in controls.items()})
-        controls["threshold_m"].disabled = not pictures.uses_threshold(view.labels)
+        controls["threshold_m"].disabled = not label_view.uses_threshold(view.labels)
         shown = frames.read(view.scene, view.frame, view.arch, view.labels)
-        share, table = pictures.numbers(frames, view)
-        sentence = pictures.sentence(view, share)
-        picture.value = pictures.png(pictures.picture(shown, view, limit))
+        share, table = label_view.numbers(frames, view)
+        sentence = label_view.sentence(view, share)
+        picture.value = label_view.png(label_view.picture(shown, view, limit))
         words.value = _words(sentence, table)
         return sentence
 
-    sentence = redraw()  # here an error is the cell's
+    sentence = redraw()  # an error here fails the cell
     display(Image(data=picture.value, alt=sentence))
 
     def safely(_change: Any) -> None:
-        with told_in(message):
+        with errors_shown_in(message):
             redraw()
 
     def to_scene(change: Any) -> None:
-        with told_in(message):
+        with errors_shown_in(message):
             controls["frame"].options = frames.of(change["new"])
             redraw()
 
@@ -130,32 +119,8 @@ def viewer(config: Config, scene: str = "", frame: str = "") -> Any:
     return ipywidgets.VBox([*rows, picture, words, message])
 
 
-def mesh(config: Config, scene: Scene, index: int, arch: str = "", triangles: int = 25_000) -> None:
-    """The mesh of a scene that projected depth comes from: pictures of it, then one that can be turned.
-
-    The latter is a page of its own within the cell's output: it needs neither kernel nor network, and `nbconvert`
-    keeps it. The notebooks of the repository are stored without (`scripts/notebooks.py`).
-
-    Args:
-        index: the frame from whose camera it is shown, too.
-        triangles: the mesh is simplified to about so many; a browser draws them at once.
-    """
-    from IPython.display import HTML, Image, display
-
-    from d3d.notebook import meshview
-
-    arch = arch or config.arch
-    views = showcase.mesh_views(config, scene, index, arch)
-    panels = [figures.Panel(title, view) for title, view in views.items()]
-    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(arch)}"
-    display(Image(png(figures.grid([panels], name)), alt=name))
-    small = meshview.decimated(stages.read_mesh(config, arch, scene), triangles)
-    page = meshview.page(small, upward(scene.world_T_cams), name)
-    display(HTML(meshview.frame(page, name)), metadata={"d3d": INTERACTIVE})
-
-
 def _words(sentence: str, table: pd.DataFrame) -> str:
-    """What is shown and how good it is, in words: also for those who cannot see the picture."""
+    """What is shown and its scores as HTML, also for those who cannot see the picture."""
     head = f'<p style="margin: 2px 0"><b>{html.escape(sentence)}.</b></p>'
     if table.empty:
         scores = "<p style='margin: 2px 0'>No true depth here: nothing to compare with.</p>"
@@ -168,25 +133,3 @@ def _words(sentence: str, table: pd.DataFrame) -> str:
         caption = '<caption style="text-align: left">Sq Rel on this frame, metres; lower is better</caption>'
         scores = f"<table>{caption}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
     return f'<div role="status">{head}{scores}</div>'
-
-
-@contextlib.contextmanager
-def told_in(message: Any) -> Iterator[None]:
-    """Within this block an error is not raised but told in an `ipywidgets.HTML`, which is empty otherwise.
-
-    A widget's own errors end up in a log that nobody reads.
-    """
-    message.value = ""
-    try:
-        yield
-    except Exception as error:
-        what = str(error) if isinstance(error, D3DError) else f"{type(error).__name__}: {error}"
-        message.value = f'<p role="alert" style="color: #b00020">{html.escape(what)}</p>'
-        _log.debug("told in the widget", exc_info=error)
-
-
-def png(figure: Figure, dpi: float | None = None) -> bytes:
-    """A figure as the bytes of a PNG; by default at matplotlib's own ``figure.dpi``."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi or figure.dpi)
-    return buffer.getvalue()

@@ -1,0 +1,70 @@
+"""Figure 2: highlights are over-estimated in predicted depth, and less so in the mesh of all views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from d3d import reconstruction
+from d3d.figures.files import FigureWithTable
+from d3d.figures.frames import Frame, filled, notes, reflective_targets, scored_frame
+from d3d.figures.labels import signed_error_panel
+from d3d.figures.needs import require_pretrained
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.pipeline import stages
+from d3d.pipeline.config import Config
+
+
+def make(config: Config, count: int = 3) -> FigureWithTable:
+    """Figure 2 of a run, with the errors of predicted and projected depth.
+
+    Args:
+        count: the number of images.
+    """
+    arch = config.arch
+    require_pretrained(config, [arch])
+    larger = tuple(2 * x for x in config.data.size_hw)
+    frames, meshes, rows = [], [], []
+    for scene, i in reflective_targets(config, count):
+        pred = stages.predict(config, arch).read_of(scene, i)
+        proj = stages.project(config, arch).read_of(scene, i)
+        frame, scores = scored_frame(config, scene, i, {"predicted": pred, "projected": filled(pred, proj)})
+        frames.append(replace(frame, depths={"predicted": pred, "projected": proj}))
+        mesh = stages.read_mesh(config, arch, scene)
+        meshes.append(reconstruction.render_shaded(mesh, scene.K(i, larger), scene.world_T_cams[i], larger))
+        rows += scores
+    return FigureWithTable(draw(frames, meshes), pd.DataFrame(rows))
+
+
+def draw(
+    frames: Sequence[Frame],
+    meshes: Sequence[np.ndarray],
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Image, predicted depth, mesh and projected depth of each frame, and the errors of both depths.
+
+    Args:
+        frames: with ground truth and the depths "predicted" and "projected". Where the mesh has no surface the error
+            of the projected depth is that of the predicted depth, which labels take there.
+        meshes: a picture (h, w, 3) of the mesh from the camera of each frame.
+    """
+    rows = []
+    for frame, mesh in zip(frames, meshes, strict=True):
+        pred, proj = frame.depths["predicted"], frame.depths["projected"]
+        rows.append(
+            [
+                Panel("image", frame.image, outline=frame.highlight),
+                Panel("predicted D", pred, "depth"),
+                signed_error_panel("D − truth", frame, "predicted"),
+                Panel("mesh of all views", mesh),
+                Panel("projected P", proj, "depth"),
+                signed_error_panel("P − truth", frame, "projected", filled(pred, proj)),
+            ]
+        )
+    names = [f.name for f in frames]
+    return grid(rows, width_in=width_in, font_pt=font_pt, names=names, notes=notes(frames))

@@ -1,0 +1,78 @@
+"""Figure 4: predicted and projected depth of three networks, their uncertainty and its mask, on one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from d3d import evaluation
+from d3d.figures.colours import uncertainty_limit
+from d3d.figures.files import FigureWithTable
+from d3d.figures.frames import ExampleFrame, example_frame, filled, scores
+from d3d.figures.needs import require_pretrained
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.pipeline import stages
+from d3d.pipeline.config import Config
+
+
+def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable:
+    """Figure 4 of a run, with the errors of the depth maps.
+
+    Args:
+        example: by default the frame with the largest share of uncertain pixels (`frames.example_frame`).
+    """
+    require_pretrained(config)
+    example = example or example_frame(config)
+    preds = {evaluation.arch_name(a): d for a, d in example.preds.items()}
+    projs = {evaluation.arch_name(a): d for a, d in example.projs.items()}
+    figure = draw(
+        example.image,
+        preds,
+        projs,
+        example.uncertainty,
+        stages.threshold(config, "uncer"),
+        example.gt,
+        highlight=example.highlight,
+    )
+    depths = {f"predicted, {n}": d for n, d in preds.items()}
+    depths |= {f"projected, {n}": filled(preds[n], d) for n, d in projs.items()}
+    name = f"{example.scene.name}, {example.frame}"
+    return FigureWithTable(figure, pd.DataFrame(scores(config, example.scene, example.index, depths, name)))
+
+
+def draw(
+    image: np.ndarray,
+    preds: Mapping[str, np.ndarray],
+    projs: Mapping[str, np.ndarray],
+    uncertainty: np.ndarray,
+    threshold_m: float,
+    gt: np.ndarray | None = None,
+    title: str = "",
+    highlight: np.ndarray | None = None,
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Above: image, predicted depth, uncertainty. Below: ground truth, projected depth, the mask of Eq. 3.
+
+    Args:
+        preds, projs: network's name -> depth (h, w), metres.
+        uncertainty: (h, w), metres.
+        gt: depth (H, W) in metres, or None.
+        highlight: bool, of any size, outlined in the image; or None.
+    """
+    rows = [
+        [
+            Panel("image", image, outline=highlight),
+            *(Panel(f"predicted, {n}", d, "depth") for n, d in preds.items()),
+            Panel("uncertainty", uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
+        ],
+        [
+            Panel("ground truth" if gt is not None else "no ground truth", gt, "depth"),
+            *(Panel(f"projected, {n}", d, "depth") for n, d in projs.items()),
+            Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask"),
+        ],
+    ]
+    return grid(rows, title, width_in, font_pt)

@@ -1,0 +1,97 @@
+"""Figure 5: depth of unseen images before and after 3D distillation, for each network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from d3d import evaluation
+from d3d.errors import DataError
+from d3d.figures.files import FigureWithTable
+from d3d.figures.frames import Frame, notes, reflective_frames, scored_frame
+from d3d.figures.labels import signed_error_panel
+from d3d.figures.needs import command, trained_students, trainings
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.models import ARCHITECTURES
+from d3d.pipeline import runs, stages
+from d3d.pipeline.config import Config
+from d3d.prediction import DepthStore
+from d3d.progress import say
+
+
+def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWithTable:
+    """Figure 5 of a run, with the errors of each training.
+
+    The images are those of the evaluated split with most highlight, one a room.
+
+    Args:
+        archs: the networks; students that are missing are trained. By default every network that has its students.
+        count: the number of images; 0: four for one network, three for more.
+
+    Raises:
+        DataError: by default, if no network has its students.
+    """
+    if not archs:
+        archs = trained_students(config)
+        if not archs:
+            raise DataError(
+                f"no network of run {config.run!r} has its students. Run: "
+                f"{command(config, 'all', config.students)}"
+            )
+        if missing := [a for a in ARCHITECTURES if a not in archs]:
+            say(
+                f"figure5: without {', '.join(missing)}, not distilled in this run. To add them, run: "
+                f"{command(config, 'all', missing)}"
+            )
+    count = count or (4 if len(archs) == 1 else 3)
+    scores = {(a, t): stages.evaluate(config, a, t) for a in archs for t in trainings(config)}
+    data, split = stages.evaluated_dataset(config), config.evaluation.split
+    scenes = {s.name: s for s in data.scenes(split)}
+    chosen = reflective_frames(scores[archs[0], ""], data.lists(split).get("Reflection"), count)
+    frames, rows = [], []
+    for name, frame_id in chosen:
+        scene = scenes[name]
+        i = scene.frame_ids.index(frame_id)
+        for arch in archs:
+            depths = {
+                evaluation.training_name(t): evaluated_depth(config, arch, t).read_of(scene, i)
+                for t in trainings(config)
+            }
+            frame, scored = scored_frame(config, scene, i, depths, evaluation.arch_name(arch))
+            frames.append(frame)
+            rows += scored
+    return FigureWithTable(draw(frames), pd.DataFrame(rows))
+
+
+def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
+    """The depth that `stages.evaluate` predicted for the evaluated split."""
+    path = stages.evaluated(config, arch, labels)
+    return DepthStore(runs.stage_folder(config, "evaluate", arch, labels, path) / "depth")
+
+
+def draw(
+    frames: Sequence[Frame],
+    title: str = "",
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """One row for each image and network: the depth of each training, and its error where there is ground truth.
+
+    Args:
+        frames: with the same trainings as names of their depths.
+    """
+    rows = []
+    for frame in frames:
+        # columns are narrow: what is in brackets gets a line of its own
+        titles = {name: name.replace(" (", "\n(") for name in frame.depths}
+        row = [
+            Panel("image", frame.image, outline=frame.highlight),
+            Panel("ground truth", frame.gt, "depth"),
+            *(Panel(titles[name], depth, "depth") for name, depth in frame.depths.items()),
+        ]
+        if frame.gt is not None:
+            row += [signed_error_panel(f"{titles[name]}\n− truth", frame, name) for name in frame.depths]
+        rows.append(row)
+    return grid(rows, title, width_in, font_pt, [f.name for f in frames], notes(frames))

@@ -1,0 +1,59 @@
+"""The trained networks that a figure needs, and the command that trains them. Figures themselves train nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from d3d.errors import DataError
+from d3d.models import ARCHITECTURES
+from d3d.pipeline.config import ENSEMBLE, Config, make_config
+from d3d.pipeline.stages.chain import outputs
+
+
+def trainings(config: Config) -> tuple[str, ...]:
+    """The trainings of Figure 5: "" (self-supervised), "pred" (self-teaching), and the run's labels."""
+    return tuple(dict.fromkeys(("", "pred", config.labels)))
+
+
+def untrained(config: Config, arch: str, labels: Sequence[str]) -> list[str]:
+    """Those of a network's trainings that this run has not finished; "" is the self-supervised one."""
+    return [t for t in labels if outputs(config, "distill" if t else "pretrain", arch, t) is None]
+
+
+def trained_students(config: Config) -> list[str]:
+    """The networks of which this run has all `trainings`."""
+    return [arch for arch in ARCHITECTURES if not untrained(config, arch, trainings(config))]
+
+
+def default_run(config: Config) -> str:
+    """The name of a run with this profile, data set and seed if none is given."""
+    return make_config(profile=config.profile, dataset=config.data.dataset, seed=config.seed).run
+
+
+def command(config: Config, stage: str, archs: Sequence[str]) -> str:
+    """The command that runs a stage of this run for some networks."""
+    default = make_config(profile=config.profile)
+    options = {"profile": config.profile, "archs": ",".join(archs)}
+    if config.data.dataset != default.data.dataset:
+        options["dataset"] = config.data.dataset
+    if config.seed != default.seed:
+        options["seed"] = str(config.seed)
+    if config.run != default_run(config):
+        options["run"] = config.run
+    if config.labels != default.labels:
+        options["labels"] = config.labels
+    return f"python -m d3d {stage} " + " ".join(f"--{k} {v}" for k, v in options.items())
+
+
+def require_pretrained(config: Config, archs: Sequence[str] = ENSEMBLE) -> None:
+    """Check that this run has pretrained the networks.
+
+    Raises:
+        DataError: one is missing; the message has the command that trains it.
+    """
+    missing = [a for a in archs if untrained(config, a, ("",))]
+    if missing:
+        raise DataError(
+            f"{', '.join(missing)} not pretrained in run {config.run!r}. Run: "
+            f"{command(config, 'pretrain', missing)}"
+        )
