@@ -1,7 +1,6 @@
 """Write and check the archives of GlossyRooms, its manifest and its lists of frames.
 
-`d3d.datasets.glossyrooms.format` describes the files. The same content gives the same bytes. This module must not
-import torch (500 MB in each of the generator's processes) or mitsuba.
+`d3d.datasets.glossyrooms.format` describes the files. The same content gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +28,14 @@ from d3d.datasets.glossyrooms.format import (
     mask_is_valid,
 )
 from d3d.errors import DataError
-from d3d.io import atomic, sha256
+from d3d.io import atomic, sha256, write_json
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive knows
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip archive can hold
+_KEYS = frozenset({"name", "split", "seed", "size_hw", "frame_ids", "world_T_cam", "shares", "spec"})
 
 
 def rule_text() -> str:
-    """The rule by which a frame enters a list, in words."""
+    """Describe in words which frames each list holds."""
 
     def bounds(kind: str, low: float, high: float) -> str:
         words = [f"at least {low:g} %"] * (low > 0) + [f"less than {high:g} %"] * (high < np.inf)
@@ -49,10 +49,10 @@ def rule_text() -> str:
 
 
 def lists_of(shares: Mapping[str, float]) -> list[str]:
-    """Names of the lists that a frame belongs to.
+    """Return the names of the lists that a frame belongs to.
 
     Args:
-        shares: of the frame's pixels, from 0 to 1: "highlight" and "mirror".
+        shares: the share of the frame's pixels, from 0 to 1, of "highlight" and of "mirror" pixels.
     """
     return [
         name
@@ -79,24 +79,29 @@ def write_room(
     versions: Mapping[str, str],
     jpeg_quality: int = 90,
 ) -> None:
-    """Writes one room's archive; the same content gives the same bytes. All or nothing: no half file is left.
+    """Write one room's archive. An error leaves no partial file.
 
     Args:
         path: ``<root>/<split>/<name>.zip``.
+        name: name of the room.
+        split: one of `SPLITS`.
+        seed: seed of the room.
         K: (3, 3) intrinsics of the images, pixel centres at integers.
-        frame_ids: n, in the order of time.
-        world_T_cams: (n, 4, 4), OpenCV axes, metres; kept to a tenth of a micrometre.
-        images: n of uint8 (H, W, 3).
-        depths: n of (H, W) z-depth in metres, 0 = invalid; with it also the two below, or none of them.
-        masks: n of uint8 (H, W): the material's code, plus `HIGHLIGHT`.
-        virtuals: n of (H, W) z-depth of the mirror image in metres, 0 where there is none.
-        shares: "highlight" and "mirror", each n shares of a frame's pixels, from 0 to 1.
-        spec: what is in the room, as JSON can hold it.
-        versions: of what made it.
+        frame_ids: n names, in the order of time.
+        world_T_cams: (n, 4, 4), OpenCV axes, metres; rounded to a tenth of a micrometre.
+        images: n uint8 images (H, W, 3).
+        depths: n maps (H, W) of z-depth in metres, 0 = invalid. Give ``depths``, ``masks`` and ``virtuals``
+            together, or none of them.
+        masks: n uint8 maps (H, W): the material's code, plus `HIGHLIGHT`.
+        virtuals: n maps (H, W) of the z-depth of the mirror image in metres, 0 where there is none.
+        shares: "highlight" and "mirror", each with n shares of a frame's pixels, from 0 to 1.
+        spec: description of the room; must be valid JSON.
+        versions: versions of the packages that made the room.
+        jpeg_quality: quality of the images, from 1 to 95.
 
     Raises:
-        DataError: the arrays do not fit together, a depth does not fit into 16 bits of millimetres, a mask has other
-            values, or JSON cannot hold a value.
+        DataError: the arrays do not fit together, a depth does not fit into 16 bits of millimetres, a mask has
+            invalid values, or JSON cannot hold a value.
     """
     path = Path(path)
     where, n = f"room {name!r}", len(frame_ids)
@@ -128,12 +133,7 @@ def write_room(
         "spec": dict(spec),
         "generator": dict(versions),
     }
-    try:
-        members = {
-            "scene.json": json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
-        }
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: JSON cannot hold what describes it ({error}).") from error
+    members = {"scene.json": _scene_json(scene, where)}
     for i, frame in enumerate(frame_ids):
         at = f"{where}, frame {frame}"
         for kind, array in (("image", images[i]), *((kind, maps[i]) for kind, maps in given.items())):
@@ -152,31 +152,61 @@ def add_truth(
     masks: Sequence[np.ndarray],
     virtuals: Sequence[np.ndarray],
 ) -> None:
-    """A room's archive again, its images the same bytes, with depth and masks beside them; all or nothing.
+    """Copy a room's archive and add depth and masks. The images keep their bytes. An error leaves no partial file.
 
     Args:
         source: the room's archive.
-        path: of the new one, ``<root>/<split>/<name>.zip``.
-        depths, masks, virtuals: as `write_room` takes them.
+        path: the new archive, ``<root>/<split>/<name>.zip``.
+        depths: n maps, see `write_room`.
+        masks: n maps, see `write_room`.
+        virtuals: n maps, see `write_room`.
 
     Raises:
         DataError: the archive is not a room's, or the maps do not fit it.
     """
-    try:
-        with zipfile.ZipFile(source) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        scene = json.loads(members["scene.json"])
-        frames, size_hw = scene["frame_ids"], tuple(scene["size_hw"])
-        scene["spec"]["with_depth"] = True
-    except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
-        raise DataError(f"{source} is not a room's archive ({error}).") from error
+    scene, members = read_room(source, pictures=True)
+    frames, size_hw = scene["frame_ids"], tuple(scene["size_hw"])
+    scene["spec"]["with_depth"] = True
     shapes = {np.shape(a) for maps in (depths, masks, virtuals) for a in maps}
     if {len(depths), len(masks), len(virtuals)} != {len(frames)} or shapes != {size_hw}:
-        raise DataError(f"{source} has {len(frames)} frames of {size_hw}, the maps for it {sorted(shapes)}.")
-    members["scene.json"] = json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        raise DataError(
+            f"{source} has {len(frames)} frames of {size_hw}, but the maps have {sorted(shapes)}."
+        )
+    members["scene.json"] = _scene_json(scene, str(source))
     for frame, depth, mask, virtual in zip(frames, depths, masks, virtuals, strict=True):
         members |= _truth_members(frame, depth, mask, virtual, f"{source}, frame {frame}")
     _write_members(path, members)
+
+
+def read_room(path: Path, pictures: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read the description and the members of a room's archive.
+
+    Args:
+        path: the archive.
+        pictures: read the content of every member; otherwise the contents are empty.
+
+    Returns:
+        the content of ``scene.json``; name -> content of every member.
+
+    Raises:
+        DataError: the file is missing, damaged or not a room's archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            scene = json.loads(archive.read("scene.json"))
+            members = {name: archive.read(name) if pictures else b"" for name in archive.namelist()}
+        if missing := _KEYS - scene.keys():
+            raise ValueError(f"scene.json has no {', '.join(sorted(missing))}")
+    except (zipfile.BadZipFile, OSError, LookupError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not a room's archive ({error}). Delete it and make it again.") from error
+    return scene, members
+
+
+def _scene_json(scene: Mapping[str, Any], where: str) -> bytes:
+    try:
+        return json.dumps(scene, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: JSON cannot hold the description ({error}).") from error
 
 
 def _truth_members(
@@ -190,25 +220,29 @@ def _truth_members(
 
 
 def _write_members(path: Path, members: Mapping[str, bytes]) -> None:
-    """An archive of these; the same content gives the same bytes."""
+    """Write an archive; the same members give the same bytes."""
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for member in sorted(members):
             info = zipfile.ZipInfo(member, _EPOCH)
-            info.create_system, info.external_attr = 3, 0o644 << 16  # whatever system writes it
+            info.create_system, info.external_attr = 3, 0o644 << 16  # the same on every system
             if member == "scene.json":
                 info.compress_type = zipfile.ZIP_DEFLATED  # numbers as text; pictures are compressed already
             archive.writestr(info, members[member])
 
 
 def write_manifest(root: Path, command: str, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Writes ``manifest.json`` and ``lists/`` for the archives under ``<root>/<split>/``; returns the manifest.
+    """Write ``manifest.json`` and ``lists/`` for the archives under ``<root>/<split>/``.
 
     Args:
-        command: that makes the same rooms again.
-        versions: of what made them.
+        root: folder of the set.
+        command: the command that makes the same rooms.
+        versions: versions of the packages that made the rooms.
+
+    Returns:
+        the manifest.
 
     Raises:
-        DataError: an archive that is not a room's, or two rooms of one name, or of different sizes.
+        DataError: an archive is not a room's, two rooms have the same name, or their sizes differ.
     """
     root = Path(root)
     rooms: list[dict[str, Any]] = []
@@ -216,14 +250,7 @@ def write_manifest(root: Path, command: str, versions: Mapping[str, str]) -> dic
     sizes = set()
     for split in SPLITS:
         for path in _archives(root, split):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    scene = json.loads(archive.read("scene.json"))
-                    has_depth = any(member.startswith("depth/") for member in archive.namelist())
-            except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
-                raise DataError(
-                    f"{path} is not a room's archive ({error}). Delete it and make it again."
-                ) from error
+            scene, members = read_room(path)
             if (scene["name"], scene["split"]) != (path.stem, split):
                 raise DataError(f"{path} holds room {scene['name']!r} of split {scene['split']!r}.")
             shares = scene["shares"]
@@ -235,7 +262,7 @@ def write_manifest(root: Path, command: str, versions: Mapping[str, str]) -> dic
                     "bytes": path.stat().st_size,
                     "sha256": sha256(path),
                     "frames": len(scene["frame_ids"]),
-                    "depth": has_depth,
+                    "depth": any(member.startswith("depth/") for member in members),
                     **{kind: round(float(np.mean(shares[kind])), 5) for kind in ("highlight", "mirror")},
                 }
             )
@@ -259,18 +286,18 @@ def write_manifest(root: Path, command: str, versions: Mapping[str, str]) -> dic
         "lists": {"rule": rule_text()},
     }
     for (split, name), lines in lists.items():
-        _write(
-            root / "lists" / f"{split}_{name}.txt", "".join(f"{line}\n" for line in sorted(lines)).encode()
-        )
-    _write(
-        root / "manifest.json",
-        json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n",
-    )
+        with atomic(root / "lists" / f"{split}_{name}.txt") as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in sorted(lines)))
+    write_json(root / "manifest.json", manifest)
     return manifest
 
 
 def verify(root: Path) -> list[str]:
-    """What is wrong with the archives by the manifest, one line each; empty where every file is as it was written."""
+    """Compare the archives with the manifest.
+
+    Returns:
+        one line for each file that is missing, damaged or not listed.
+    """
     root = Path(root)
     rooms = json.loads((root / "manifest.json").read_text())["rooms"]
     problems = []
@@ -288,19 +315,19 @@ def verify(root: Path) -> list[str]:
 
 
 def _archives(root: Path, split: str) -> list[Path]:
-    """The archives of a split by name, without those that are being written."""
+    """Return the archives of a split, sorted by name. Files that are still being written are left out."""
     return sorted(path for path in (root / split).glob("*.zip") if not path.name.startswith("."))
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Colour at half the resolution, as cameras store it: a fifth smaller, and at 128x96 nobody sees it."""
+    """Encode an image with colour at half the resolution: a fifth smaller, and not visible at 128x96."""
     data = io.BytesIO()
     Image.fromarray(image).save(data, "jpeg", quality=quality, subsampling=2, optimize=True)
     return data.getvalue()
 
 
 def _png(array: np.ndarray) -> bytes:
-    """A uint8 or uint16 (H, W) array as a grey PNG."""
+    """Encode a uint8 or uint16 (H, W) array as a grey PNG."""
     data = io.BytesIO()
     Image.fromarray(array).save(data, "png", optimize=True)
     return data.getvalue()
@@ -309,18 +336,13 @@ def _png(array: np.ndarray) -> bytes:
 def _millimetres(depth_m: np.ndarray, where: str) -> np.ndarray:
     depth_m = np.asarray(depth_m, np.float64)
     if not np.isfinite(depth_m).all() or depth_m.min() < 0 or depth_m.max() > MAX_DEPTH_M:
-        raise DataError(f"{where}: not finite or outside of 0 to {MAX_DEPTH_M} m.")
+        raise DataError(f"{where}: not finite or outside 0 to {MAX_DEPTH_M} m.")
     return np.rint(depth_m * 1000).astype(np.uint16)
 
 
 def _checked_mask(mask: np.ndarray, where: str) -> np.ndarray:
     if mask.dtype != np.uint8 or not mask_is_valid(mask):
         raise DataError(
-            f"{where}: must be uint8, codes 0 to {len(MATERIALS) - 1}, plus {HIGHLIGHT} at highlights."
+            f"{where}: must be uint8 with codes 0 to {len(MATERIALS) - 1}, plus {HIGHLIGHT} at highlights."
         )
     return mask
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)

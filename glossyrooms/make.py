@@ -1,20 +1,17 @@
-"""Makes GlossyRooms: ``python -m glossyrooms.make`` writes the set that ships, options make larger ones.
+"""Make GlossyRooms: ``python -m glossyrooms.make`` writes the set that ships; its options make larger sets.
 
-Rooms are made in parallel processes, each to the end before its archive appears under its name, so that a
-kill or a full disk leaves no half room; the same command goes on with what is missing. Every room
-follows from its seed alone: neither their number nor the processes change one.
+Several processes make rooms in parallel. A room's archive appears under its name when it is complete, so an
+interruption or a full disk leaves no partial room: repeat the command to make the missing rooms. A room depends on its
+seed and the settings alone, not on the number of rooms or processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -24,25 +21,32 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+from PIL import Image
 
+from d3d.datasets import find_triples, open_dataset
 from d3d.datasets.glossyrooms.format import HIGHLIGHT, SPLITS
-from d3d.errors import ConfigError, D3DError, DataError
+from d3d.errors import ConfigError, DataError
+from d3d.io import atomic
 from d3d.progress import say, track
-from glossyrooms.archive import write_manifest, write_room
+from glossyrooms import camera, command, rooms
+from glossyrooms.archive import read_room, write_manifest, write_room
+from glossyrooms.mesh import MIRROR
+from glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
+from glossyrooms.render import Renderer
 
-GENERATOR = 1  # counts up with every change that changes a picture
+GENERATOR = 1  # increase it with every change that changes an image
 FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}
-ATTEMPTS = 60  # seeds a room may try: a tenth to a half of them fit
+ATTEMPTS = 60  # candidate seeds for a room; between a tenth and a half of them are accepted
 HIGHLIGHT_SHARE = {"glossy": (0.02, 0.05), "mirror": (0.01, 0.05), "matt": (0.0, 0.004)}  # mean over frames
 LEAST_MIRROR_SHARE = 0.01
-NEAREST_M = 0.35  # to the camera: it must not pass through furniture
-LEAST_TRIPLES = 0.9  # of the frames must be targets with two sources
-LOOK_EVERY = 6  # frames that the cheap look at a candidate takes
+NEAREST_M = 0.35  # smallest depth: the camera must not pass through furniture
+LEAST_TRIPLES = 0.9  # share of the frames that must be targets with two sources
+LOOK_EVERY = 6  # a candidate is judged by every so many frames
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the pictures of a room besides its seed."""
+    """What determines the images of a room besides its seed."""
 
     frames: int = 80
     height: int = 144
@@ -72,10 +76,10 @@ class Job:
 
 
 def floor_of(split: str, index: int) -> str:
-    """One room in six has a matt floor, one in six a mirror on a wall, the others a glossy floor.
+    """Return the kind of floor: one room in six is "matt", one in six is "mirror", the others are "glossy".
 
-    In val and test two in six are matt, or there would be few images for NoReflection: from a glossy floor
-    some light is mirrored into almost every view.
+    In val and test two rooms in six are matt. Otherwise NoReflection would have few images: a glossy floor mirrors
+    some light into almost every view.
     """
     if split != "train" and index % 6 == 2:
         return "matt"
@@ -83,17 +87,13 @@ def floor_of(split: str, index: int) -> str:
 
 
 def seeds_of(split: str, index: int) -> Iterator[int]:
-    """The seeds that a room tries in turn; no two rooms of any split share one."""
+    """Yield the candidate seeds of a room. No two rooms of any split share a seed."""
     first = FIRST_SEED[split] + index * ATTEMPTS
     yield from range(first, first + ATTEMPTS)
 
 
 def fault(mi, room, poses: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) -> str:
-    """Why a room is not kept, "" if it is; geometry only, a second a room."""
-    from d3d.datasets.triples import find_triples
-    from glossyrooms.mesh import MIRROR
-    from glossyrooms.render import Renderer
-
+    """Return why a room is rejected, or "" if it is accepted. Uses its geometry only: a second per room."""
     if len(find_triples(poses, every=1)) < LEAST_TRIPLES * (len(poses) - 2):
         return "triple rule"
     renderer = Renderer(mi, room.geometry, room.seed)
@@ -113,19 +113,15 @@ def fault(mi, room, poses: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) 
 
 
 def make_room(job: Job) -> dict[str, int]:
-    """Finds a seed that fits, renders the room and writes its archive.
+    """Find an accepted seed, render the room and write its archive.
 
     Returns:
-        how many candidates were rejected, by reason.
+        the number of rejected candidates by reason.
 
     Raises:
-        DataError: no seed of the room's fits, or the archive cannot be written.
+        DataError: no candidate is accepted, or the archive cannot be written.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    from glossyrooms import camera, rooms
-    from glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
-    from glossyrooms.render import Renderer
-
     s = job.settings
     mi, denoise = load_mitsuba(job.variant, threads=1), load_denoiser(threads=1, quality="balanced")
     size_hw = s.height, s.width
@@ -167,7 +163,7 @@ def make_room(job: Job) -> dict[str, int]:
         images=images,
         shares={
             "highlight": [float(h.mean()) for h in highlights],
-            "mirror": [float((k == rooms.MIRROR).mean()) for k in kinds],
+            "mirror": [float((k == MIRROR).mean()) for k in kinds],
         },
         spec={**room.spec, "settings": asdict(s), "with_depth": job.with_depth, "rejected": dict(rejected)},
         versions=versions(mi.variant()),
@@ -178,7 +174,7 @@ def make_room(job: Job) -> dict[str, int]:
 
 
 def versions(variant: str = "") -> dict[str, str]:
-    """Of all that decides a picture's bits."""
+    """Return the versions of everything that determines the bytes of an image."""
     found = {
         name: metadata.version(name)
         for name in ("d3d", "mitsuba", "drjit", "pyoidn", "numpy", "scipy", "pillow")
@@ -187,32 +183,31 @@ def versions(variant: str = "") -> dict[str, str]:
 
 
 def is_done(job: Job) -> bool:
-    """Whether the room is there already.
+    """Return whether the room exists.
 
     Raises:
-        ConfigError: it is there, but made with other settings.
+        ConfigError: it exists, but was made with other settings.
     """
     if not job.path.is_file():
         return False
     try:
-        with zipfile.ZipFile(job.path) as archive:
-            spec = json.loads(archive.read("scene.json"))["spec"]
+        spec = read_room(job.path)[0]["spec"]
         found = {**spec["settings"], "with_depth": spec["with_depth"]}
-    except (zipfile.BadZipFile, OSError, LookupError, ValueError) as error:
+    except (DataError, LookupError, TypeError) as error:
         raise ConfigError(
-            f"{job.path} is not a room of this generator ({error}). Delete it, or take another --out."
+            f"{job.path} is not a room of this generator ({error}). Delete it, or choose another --out."
         ) from None
     wanted = {**asdict(job.settings), "with_depth": job.with_depth}
     other = [f"{k} is {found.get(k)!r}, not {v!r}" for k, v in wanted.items() if found.get(k) != v]
     if other:
         raise ConfigError(
-            f"{job.path} was made with other settings: {', '.join(other)}. Delete it, or take another --out."
+            f"{job.path} was made with other settings: {', '.join(other)}. Delete it, or choose another --out."
         )
     return True
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when its parent does: after a kill it would go on, beside those of the next start."""
+    """End this worker when its parent ends. After a kill it would otherwise continue beside the next command's."""
 
     def watch() -> None:
         parent_process().join()
@@ -222,19 +217,26 @@ def _end_with_parent() -> None:
 
 
 def make(jobs: list[Job], workers: int) -> Counter[str]:
-    """Makes the rooms that are missing, ``workers`` at a time; returns the rejected candidates by reason.
+    """Make the missing rooms.
+
+    Args:
+        jobs: all rooms of the set.
+        workers: number of processes.
+
+    Returns:
+        the number of rejected candidates by reason.
 
     Raises:
-        D3DError: of the first room that failed; the others in work are finished first.
+        D3DError: the error of the first room that failed; rooms in progress are finished first.
     """
     missing = [job for job in jobs if not is_done(job)]
     if len(missing) < len(jobs):
-        say(f"{len(jobs) - len(missing)} of {len(jobs)} rooms are there already")
+        say(f"{len(jobs) - len(missing)} of {len(jobs)} rooms exist already")
     rejected: Counter[str] = Counter()
     if not missing:
         return rejected
     bar = track(what="rooms", total=sum(job.settings.frames for job in missing), unit="frame")
-    # spawn: a forked child would inherit mitsuba's and torch's threads in a state that nobody defined
+    # spawn: the threads of mitsuba and torch do not survive a fork
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         running = {pool.submit(make_room, job): job for job in missing}
         try:
@@ -243,12 +245,12 @@ def make(jobs: list[Job], workers: int) -> Counter[str]:
                 bar.update(running[done].settings.frames)
         except BrokenProcessPool:
             raise DataError(
-                "a process that rendered was ended from outside (out of memory?). Finished rooms are kept: the same "
-                "command goes on; take fewer --workers if it happens again."
+                "a rendering process was killed (out of memory?). Finished rooms are kept: repeat the command to "
+                "continue, with fewer --workers if this happens again."
             ) from None
         except OSError as error:
             raise DataError(
-                f"a room could not be written ({error}). Finished rooms are kept: the same command goes on."
+                f"a room could not be written ({error}). Finished rooms are kept: repeat the command to continue."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -257,12 +259,7 @@ def make(jobs: list[Job], workers: int) -> Counter[str]:
 
 
 def contact_sheet(root: Path, path: Path, columns: int = 7, shrink: float = 1.0) -> None:
-    """The middle frame of every room as a picture, in the order of splits and names."""
-    from PIL import Image
-
-    from d3d.datasets import open_dataset
-    from d3d.io import atomic
-
+    """Write one picture with the middle frame of every room, ordered by split and name."""
     dataset = open_dataset("glossyrooms", root)
     scenes = [scene for split in dataset.splits for scene in dataset.scenes(split)]
     h, w = (round(shrink * a) for a in scenes[0].size_hw)
@@ -276,51 +273,33 @@ def contact_sheet(root: Path, path: Path, columns: int = 7, shrink: float = 1.0)
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's options."""
     result = argparse.ArgumentParser(prog="python -m glossyrooms.make", description=__doc__)
     s = Settings()
     result.add_argument("--out", default="data/glossyrooms", help="folder of the set (default: %(default)s)")
-    for split, count in zip(SPLITS, (30, 6, 6), strict=True):
-        result.add_argument(
-            f"--{split}", type=int, default=count, help=f"{split} rooms (default: %(default)s)"
-        )
-    result.add_argument("--frames", type=int, default=s.frames, help="a room (default: %(default)s)")
+    for option, default, what in (
+        *(
+            (split, count, f"number of {split} rooms")
+            for split, count in zip(SPLITS, (30, 6, 6), strict=True)
+        ),
+        ("frames", s.frames, "frames per room"),
+        ("width", s.width, "width of a frame in pixels"),
+        ("height", s.height, "height of a frame in pixels"),
+        ("jpeg-quality", s.jpeg_quality, "quality of the images, 1 to 95"),
+        ("workers", os.cpu_count(), "processes, by default one per core"),
+        ("depth-every", 6, "every Nth training room gets depth and masks"),
+    ):
+        result.add_argument(f"--{option}", type=int, default=default, help=f"{what} (default: %(default)s)")
     result.add_argument(
-        "--width", type=int, default=s.width, help="of a frame, pixels (default: %(default)s)"
+        "--variant", default="auto", help="mitsuba variant: auto, llvm_ad_rgb, or scalar_rgb (slow)"
     )
-    result.add_argument(
-        "--height", type=int, default=s.height, help="of a frame, pixels (default: %(default)s)"
-    )
-    result.add_argument("--jpeg-quality", type=int, default=s.jpeg_quality, help="(default: %(default)s)")
-    result.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    result.add_argument(
-        "--depth-every",
-        type=int,
-        default=6,
-        help="every Nth train room has depth and masks (default: %(default)s)",
-    )
-    result.add_argument("--variant", default="auto", help="mitsuba's: auto, llvm_ad_rgb or scalar_rgb (slow)")
     return result
 
 
-def exit_status(work: Callable[[], None]) -> int:
-    """Of a command: 0, or after one line that says what was wrong 2, or 130 where the user stopped it."""
-    start = time.monotonic()
-    try:
-        work()
-        say(f"({time.monotonic() - start:.0f} s)")
-    except D3DError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished rooms are kept, the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Makes a set; returns the exit status, see `exit_status`."""
+    """Make a set; return the exit status, see `command.run`."""
     a = parser().parse_args(argv)
-    return exit_status(lambda: _make_set(a))
+    return command.run(lambda: _make_set(a))
 
 
 def _make_set(a: argparse.Namespace) -> None:
@@ -329,14 +308,10 @@ def _make_set(a: argparse.Namespace) -> None:
         or a.train + a.val + a.test < 1
         or min(a.frames, a.workers, a.depth_every) < 1
     ):
-        raise ConfigError(
-            "rooms must be at least 0, and one in all; frames, workers and depth-every at least 1."
-        )
+        raise ConfigError("make at least one room; --frames, --workers and --depth-every must be at least 1.")
     if min(a.width, a.height) < 32:
         raise ConfigError(f"frames of {a.width}x{a.height} are too small: at least 32x32.")
-    from glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
-
-    variant = load_mitsuba(a.variant).variant()  # says here, once, what is missing
+    variant = load_mitsuba(a.variant).variant()  # fails here, once, if a package is missing
     load_denoiser()
     settings = Settings(a.frames, a.height, a.width, a.jpeg_quality)
     jobs = [
@@ -350,13 +325,13 @@ def _make_set(a: argparse.Namespace) -> None:
         for k, v in vars(a).items()
         if k not in ("out", "workers") and v != parser().get_default(k)
     ]
-    command = " ".join(["python -m glossyrooms.make", *options])
-    manifest = write_manifest(Path(a.out), command, versions(variant))
+    again = " ".join(["python -m glossyrooms.make", *options])
+    manifest = write_manifest(Path(a.out), again, versions(variant))
     contact_sheet(Path(a.out), Path(a.out) / "contact_sheet.png", shrink=2 / 3)
     size = sum(room["bytes"] for room in manifest["rooms"]) / 2**20
     say(
         f"{len(manifest['rooms'])} rooms, {size:.1f} MB, in {a.out}; "
-        f"candidates rejected: {dict(rejected.most_common())}"
+        f"rejected candidates: {dict(rejected.most_common())}"
     )
 
 

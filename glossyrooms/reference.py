@@ -1,8 +1,8 @@
-"""GlossyRooms' baked light against full path tracing, frame by frame.
+"""Compare GlossyRooms' baked light with path tracing, frame by frame.
 
-``python -m glossyrooms.reference`` renders some frames of a made set again with mitsuba's path tracer,
-from the same triangles, textures and lights with mitsuba's own materials, and says how far the two are
-apart on matt, glossy and highlight pixels.
+``python -m glossyrooms.reference`` renders some frames of a set again with mitsuba's path tracer, from the same
+triangles, textures and lights but with mitsuba's own materials. It prints how much the two differ on matt, glossy and
+highlight pixels.
 """
 
 from __future__ import annotations
@@ -15,17 +15,27 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from PIL import Image
+from scipy import ndimage
 
-from d3d.errors import D3DError
+from d3d.datasets import open_dataset
 from d3d.progress import say
+from glossyrooms import command, rooms
 from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Geometry, Material
+from glossyrooms.mitsuba_setup import load_mitsuba
 from glossyrooms.render import MIRROR_REFLECTANCE, Renderer, develop
 
-MAX_DEPTH = 10  # of a path, in segments
+MAX_DEPTH = 10  # greatest number of segments of a path
 
 
 def scene(mi: ModuleType, geometry: Geometry, folder: Path):
-    """The room as a mitsuba scene: a shape a material. ``folder`` takes its PLY files until it is loaded."""
+    """Build a mitsuba scene of a room, one shape per material.
+
+    Args:
+        mi: mitsuba.
+        geometry: the room.
+        folder: folder for PLY files; may be deleted afterwards.
+    """
     parts: dict[str, object] = {"type": "scene", "integrator": {"type": "path", "max_depth": MAX_DEPTH}}
     for k, material in enumerate(geometry.materials):
         faces = geometry.faces[geometry.material == k]
@@ -75,7 +85,19 @@ def _bsdf(mi: ModuleType, material: Material) -> dict[str, object]:
 def render(
     mi: ModuleType, room, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], spp: int
 ) -> np.ndarray:
-    """Linear radiance (h, w, 3) of a `scene` by path tracing; pose is world_T_cam with OpenCV axes."""
+    """Path trace a `scene`.
+
+    Args:
+        mi: mitsuba.
+        room: the scene, see `scene`.
+        pose: (4, 4) world_T_cam, OpenCV axes.
+        K: (3, 3) intrinsics.
+        size_hw: size of the image.
+        spp: paths per pixel.
+
+    Returns:
+        linear radiance (h, w, 3).
+    """
     h, w = size_hw
     # mitsuba's camera looks along +z with x to the left and y up
     to_world = pose @ np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -102,9 +124,12 @@ def render(
 def compare(
     ours: np.ndarray, reference: np.ndarray, masks: dict[str, np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """For each mask: mean radiance of ours over the reference's; median relative difference of 3x3 means."""
-    from scipy import ndimage
+    """Compare two radiance images (h, w, 3) on the pixels of each mask.
 
+    Returns:
+        for each mask that is not empty: our mean radiance divided by the reference's, and the median relative
+        difference of 3x3 means.
+    """
     a, b = (ndimage.uniform_filter(x.mean(axis=-1), 3) for x in (ours, reference))
     result = {}
     for name, mask in masks.items():
@@ -115,34 +140,23 @@ def compare(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the differences of some frames and writes them side by side; returns the exit status."""
+    """Print the differences of some frames and write them side by side; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m glossyrooms.reference", description=__doc__)
-    parser.add_argument("--root", default=None, help="folder of the set (default: the one that ships)")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--rooms", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=2, help="a room")
-    parser.add_argument("--spp", type=int, default=256, help="paths a pixel")
+    parser.add_argument("--root", default=None, help="folder of the set (default: the set that ships)")
+    parser.add_argument("--split", default="val", help="(default: %(default)s)")
+    parser.add_argument("--rooms", type=int, default=3, help="number of rooms (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=2, help="frames per room (default: %(default)s)")
+    parser.add_argument("--spp", type=int, default=256, help="paths per pixel (default: %(default)s)")
     parser.add_argument(
-        "--out", default="glossyrooms_reference.png", help="picture: ours above, path traced below"
+        "--out",
+        default="glossyrooms_reference.png",
+        help="picture with our frames above the path traced ones (default: %(default)s)",
     )
     a = parser.parse_args(argv)
-    try:
-        table = _compare_rooms(a)
-    except D3DError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for line in table:
-        say(line)
-    return 0
+    return command.run(lambda: _compare_rooms(a))
 
 
-def _compare_rooms(a: argparse.Namespace) -> list[str]:
-    from PIL import Image
-
-    from d3d.datasets import open_dataset
-    from glossyrooms import rooms
-    from glossyrooms.mitsuba_setup import load_mitsuba
-
+def _compare_rooms(a: argparse.Namespace) -> None:
     mi = load_mitsuba()
     columns, found = [], {}
     for view in open_dataset("glossyrooms", a.root, rooms=a.rooms).scenes(a.split):
@@ -170,11 +184,10 @@ def _compare_rooms(a: argparse.Namespace) -> list[str]:
                 found.setdefault(name, []).append(values)
             columns.append(np.concatenate((develop(ours), develop(reference))))
     Image.fromarray(np.concatenate(columns, axis=1)).save(a.out)
-    lines = [
-        f"{name}: mean radiance x{np.mean(v, axis=0)[0]:.3f}, median difference {100 * np.median(v, axis=0)[1]:.1f} %"
-        for name, v in found.items()
-    ]
-    return [*lines, f"ours above, path traced below: {a.out}"]
+    for name, values in found.items():
+        ratio, off = np.mean([v[0] for v in values]), np.median([v[1] for v in values])
+        say(f"{name}: mean radiance x{ratio:.3f}, median difference {100 * off:.1f} %")
+    say(f"our frames above, path traced below: {a.out}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from d3d.errors import ConfigError, DataError
 from d3d.pipeline.runs import project_root
 from glossyrooms import truth
 from glossyrooms.archive import write_manifest
+from glossyrooms.mitsuba_setup import load_mitsuba
 
 SHIPPED = project_root() / "data" / "glossyrooms"
 
@@ -44,7 +45,7 @@ def test_a_room_that_ships_with_its_truth_comes_out_the_same(bare, tmp_path, cap
     assert not open_dataset("glossyrooms", bare).scenes("train")[0].has_depth
     out = tmp_path / "out"
     assert truth.main(["--root", str(bare), "--out", str(out)]) == 0
-    assert "1 rooms with their truth" in capsys.readouterr().out
+    assert "1 rooms with depth and masks" in capsys.readouterr().out
     made, shipped = (members(root / "train" / "train-0006.zip") for root in (out, SHIPPED))
     assert made == shipped
     scene = open_dataset("glossyrooms", out).scenes("train")[0]
@@ -98,7 +99,5 @@ def test_another_room_than_that_of_the_images_is_refused(bare, change):
     else:
         shares[2] += 1e-3
     scene["world_T_cam"], scene["shares"]["highlight"] = poses.tolist(), shares.tolist()
-    from glossyrooms.mitsuba_setup import load_mitsuba
-
     with pytest.raises(DataError, match="room x: this version makes another room of seed"):
         truth.truth(load_mitsuba(), scene, "room x")
