@@ -239,23 +239,10 @@ def main(argv: list[str] | None = None) -> int:
     from d3d.parallel import distributed
 
     try:
-        distributed.begin(parser().parse_known_args(argv)[0].device or "auto")
+        return distributed.run(lambda: _run(argv), parser().parse_known_args(argv)[0].device or "auto")
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if distributed.rank() == 0:
-        try:
-            return _run(argv)
-        finally:
-            distributed.end()
-    from d3d.training import train_here
-
-    try:
-        distributed.follow(train_here)
-    except D3DError as error:
-        print(f"error, process {distributed.rank()}: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # an orderly end would wait for the others, and these wait for this one
-    return 0
 
 
 def _run(argv: list[str] | None) -> int:

@@ -23,6 +23,7 @@ from d3d.geometry import disp_to_depth
 from d3d.io import atomic, read_json, write_json
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
+from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
 
 # 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
@@ -207,8 +208,6 @@ def saved_network(path: Path, sha256: str, device: str, precision: str) -> Calla
     Raises:
         DataError: the file is another one, or not a checkpoint.
     """
-    from d3d.training import select_device
-
     return partial(_predict_with, load_checked(path, sha256).to(select_device(device)), precision)
 
 

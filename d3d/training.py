@@ -1,7 +1,7 @@
-"""One training loop for pretraining (section 3.1) and distillation (3.2.4).
+"""The training loop of pretraining (section 3.1) and distillation (3.2.4).
 
-A task says what a batch and a loss are; the loop owns optimisation, precision, checkpoints, resuming
-and progress. Adam; the rate drops tenfold at the milestones (3.3).
+A task defines batches and their loss. The loop does optimisation, precision, checkpoints, resuming and progress.
+Adam; the learning rate drops tenfold at the milestones (section 3.3).
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +24,31 @@ from torch.utils.data import Dataset as TorchDataset
 
 from d3d.datasets.augment import unflip
 from d3d.datasets.samples import EpochBatches
-from d3d.errors import ConfigError, DataError
+from d3d.errors import D3DError, DataError, RunError
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic
 from d3d.kernels import Adam
 from d3d.losses import laplacian_nll, log_depth_loss, self_supervised_loss
-from d3d.parallel import distributed
-from d3d.pipeline.config import TrainConfig
+from d3d.models import load_weights, save_weights
+from d3d.parallel import distributed, launch
+from d3d.parallel.distributed import select_device
 from d3d.progress import say, track
+
+if TYPE_CHECKING:
+    from d3d.pipeline.config import TrainConfig
+
+__all__ = ["DistillTask", "PretrainTask", "RegressionTask", "Task", "learning_rate", "select_device", "train"]
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
 SNAPSHOT = "snapshot-{step:06}.safetensors"
-PREFETCH = 4  # batches a loading process is ahead: evens out large frames that are read for the first time
+PREFETCH = (
+    4  # batches that each loading process prepares in advance: evens out frames read for the first time
+)
+FIRST_CHECK, CHECK_S = 10, 30.0  # the loss is checked after so many steps, then every so many seconds
 
 
 class Task(Protocol):
-    """What is trained on, and how wrong the network is on it."""
+    """The samples of a training, and the loss of a batch of them."""
 
     name: str
     samples: TorchDataset
@@ -46,7 +57,7 @@ class Task(Protocol):
     def loss(
         self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (scalar) and its parts (detached), from what the network returned, mirrored back."""
+        """The loss (scalar) and its parts (detached) from the network's outputs, mirrored back."""
 
 
 @dataclass
@@ -81,7 +92,7 @@ class PretrainTask:
 class DistillTask:
     """Section 3.2.4: Eq. 4 on pseudo-labels; ``samples`` are `LabelSamples`.
 
-    The paper writes the loss for the prediction F_t, the network's finest output; coarser heads get none.
+    The paper defines the loss for the prediction F_t, the network's finest output; coarser heads have no loss.
     """
 
     samples: TorchDataset
@@ -98,7 +109,7 @@ class DistillTask:
 
 @dataclass
 class RegressionTask:
-    """Eq. 4 with a predicted scale (`laplacian_nll`): how well can the teacher's depth be told from the image?
+    """Eq. 4 with a predicted scale (`laplacian_nll`): the uncertainty "regression".
 
     ``samples`` are `LabelSamples` of the teacher's depth; the network has a second output (``log_scale=True``).
     """
@@ -124,23 +135,10 @@ class RegressionTask:
         return loss, parts
 
 
-def select_device(name: str = "auto") -> torch.device:
-    """ "auto" takes the GPU if there is one.
-
-    Raises:
-        ConfigError: "cuda" was asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda', but PyTorch sees no GPU here. Use device = 'auto' or 'cpu'.")
-    return torch.device(name)
-
-
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """Adam's rate at this step (0-based) of a training of so many.
+    """The learning rate of a step (0-based).
 
-    "Reduced after 26 epochs" means that epochs 0..25 run at the full rate.
+    "Reduced after 26 epochs" means that epochs 0 to 25 have the full rate.
     """
     drops = sum(step >= d for d in config.drops(total_steps))
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
@@ -149,12 +147,12 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
 
 @functools.cache
 def _compiled_loss() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    # one graph or an error: a loss that falls apart into pieces would be slow without a word
+    # fullgraph: an error if the loss cannot be compiled as one graph, instead of a slow loss
     return torch.compile(self_supervised_loss, dynamic=False, fullgraph=True)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam (3.3), on any device in one kernel."""
+    """Adam (section 3.3) in one kernel, on a GPU and on a CPU."""
     if next(model.parameters()).is_cuda:
         return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     return Adam(model.parameters(), lr=config.learning_rate)
@@ -163,9 +161,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def batch_loss(
     network: nn.Module, task: Task, batch: dict[str, Tensor], config: TrainConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch on the network's device, as each step of `train` has it, and its parts, detached.
+    """The loss of a batch on the network's device, as in each step of `train`, and its parts, detached.
 
-    It reads no value back from the device: a GPU that has to answer in every step waits in every step.
+    It reads no value back from the device: otherwise a GPU would wait for Python in every step.
     """
     image = batch["input"]
     if config.channels_last:
@@ -186,50 +184,55 @@ def train(
     device: torch.device | str = "cpu",
     what: str = "",
     on_checkpoint: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> nn.Module:
-    """Trains a network, leaving ``weights.safetensors``, ``loss.csv`` and ``loss.png`` in ``folder``.
+    """Trains a network; leaves ``weights.safetensors`` and ``loss.csv`` in ``folder``.
 
-    With ``config.snapshots`` also the weights of so many steps on the way, ``snapshot-<step>.safetensors``.
+    ``config.snapshots`` asks for the weights of some earlier steps as well, ``snapshot-<step>.safetensors``.
 
-    After each epoch, or every ``config.checkpoint_steps``, the whole state is checkpointed under a temporary
-    name and renamed. A killed training that is started again goes on from there and ends at the same weights
-    (bit for bit on a CPU with the same number of threads), as every random choice depends on seed and step alone.
+    The whole state is checkpointed after each epoch, or every ``config.checkpoint_steps``. If a training is
+    interrupted, call it again: it resumes from the last checkpoint and ends with the same weights (bit for bit on a CPU
+    with the same number of threads), because every random choice depends on seed and step alone.
 
-    In a group of processes the first one calls this, and all train; ``config.batch_size`` images
-    a step in all.
+    In a group of processes the first process calls this function, and all take part; ``config.batch_size`` is
+    the number of images that they process in a step together.
 
     Args:
-        model_factory: makes the network; called after seeding, so its initialisation is the seed's.
+        model_factory: makes the network; called after seeding.
         device: "cpu", "cuda" or a device; in a group each process has its own.
-        on_checkpoint: called with the number of finished steps after each checkpoint.
+        what: name of the training in messages.
+        on_checkpoint: called with the number of finished steps after each checkpoint, in the first process.
+        processes: starts so many processes on this machine and trains in them, unless torchrun started this one.
 
     Returns:
         the trained network in eval mode.
 
     Raises:
-        ConfigError: the batch cannot be shared by the processes.
-        DataError: the loss stopped being finite.
+        ConfigError: the processes cannot share the batch equally.
+        DataError: the loss is not finite. Checked after `FIRST_CHECK` steps, then every `CHECK_S` seconds.
+        RunError: the loading processes ran out of shared memory.
     """
-    distributed.send((model_factory, task, config, folder, seed, what))
-    with distributed.training():
-        return train_here(model_factory, task, config, folder, seed, what, device, on_checkpoint)
+    shared = (model_factory, task, config, Path(folder), seed, what or task.name)
+    if processes > 1 and not distributed.launched():
+        kind = torch.device(device).type
+        launch.call_in_processes(processes, kind, _train, *shared, device, on_checkpoint)
+        return load_weights(model_factory(), Path(folder) / WEIGHTS).eval()
+    distributed.call(_train, *shared)
+    return _train(*shared, device, on_checkpoint)
 
 
-def train_here(
+def _train(
     model_factory: Callable[[], nn.Module],
     task: Task,
     config: TrainConfig,
     folder: Path,
-    seed: int = 0,
-    what: str = "",
+    seed: int,
+    what: str,
     device: torch.device | str = "cpu",
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> nn.Module:
-    """This process's part of a training, as `train` has it; the first process of a group alone writes."""
-    from d3d.models import save_weights
-
+    """`train` in one process of a group; only the first process writes."""
     device, leads = distributed.device(device), distributed.rank() == 0
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = distributed.share(model_factory().to(device))
@@ -237,37 +240,28 @@ def train_here(
         model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, config)
     first, history = _resume(folder / STATE, model, optimizer, device)
-    distributed.agree(first, f"the step that {folder / STATE} is of")
+    distributed.agree(first, f"the step of {folder / STATE}")
     part = (distributed.rank(), distributed.size())
     per_epoch = EpochBatches(len(task.samples), config.batch_size, seed, part=part).per_epoch
     total = config.total_steps(per_epoch)
     every = config.checkpoint_steps or per_epoch
     snapshots = config.snapshot_steps(total)
-    loader = DataLoader(
-        task.samples,
-        batch_sampler=EpochBatches(
-            len(task.samples), config.batch_size, seed, first, max(first, total), part
-        ),
-        num_workers=config.workers,
-        prefetch_factor=PREFETCH if config.workers else None,
-        pin_memory=device.type == "cuda",
-    )
-    what = what or task.name
     if first:
-        say(f"{what}: goes on after step {first} of {total}")
+        say(f"{what}: resumes after step {first} of {total}")
     else:
         say(
             f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
             f"on {device}{f', {part[1]} processes' if part[1] > 1 else ''}"
         )
+    batches = EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total), part)
     bar = track(what=what, total=total, unit="step", first=first)
-    start = drawn = time.monotonic()
+    start = checked = time.monotonic()
     sums: dict[str, Tensor] = {}
-    since = first  # the steps that `sums` is of
+    since = first  # the first step in `sums`
     model.train()
     network = distributed.wrap(model)
-    for step, batch in enumerate(loader, first):
-        torch.manual_seed(seed * 1_000_003 + step)  # drop path: the same after a resume
+    for step, batch in enumerate(_load(task, batches, config.workers, device, what), first):
+        torch.manual_seed(seed * 1_000_003 + step)  # of random layers: the same after a resume
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
         rate = learning_rate(config, step, total)
         for group in optimizer.param_groups:
@@ -281,33 +275,27 @@ def train_here(
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
-        # those after the last checkpoint are written again, the same, after a kill
+        # a resumed training writes those after the last checkpoint again, with the same content
         if done in snapshots and leads:
             save_weights(model, folder / SNAPSHOT.format(step=done))
-        if done % every and done != total:
+        at_checkpoint = done % every == 0 or done == total
+        if at_checkpoint or done - first == FIRST_CHECK or time.monotonic() - checked > CHECK_S:
+            # of this process alone: the clocks of several processes would not check at the same step
+            _check_finite(sums["loss"].item() / (done - since), what, since + 1, done)
+            checked = time.monotonic()
+        if not at_checkpoint:
             continue
         means = {name: value / (done - since) for name, value in distributed.mean(sums).items()}
-        if not math.isfinite(means["loss"]):
-            raise DataError(
-                f"{what}: the loss is {means['loss']} in steps {since + 1} to {done}. Are poses and intrinsics those "
-                f"of these images? A lower learning_rate or precision = 'float32' may help."
-            )
+        _check_finite(means["loss"], what, since + 1, done)
         history.append({"epoch": round(done / per_epoch, 3), "steps": done, "learning_rate": rate, **means})
         sums, since = {}, done
-        if not leads:
-            continue
-        save_weights(model, folder / WEIGHTS)
-        _checkpoint(folder, model, optimizer, done, history)
-        bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
-        # a picture to look at while it trains, but not one after each tiny epoch
-        if time.monotonic() - drawn > 60:
-            _draw(folder, history)
-            drawn = time.monotonic()
-        if on_checkpoint is not None:
-            on_checkpoint(done)
+        if leads:
+            save_weights(model, folder / WEIGHTS)
+            _checkpoint(folder, model, optimizer, done, history)
+            bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
+            if on_checkpoint is not None:
+                on_checkpoint(done)
     bar.close()
-    if leads:
-        _draw(folder, history)
     if first < total:
         seconds = time.monotonic() - start
         images = (total - first) * min(config.batch_size, len(task.samples))
@@ -317,10 +305,71 @@ def train_here(
     return model.eval()
 
 
+def _check_finite(loss: float, what: str, first: int, last: int) -> None:
+    if not math.isfinite(loss):
+        raise DataError(
+            f"{what}: the loss is {loss} in steps {first} to {last}. Are poses and intrinsics those "
+            f"of these images? A lower learning_rate or precision = 'float32' may help."
+        )
+
+
+def _load(
+    task: Task, batches: EpochBatches, workers: int, device: torch.device, what: str
+) -> Iterator[dict[str, Tensor]]:
+    """The batches, loaded by as many processes as the shared memory has room for."""
+    prefetch = PREFETCH
+    if workers and len(batches):
+        keys = next(iter(batches))
+        batch_bytes = len(keys) * sum(v.nbytes for v in task.samples[keys[0]].values())
+        workers, prefetch = _fit_shared_memory(workers, batch_bytes, what)
+    loader = DataLoader(
+        task.samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    try:
+        yield from loader
+    except D3DError as error:  # a loading process sends its whole traceback; the last line is the message
+        raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("shared memory", "shm", "Bus error", "torch_")):
+            raise
+        raise RunError(
+            f"{what}: the loading processes ran out of shared memory (/dev/shm). Set workers = 0, or give the "
+            f"container more (docker run --shm-size=8g). Run the same again: it resumes from the last checkpoint."
+        ) from error
+
+
+def _fit_shared_memory(workers: int, batch_bytes: int, what: str) -> tuple[int, int]:
+    """Loading processes, and batches that each may prepare, that fit in /dev/shm; 64 MB is Docker's default."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    except OSError:  # another system than Linux
+        return workers, PREFETCH
+    room = max(0, free // batch_bytes - 2)  # one batch is in use, one on its way to the GPU
+    if workers * PREFETCH <= room:
+        return workers, PREFETCH
+    fitting = min(workers, room)
+    prefetch = room // fitting if fitting else 0
+    say(
+        f"{what}: {workers} loading processes need {(workers * PREFETCH + 2) * batch_bytes / 2**20:.0f} MB of shared "
+        f"memory, but /dev/shm has {free / 2**20:.0f} MB: "
+        + (
+            f"{fitting} of them prepare {prefetch} batches each"
+            if fitting
+            else "images are loaded without them"
+        )
+        + " instead. The result is the same. A container gets more with docker run --shm-size=8g."
+    )
+    return fitting, prefetch
+
+
 def _checkpoint(
     folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict[str, float]]
 ) -> None:
-    # one file for all of it: two renames could be separated by a kill
+    # one file: a kill between two renames would leave files that do not belong together
     state = {
         "step": step,
         "history": history,
@@ -335,12 +384,6 @@ def _checkpoint(
         writer.writerows(history)
 
 
-def _draw(folder: Path, history: list[dict[str, float]]) -> None:
-    from d3d.figures import loss_curve, save_png
-
-    save_png(loss_curve(history), folder / "loss.png")
-
-
 def _resume(
     path: Path, model: nn.Module, optimizer: Any, device: torch.device
 ) -> tuple[int, list[dict[str, float]]]:
@@ -351,7 +394,7 @@ def _resume(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), list(state["history"])
-    except Exception as error:  # torch raises whatever it stumbles over
+    except Exception as error:  # torch raises errors of many types
         raise DataError(
-            f"{path}: not a usable training state ({error}). Delete its folder to start anew."
+            f"{path}: not a usable training state ({error}). Delete its folder to start again."
         ) from error

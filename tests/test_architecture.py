@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("d3d", "d3d._lazy", "d3d.environment", "d3d.errors", "d3d.io", "d3d.progress"),
     (
         *("d3d.geometry", "d3d.kernels", "d3d.losses", "d3d.fusion", "d3d.uncertainty", "d3d.reconstruction"),
-        *("d3d.metrics", "d3d.models", "d3d.datasets", "d3d.optimizer"),
+        *("d3d.metrics", "d3d.models", "d3d.datasets"),
     ),
     ("d3d.parallel",),
     ("d3d.training", "d3d.prediction", "d3d.evaluation"),
@@ -46,11 +46,9 @@ HEAVY = frozenset({"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn
 KNOWN_UPWARD = {
     ("d3d.datasets.glossyrooms.dataset", "d3d.pipeline.runs"): "asks for the checkout's folder",
     ("d3d.datasets.lists", "d3d.pipeline.config"): "reads the configuration; belongs to the pipeline",
-    ("d3d.parallel.launch", "d3d.training"): "starts a training by name",
+    ("d3d.pipeline.stages.networks", "d3d.figures"): "the stage plots the loss",
     ("d3d.pipeline.stages.scores", "d3d.tables.run"): "the stage writes the run's table",
     ("d3d.reconstruction", "d3d.parallel.tasks"): "reports progress of a task",
-    ("d3d.training", "d3d.figures"): "plots the loss",
-    ("d3d.training", "d3d.pipeline.config"): "takes its settings from the configuration",
 }
 KNOWN_CYCLES = {
     ("d3d.pipeline.stages.depth", "d3d.pipeline.stages.networks"): "stages call each other",
@@ -60,13 +58,10 @@ KNOWN_LATE = {
     **dict.fromkeys(
         [
             ("d3d.datasets.glossyrooms.dataset", "d3d.pipeline.runs"),
-            ("d3d.parallel.launch", "d3d.training"),
             ("d3d.pipeline.scenes", "d3d.pipeline.stages.frames"),
             ("d3d.pipeline.stages.depth", "d3d.pipeline.stages.networks"),
             ("d3d.pipeline.stages.labels", "d3d.pipeline.stages.spread"),
-            ("d3d.prediction", "d3d.training"),
-            ("d3d.training", "d3d.figures"),
-            ("d3d.training", "d3d.models"),
+            ("d3d.pipeline.stages.networks", "d3d.figures"),
         ],
         "hides a cycle or an import upwards",
     ),
@@ -114,6 +109,8 @@ def imports_of(name: str, source: str, known: Mapping[str, object]) -> Iterator[
 
     def visit(node: ast.AST, late: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue  # names for annotations: nothing is imported when the program runs
             if isinstance(child, ast.Import):
                 yield from (Import(name, alias.name, late) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):

@@ -8,17 +8,20 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_training import Wall, config, samples
+from torch import nn
 
 from d3d.datasets.samples import EpochBatches, LabelSamples
 from d3d.errors import ConfigError, DataError
 from d3d.models import create_model
-from d3d.parallel import launch
+from d3d.models.layers import DropPath
+from d3d.parallel import distributed
 from d3d.pipeline import stages
 from d3d.pipeline.config import make_config
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, train
@@ -39,8 +42,8 @@ def curve(folder):
     return [{k: float(v) for k, v in row.items()} for row in csv.DictReader((folder / CURVE).open())]
 
 
-def network(arch):
-    return partial(create_model, arch, pretrained=False, init_depth_m=2.0)
+def network(arch, **options):
+    return partial(create_model, arch, pretrained=False, init_depth_m=2.0, **options)
 
 
 def half_a_label(scene, i):
@@ -64,22 +67,49 @@ def state_of(model_or_file):
     )
 
 
-@pytest.mark.parametrize(("arch", "kind"), [("hrdepth", "distill"), ("monovit", "pretrain")])
-def test_two_processes_have_the_loss_curve_of_one(tmp_path, arch, kind):
-    """With batch normalisation, and MonoViT's drop path, over the whole batch; a student's coarse heads are unused."""
+@pytest.mark.parametrize(
+    ("arch", "kind", "dropout"),
+    [("hrdepth", "distill", 0.2), ("monovit", "pretrain", 0.0)],
+)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path, arch, kind, dropout):
+    """Batch statistics, MonoViT's drop path and the channel dropout of mcdropout are those of the whole batch.
+
+    A student does not use its coarse heads.
+    """
     short = config(steps=4, checkpoint_steps=1, batch_size=4, learning_rate=1e-4)
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train(network(arch), tasks()[kind], short, alone, seed=1)
-    launch.train_in_processes(2, "cpu", network(arch), tasks()[kind], short, together, 1)
+    train(network(arch, dropout=dropout), tasks()[kind], short, alone, seed=1)
+    train(network(arch, dropout=dropout), tasks()[kind], short, together, seed=1, processes=2)
     a, b = curve(alone), curve(together)
     assert len(a) == len(b) == 4
     for one, two in zip(a, b, strict=True):
         assert two == pytest.approx(one, rel=2e-5)
     torch.manual_seed(1)
-    start, one, two = map(state_of, (network(arch)(), alone / WEIGHTS, together / WEIGHTS))
+    start, one, two = map(state_of, (network(arch, dropout=dropout)(), alone / WEIGHTS, together / WEIGHTS))
     # Adam's first steps are the gradient's sign: where it is zero but for rounding, a weight may go either way
     for before, a, b in zip(start, one, two, strict=True):
         assert (b - a).norm() < 0.05 * (a - before).norm()
+
+
+@pytest.mark.parametrize(
+    "layer", [DropPath(0.5), nn.Dropout(0.5), nn.Dropout1d(0.5), nn.Dropout2d(0.5)], ids=repr
+)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_every_random_layer_draws_its_part_of_the_whole_batch(monkeypatch, layer, memory):
+    whole = torch.rand(6, 8, 4, 5).contiguous(memory_format=memory)
+    whole = whole[..., 0] if isinstance(layer, nn.Dropout1d) else whole
+    torch.manual_seed(1)
+    expected = layer(whole)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "_accelerator", SimpleNamespace(device=torch.device("cpu")))
+    model = distributed.share(nn.Sequential(nn.Sequential(layer)))
+    parts = []
+    for k in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda k=k: k)
+        torch.manual_seed(1)
+        parts.append(model(whole[2 * k : 2 * k + 2]))
+    assert torch.equal(torch.cat(parts), expected)
+    assert torch.equal(model.eval()(whole), whole)
 
 
 def test_parts_of_a_batch_are_the_batch():
@@ -96,7 +126,7 @@ def test_an_error_in_the_processes_is_raised_as_it_is(tmp_path):
     task = tasks()["pretrain"]
     task.smoothness = float("inf")
     with pytest.raises(DataError, match=r"loss is (inf|nan) in steps 1 to 2"):
-        launch.train_in_processes(2, "cpu", network("monodepth2"), task, config(), tmp_path, 1)
+        train(network("monodepth2"), task, config(), tmp_path, seed=1, processes=2)
     assert not (tmp_path / STATE).exists()
 
 
@@ -104,10 +134,9 @@ SLOW = """
 import sys
 from pathlib import Path
 from test_distributed import config, network, tasks
-from d3d import launch, stages
-from d3d.pipeline.config import make_config
+from d3d.training import train
 slow = config(steps=10_000, checkpoint_steps=1)
-launch.train_in_processes(2, "cpu", network("monodepth2"), tasks()["pretrain"], slow, Path(sys.argv[1]), 1)
+train(network("monodepth2"), tasks()["pretrain"], slow, Path(sys.argv[1]), seed=1, processes=2)
 """
 
 
@@ -158,6 +187,7 @@ def test_a_notebooks_parameter_trains_in_processes(tmp_path, capfd):
     folder = stages.pretrain(cfg)
     assert "2 processes" in capfd.readouterr().out
     assert len(curve(folder)) == 1
+    assert (folder / "loss.png").stat().st_size > 1000
     assert (
         stages.pretrain(make_config(profile="smoke", device="cpu", runs_dir=str(tmp_path), steps=2)) == folder
     )

@@ -199,24 +199,18 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drops the whole residual branch of a sample with probability `p`.
-
-    Attributes:
-        part: (k, n) where the batch is the k-th of n parts of a larger one; what is drawn is then its part of the draw.
-    """
+    """Stochastic depth: in training, drops the whole residual branch of a sample with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.part = (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any (b, ...) -> the same shape; the identity in eval mode."""
         if not self.training or self.p == 0:
             return x
-        k, n = self.part
-        keep = x.new_empty((n * x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
-        return x * keep.chunk(n)[k].div_(1 - self.p)
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
+        return x * keep.div_(1 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p:.3f}"

@@ -1,19 +1,20 @@
-"""Training by many processes, one a GPU, on one machine or many: accelerate over torchrun (section 3.3 has one GPU).
+"""One training over several processes, one a GPU, on one machine or several: accelerate over torchrun.
 
-``torchrun --nproc-per-node 8 -m -- d3d all --profile paper`` starts the command eight times. The first process runs it
-as ever: it alone goes through the stages, holds their folders, writes and speaks. The others `follow`: they wait until
-the first one trains, are sent what it trains, and take their share of every batch. `launch` starts such a group
-for one training out of a notebook.
+There are two ways to start the processes:
 
-The batch size is that of all processes together, and batch statistics, losses and drop path are those of the whole
-batch, so that the number of processes changes the time and, but for rounding, nothing else.
+- ``torchrun --nproc-per-node 8 -m -- d3d all`` starts the command eight times. The first process runs it. The others
+  `follow`: they wait for the trainings of the first process and take part in them.
+- A program or notebook that is no process of torchrun starts them for one training: `d3d.parallel.launch`.
+
+The batch size counts the images of all processes together. Batch statistics, losses and dropout are those of the
+whole batch, so the number of processes changes the time and, except for rounding, not the result.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -22,13 +23,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from d3d import progress
-from d3d.errors import ConfigError, RunError
+from d3d.errors import ConfigError, D3DError, RunError
 from d3d.models.layers import DropPath
 
-_accelerator: Any = None  # of accelerate, in a process of a group
-# the group over which the first process says what is trained: on the CPU, with long patience
-_orders: Any = None
-_in_training = False
+_accelerator: Any = None  # accelerate's, in a process of a group
+_calls: Any = None  # the group over which the first process calls functions in the others
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The device of a name; "auto" takes the GPU if there is one.
+
+    Raises:
+        ConfigError: "cuda" was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but PyTorch sees no GPU here. Use device = 'auto' or 'cpu'.")
+    return torch.device(name)
 
 
 def launched() -> bool:
@@ -37,12 +49,12 @@ def launched() -> bool:
 
 
 def rank() -> int:
-    """This process's number in its group; 0 where there is none."""
+    """This process's number in its group; 0 without a group."""
     return dist.get_rank() if _accelerator is not None else 0
 
 
 def size() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if _accelerator is not None else 1
 
 
@@ -55,13 +67,13 @@ def begin(device: str) -> None:
     Raises:
         ConfigError: accelerate is not installed, or this machine has fewer GPUs than processes.
     """
-    global _accelerator, _orders
+    global _accelerator, _calls
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError:
         raise ConfigError(
-            "a training by several processes needs accelerate: pip install 'd3d[scale]'."
+            "training by several processes needs accelerate: pip install 'd3d[scale]'."
         ) from None
 
     cpu = device == "cpu" or not torch.cuda.is_available()
@@ -72,93 +84,90 @@ def begin(device: str) -> None:
             f"--nproc-per-node {torch.cuda.device_count()}, or train with device = 'cpu'."
         )
     if cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # without it accelerate may decide for one process
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate may decide for one process
     ddp = DistributedDataParallelKwargs(
         gradient_as_bucket_view=True,
-        # parameters that a training does not use (coarse heads of a student) are found once, not in every step
+        # finds parameters without a gradient (coarse heads of a student) once instead of in every step
         static_graph=True,
     )
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
-    _accelerator = Accelerator(cpu=cpu, kwargs_handlers=[ddp, patience])
-    # the first process may be at stages that are not trainings for days
-    _orders = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    _accelerator = Accelerator(
+        cpu=cpu, kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(hours=1))]
+    )
+    # on the CPU and with another timeout: the first process may spend days in stages that are not trainings
+    _calls = dist.new_group(backend="gloo", timeout=timedelta(days=365))
     progress.silent = rank() > 0
-
-
-def end() -> None:
-    """The first process sends the others home and leaves, unless they are in the middle of a training.
-
-    In that case an error ends this process, and then torchrun ends the others.
-    """
-    if _accelerator is not None and not _in_training:
-        send(None)
-        leave()
 
 
 def leave() -> None:
     """Leaves the group."""
-    global _accelerator, _orders
+    global _accelerator, _calls
     dist.destroy_process_group()
-    _accelerator = _orders = None
+    _accelerator = _calls = None
 
 
-def send(order: Any) -> None:
-    """The first process tells the others what to train; nothing to do where there are none.
-
-    Raises:
-        RunError: a training before this one failed, and the others are still in it.
-    """
-    if size() > 1:
-        if _in_training:
-            raise RunError("a training before this one failed: start the processes again to go on.")
-        dist.broadcast_object_list([order], src=0, group=_orders)
-
-
-def follow(train: Callable[..., Any]) -> None:
-    """What the processes after the first do: train along, until that one is done.
+def call(function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function in all other processes of the group, for the first process, which then calls it itself.
 
     Args:
-        train: called with what each order holds.
+        function: of a module; it and its arguments are pickled.
     """
-    while True:
-        order: list[Any] = [None]
-        dist.broadcast_object_list(order, src=0, group=_orders)
-        if order[0] is None:
-            leave()
-            return
-        train(*order[0])
+    if size() > 1:
+        dist.broadcast_object_list([(function, arguments)], src=0, group=_calls)
 
 
-@contextlib.contextmanager
-def training() -> Iterator[None]:
-    """A context around the steps of one training, in which every process takes part."""
-    global _in_training
-    _in_training = True
-    yield
-    _in_training = False  # not after an error: the others still wait for this process within a step
+def run(command: Callable[[], int], device: str) -> int:
+    """Runs a command in processes that torchrun started: the first one runs it, the others follow its trainings.
+
+    If the command fails, the first process ends with its status, and torchrun ends the others.
+
+    Returns:
+        the exit status of this process.
+
+    Raises:
+        ConfigError: as `begin`.
+    """
+    begin(device)
+    if rank() > 0:
+        follow()
+        return 0
+    status = command()
+    if status == 0:
+        call(leave)
+        leave()
+    return status
+
+
+def follow() -> None:
+    """Executes each `call` of the first process, until this process leaves the group."""
+    while _accelerator is not None:
+        received: list[Any] = [None]
+        dist.broadcast_object_list(received, src=0, group=_calls)
+        function, arguments = received[0]
+        try:
+            function(*arguments)
+        except D3DError as error:
+            print(f"error, process {rank()}: {error}", file=sys.stderr, flush=True)
+            os._exit(2)  # an orderly exit would wait for the other processes, which wait for this one
 
 
 def device(wanted: torch.device | str) -> torch.device:
-    """The device of this process: its own GPU in a group, else as wanted."""
+    """The device of this process: its own GPU in a group, otherwise the wanted one."""
     if _accelerator is None or _accelerator.device.type == "cpu":
         return torch.device(wanted)
     return _accelerator.device
 
 
 def share(model: nn.Module) -> nn.Module:
-    """Lets a network's batch statistics and drop path be those of the whole batch; keeps its parameters."""
+    """Makes batch statistics and random layers of a network those of the whole batch; keeps its parameters."""
     if size() == 1:
         return model
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.part = (rank(), size())
     if _accelerator.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return _convert(model)
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The network whose gradients are averaged over all processes; itself where there is one."""
+    """The network with gradients averaged over all processes; without a group the network itself."""
     return model if _accelerator is None else _accelerator.prepare_model(model)
 
 
@@ -171,9 +180,9 @@ def mean(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def mean_count(mask: Tensor) -> Tensor | None:
-    """How many elements of a mask are true, as a mean over the processes (scalar, float32); None where there is one.
+    """The number of true elements of a mask, as a mean over the processes (scalar, float32); None without a group.
 
-    What a loss has to divide by, where not every pixel counts, for its mean over the processes to be that of the batch.
+    A loss over some pixels must divide by this number for its mean over the processes to be that of the batch.
     """
     if size() == 1:
         return None
@@ -184,21 +193,21 @@ def agree(value: int, what: str) -> None:
     """Checks that every process has the same number.
 
     Raises:
-        RunError: one has not.
+        RunError: the numbers differ.
     """
     if size() == 1:
         return
-    all_values: list[Any] = [None] * size()
-    dist.all_gather_object(all_values, value, group=_orders)
-    if len(set(all_values)) > 1:
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value, group=_calls)
+    if len(set(values)) > 1:
         raise RunError(
-            f"{what} differs between the {size()} processes ({all_values}): every machine must see the same runs "
+            f"{what} differs between the {size()} processes ({values}): every machine must see the same runs "
             f"folder and the same data."
         )
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, as every process's loss depends on it."""
+    """The sum over all processes. Its gradient is a sum as well: the loss of every process depends on it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -208,13 +217,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return _Sum.forward(ctx, gradient)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes, on a CPU, where `torch.nn.SyncBatchNorm` does not go."""
+    """Batch normalisation over the batch of all processes on a CPU, which `torch.nn.SyncBatchNorm` does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> the same shape."""
@@ -234,9 +241,35 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
+# random layers that multiply by a mask -> leading dimensions in which the mask varies; 0: all
+_MASKED = {DropPath: 1, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2, nn.Dropout: 0}
+
+
+class SharedDropout(nn.Module):
+    """A dropout layer whose mask is this process's part of the mask of the whole batch.
+
+    All processes have the same random state. Each draws the whole mask, as a single process does, and uses its part.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (b, ...) -> the same shape; the identity in eval mode."""
+        if not self.training:
+            return x
+        varying = _MASKED[type(self.layer)] or x.ndim
+        ones = torch.ones_like(x[(..., *[slice(1)] * (x.ndim - varying))])  # keeps the memory format
+        mask = self.layer(torch.cat([ones] * size()))
+        return x * mask.chunk(size())[rank()]
+
+
 def _convert(model: nn.Module) -> nn.Module:
     for name, child in model.named_children():
-        if type(child) is nn.BatchNorm2d:
+        if type(child) in _MASKED:
+            setattr(model, name, SharedDropout(child))
+        elif type(child) is nn.BatchNorm2d:
             shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
             shared.weight, shared.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():

@@ -1,6 +1,6 @@
-"""One training by many processes of this machine, started from a program or notebook that is none of them itself.
+"""One training by several processes of this machine, started by a program or notebook that is none of them.
 
-The order is handed over in a private folder; what the processes say is said here; they end when this process does.
+The processes read the call from a private folder. Their output appears as this process's, and they end with it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import pickle
 import sys
 import tempfile
-import threading
+from collections.abc import Callable
 from pathlib import Path
-from subprocess import PIPE
-from typing import IO, Any
+from subprocess import PIPE, STDOUT
+from typing import Any
 
 import torch
 
@@ -22,85 +22,70 @@ from d3d.errors import D3DError, RunError
 from d3d.parallel import distributed, processes
 
 
-def train_in_processes(count: int, device: str, *arguments: Any) -> None:
-    """Trains in so many processes on this machine, which end with this one; what they say is said here.
+def call_in_processes(count: int, device: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function in each of several new processes that form a group.
 
     Args:
         count: number of processes, at least 2.
         device: "cpu", "cuda" or "auto".
-        *arguments: of `d3d.training.train_here`; they are pickled.
+        function: of a module; it and its arguments are pickled.
 
     Raises:
-        D3DError: as the training raised it; RunError if a process ended otherwise.
+        D3DError: as raised in a process; RunError if a process ended otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="d3d-") as private:
         folder = Path(private)
-        (folder / "order").write_bytes(pickle.dumps((device, arguments)))
-        torchrun = [
+        (folder / "call").write_bytes(pickle.dumps((device, function, arguments)))
+        torchrun = (
             sys.executable,
             "-m",
             "torch.distributed.run",
             "--standalone",
             f"--nproc-per-node={count}",
-        ]
+        )
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
         process = processes.start(
-            [*torchrun, "-m", "d3d.parallel.launch", private], environment, stdout=PIPE, stderr=PIPE
+            [*torchrun, "-m", "d3d.parallel.launch", private], environment, stdout=PIPE, stderr=STDOUT
         )
         tail: list[str] = []
-        relays = [
-            threading.Thread(target=_relay, args=(process.stdout, sys.stdout, None)),
-            threading.Thread(target=_relay, args=(process.stderr, sys.stderr, tail)),
-        ]
-        for relay in relays:
-            relay.start()
         try:
+            failed = False
+            while text := process.stdout.read1(65536).decode(errors="replace"):
+                tail = [*tail[-20:], text]
+                # torchrun's report of a failure is for the error below alone
+                failed = failed or "torch/distributed/elastic" in text or "ChildFailedError" in text
+                if not failed:
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
             code = process.wait()
         finally:
             process.terminate()
             process.stdin.close()
-            for relay in relays:
-                relay.join()
+            process.wait()
         reports = sorted(folder.glob("error-*.json"))
         if reports:
             report = json.loads(reports[0].read_text())
             raise getattr(errors, report["type"])(report["message"])
         if code:
-            last = "".join(tail)[-2000:]
             raise RunError(
-                f"a training in {count} processes ended with status {code}. Its last words:\n{last}"
+                f"a training in {count} processes ended with status {code}. Its last output:\n{''.join(tail)[-2000:]}"
             )
 
 
-def _relay(source: IO[bytes], sink: Any, tail: list[str] | None) -> None:
-    """Hands on what a process says, as it says it; torchrun's own report of a failure is kept for the error alone."""
-    own = False
-    while text := source.read1(65536).decode(errors="replace"):
-        own = own or "torch/distributed/elastic" in text or "ChildFailedError" in text
-        if not own:
-            sink.write(text)
-            sink.flush()
-        if tail is not None:
-            tail[:] = [*tail[-20:], text]
-
-
 def _main(private: str) -> int:
-    """One process of `train_in_processes`."""
+    """One process of `call_in_processes`."""
     processes.end_with_parent()
-    from d3d.training import train_here
-
     folder = Path(private)
-    order = (folder / "order").read_bytes()  # written by the process that started this one
-    wanted, arguments = pickle.loads(order)
-    number = os.environ["RANK"]
+    # written by the process that started this one
+    device, function, arguments = pickle.loads((folder / "call").read_bytes())
     try:
-        distributed.begin(wanted)
-        train_here(*arguments)
+        distributed.begin(device)
+        function(*arguments)
     except D3DError as error:
         report = {"type": type(error).__name__, "message": str(error)}
-        (folder / f"error-{number}.json").write_text(json.dumps(report))
+        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(report))
         sys.stdout.flush()
-        os._exit(2)  # the others wait for this one in vain, and so would an orderly end
+        os._exit(2)  # an orderly exit would wait for the other processes, which wait for this one
     distributed.leave()
     return 0
 

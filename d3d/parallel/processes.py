@@ -1,4 +1,4 @@
-"""Processes that this one starts and that must not outlive it."""
+"""Child processes that end when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _ENDS_WITH_STDIN = "D3D_ENDS_WITH_STDIN"
 def start(
     command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen:
-    """Starts a program of d3d that calls `end_with_parent`; so do the processes which that starts in turn.
+    """Starts a d3d program that calls `end_with_parent`; the processes that it starts inherit this.
 
     Args:
-        environment: by default this process's.
+        environment: by default that of this process.
         **options: of `subprocess.Popen`.
     """
-    # nothing is ever written to its standard input: it closes when this process ends, however it ends
+    # nobody writes to this pipe: it closes when this process ends, however it ends
     env = {**(os.environ if environment is None else environment), _ENDS_WITH_STDIN: "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=env, **options)
 
 
 def end_with_parent() -> None:
-    """Lets a process of `start` end when the one that started it does, which after a kill could not end it."""
+    """Ends this process when the one that started it with `start` ends, even if that was killed."""
     if os.environ.pop(_ENDS_WITH_STDIN, None):
 
         def watch() -> None:
-            while os.read(0, 4096):  # not sys.stdin: Python could not end while a thread waits for that
+            while os.read(0, 4096):  # not sys.stdin: Python could not end while a thread waits for it
                 pass
             os._exit(1)
 

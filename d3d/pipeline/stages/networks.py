@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.geometry import nearest_depth
 from d3d.models import create_model, load_model
-from d3d.parallel import distributed, launch, tasks
+from d3d.parallel import tasks
 from d3d.pipeline import runs
 from d3d.pipeline.config import Config, TrainConfig
 from d3d.pipeline.scenes import frames_digest, training_scenes
@@ -111,17 +112,33 @@ def train_stage(
     )
     what = str(stage.folder.relative_to(runs.run_folder(config)))
     tasks.close()  # its processes would keep their memory for the hours of a training
-    if config.train_processes > 1 and not distributed.launched():
-        arguments = (factory, task, settings, stage.folder, config.seed, what)
-        launch.train_in_processes(config.train_processes, device.type, *arguments)
-    else:
-        train(factory, task, settings, stage.folder, seed=config.seed, device=device, what=what)
+    train(
+        factory,
+        task,
+        settings,
+        stage.folder,
+        seed=config.seed,
+        device=device,
+        what=what,
+        on_checkpoint=partial(draw_loss, stage.folder),
+        processes=config.train_processes,
+    )
+    draw_loss(stage.folder)
     weights = stage.folder / WEIGHTS
     frames = frames_digest(training_scenes(config))
     stage.finish(
         {WEIGHTS: io.sha256(weights)}, device=str(device), samples=len(task.samples), frames_sha256=frames
     )
     (stage.folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+
+
+def draw_loss(folder: Path, step: int | None = None) -> None:
+    """Draws ``loss.png`` from ``loss.csv``; with a step only if the last picture is more than a minute old."""
+    from d3d.figures import loss_curve, save_png
+
+    picture = folder / "loss.png"
+    if step is None or not picture.exists() or time.time() - picture.stat().st_mtime > 60:
+        save_png(loss_curve(pd.read_csv(folder / CURVE).to_dict("records")), picture)
 
 
 def loss_history(config: Config, arch: str = "", labels: str = "") -> list[dict[str, float]]:
