@@ -5,6 +5,7 @@ open3d and pyrender are imported where they are used: the rest of d3d works with
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from d3d.errors import ConfigError, DataError, unknown
-from d3d.parallel.tasks import own_cores
 
 # In a notebook open3d otherwise starts a web server for its viewer, and says so in the cell
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
@@ -222,7 +222,9 @@ def _rays(K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> n
 def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     scene = _raycasting_scene(mesh)
     result = np.empty((len(poses), *size_hw), np.float32)
-    threads = own_cores()  # a process of a pool has one core, but Open3D would take all
+    # Open3D takes all cores (0) unless it is told; a pool gives each of its processes OMP_NUM_THREADS
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(threads) if threads.isdigit() else 0
     for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
         hit = scene.cast_rays(_rays(K, pose, size_hw), nthreads=threads)["t_hit"].numpy()
         result[i] = np.where(np.isfinite(hit), hit, 0).reshape(size_hw)
@@ -230,28 +232,23 @@ def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple
 
 
 def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
-    import contextlib
-
+    platform = os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     with contextlib.suppress(ImportError):
         import triton  # noqa: F401  after a GL context its LLVM and Mesa's clash: a segmentation fault
-    np.inf = np.inf  # pyrender 0.1.45 still uses the name that numpy 2 dropped
-    import pyrender
-
     h, w = size_hw
     try:
+        import pyrender
+
         renderer = pyrender.OffscreenRenderer(w, h)
     except Exception as error:  # PyOpenGL and EGL raise many kinds
         raise DataError(
-            f"pyrender cannot open an EGL context ({type(error).__name__}: {error}). Install libegl1 and "
-            f"libegl-mesa0, or use the renderer 'open3d', which needs no graphics."
+            f"pyrender cannot render with PYOPENGL_PLATFORM={platform} ({type(error).__name__}: {error}). Set "
+            "PYOPENGL_PLATFORM=egl and install libegl1 and libegl-mesa0, or use the renderer 'open3d', which needs "
+            "no graphics."
         ) from error
     try:
-        # SEG switches 4x multisampling off, which blends depth at edges, but culls back faces: both sides are given
-        triangles = np.concatenate((mesh.triangles, mesh.triangles[:, ::-1]))
-        primitive = pyrender.Primitive(positions=mesh.vertices.astype(np.float32), indices=triangles)
         scene = pyrender.Scene()
-        node = scene.add(pyrender.Mesh([primitive]))
+        node = scene.add(_pyrender_mesh(mesh))
         opencv_to_opengl = np.diag((1.0, -1.0, -1.0, 1.0))
         result = np.empty((len(poses), h, w), np.float32)
         for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
@@ -260,12 +257,27 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
                 K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, znear=0.05, zfar=50.0
             )
             camera_node = scene.add(camera, pose=pose @ opencv_to_opengl)
-            _, depth = renderer.render(scene, pyrender.RenderFlags.SEG, seg_node_map={node: (255, 255, 255)})
+            # SEG: without 4x multisampling, which blends depth at edges
+            _, result[i] = renderer.render(
+                scene, pyrender.RenderFlags.SEG, seg_node_map={node: (255, 255, 255)}
+            )
             scene.remove_node(camera_node)
-            result[i] = depth
     finally:
         renderer.delete()
     return result
+
+
+def _pyrender_mesh(mesh: Mesh):
+    """The mesh for pyrender, with both sides of each triangle, because the flag SEG culls back faces."""
+    import pyrender
+
+    class BoundedMesh(pyrender.Mesh):
+        @property
+        def bounds(self) -> np.ndarray:  # pyrender 0.1.45 computes them with np.infty, which numpy 2 dropped
+            return np.stack((mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)))
+
+    triangles = np.concatenate((mesh.triangles, mesh.triangles[:, ::-1]))
+    return BoundedMesh([pyrender.Primitive(positions=mesh.vertices.astype(np.float32), indices=triangles)])
 
 
 def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

@@ -1,5 +1,9 @@
 """Projected depth: an analytic plane comes back; ray casting and pyrender agree; half pixels; errors."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -108,6 +112,42 @@ def test_pyrender_agrees_with_ray_casting_on_a_fused_mesh(plane):
     both = (a > 0) & (b > 0) & off_edges(a)
     assert both.mean() > 0.9
     assert np.abs(a - b)[both].max() < 0.001
+
+
+@pytest.mark.gl
+def test_pyrenders_mesh_has_bounds_under_numpy_2():
+    egl_or_skip()  # loads pyrender only where it can be loaded
+    import pyrender
+
+    from d3d.reconstruction import _pyrender_mesh
+
+    mesh = box_mesh()
+    scene = pyrender.Scene()
+    scene.add(_pyrender_mesh(mesh))
+    np.testing.assert_allclose(scene.bounds, (mesh.vertices.min(0), mesh.vertices.max(0)), atol=1e-6)
+    assert scene.scale == pytest.approx(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
+    assert not hasattr(np, "infty") or np.__version__ < "2"  # numpy itself is left as it is
+
+
+RENDER = """
+import numpy as np
+from d3d.reconstruction import Mesh, render_depth
+render_depth(Mesh(np.eye(3), np.array([[0, 1, 2]])), np.eye(3), np.eye(4)[None], (8, 8), "pyrender")
+"""
+
+
+@pytest.mark.parametrize("platform", ["osmesa", "nonsense"])
+def test_a_graphics_platform_that_is_missing_is_one_clear_error(platform, repo_dir):
+    if platform == "osmesa":
+        import ctypes.util
+
+        if ctypes.util.find_library("OSMesa"):
+            pytest.skip("OSMesa is installed here")
+    environment = os.environ | {"PYOPENGL_PLATFORM": platform, "PYTHONPATH": str(repo_dir)}
+    done = subprocess.run([sys.executable, "-c", RENDER], env=environment, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("d3d.errors.DataError: pyrender cannot render")
+    assert all(word in last for word in (f"PYOPENGL_PLATFORM={platform}", "egl", "open3d"))
 
 
 @pytest.mark.gl
