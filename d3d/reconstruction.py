@@ -1,4 +1,4 @@
-"""Projected depth (section 3.2.2): TSDF fusion of all views' depth into one mesh, rendered from each view.
+"""Projected depth (section 3.2.2): fuse the depth maps of all views into one mesh, and render it from each view.
 
 open3d and pyrender are imported where they are used: the rest of d3d works without them.
 """
@@ -14,24 +14,30 @@ import numpy as np
 
 from d3d.errors import ConfigError, DataError, unknown
 
-# In a notebook open3d otherwise starts a web server for its viewer, and says so in the cell
+# Otherwise open3d starts a web server for its viewer in a notebook, and prints that in the cell
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
 BACKENDS = ("open3d", "pyrender")
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh in world coordinates: vertices (V, 3) float64 metres, triangles (T, 3) int32, colours or None."""
+    """A triangle mesh in world coordinates.
+
+    Attributes:
+        vertices: (V, 3) float64, metres.
+        triangles: (T, 3) int32, indices of vertices.
+        colors: (V, 3) uint8, or None.
+    """
 
     vertices: np.ndarray
     triangles: np.ndarray
-    colors: np.ndarray | None = None  # (V, 3) uint8
+    colors: np.ndarray | None = None
 
     def to_npz(self) -> bytes:
-        """The mesh as the bytes of an .npz file."""
+        """Return the mesh as the bytes of an .npz file."""
         buffer = io.BytesIO()
         colors = np.zeros((0, 3), np.uint8) if self.colors is None else self.colors
-        # float32 is good to a micrometre at room scale
+        # float32 resolves a micrometre at room scale
         np.savez_compressed(
             buffer,
             vertices=self.vertices.astype(np.float32),
@@ -42,10 +48,10 @@ class Mesh:
 
     @staticmethod
     def from_npz(path) -> Mesh:
-        """Reads what `to_npz` made.
+        """Read a file that `to_npz` made.
 
         Raises:
-            DataError: missing, damaged, or arrays that are no mesh.
+            DataError: the file is missing, damaged, or does not hold a mesh.
         """
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -56,7 +62,7 @@ class Mesh:
         shapes = all(a.ndim == 2 and a.shape[1] == 3 for a in (vertices, triangles, colors))
         if not kinds or not shapes or len(colors) not in (0, len(vertices)):
             raise DataError(f"{path}: not a mesh of d3d (its arrays have other types or shapes).")
-        # Open3D does not look: a triangle of vertices that are not there ends the process
+        # Open3D does not check: a triangle with a vertex out of range ends the process
         if triangles.size and not 0 <= triangles.min() <= triangles.max() < len(vertices):
             raise DataError(f"{path}: not a mesh of d3d (a triangle has a vertex that is not there).")
         return Mesh(vertices.astype(np.float64), triangles, colors if len(colors) else None)
@@ -74,30 +80,31 @@ def reconstruct(
     passes: int = 1,
     outlier: float = 0.1,
 ) -> Mesh:
-    """TSDF fusion and mesh extraction with Open3D (3.2.2, 3.3).
+    """Fuse depth maps into a TSDF volume and extract its mesh, with Open3D (sections 3.2.2 and 3.3).
 
-    A truncation as large as a highlight's over-estimation makes the fusion nearly a mean, a small one a
-    majority vote; the paper's 1.0 m is the default. Integration uses pixel centres at integers.
+    Each voxel averages the signed distances to the surfaces of all views, cut off at the truncation distance.
+    With a truncation as large as the over-estimation at a highlight, the result is nearly the mean of the
+    views; with a small one it is a majority vote. The default is the paper's 1.0 m.
 
-    With more than one pass (not in the paper) each further one leaves out what lies behind the mesh of the one
-    before: a mean is drawn towards a highlight that some views see, and then tells it. Where most views see one,
-    it lies near the mean and stays. Only what is too far is left out, as reflections are.
+    Further passes are not in the paper. Each one leaves out depth that lies behind the previous mesh by more
+    than `outlier`, and fuses again. Reflections are always too far, so depth that is too near is kept. A
+    highlight that only some views see is removed in this way; one that most views see is not.
 
     Args:
         depths: (n, h, w) z-depth, metres; 0 where there is none.
-        K: (3, 3) or (n, 3, 3) intrinsics, pixels.
+        K: (3, 3) or (n, 3, 3) intrinsics, pixels, pixel centres at integers.
         world_T_cam: (n, 4, 4) poses.
-        voxel_m: voxel side, metres.
+        voxel_m: side of a voxel, metres.
         trunc_m: truncation distance, metres.
         every: every Nth of the n views is integrated.
-        images: optional uint8 (n, h, w, 3), to colour the mesh.
+        images: optional uint8 (n, h, w, 3), the colours of the mesh.
         max_depth: depth beyond this is ignored, metres.
-        passes: how often is fused; 1 is the paper's.
-        outlier: depth d is left out of a further pass where it exceeds the mesh's p by more than this times p.
+        passes: number of fusions; the paper has 1.
+        outlier: a further pass leaves out a depth d where d > (1 + outlier) p, with p the depth of the mesh.
 
     Raises:
         DataError: sizes disagree, depth is not finite, or the mesh is empty.
-        ConfigError: voxel or truncation make no sense.
+        ConfigError: `voxel_m`, `trunc_m`, `every` or `passes` is out of range.
     """
     depths = np.asarray(depths, dtype=np.float32)
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
@@ -116,15 +123,15 @@ def reconstruct(
     Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (n, 3, 3))[::every]
     poses = np.asarray(world_T_cam, dtype=np.float64)[::every]
     depths, images = depths[::every], None if images is None else images[::every]
-    mesh = _fused(depths, Ks, poses, voxel_m, trunc_m, images, max_depth)
+    mesh = _fuse_views(depths, Ks, poses, voxel_m, trunc_m, images, max_depth)
     for _ in range(passes - 1):
         p = render_depth(mesh, Ks, poses, (h, w))
         near = np.where((p > 0) & (depths > (1 + outlier) * p), np.float32(0), depths)
-        mesh = _fused(near, Ks, poses, voxel_m, trunc_m, images, max_depth)
+        mesh = _fuse_views(near, Ks, poses, voxel_m, trunc_m, images, max_depth)
     return mesh
 
 
-def _fused(
+def _fuse_views(
     depths: np.ndarray,
     Ks: np.ndarray,
     poses: np.ndarray,
@@ -133,7 +140,7 @@ def _fused(
     images: np.ndarray | None,
     max_depth: float,
 ) -> Mesh:
-    """One pass of `reconstruct` over all the given views."""
+    """One pass of `reconstruct`, over all given views."""
     import open3d as o3d
 
     n, h, w = depths.shape
@@ -173,16 +180,21 @@ def _fused(
 def render_depth(
     mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int], backend: str = "open3d"
 ) -> np.ndarray:
-    """Z-depth of a mesh from given views: the projected depth (3.2.2).
+    """Render the z-depth of a mesh from given views: the projected depth P (section 3.2.2).
 
     Args:
+        mesh: in the world of the poses.
         K: (3, 3) or (n, 3, 3) intrinsics in pixels, pixel centres at integers.
         world_T_cam: (n, 4, 4) poses.
         size_hw: height and width of the result.
-        backend: "open3d" casts rays on the CPU; "pyrender", the paper's choice, rasterises through EGL.
+        backend: "open3d" casts rays on the CPU; "pyrender", the paper's choice, rasterises with OpenGL (EGL).
 
     Returns:
-        (n, h, w) float32, metres, 0 where nothing is hit.
+        (n, h, w) float32, metres, 0 where no surface is hit.
+
+    Raises:
+        ConfigError: unknown `backend`.
+        DataError: the mesh is empty, or pyrender cannot open an OpenGL context.
     """
     if backend not in BACKENDS:
         raise unknown("renderer", backend, BACKENDS)
@@ -203,17 +215,17 @@ def _raycasting_scene(mesh: Mesh):
 
 
 def _rays(K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """(h * w, 6) float32 origin and direction in the world of the rays through integer pixel centres.
+    """Origin and direction of the ray through each pixel centre, in the world; (h * w, 6) float32.
 
-    Made here because Open3D's own put the centre at 0.5. A direction's z is 1 in the camera's frame, so
-    that the ray parameter at the hit is the z-depth.
+    Open3D's own rays have the centre of pixel (0, 0) at (0.5, 0.5); here it is at (0, 0). The direction has
+    z = 1 in the camera's frame, so the ray parameter at the hit is the z-depth.
     """
     h, w = size_hw
     per_x, per_y, first = (world_T_cam[:3, :3] @ np.linalg.inv(K)).T
     rays = np.empty((h, w, 6), np.float32)
     rays[..., :3] = world_T_cam[:3, 3]
     for axis in range(3):
-        # the sum of a row and a column: a product with each pixel takes five times as long
+        # row plus column: a matrix product with each pixel takes five times as long
         column = np.arange(h) * per_y[axis] + first[axis]
         np.add.outer(column, np.arange(w) * per_x[axis], out=rays[..., 3 + axis], casting="same_kind")
     return rays.reshape(-1, 6)
@@ -281,7 +293,7 @@ def _pyrender_mesh(mesh: Mesh):
 
 
 def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """A picture of the mesh from one view, uint8 (h, w, 3): its colours, or grey, under a headlight; white outside."""
+    """Draw the mesh from one view, in its colours (or grey) lit from the camera; uint8 (h, w, 3), white background."""
     h, w = size_hw
     rays = _rays(K, world_T_cam, size_hw)
     hit = _raycasting_scene(mesh).cast_rays(rays)
@@ -303,13 +315,15 @@ def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: t
 def overview_camera(
     mesh: Mesh, size_hw: tuple[int, int], up: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """K and world_T_cam of a view onto the whole mesh from above one of its corners.
+    """Return K (3, 3) and world_T_cam (4, 4) of a camera that sees the whole mesh from above one of its corners.
 
     Args:
-        up: the world's upward direction (3,); by default -y, as cameras with OpenCV axes have it.
+        mesh: the mesh.
+        size_hw: height and width of the picture.
+        up: the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
     """
     up = np.array((0.0, -1.0, 0.0)) if up is None else np.asarray(up, dtype=float) / np.linalg.norm(up)
-    # a few stray triangles behind a window must not set the scale
+    # percentiles: a few stray triangles behind a window must not set the scale
     low, high = np.percentile(mesh.vertices, (2, 98), axis=0)
     centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
     side = np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0))
