@@ -1,6 +1,6 @@
-"""Uncertainty-guided depth fusion (section 3.2.3) and the label strategies of Table 6.
+"""Uncertainty-guided depth fusion (section 3.2.3). Eq. 3 is `fuse`; the label strategies of Table 6 are `STRATEGIES`.
 
-Everything works alike on numpy arrays and torch tensors of any shape.
+Depth is z-depth in metres. `fuse`, `choose` and `ensemble_std` take numpy arrays and torch tensors of any shape.
 """
 
 from __future__ import annotations
@@ -11,35 +11,44 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from d3d.errors import DataError, unknown
-from d3d.geometry import backproject, project
+from d3d.geometry import backproject, inside, pixel_grid, project, sample, transform
 from d3d.uncertainty import UNCERTAINTY
-from d3d.uncertainty import ensemble_std as ensemble_std  # a name of this module, too
+from d3d.uncertainty import ensemble_std as ensemble_std  # also a name of this module
+
+
+def fuse(pred: Any, proj: Any, uncertainty: Any, threshold_m: float = 0.4) -> Any:
+    """Eq. 3: the label L is P where U >= alpha, and D elsewhere. Where P has no surface, L is D.
+
+    Args:
+        pred: D, depth predicted by the network that is distilled, metres.
+        proj: P, depth projected from that network's own mesh, metres; 0 where no surface is hit.
+        uncertainty: U, metres.
+        threshold_m: alpha_uncer, metres.
+
+    Returns:
+        L, metres.
+
+    Raises:
+        DataError: the maps differ in size.
+    """
+    return choose(pred, proj, uncertainty >= threshold_m)
 
 
 def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
-    """Projected depth where ``use_proj`` and the mesh is hit, predicted depth elsewhere."""
+    """The projected depth where ``use_proj`` and a surface is hit; the predicted depth elsewhere.
+
+    Raises:
+        DataError: the maps differ in size.
+    """
     if not (pred.shape == proj.shape == use_proj.shape):
         raise DataError(
             f"maps differ in size: {tuple(pred.shape)}, {tuple(proj.shape)}, {tuple(use_proj.shape)}."
         )
     where = torch.where if isinstance(pred, Tensor) else np.where
     return where(use_proj & (proj > 0), proj, pred)
-
-
-def fuse(pred: Any, proj: Any, uncertainty: Any, threshold_m: float = 0.4) -> Any:
-    """Eq. 3: projected depth where the uncertainty is at least the threshold, predicted depth elsewhere.
-
-    Args:
-        pred: D, depth predicted by the network that is distilled, metres.
-        proj: P, depth projected from that network's own mesh, metres; 0 where nothing is hit (D is taken).
-        uncertainty: U, metres.
-        threshold_m: alpha_uncer, metres.
-    """
-    return choose(pred, proj, uncertainty >= threshold_m)
 
 
 def inconsistent(
@@ -50,50 +59,40 @@ def inconsistent(
     max_pixels: float = 1.0,
     max_relative: float = 0.01,
 ) -> Tensor:
-    """Pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv"); bool (B, 1, H, W).
+    """Pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv").
 
-    A target pixel goes through its depth into a source, takes the source's depth there, and comes back. It
-    passes a source if it lands within ``max_pixels`` of where it began and the depth it comes back with
-    differs by less than ``max_relative``; it must pass every source.
+    A target pixel is projected into a source with its own depth, takes the source's depth there, and is
+    projected back. It must pass this check against every source.
+
+    Args:
+        pred_b1hw: depth of the target, metres.
+        source_preds_sb1hw: depth of the sources, metres.
+        K_b33: intrinsics of all views.
+        source_T_target_sb44: maps points from the target's frame to each source's.
+        max_pixels: the pixel must come back closer than this to where it began.
+        max_relative: the depth it comes back with must differ by less than this share of its own depth.
+
+    Returns:
+        bool (B, 1, H, W), True for pixels that fail.
     """
-    b, _, h, w = pred_b1hw.shape
+    h, w = pred_b1hw.shape[-2:]
+    start = pixel_grid(h, w, pred_b1hw)[:2].reshape(2, h, w)
     points = backproject(pred_b1hw, K_b33)
-    y, x = torch.meshgrid(
-        torch.arange(h, dtype=pred_b1hw.dtype, device=pred_b1hw.device),
-        torch.arange(w, dtype=pred_b1hw.dtype, device=pred_b1hw.device),
-        indexing="ij",
-    )
-    start = torch.stack((x, y))
     failed = torch.zeros_like(pred_b1hw, dtype=torch.bool)
-
-    def move(T_b44: Tensor, p_b3hw: Tensor) -> Tensor:
-        return (T_b44[:, :3, :3] @ p_b3hw.flatten(2) + T_b44[:, :3, 3:]).reshape(b, 3, h, w)
-
     for source_pred, source_T_target in zip(source_preds_sb1hw, source_T_target_sb44, strict=True):
-        pixels, z = project(move(source_T_target, points), K_b33)
-        px, py = pixels[:, 0], pixels[:, 1]
-        inside = (z[:, 0] > 1e-6) & (px >= 0) & (px <= w - 1) & (py >= 0) & (py <= h - 1)
-        grid = (
-            torch.stack((px * (2 / (w - 1)) - 1, py * (2 / (h - 1)) - 1), dim=-1)
-            .nan_to_num(nan=2.0)
-            .clamp(-2, 2)
-        )
-        sampled = F.grid_sample(source_pred, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        # the source pixel (px, py) at its own depth, back in the target
-        ones = torch.ones_like(px)
-        rays = torch.linalg.inv(K_b33) @ torch.stack((px, py, ones), dim=1).flatten(2)
-        back = move(torch.linalg.inv(source_T_target), rays.reshape(b, 3, h, w) * sampled)
-        again, z_again = project(back, K_b33)
-        distance = (again - start).pow(2).sum(dim=1).sqrt()
-        relative = (z_again[:, 0] - pred_b1hw[:, 0]).abs() / pred_b1hw[:, 0]
-        passed = inside & (distance < max_pixels) & (relative < max_relative)
-        failed |= ~passed[:, None]
+        pixels, z = project(transform(source_T_target, points), K_b33)
+        seen = backproject(sample(source_pred, pixels), K_b33, pixels)
+        again, z_again = project(transform(torch.linalg.inv(source_T_target), seen), K_b33)
+        distance = (again - start).pow(2).sum(dim=1, keepdim=True).sqrt()
+        relative = (z_again - pred_b1hw).abs() / pred_b1hw
+        visible = (z > 1e-6) & inside(pixels, (h, w))
+        failed |= ~(visible & (distance < max_pixels) & (relative < max_relative))
     return failed
 
 
 @dataclass(frozen=True)
 class LabelInputs:
-    """What a label strategy may look at, for one target frame; depth in metres, maps (h, w)."""
+    """The inputs of a label strategy for one target frame: depth in metres, maps (h, w)."""
 
     pred: np.ndarray
     proj: np.ndarray
@@ -104,22 +103,22 @@ class LabelInputs:
     threshold_m: float = 0.4
     truth: np.ndarray | None = None  # 0 where there is none
     highlight: np.ndarray | None = None  # bool
-    device: str = "cpu"  # where a rule that is much arithmetic does it
+    device: str = "cpu"  # for strategies that compute with torch
 
 
-def _pred(i: LabelInputs) -> np.ndarray:
+def _never(i: LabelInputs) -> np.ndarray:
     return np.zeros(i.pred.shape, bool)
 
 
-def _proj(i: LabelInputs) -> np.ndarray:
+def _always(i: LabelInputs) -> np.ndarray:
     return np.ones(i.pred.shape, bool)
 
 
-def _diff(i: LabelInputs) -> np.ndarray:
+def _over_estimated(i: LabelInputs) -> np.ndarray:
     return i.pred - i.proj > 0.25 * i.proj
 
 
-def _mv(i: LabelInputs) -> np.ndarray:
+def _inconsistent(i: LabelInputs) -> np.ndarray:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(i.device)
 
@@ -132,13 +131,13 @@ def _mv(i: LabelInputs) -> np.ndarray:
     return failed[0, 0].cpu().numpy()
 
 
-def _uncer(i: LabelInputs) -> np.ndarray:
+def _uncertain(i: LabelInputs) -> np.ndarray:
     return i.uncertainty >= i.threshold_m
 
 
-def _signed(i: LabelInputs) -> np.ndarray:
-    # a reflection is seen behind the surface: where the mesh is farther than the prediction, it is the mesh that errs
-    return (i.uncertainty >= i.threshold_m) & (i.pred > i.proj)
+def _uncertain_and_farther(i: LabelInputs) -> np.ndarray:
+    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
+    return _uncertain(i) & (i.pred > i.proj)
 
 
 def _highlight(i: LabelInputs) -> np.ndarray:
@@ -147,15 +146,15 @@ def _highlight(i: LabelInputs) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A label rule: one of Table 6, or one beyond the paper.
+    """A label strategy: one of Table 6, or one beyond the paper.
 
     Attributes:
-        use_proj: which pixels take the projected depth, bool (h, w).
-        needs: what it looks at beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``),
-            "sources" (``source_preds``, ``K``, ``source_T_target``), "truth" (``truth``, ``highlight``).
-        uncertainty: which one, of `UNCERTAINTIES`.
+        use_proj: returns the pixels that take the projected depth, bool (h, w).
+        needs: inputs beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``), "sources"
+            (``source_preds``, ``K``, ``source_T_target``), "truth" (``truth``, ``highlight``).
+        uncertainty: the uncertainty that is used, one of `UNCERTAINTIES`.
         shrink: the student is trained at this fraction of the image's sides and tested at the full size.
-        other: the depth that takes the place of the projected one.
+        other: returns the depth that is used in place of the projected depth.
     """
 
     use_proj: Callable[[LabelInputs], np.ndarray]
@@ -165,7 +164,7 @@ class Strategy:
     other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj
 
     def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """The student's image size in training: multiples of 32, and at least 64, as the networks need it."""
+        """Height and width of the student's training images: multiples of 32, at least 64, for the networks."""
         if self.shrink == 1:
             return size_hw
         h, w = (max(64, round(x / self.shrink / 32) * 32) for x in size_hw)
@@ -174,26 +173,26 @@ class Strategy:
 
 # A new strategy is one function and one line.
 STRATEGIES: dict[str, Strategy] = {
-    "pred": Strategy(_pred),
-    "proj": Strategy(_proj),
-    "proj_lowres": Strategy(_proj, shrink=3),
-    "diff": Strategy(_diff),
-    "mv": Strategy(_mv, needs=frozenset({"sources"})),
-    "uncer": Strategy(_uncer, needs=frozenset({"uncertainty"})),
-    "signed": Strategy(_signed, needs=frozenset({"uncertainty"})),
+    "pred": Strategy(_never),
+    "proj": Strategy(_always),
+    "proj_lowres": Strategy(_always, shrink=3),
+    "diff": Strategy(_over_estimated),
+    "mv": Strategy(_inconsistent, needs=frozenset({"sources"})),
+    "uncer": Strategy(_uncertain, needs=frozenset({"uncertainty"})),
+    "signed": Strategy(_uncertain_and_farther, needs=frozenset({"uncertainty"})),
 }
 
-# What no rule can know, for experiments: P, or the truth, exactly where a highlight is seen. Only a data set with depth
-# and masks of its training frames has them.
+# Upper bounds for experiments: the mesh, or the truth, exactly on highlights. They need a data set with ground-truth
+# depth and highlight masks of its training frames.
 ORACLES: dict[str, Strategy] = {
     "oracle_proj": Strategy(_highlight, needs=frozenset({"truth"})),
     "oracle_truth": Strategy(_highlight, needs=frozenset({"truth"}), other=lambda i: i.truth),
 }
 
-# What may stand for U in a strategy that looks at it
 UNCERTAINTIES = tuple(UNCERTAINTY)
 
-# Every name of labels: a strategy, one with another uncertainty than the paper's, as "uncer-tta", or an oracle
+# Every value of the option `labels`: a strategy, a strategy with another uncertainty than the paper's ("uncer-tta"),
+# or an oracle
 LABELS = (
     *STRATEGIES,
     *(
@@ -208,10 +207,10 @@ LABELS = (
 
 
 def find_strategy(name: str) -> Strategy:
-    """A strategy by the name of its labels, as "uncer" or "uncer-tta".
+    """Return the strategy of a name in `LABELS`, such as "uncer" or "uncer-tta".
 
     Raises:
-        ConfigError: there is none, with the near misses.
+        ConfigError: unknown name, with the near misses.
     """
     if name not in LABELS:
         raise unknown("label strategy", name, LABELS)
@@ -221,11 +220,11 @@ def find_strategy(name: str) -> Strategy:
 
 
 def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
-    """The pseudo-label (h, w) in metres by a named strategy.
+    """Compute the pseudo-label (h, w) in metres by a named strategy.
 
     Raises:
         ConfigError: unknown strategy, with the near misses.
-        DataError: the label has a value that is not finite and positive.
+        DataError: a value of the label is not finite and positive.
     """
     rule = find_strategy(strategy)
     label = choose(inputs.pred, rule.other(inputs), rule.use_proj(inputs))
