@@ -1,4 +1,4 @@
-"""Errors that a user can act on: what was wrong, where, and what to do about it."""
+"""Errors that say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class ConfigError(D3DError, ValueError):
 
 
 class DataError(D3DError, ValueError):
-    """A file, pose, image, depth map or checkpoint is not what it should be."""
+    """A file, pose, image, depth map or checkpoint is missing, damaged or unsuitable."""
 
 
 class RunError(D3DError, RuntimeError):
-    """A run's folder cannot be used: another configuration, another process, a half state."""
+    """A run's folder cannot be used: it has another configuration, is in use, or is incomplete."""
 
 
 class WriteError(RunError):
-    """A machine refuses to write: its disk is full, or read-only, or the folder another's."""
+    """A file cannot be written: the disk is full or read-only, or permission is missing."""
 
 
 class BusyError(RunError):
-    """Another process is at work in this folder just now."""
+    """Another process is using this folder."""
 
 
 class TasksError(RunError):
-    """Some scenes of a stage failed, and all others are done.
+    """Some tasks of a stage failed; all others are done.
 
     Attributes:
-        failures: scene to what was wrong with it.
+        failures: name of a task -> its error message.
     """
 
     def __init__(self, what: str, number: int, failures: Mapping[str, str]):
@@ -42,8 +42,8 @@ class TasksError(RunError):
         self._arguments = (what, number, self.failures)
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in self.failures.items())
         super().__init__(
-            f"{what}: {len(self.failures)} of {number} failed, the others are done. Mend these and run the same "
-            f"again, which does only what is missing:\n  {listed}"
+            f"{what}: {len(self.failures)} of {number} failed, the others are done. Fix the causes and repeat the "
+            f"command: it computes only what is missing.\n  {listed}"
         )
 
     def __reduce__(self):
@@ -51,11 +51,11 @@ class TasksError(RunError):
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
-    """A `ConfigError` for an unknown name that names the near misses and all choices.
+    """Return a `ConfigError` for an unknown name, with the near misses and all choices.
 
     Args:
-        kind: what the name should be one of, in the singular ("arch", "profile").
-        name: what was given.
+        kind: the kind of name, in the singular ("arch", "profile").
+        name: the unknown name.
         choices: the valid names.
     """
     choices = sorted(choices)

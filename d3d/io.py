@@ -1,4 +1,4 @@
-"""Reading and writing files: atomic writes, JSON, hashes. Needs neither torch nor a configuration."""
+"""Read and write files: atomic writes, JSON, hashes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from d3d.errors import D3DError, RunError, WriteError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name only if the block ends without an error.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
-    For a file or, if the block makes one, a folder. The temporary keeps the suffix, which some writers look at.
-    Where several write the same folder at once (a task whose worker was thought lost), the first one's stays.
+    The block may make a file or a folder. The temporary path has the suffix of ``path``, as some writers need it.
+    If several processes write the same folder, the first one's stays.
+
+    Raises:
+        WriteError: the disk is full or read-only, or permission is missing.
     """
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with writing(path):  # while the temporary is there: a full disk is full because of it
+        with writing(path):  # reports the free space before the temporary is removed
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if temporary.is_file():
@@ -43,21 +46,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A context in which a full disk or a read-only folder is an error that says so, whatever library meets it.
+    """Turn any library's error about a full or read-only disk into a `WriteError` that names ``path``.
 
     Raises:
-        WriteError: ``path`` cannot be written for such a reason.
+        WriteError: the disk is full or read-only, or permission is missing.
     """
     try:
         yield
     except D3DError:
         raise
-    except Exception as error:  # torch and safetensors have kinds of their own for a full disk
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
         why = _why_not_written(Path(path), error)
         if why is None:
             raise
         raise WriteError(
-            f"{path} cannot be written: {why}. What was finished before is kept; the same command goes on from there."
+            f"{path} cannot be written: {why}. Finished results are kept: repeat the command to go on from there."
         ) from error
 
 
@@ -66,8 +69,8 @@ _REFUSALS = {
     errno.EDQUOT: "the quota of this disk is used up",
     errno.EROFS: "it is on a disk that is mounted read-only",
     errno.EACCES: "you have no permission to write there; name another folder (runs_dir=...)",
-    errno.EPERM: "you have no permission to write there; name another folder (runs_dir=...)",
 }
+_REFUSALS[errno.EPERM] = _REFUSALS[errno.EACCES]
 
 
 def _why_not_written(path: Path, error: BaseException) -> str | None:
@@ -77,13 +80,9 @@ def _why_not_written(path: Path, error: BaseException) -> str | None:
     while of_system is not None and not isinstance(of_system, OSError):
         of_system = of_system.__cause__ or of_system.__context__
     if isinstance(of_system, OSError) and of_system.errno in _REFUSALS:
-        # a frame that cannot be read is not a folder that cannot be written
+        # an error about another file, such as a frame that cannot be read, is not about writing here
         named = of_system.filename
-        if (
-            named is None
-            or not isinstance(named, str)
-            or Path(named).absolute().is_relative_to(there.absolute())
-        ):
+        if not isinstance(named, str) or Path(named).absolute().is_relative_to(there.absolute()):
             left = f" ({free / 2**20:.1f} MB are free)" if of_system.errno == errno.ENOSPC else ""
             return _REFUSALS[of_system.errno] + left
     full = free < 2**16 or os.strerror(errno.ENOSPC) in str(error)
@@ -91,7 +90,7 @@ def _why_not_written(path: Path, error: BaseException) -> str | None:
 
 
 def temporary_beside(path: Path) -> Path:
-    # no process id: another machine may have the same one
+    # not the process id: another machine may use the same
     return path.parent / f".{uuid.uuid4().hex[:12]}.part-{path.name}"
 
 
@@ -103,7 +102,7 @@ def _remove(path: Path) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Removes what killed writers left; one that still lives, on another machine, cannot give it its name any more."""
+    """Remove the temporary files of killed writers; a writer that still lives can no longer rename its own."""
     for left in list(folder.rglob(".*.part-*")):
         mine = temporary_beside(left.with_name("left"))
         with contextlib.suppress(FileNotFoundError):
@@ -112,19 +111,20 @@ def remove_left(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically."""
+    """Write JSON atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Args:
-        keys: that it must have.
+        path: the file.
+        keys: required keys.
 
     Raises:
-        RunError: missing, damaged, or not such an object; names the file.
+        RunError: the file is missing, damaged, not a JSON object, or lacks a key.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -140,6 +140,6 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Progress with time left, for a terminal, a notebook and a log file alike."""
+"""Progress bars and messages for a terminal, a notebook or a log file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-silent = False  # of several processes that do one thing, one speaks
+silent = False  # True in all but one of several processes that share a training
 
 
 def track(
@@ -18,10 +18,14 @@ def track(
     unit: str = "it",
     first: int = 0,
 ) -> tqdm:
-    """A progress bar with time left; in a log file one line every half minute instead of a redrawn one.
+    """Return a progress bar with the time left; in a log file it prints one line every half minute.
 
     Args:
-        first: how many of ``total`` were done before: shown, but not taken for the rate and the time left.
+        iterable: the items to iterate over, or None to call ``update`` on the result.
+        what: the label.
+        total: the number of items, if ``iterable`` has no length.
+        unit: the name of one item.
+        first: items of ``total`` that were done before; they do not count for the speed and the time left.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -41,6 +45,6 @@ def track(
 
 
 def say(message: str) -> None:
-    """One line for the user, at once (a log file is otherwise buffered)."""
+    """Print one line for the user, without buffering."""
     if not silent:
         print(message, flush=True)

@@ -1,9 +1,9 @@
-"""How unsure a network is of its depth: what may stand for U in Eq. 3 (section 3.2.3), by name.
+"""The uncertainties by name: the choices for U in Eq. 3 (section 3.2.3).
 
-The paper takes the ensemble of three architectures and names MC-dropout and regression as alternatives (Table 1,
-section 2.3). Here are these, and two that need no further training. Each is a standard deviation in metres, so that
-the threshold of Eq. 3 applies; yet their sizes differ, so a threshold is one's own (``threshold_quantile``). Networks
-and images in, maps out: what has to be trained for it, and where it is stored, is in `d3d.pipeline.stages.spread`.
+The paper uses the ensemble of three architectures, and names MC-dropout and regression as alternatives (Table 1,
+section 2.3). "tta" and "snapshots" need no further training. Each uncertainty is a standard deviation in metres; their
+sizes differ, so each needs a threshold of its own (``threshold_quantile``). These functions take networks and images
+and return maps; the pipeline trains and stores what they need.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from d3d.errors import DataError, unknown
 from d3d.geometry import disp_to_depth
 from d3d.models.base import DepthNetwork
 
-DROPOUT = 0.2  # of the decoder's channels; Poggi et al. (CVPR 2020) in Monodepth2
-PASSES = 8  # with other channels dropped; theirs too
-SNAPSHOTS = 4  # weights of the second half of a training, besides the last ones
-COLOURS = 4  # colour changes of the augmentation, besides the image as it is and its mirror image
+DROPOUT = 0.2  # probability that a channel of the decoder is dropped; Poggi et al. (CVPR 2020)
+PASSES = 8  # passes with dropout; Poggi et al.
+SNAPSHOTS = 4  # checkpoints from the second half of a training, besides the last one
+COLOURS = 4  # colour changes, besides the image itself and its mirror image
 
 
 def ensemble_std(depths: Any, ddof: int = 0) -> Any:
-    """Uncertainty U: standard deviation over the networks' depths, metres.
+    """Uncertainty U: the standard deviation over the networks' depths, metres.
 
     Args:
-        depths: (networks, ...) stacked, or a sequence of equal maps; metres.
-        ddof: 0 divides by n (numpy's default, taken here), 1 by n - 1: a factor of 1.22 for three
-            networks, thus on the threshold too. The paper does not say.
+        depths: (networks, ...) stacked, or a sequence of maps of one size; metres.
+        ddof: 0 divides by n, 1 by n - 1. The paper does not say which; for three networks they differ by a factor
+            of 1.22, as does the threshold.
+
+    Raises:
+        DataError: fewer than two maps, or maps of different sizes.
     """
     if isinstance(depths, (list, tuple)):
         shapes = {tuple(d.shape) for d in depths}
@@ -47,14 +50,14 @@ def ensemble_std(depths: Any, ddof: int = 0) -> Any:
 
 
 def ensemble(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """Spread of several networks' depth: three architectures (the paper's), or snapshots of one training."""
+    """Spread of the depth of several networks: the three architectures, or snapshots of one training."""
     return ensemble_std([_depth(n, n(images_b3hw, (0,))) for n in networks])
 
 
 def tta(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """Spread over changes that should change nothing: the image, its mirror image, `COLOURS` colour changes.
+    """Spread over test-time augmentation: the image, its mirror image, and `COLOURS` colour changes.
 
-    They are those that the network was trained with (section 3.3), the same ones for every image.
+    The augmentation is that of the training (section 3.3), with the same draws for every image.
     """
     (network,) = networks
     rngs = [np.random.default_rng((seed, k)) for k in range(COLOURS)]
@@ -66,10 +69,9 @@ def tta(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) ->
 
 
 def mcdropout(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """Spread over `PASSES` passes with channels of the decoder dropped at random (Gal and Ghahramani, ICML 2016).
+    """Spread over `PASSES` passes with dropout in the decoder (Gal and Ghahramani, ICML 2016).
 
-    Pass k drops the same channels for every image: it is one thinned network. So a map does not depend on
-    which other images are in the batch.
+    Pass k drops the same channels for every image, so a map does not depend on the other images of the batch.
 
     Raises:
         DataError: the network has no dropout.
@@ -83,7 +85,7 @@ def mcdropout(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int =
         for module in dropouts:
             module.train()
         for i in range(len(images_b3hw)):
-            # the passes are the batch: one call draws for all of them
+            # the passes are the batch: one call draws the dropout of all of them
             torch.manual_seed(seed)
             passes = network.decode([f[i : i + 1].expand(PASSES, -1, -1, -1) for f in features])
             result.append(ensemble_std(_depth(network, passes)))
@@ -93,10 +95,11 @@ def mcdropout(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int =
 
 
 def regression(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """What a second output predicts (Kendall and Gal, NeurIPS 2017; the variant "Self" of Poggi et al., CVPR 2020).
+    """The predicted uncertainty (Kendall and Gal, NeurIPS 2017; the variant "Self" of Poggi et al., CVPR 2020).
 
-    The log depth is off as by a Laplacian of scale b (`d3d.losses.laplacian_nll`), whose standard deviation is
-    sqrt(2) b; in metres that is, to first order, the depth times it. Cut off at the farthest depth.
+    The error of the log depth follows a Laplacian of scale b (`d3d.losses.laplacian_nll`), so its standard
+    deviation is sqrt(2) b. To first order, the standard deviation of the depth is sqrt(2) b times the depth, in
+    metres. It is clamped to the maximum depth.
 
     Raises:
         DataError: the network has no such output.
@@ -117,14 +120,14 @@ def _depth(network: DepthNetwork, outputs: dict[int | str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """One way to be unsure.
+    """A named uncertainty.
 
     Attributes:
-        measure: from networks in eval mode, images (B, 3, h, w) in [0, 1] and a seed to the standard deviation
-            (B, 1, h, w) in metres.
-        networks: which ones it looks at: "ensemble", the three architectures; "teacher", the one whose depth is
-            judged; "snapshots" of that one's training; "variant", one that is trained for it.
-        options: what else its values depend on; stored with them.
+        measure: function of networks in eval mode, images (B, 3, h, w) in [0, 1] and a seed; returns the standard
+            deviation (B, 1, h, w) in metres.
+        networks: the networks that it uses: "ensemble", the three architectures; "teacher", the network whose
+            depth is judged; "snapshots", checkpoints of the teacher's training; "variant", a network trained for it.
+        options: further settings that determine its values; stored with them.
     """
 
     measure: Callable[[Sequence[DepthNetwork], Tensor, int], Tensor]
@@ -132,7 +135,7 @@ class Uncertainty:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Another one is a function and a line. What is trained for a "variant" is in `d3d.pipeline.stages.spread`
+# A new uncertainty is one function and one line; the training of a "variant" belongs to the pipeline
 UNCERTAINTY: dict[str, Uncertainty] = {
     "ensemble": Uncertainty(ensemble, "ensemble"),
     "mcdropout": Uncertainty(mcdropout, "variant", {"dropout": DROPOUT, "passes": PASSES}),
@@ -143,10 +146,10 @@ UNCERTAINTY: dict[str, Uncertainty] = {
 
 
 def find_uncertainty(name: str) -> Uncertainty:
-    """By its name.
+    """Return a named uncertainty.
 
     Raises:
-        ConfigError: there is none, with the near misses.
+        ConfigError: unknown name, with the near misses.
     """
     if name not in UNCERTAINTY:
         raise unknown("uncertainty", name, UNCERTAINTY)
@@ -155,15 +158,20 @@ def find_uncertainty(name: str) -> Uncertainty:
 
 @torch.inference_mode()
 def measure(name: str, networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """How unsure networks are of the depth of images, by a named uncertainty.
+    """Compute a named uncertainty of the depth of images.
 
     Args:
-        networks: as many as it takes (`Uncertainty.networks`); put in eval mode here.
+        name: one of `UNCERTAINTY`.
+        networks: those that it needs (`Uncertainty.networks`); put in eval mode here.
         images_b3hw: float in [0, 1], height and width multiples of 32.
-        seed: of what is drawn; not of the ensemble, snapshots and regression.
+        seed: for the random draws of "tta" and "mcdropout".
 
     Returns:
-        standard deviation (B, 1, h, w) in metres.
+        The standard deviation (B, 1, h, w) in metres.
+
+    Raises:
+        ConfigError: unknown name.
+        DataError: the network lacks what this uncertainty needs.
     """
     device = next(networks[0].parameters()).device
     return find_uncertainty(name).measure([n.eval() for n in networks], images_b3hw.to(device), seed)

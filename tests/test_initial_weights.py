@@ -178,7 +178,7 @@ def test_a_file_that_fits_no_network_names_what_it_holds(tmp_path):
     for names, holds in (
         (DEEPER, "ResNet encoder deeper than 18 layers"),
         (decoder, "hrdepth decoder"),
-        (("token", "head.bias"), r"2 tensors of an unknown network \(token, head\.bias"),
+        (("token", "head.bias"), r"tensors of an unknown network \(token, head\.bias"),
     ):
         path = written(tmp_path / "x.pth", names)
         for arch in models.ARCHITECTURES:  # early: also for a network that has another file

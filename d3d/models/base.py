@@ -1,4 +1,4 @@
-"""What every depth network of d3d is: an image in, four disparities out."""
+"""The base class of the depth networks: an image in, four disparities out."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to refl
 class DepthNetwork(nn.Module):
     """Base class: an encoder with five features and a decoder with four disparity heads (3.1).
 
-    A subclass sets `arch`, `encoder` (image -> five features, strides 2 to 32) and `decoder`, a module with
-    `heads` (one per scale) whose call `decoder(features, scales)` returns the disparities of `scales`.
+    A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, strides 2 to 32) and `decoder`, a
+    module with `heads` (one per scale) whose call `decoder(features, scales)` returns the disparities of `scales`.
 
     Attributes:
         arch: the name that `create_model` knows.
         encoder_kind: what `naming.recognise` calls a public file of the encoder's weights.
         mean, std: the input normalisation `(x - mean) / std`; `std` 1 and `mean` 0 mean none.
-        min_depth, max_depth: range in metres that the disparities stand for; depth is
-            `1 / (1/max + (1/min - 1/max) * disparity)`. Stored with the weights.
-        scales: what `forward` computes when it is not told; see `use_scales`.
-        dropout, log_scale: what `use_dropout` and `use_log_scale` made of it; stored with the weights.
+        min_depth, max_depth: depth in metres at disparity 1 and 0; see `geometry.disp_to_depth`. Stored with
+            the weights.
+        scales: the scales that `forward` computes by default; see `use_scales`.
+        dropout, log_scale: set by `use_dropout` and `use_log_scale`; stored with the weights.
     """
 
     arch: str = ""
@@ -55,62 +55,61 @@ class DepthNetwork(nn.Module):
         raise NotImplementedError
 
     def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int | str, Tensor]:
-        """Predicts the disparity of each image.
+        """Predict the disparity of each image.
 
         Args:
             image_b3hw: RGB in [0, 1], floating point; height and width multiples of 32, at least 64.
-            scales: which heads to compute; None means `self.scales`, all four unless `use_scales` was called.
+            scales: the heads to compute; None means `self.scales`, all four unless `use_scales` was called.
 
         Returns:
-            {scale: disp_b1hw}, finest first, sigmoid disparities in (0, 1), h and w divided by 2**scale; with
-            `use_log_scale` also "log_scale" (B, 1, H, W), the logarithm of what the log depth may be off.
+            {scale: disp_b1hw}, finest first: sigmoid disparities in (0, 1), h and w divided by 2**scale. After
+            `use_log_scale` also "log_scale" (B, 1, H, W): log b, with b the scale of the error of the log depth.
 
         Raises:
-            DataError: the image has another shape or type, or a size that the network cannot take.
+            DataError: the image has another shape or type, or its size does not fit the network.
         """
         scales = self.scales if scales is None else _checked_scales(scales)
         return self.decode(self.features(image_b3hw), scales)
 
     def decode(self, features: Sequence[Tensor], scales: Sequence[int] = (0,)) -> dict[int | str, Tensor]:
-        """`forward` from the encoder's five features on: what has to be computed again where the decoder draws."""
+        """`forward` from the encoder's five features on, for several passes with dropout in the decoder."""
         disps = self.decoder(features, scales)
         if self.log_scale and 0 in disps:
             disps[0], disps["log_scale"] = disps[0].split(1, dim=1)
         return disps
 
     def features(self, image_b3hw: Tensor) -> list[Tensor]:
-        """The encoder's five features of an image in [0, 1], at strides 2, 4, 8, 16 and 32."""
+        """Encode an image in [0, 1] into five features, at strides 2, 4, 8, 16 and 32."""
         _check_image(image_b3hw)
         if self.mean or self.std != 1.0:
             image_b3hw = (image_b3hw - self.mean) / self.std
         return self.encoder(image_b3hw)
 
     def use_scales(self, scales: Iterable[int]) -> DepthNetwork:
-        """Computes only these scales from now on, and freezes the heads of the others.
+        """Compute only these scales from now on, and freeze the heads of the others.
 
-        For training on few scales: a head that gets no gradient makes DistributedDataParallel wait for ever
-        and an optimiser with weight decay shrink it. Call it before either is built.
+        For training on few scales. A head without a gradient makes DistributedDataParallel wait for ever, and an
+        optimiser with weight decay shrinks it: call this before either is built.
 
         Args:
-            scales: must hold 0, else parts of the decoder would get no gradient either.
+            scales: must contain 0; otherwise parts of the decoder would get no gradient either.
 
         Raises:
             ConfigError: an unknown scale, or 0 is missing.
         """
         scales = _checked_scales(scales)
         if 0 not in scales:
-            raise ConfigError(f"scales {scales} leave out 0, the finest, which every parameter serves.")
+            raise ConfigError(f"scales {scales} must contain 0, the finest, which uses every parameter.")
         self.scales = scales
         for scale, head in enumerate(self.decoder.heads):
             head.requires_grad_(scale in scales)
         return self
 
     def use_dropout(self, p: float) -> DepthNetwork:
-        """Drops channels of the decoder with probability `p` in training, after each of its `ConvBlock`; 0: none.
+        """Drop channels of the decoder with probability `p` in training, after each `ConvBlock`; 0 switches it off.
 
-        That is where Poggi et al. (CVPR 2020) have it in Monodepth2; the other decoders are made of the same block.
-        The encoder gets none: it may start from ImageNet, and its features need to be computed only once for many
-        draws. It adds no parameter.
+        Poggi et al. (CVPR 2020) place it there in Monodepth2; the other decoders are made of the same block. The
+        encoder gets no dropout: it may start from ImageNet, and its features serve many passes of the decoder.
 
         Raises:
             ConfigError: `p` is not in [0, 1), or the decoder has no `ConvBlock`.
@@ -119,15 +118,17 @@ class DepthNetwork(nn.Module):
             raise ConfigError(f"dropout={p} must be in [0, 1).")
         blocks = [m for m in self.decoder.modules() if isinstance(m, ConvBlock)]
         if not blocks:
-            raise ConfigError(f"the decoder of {self.arch} has no ConvBlock to drop channels of.")
+            raise ConfigError(
+                f"the decoder of {self.arch} has no ConvBlock, whose channels could be dropped."
+            )
         for block in blocks:
-            # whole channels: neighbouring pixels of one carry the same, so dropping single ones would take away little
+            # whole channels: neighbouring pixels are alike, so dropping single pixels would remove little
             block.dropout = nn.Dropout2d(p) if p else nn.Identity()
         self.dropout = float(p)
         return self
 
     def use_log_scale(self) -> DepthNetwork:
-        """Gives the finest head a second output, "log_scale" of `forward`: predicted uncertainty ("regression")."""
+        """Add an output "log_scale" to `forward`, from the finest head: the uncertainty "regression"."""
         old = self.decoder.heads[0]
         self.decoder.heads[0] = DispScaleHead(old.conv.in_channels)
         self.decoder.heads[0].conv = old.conv
@@ -135,11 +136,11 @@ class DepthNetwork(nn.Module):
         return self
 
     def init_depth(self, depth_m: float) -> None:
-        """Sets the biases of the heads so that an untrained network predicts about `depth_m` everywhere.
+        """Set the biases of the heads so that an untrained network predicts about `depth_m` everywhere.
 
-        With a bias near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m: with metric poses a
-        shift of some 130 pixels, from which training is slow or collapses. The paper does not say what it
-        did; a room-like 2 m is a sensible start.
+        With biases near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m. With metric poses this is a
+        shift of about 130 pixels, from which training is slow or collapses. The paper does not name its start; a
+        depth typical of rooms, 2 m, works.
 
         Args:
             depth_m: between `min_depth` and `max_depth`, exclusive, in metres.

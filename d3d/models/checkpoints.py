@@ -1,4 +1,4 @@
-"""Our own checkpoints: one safetensors file a network, which knows what it is."""
+"""Checkpoints: one .safetensors file per network, with its architecture and depth range as metadata."""
 
 from __future__ import annotations
 
@@ -20,27 +20,24 @@ FORMAT_VERSION = 1
 
 
 def save_weights(model: nn.Module, path: str | Path) -> Path:
-    """Writes a network's weights, architecture and depth range to a .safetensors file.
-
-    Written under a temporary name in the same folder and renamed, so a killed process leaves no half file
-    that looks whole. The folder is made.
+    """Write a network's weights, architecture and depth range to a .safetensors file, atomically.
 
     Args:
         model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
-        path: must end in .safetensors.
+        path: must end in .safetensors; its folder is created.
 
     Returns:
         The path.
 
     Raises:
-        DataError: another file name ending.
+        DataError: another suffix.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise DataError(f"weights are written as .safetensors, not {path.name!r}.")
     for wrapper in ("module", "_orig_mod"):
         model = getattr(model, wrapper, model)
-    # safetensors refuses channels-last strides; the values are what counts.
+    # safetensors refuses channels-last strides
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -49,9 +46,9 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
         "min_depth": repr(model.min_depth),
         "max_depth": repr(model.max_depth),
     }
-    # only where there is one: the file of a plain network is what it always was
+    # only if set: the file of a plain network stays the same, byte for byte
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
-    # not save_file: that has a temporary file of its own, which a kill would leave behind
+    # not save_file: it has a temporary file of its own, which a killed process would leave behind
     content = _in_order(save(tensors, metadata=metadata))
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -59,9 +56,9 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its header in order: the library has the metadata in another one each time.
+    """A safetensors file with a sorted header: the same weights give the same bytes, and so the same hash.
 
-    The same weights are then the same bytes, and later stages know them by their hash.
+    The library writes the metadata in another order each time.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -70,20 +67,20 @@ def _in_order(content: bytes) -> bytes:
 
 
 def is_d3d_weights(path: str | Path) -> bool:
-    """Whether `save_weights` wrote the file; False also for a file that is missing or broken."""
+    """Return whether `save_weights` wrote the file; False also if it is missing or broken."""
     return _metadata(path).get("format") == FORMAT
 
 
 def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
-    """What a checkpoint says of itself: arch, min_depth and max_depth in metres, dropout, log_scale, format_version.
+    """Read the metadata: arch, min_depth and max_depth in metres, dropout, log_scale, format_version.
 
     Raises:
-        DataError: missing, truncated, not written by `save_weights`, or by a later version of d3d.
+        DataError: the file is missing, truncated, or not from `save_weights` of this version of d3d or an older one.
     """
     metadata = _metadata(path)
     if metadata.get("format") != FORMAT:
         if Path(path).suffix == ".safetensors":
-            read_tensors(path)  # a missing or broken file has a better message than the one below
+            read_tensors(path)  # names a missing or broken file
         raise DataError(
             f"{path} is not a d3d checkpoint (a .safetensors file of save_weights). For the published encoder.pth"
             " and depth.pth use load_public_checkpoint, for ImageNet weights create_model(arch, weights=FILE)."
@@ -107,17 +104,17 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
         )
     if not 0 < values["min_depth"] < values["max_depth"] < math.inf or not 0 <= values["dropout"] < 1:
         raise DataError(
-            f"{path}: a depth range of {values['min_depth']} to {values['max_depth']} m, or a dropout of "
-            f"{values['dropout']}, is none."
+            f"{path}: a depth range of {values['min_depth']} to {values['max_depth']} m or a dropout of "
+            f"{values['dropout']} is impossible."
         )
     return values
 
 
 def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
-    """Loads a checkpoint of `save_weights` into a network, in place; its depth range comes with it.
+    """Load a checkpoint of `save_weights` into a network, in place, with its depth range.
 
     Raises:
-        DataError: the file is no d3d checkpoint, of another architecture, or does not fit.
+        DataError: the file is not a d3d checkpoint, holds another architecture, or does not fit.
     """
     metadata = read_metadata(path)
     if metadata["arch"] != model.arch:

@@ -1,4 +1,4 @@
-"""HR-Depth: a dense grid of skip connections on ResNet-18 (Lyu et al., AAAI 2021); second backbone (4.1)."""
+"""HR-Depth: a dense grid of skip connections on ResNet-18 (Lyu et al., AAAI 2021); section 4.1."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
 from d3d.models.naming import RESNET18
 
 NODES = ("01", "11", "21", "31", "02", "12", "22", "03", "13", "04")
-"""The grid's nodes "rc" in the order they are computed: row r is the level (0 finest), column c the depth."""
+"""The grid's nodes "rc" in the order of their computation: row r is the level (0 finest), column c the depth."""
 
-_HEAD_NODES = ("04", "13", "22")  # of scales 1, 2 and 3; scale 0 comes from one more up-sampling
+_HEAD_NODES = (
+    "final",
+    "04",
+    "13",
+    "22",
+)  # the input of each scale's head; "final" is node 04 up-sampled once more
 
 
 class DenseNode(nn.Module):
-    """Joins its inputs and convolves; from column 2 on a bias-free 1x1 convolution narrows them first."""
+    """Concatenate, then `ConvBlock`; from column 2 on, a bias-free 1x1 convolution comes first and narrows."""
 
     def __init__(self, in_channels: int, out_channels: int, narrow: bool) -> None:
         super().__init__()
@@ -35,7 +40,7 @@ class DenseNode(nn.Module):
 
 
 class AttentionNode(nn.Module):
-    """Feature fusion squeeze-and-excitation: joins its inputs, weighs the channels, 1x1 convolution, ReLU."""
+    """Feature fusion squeeze-and-excitation: concatenate, scale the channels, 1x1 convolution, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -46,7 +51,7 @@ class AttentionNode(nn.Module):
         """Tensors of one size -> (b, out, h, w)."""
         x = torch.cat(inputs, 1)
         b, c, h, w = x.shape
-        # the 1x1 convolution's weights are scaled, for each image, instead of the map, which is a hundred times larger
+        # scale the weights of the 1x1 convolution, for each image, not the map, which is a hundred times larger
         kernels = self.conv.weight.flatten(1) * self.attention.weights(x)[:, None]
         pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         y = torch.baddbmm(self.conv.bias, pixels, kernels.mT)
@@ -56,19 +61,19 @@ class AttentionNode(nn.Module):
 class DenseDecoder(nn.Module):
     """HR-Depth's grid (a UNet++), also the second half of MonoViT's decoder.
 
-    Column 0 holds the encoder's features. Node rc joins every node to its left in row r with node
-    (r+1)(c-1), halved in channels and up-sampled. The last node of each row is an `AttentionNode`.
+    Column 0 holds the encoder's features. Node rc joins every node to its left in row r with node (r+1)(c-1),
+    which is halved in channels and up-sampled. The last node of each row is an `AttentionNode`.
 
-    The published checkpoints carry four more convolutions (X_00_Conv_0 and X_01/02/03_Conv_0) that nothing
-    uses. They are not created here, so every parameter gets a gradient.
+    The published checkpoints have four more convolutions (X_00_Conv_0 and X_01/02/03_Conv_0) that nothing uses.
+    They are left out here, so every parameter gets a gradient.
 
     Args:
-        encoder_channels: of the five features, finest first.
+        encoder_channels: channels of the five features, finest first.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:
         super().__init__()
-        self.reduce = nn.ModuleDict()  # "rc" -> the way up from node rc
+        self.reduce = nn.ModuleDict()  # "rc" -> the block that halves node rc before up-sampling
         self.nodes = nn.ModuleDict()
         width = {f"{row}0": channels for row, channels in enumerate(encoder_channels)}
         for node in NODES:
@@ -85,7 +90,7 @@ class DenseDecoder(nn.Module):
         finest = width["04"] // 2
         self.reduce["04"] = ConvBlock(width["04"], finest)
         self.final = ConvBlock(finest, finest)
-        self.heads = nn.ModuleList(DispHead(c) for c in (finest, *(width[n] for n in _HEAD_NODES)))
+        self.heads = nn.ModuleList(DispHead(c) for c in (finest, *(width[n] for n in _HEAD_NODES[1:])))
 
     def forward(self, features: Sequence[Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
         """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
@@ -96,14 +101,9 @@ class DenseDecoder(nn.Module):
             inputs = [upsample(self.reduce[below](x[below]))]
             inputs += [x[f"{row}{c}"] for c in range(column)]
             x[node] = self.nodes[node](inputs)
-        disps = {}
-        for scale in scales:
-            if scale == 0:
-                finest = self.final(upsample(self.reduce["04"](x["04"])))
-                disps[scale] = self.heads[scale](finest)
-            else:
-                disps[scale] = self.heads[scale](x[_HEAD_NODES[scale - 1]])
-        return disps
+        if 0 in scales:
+            x["final"] = self.final(upsample(self.reduce["04"](x["04"])))
+        return {scale: self.heads[scale](x[_HEAD_NODES[scale]]) for scale in scales}
 
 
 class HRDepth(DepthNetwork):

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -137,9 +138,10 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
 
     for arch, path in _entries(weights):
         if path.is_dir():
-            found = _in_folder(path, arch)
+            names = _folder_names(arch)
+            found = [(only, path / name) for name, only in names.items() if (path / name).is_file()]
             if not found:
-                raise DataError(f"weights: {path} holds none of {', '.join(_folder_names(arch))}.")
+                raise DataError(f"weights: {path} holds none of {', '.join(names)}.")
         else:
             found = [(arch, path)]
         for only, file in found:
@@ -175,28 +177,22 @@ def _entries(weights: str | Path | None) -> list[tuple[str, Path]]:
 
 
 def _folder_names(arch: str) -> dict[str, str]:
-    """File names that a folder is searched for -> the network they are for, "" where the content says it."""
+    """File names that a folder is searched for -> the network they are for, or "" if the content decides."""
     names = {"weights.safetensors": arch, "encoder.pth": arch} if arch else {"weights.safetensors": ""}
     for a in (arch,) if arch else NETWORKS:
-        names |= dict.fromkeys(
-            (f"{a}.safetensors", f"{a}.pth", f"{a}/weights.safetensors", f"{a}/encoder.pth"), a
-        )
+        own = (f"{a}.safetensors", f"{a}.pth", f"{a}/weights.safetensors", f"{a}/encoder.pth")
+        names |= dict.fromkeys(own, a)
     return names | {imagenet.file: "" for imagenet in _IMAGENET.values()}
 
 
-def _in_folder(folder: Path, arch: str) -> list[tuple[str, Path]]:
-    names = _folder_names(arch)
-    return [(only, folder / name) for name, only in names.items() if (folder / name).is_file()]
-
-
-@dataclass(frozen=True)
-class _Content:
+class _Content(NamedTuple):
     holds: str
     archs: tuple[str, ...]  # the networks that it fits
     sha256: str
 
 
 def _content(path: Path) -> _Content:
+    """What a file holds; it is read again only if it has changed."""
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}.")
     status = path.stat()
@@ -205,54 +201,45 @@ def _content(path: Path) -> _Content:
 
 @functools.lru_cache(maxsize=16)
 def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
-    """What a file holds; read again only if it has changed."""
     if is_d3d_weights(path):
         arch = read_metadata(path)["arch"]
         return _Content(f"a {arch} network", (arch,) if arch in NETWORKS else (), sha256(path))
     tensors = read_tensors(path)
     kind = recognise(tensors)
+    holds = f"a {kind}" if kind else f"tensors of an unknown network ({', '.join(list(tensors)[:3])}, ...)"
     archs = tuple(arch for arch, network in NETWORKS.items() if network.encoder_kind == kind)
-    if kind is None:
-        holds = f"{len(tensors)} tensors of an unknown network ({', '.join(list(tensors)[:3])}, ...)"
-    else:
-        holds = f"a {kind}"
     return _Content(holds, archs, sha256(path))
 
 
 @functools.cache  # asked once a process: all stages of a run must see the same answer
 def _find_imagenet(imagenet: _ImageNet) -> tuple[InitialWeights | None, str]:
-    """ImageNet weights from a cache or the hub; where there are none, what was tried."""
+    """ImageNet weights from a cache or the hub, or None and what was tried."""
+    source, path, failure = imagenet.repo, None, "no model hub offers this file"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / imagenet.file
-    source, reason = imagenet.repo, f"{cached} does not exist, and no model hub offers this file"
-    path = _from_hub_cache(imagenet.repo) if imagenet.repo else None
+    if imagenet.repo:
+        path = _from_hub_cache(imagenet.repo)
     if path is None and cached.is_file():
-        path, source = cached, imagenet.file.removesuffix(".pth")
-    elif path is None and imagenet.repo:
-        path, reason = _download(imagenet.repo)
-        reason = (
-            f"the caches do not hold them ({cached}, {imagenet.repo}), and the download failed ({reason})"
-        )
+        path, source = cached, cached.stem
+    if path is None and imagenet.repo:
+        path, failure = _download(imagenet.repo)
+        failure = f"{imagenet.repo} is not cached, and its download failed ({failure})"
     if path is None:
-        return None, reason
+        return None, f"{cached} does not exist, and {failure}"
     return InitialWeights(f"{source} (ImageNet)", sha256(path), path), ""
 
 
 def _from_hub_cache(repo: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(repo, name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
+    found = (try_to_load_from_cache(repo, name) for name in ("model.safetensors", "pytorch_model.bin"))
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def _download(repo: str) -> tuple[Path | None, str]:
-    """The file of a repository, or why the hub does not give it."""
+    """The file of a repository, or None and why the hub does not give it."""
     from huggingface_hub import hf_hub_download
 
-    reason = _hub_unreachable(repo)
-    if reason:
+    if reason := _hub_unreachable(repo):
         return None, reason
     try:
         return Path(hf_hub_download(repo, "model.safetensors")), ""

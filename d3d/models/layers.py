@@ -1,4 +1,4 @@
-"""The small pieces that more than one network is built from."""
+"""Layers that several networks share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def elu(x: Tensor) -> Tensor:
-    """ELU, any shape: on a CPU by way of exp in float32, five times as fast as torch's own, which takes expm1."""
+    """ELU, any shape. On a CPU it uses exp in float32: five times as fast as torch's, which uses expm1."""
     return _ELU.apply(x) if x.device.type == "cpu" and not torch.compiler.is_compiling() else F.elu(x)
 
 
 class _ELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        # exp(x) - 1 is off by 6e-8, the last digit of float32 at 1; it is never below x, so the greater of both is ELU
+        # exp(x) - 1 is off by 6e-8, the last digit of float32 at 1; it is never below x, so the maximum is ELU
         high = torch.promote_types(x.dtype, torch.float32)
         negative = x.clamp(max=0).to(high).exp_().sub_(1).to(x.dtype)
         result = torch.maximum(x, negative)
@@ -33,11 +33,7 @@ class _ELU(torch.autograd.Function):
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution with bias that pads by reflection, as every decoder of the paper does.
-
-    `padding_mode="reflect"` is `F.pad` followed by the convolution; in channels-last memory the pad costs
-    a few per cent of the convolution, less than concatenating border slices.
-    """
+    """3x3 convolution with bias and reflection padding, as in every decoder of the paper."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
@@ -50,9 +46,9 @@ class Conv3x3(nn.Conv2d):
 
 
 class _ToOneChannel(torch.autograd.Function):
-    """A 3x3 convolution to one channel on a CPU, without padding: one matrix product, then a sum of nine shifted maps.
+    """3x3 convolution to one channel on a CPU, without padding: one matrix product and a sum of nine shifted maps.
 
-    oneDNN's kernels share their work out over output channels, and take three times as long with one.
+    oneDNN's kernels distribute their work over output channels; with one channel they take three times as long.
     """
 
     @staticmethod
@@ -86,8 +82,8 @@ class ConvBlock(nn.Module):
     """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation.
 
     Attributes:
-        activation: the ELU, as a function.
-        dropout: the identity, or channel dropout after the ELU; see `DepthNetwork.use_dropout`.
+        activation: `elu`.
+        dropout: the identity, or channel dropout; see `DepthNetwork.use_dropout`.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -102,17 +98,17 @@ class ConvBlock(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """Convolution of each channel with a kernel of its own; padding keeps the size, `stride` divides it.
+    """Depthwise convolution; padding keeps the size, `stride` divides it.
 
-    On a CPU in float32 also under autocast: oneDNN's gradient of a depthwise convolution in bfloat16 takes 1.3 to 2
-    times as long, of one with a stride ten times.
+    On a CPU it runs in float32 also under autocast: in bfloat16, oneDNN's gradient takes 1.3 to 2 times as long,
+    and ten times as long with a stride.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, bias: bool = True) -> None:
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h / stride, w / stride), of the type of `x` where that is a lower one."""
+        """(b, c, h, w) -> (b, c, h / stride, w / stride); the result has the type of `x`."""
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
@@ -128,16 +124,16 @@ class DispHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, 1, h, w), in the type of the weights also under autocast."""
-        # Far depths are logits around -3 to -5, where bfloat16 has steps of 0.016 to 0.03: 2 % of the depth.
-        # One output channel costs next to nothing, so the convolution is not done in half precision either.
+        # Far depths have logits of -3 to -5, where bfloat16 has steps of 0.016 to 0.03: 2 % of the depth. The
+        # convolution to one channel costs little in full precision.
         with torch.autocast(x.device.type, enabled=False):
             return torch.sigmoid(self.conv(x.to(self.conv.weight.dtype)))
 
 
 class DispScaleHead(DispHead):
-    """`DispHead` with one more 3x3 convolution for log b, how far the log depth may be off (Kendall and Gal, 2017)."""
+    """`DispHead` with a 3x3 convolution for log b, the scale of the log depth's error (Kendall and Gal, 2017)."""
 
-    START = 0.1  # b before training, a tenth of the depth: from b = 1 a short training does not arrive
+    START = 0.1  # b before training, a tenth of the depth; from b = 1 a short training does not converge
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(in_channels)
@@ -152,10 +148,7 @@ class DispScaleHead(DispHead):
 
 
 class ConvBN(nn.Module):
-    """Bias-free convolution and BatchNorm, then Hardswish unless `act=False`.
-
-    Padding keeps the size (zeros, as everywhere in MPViT); `stride` divides it.
-    """
+    """Bias-free convolution with zero padding, BatchNorm, and Hardswish unless `act=False`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, act: bool = True
@@ -176,7 +169,7 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: C, of the input and of the output.
-        ratio: the squeeze; C/ratio is rounded down.
+        ratio: C/ratio, rounded down, is the number of channels between.
     """
 
     def __init__(self, channels: int, ratio: int = 16) -> None:
@@ -185,9 +178,9 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Linear(channels // ratio, channels, bias=False)
 
     def weights(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> what each channel is to be scaled by, (b, c) in (0, 1)."""
-        # The mean as a product: the gradient of `mean` is an expanded tensor, and autograd's sum of it and the others
-        # lies in contiguous memory, which makes the additions and the convolutions before them slow.
+        """(b, c, h, w) -> the factor of each channel, (b, c) in (0, 1)."""
+        # The mean as a matrix product: the gradient of `mean` is an expanded tensor, and the sum of gradients would be
+        # contiguous, not channels-last, which slows down the additions and the convolutions before them.
         b, c, h, w = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         mean = torch.bmm(pixels.new_ones(b, 1, h * w), pixels)[:, 0] / (h * w)
@@ -199,7 +192,7 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drops the whole residual branch of a sample with probability `p`."""
+    """Stochastic depth: in training, drop the whole residual branch of a sample with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Monodepth2: a U-Net on ResNet-18 (Godard et al., ICCV 2019); first backbone of the paper (4.1)."""
+"""Monodepth2: a U-Net on ResNet-18 (Godard et al., ICCV 2019); section 4.1."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WIDTHS = (16, 32, 64, 128, 256)
 
 
 class UNetDecoder(nn.Module):
-    """Level by level from coarse to fine: convolve, up-sample, join the encoder's feature, convolve.
+    """From coarse to fine, at each level: convolve, up-sample, concatenate the encoder's feature, convolve.
 
-    Level i ends at 1/2**i of the image's size; levels 3 to 0 carry a disparity head.
+    The result of level i has 1/2**i of the image's size; levels 3 to 0 have a disparity head.
 
     Args:
-        encoder_channels: of the five features, finest first.
+        encoder_channels: channels of the five features, finest first.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:
         super().__init__()
-        below = (*WIDTHS[1:], encoder_channels[-1])  # what comes up from the next coarser level
+        below = (*WIDTHS[1:], encoder_channels[-1])  # channels of the next coarser level
         skip = (0, *encoder_channels[:-1])
         self.reduce = nn.ModuleList(ConvBlock(below[i], WIDTHS[i]) for i in range(5))
         self.fuse = nn.ModuleList(ConvBlock(WIDTHS[i] + skip[i], WIDTHS[i]) for i in range(5))

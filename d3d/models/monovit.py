@@ -1,4 +1,4 @@
-"""MonoViT: MPViT-small and HR-Depth's grid (Zhao et al., 3DV 2022); third backbone of the paper (4.1)."""
+"""MonoViT: MPViT-small and HR-Depth's grid (Zhao et al., 3DV 2022); section 4.1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from d3d.models.layers import SqueezeExcite
 from d3d.models.tensors import check_and_load, read_tensors
 
 GRID_CHANNELS = (64, 64, 128, 256, 512)
-"""Channels of the decoder's grid: those of a ResNet-18, for which it was made."""
+"""Channels of the decoder's grid: those of ResNet-18, for which it was designed."""
 
 
 class Adapter(nn.Module):

@@ -29,10 +29,7 @@ _WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of the relative position window, hea
 
 
 class PatchEmbed(nn.Module):
-    """Separable 3x3 convolution, BatchNorm, Hardswish: overlapping patches -> tokens.
-
-    Chained, two or three of them see 5x5 and 7x7 patches.
-    """
+    """Separable 3x3 convolution, BatchNorm, Hardswish. Two or three in a chain see patches of 5x5 and 7x7."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -57,10 +54,7 @@ class PositionEncoding(nn.Module):
 
 
 class RelativePosition(nn.Module):
-    """Convolutional relative position encoding: the query times a depthwise convolution of the values.
-
-    The heads share three window sizes, `_WINDOWS`.
-    """
+    """Convolutional relative position encoding: the query times a depthwise convolution of the values."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,7 +71,7 @@ class RelativePosition(nn.Module):
 
 
 class FactorisedAttention(nn.Module):
-    """Attention with a cost linear in the number of tokens: q (softmax(k)^T v) / sqrt(d), plus position."""
+    """Attention at a cost linear in the number of tokens: q (softmax(k)^T v) / sqrt(d) + relative position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,8 +90,8 @@ class FactorisedAttention(nn.Module):
         def image(x: Tensor) -> Tensor:  # (b, n, c) -> (b, c, h, w)
             return x.view(b, *size_hw, c).permute(0, 3, 1, 2)
 
-        # Softmax over tens of thousands of tokens gives weights far below the smallest normal half-precision
-        # number, so this sum over tokens stays in float32. It is a few per cent of the block's work.
+        # Softmax over tens of thousands of tokens gives weights below the smallest normal float16, so this sum
+        # stays in float32. It is a few per cent of the block's work.
         with torch.autocast(tokens.device.type, enabled=False):
             high = torch.promote_types(k.dtype, torch.float32)
             context = heads(k.to(high).softmax(1)).transpose(2, 3) @ heads(v.to(high))
@@ -132,8 +126,8 @@ class Block(nn.Module):
 class TransformerPath(nn.Module):
     """The transformer encoder of one path: blocks that share both position encodings.
 
-    The shared modules belong to the path and are handed to the blocks, so that each tensor has one name in
-    the state dict (the public checkpoints store them again under every block).
+    The path owns the shared modules and passes them to the blocks, so each tensor has one name in the state dict.
+    (The public checkpoints store them again under every block.)
     """
 
     def __init__(self, channels: int, drop_paths: Sequence[float]) -> None:
@@ -150,7 +144,7 @@ class TransformerPath(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, with the input added."""
+    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, plus the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -165,13 +159,13 @@ class InvertedResidual(nn.Module):
 
 
 class Stage(nn.Module):
-    """One level of the encoder: embeddings, a local branch and one transformer per path, joined.
+    """One level of the encoder: patch embeddings, a local branch and one transformer per path, concatenated.
 
     Args:
-        channels: of the input and inside.
-        out_channels: of the output, the next stage's width.
+        channels: channels of the input and inside the stage.
+        out_channels: channels of the output, the next stage's width.
         paths: number of embeddings, each with its transformer.
-        drop_paths: one probability a transformer block, the same for each path.
+        drop_paths: drop probability of each transformer block, the same for every path.
     """
 
     def __init__(self, channels: int, out_channels: int, paths: int, drop_paths: Sequence[float]) -> None:
@@ -196,7 +190,7 @@ class MPViT(nn.Module):
     """MPViT-small with features at strides 2, 4, 8, 16 and 32; 22.6 million parameters.
 
     Args:
-        drop_path: stochastic depth of the last block; grows linearly from 0 at the first.
+        drop_path: stochastic depth of the last block; it grows linearly from 0 in the first.
     """
 
     def __init__(self, drop_path: float = 0.2) -> None:
@@ -218,7 +212,7 @@ class MPViT(nn.Module):
 
 
 def _init(module: nn.Module) -> None:
-    """Small weights in the linear layers, variance-preserving ones in the convolutions (all before ReLUs)."""
+    """Initialise linear layers with small weights, and convolutions for ReLU (Kaiming)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

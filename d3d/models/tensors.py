@@ -1,4 +1,4 @@
-"""Reading tensor files and putting them into modules, with errors that name what does not fit."""
+"""Read tensor files and load them into modules, with errors that name the tensors that do not fit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from d3d.errors import DataError
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt, .bin or .safetensors file, on the CPU.
+    """Read the tensors of a .pth, .pt, .bin or .safetensors file, on the CPU.
 
     A state dict wrapped under "model", "state_dict" or "model_state_dict" is unwrapped, the "module." prefix
-    of DataParallel is removed, and entries that are no tensors (height, width, use_stereo) are left out.
+    of DataParallel is removed, and entries that are not tensors (height, width, use_stereo) are left out.
 
     Raises:
-        DataError: the file is missing, truncated, or something else than tensors by name.
+        DataError: the file is missing, truncated, or does not hold tensors by name.
     """
     path = Path(path)
     if not path.is_file():
@@ -28,7 +28,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return plain_tensors(load_file(path))
-        # KeyError: of a type that torch lacks
+        # KeyError: a tensor type that torch lacks
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{path} is not a readable safetensors file, perhaps truncated: {error}"
@@ -36,7 +36,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         # weights_only: a checkpoint from the web must not be able to run code.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever it stumbles over
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{path} is not a readable PyTorch checkpoint, perhaps truncated: {reason}"
@@ -50,7 +50,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Unwraps a state dict, removes "module." prefixes, and keeps only the tensors."""
+    """Unwrap a state dict, remove "module." prefixes, and keep only the tensors."""
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -59,15 +59,15 @@ def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def check_tensors(expected: Mapping[str, Iterable[int]], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Compares names and shapes.
+    """Compare names and shapes of tensors.
 
     Args:
-        expected: the shape of every tensor that must be there, by name.
-        tensors: what there is.
-        where: for the message: the file, or a word for what was passed.
+        expected: the shape of every required tensor, by name.
+        tensors: the tensors to check.
+        where: the file, for the message.
 
     Raises:
-        DataError: names the missing, the misshapen, or the unexpected tensors (the first few of each).
+        DataError: tensors are missing, have the wrong shape, or are not expected; names the first few.
     """
     missing = [name for name in expected if name not in tensors]
     if missing:
@@ -85,10 +85,9 @@ def check_tensors(expected: Mapping[str, Iterable[int]], tensors: Mapping[str, T
 
 
 def check_and_load(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Loads tensors into a module after `check_tensors`; the module's own type and device are kept.
+    """Load tensors into a module after `check_tensors`; the module keeps its dtype and device.
 
-    BatchNorm's `num_batches_tracked` may be missing: old files, torchvision's among them, lack it, and
-    nothing here reads it.
+    BatchNorm's `num_batches_tracked` may be missing: old files lack it, and nothing here reads it.
     """
     state = module.state_dict()
     counters = {name: t for name, t in state.items() if name.endswith("num_batches_tracked")}
