@@ -25,8 +25,8 @@ help: ## show this list
 setup: ## create .venv from pyproject.toml and constraints.txt (minutes the first time, then a moment)
 	@scripts/setup.sh
 
-test: setup ## run the tests
-	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+test: setup ## run the tests; fails if a test changes a file of this folder
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, evaluate
 	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \

@@ -18,13 +18,14 @@ for name, value in {
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from unchanged_checkout import UnchangedCheckout
 
 REPO = Path(__file__).resolve().parent.parent
@@ -38,6 +39,14 @@ CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "IPYTHONDIR": "ipython",
 }
+
+# The files that take longest, the longest first (measured in CPU seconds, 75 to 10). pytest-xdist hands out files in
+# this order, so that no process is left alone with a long one at the end
+LONGEST = (
+    *("distributed", "glossyrooms_render", "faults", "uncertainty", "notebooks", "ablation", "cluster"),
+    *("viewer_browser", "frames", "models", "training", "glossyrooms", "stages", "glossyrooms_claims"),
+    *("benchmarks", "models_public"),
+)
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # The first example pays for imports and caches, and CI machines are busy: no deadline. Same examples each run.
@@ -56,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name] = str(folder / subfolder)
     os.environ["D3D_RUNS"] = str(folder / "runs")
     config.pluginmanager.register(UnchangedCheckout(REPO))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files; within a file, and among the others, the order stays."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,3 +102,24 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the development data: no ../shared beside the checkout, D3D_SHARED not set")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | Path, str], None]:
+    """Copy a run of profile smoke in which Monodepth2 is trained and its depth projected: ``copy(runs_dir, run)``.
+
+    The run is computed once per session. The processes of pytest-xdist share it.
+    """
+    pytest.importorskip("open3d")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    done = shared / "trained"
+    with FileLock(shared / "trained.lock"):
+        if not done.is_dir():
+            from d3d.pipeline import stages
+            from d3d.pipeline.config import make_config
+
+            config = make_config(profile="smoke", runs_dir=str(shared / "training"), run="r")
+            stages.project(config, "monodepth2")
+            (shared / "training").rename(done)
+    return lambda runs_dir, run: shutil.copytree(done / "r", Path(runs_dir) / run)

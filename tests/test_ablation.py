@@ -19,9 +19,11 @@ pytest.importorskip("open3d")
 
 
 @pytest.fixture(scope="module")
-def cfg(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("runs"))
-    return make_config(profile="smoke", runs_dir=folder, strategies="proj, pred,diff,proj_lowres")
+def cfg(tmp_path_factory, trained_run):
+    folder = tmp_path_factory.mktemp("runs")
+    config = make_config(profile="smoke", runs_dir=str(folder), strategies="proj, pred,diff,proj_lowres")
+    trained_run(folder, config.run)
+    return config
 
 
 def test_strategies_are_the_papers_or_those_named():

@@ -378,6 +378,13 @@ def test_make_demo_hands_on_only_what_is_set(repo_dir):
     assert given.endswith('--profile "smoke" --dataset "7scenes" --root "a folder" --run "r1" --seed "3"')
 
 
+def test_make_test_runs_the_longest_files_first_and_hands_on_arguments(repo_dir):
+    command = dry_make(repo_dir, "test", "ARGS=tests/test_fusion.py -k threshold", "WORKERS=3")
+    assert command.endswith(
+        "-m pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/test_fusion.py -k threshold"
+    )
+
+
 def test_make_rooms_renders_the_shipped_set_unless_told_otherwise(repo_dir):
     assert dry_make(repo_dir, "rooms").endswith("-m glossyrooms.make --out data/glossyrooms")
     assert dry_make(repo_dir, "rooms", "ARGS=--out a --train 2").endswith(

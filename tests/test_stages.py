@@ -26,8 +26,10 @@ pytest.importorskip("open3d")
 
 
 @pytest.fixture(scope="module")
-def cfg(tmp_path_factory):
-    return make_config(profile="smoke", runs_dir=str(tmp_path_factory.mktemp("runs")), run="r", labels="diff")
+def cfg(tmp_path_factory, trained_run):
+    folder = tmp_path_factory.mktemp("runs")
+    trained_run(folder, "r")
+    return make_config(profile="smoke", runs_dir=str(folder), run="r", labels="diff")
 
 
 @pytest.fixture(scope="module")

@@ -262,12 +262,10 @@ def test_the_scale_gets_a_gradient_and_other_scales_go_without_it(arch):
 
 
 @pytest.fixture(scope="module")
-def cfg(tmp_path_factory):
-    pytest.importorskip("open3d")
-    folder = str(tmp_path_factory.mktemp("runs"))
-    config = make_config(profile="smoke", runs_dir=folder, run="r", labels="uncer-tta")
-    stages.predict(config)
-    return config
+def cfg(tmp_path_factory, trained_run):
+    folder = tmp_path_factory.mktemp("runs")
+    trained_run(folder, "r")
+    return make_config(profile="smoke", runs_dir=str(folder), run="r", labels="uncer-tta")
 
 
 def first(config):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 from unchanged_checkout import differences, snapshot
 
 from d3d.pipeline import runs
@@ -79,3 +80,7 @@ def test_runs_and_caches_lie_outside_the_checkout_and_the_home_folder(repo_dir, 
         assert path.is_dir()
         assert not path.is_relative_to(repo_dir)
         assert not path.is_relative_to(Path.home())
+
+
+def test_the_files_to_start_with_exist():
+    assert [name for name in LONGEST if not (TESTS / f"test_{name}.py").is_file()] == []
