@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from d3d import cli
 from d3d.analysis import truncation
 from d3d.evaluation import arch_name
 from d3d.figures import all as all_figures
-from d3d.figures import figure1, figure2, needs
+from d3d.figures import figure1, figure2, figure4, needs
+from d3d.figures.labels import error_maps
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, make_config
 
@@ -130,3 +132,30 @@ def test_the_command_tells_what_it_made_and_what_it_skipped(monkeypatch, capsys)
     monkeypatch.setattr(all_figures, "make", lambda config, folder: iter(found))
     assert cli.main(["figures", "--profile", "smoke"]) == 0
     assert capsys.readouterr().out.startswith("figure1a: a.pdf, a.png\nfigure4: skipped, no network.\n")
+
+
+@pytest.mark.parametrize("labels", ["uncer", "uncer-tta"])
+def test_with_a_quantile_the_figures_show_the_threshold_that_is_used(run, labels) -> None:
+    config = replace(run, labels=labels, fusion=replace(run.fusion, threshold_quantile=0.9))
+    used = stages.threshold(replace(config, labels="uncer"))
+    assert used != config.fusion.threshold_m
+    # the ensemble's, which is what these figures show, whatever uncertainty the labels are made with
+    titles = [a.get_title() for a in figure4.make(config).figure.axes]
+    assert f"uncertainty ≥ {used:g} m" in titles
+    (shown,) = [a for a in error_maps(config, 1).figure.axes if a.get_title() == "uncertainty U"]
+    assert shown.images[0].get_clim() == (0, 2 * used)
+    (legend,) = all_figures.threshold_sweep(config).figure.axes[0].get_legend().get_texts()
+    assert legend.get_text() == f"this run: {used:g} m"
+
+
+def test_nothing_above_the_pipeline_reads_a_threshold_that_may_not_be_used() -> None:
+    """`stages.threshold` is the one in use; the configuration's is not where a quantile is asked for."""
+    repo = Path(__file__).resolve().parent.parent
+    files = [
+        p
+        for f in ("figures", "analysis", "tables", "lists", "notebook")
+        for p in (repo / "d3d" / f).glob("*.py")
+    ]
+    files += (repo / "notebooks").glob("*.py")
+    assert len(files) > 30
+    assert [p.name for p in files if "fusion.threshold_m" in p.read_text()] == []

@@ -89,7 +89,7 @@ def test_one_parameters_cell_of_annotated_literals_with_help(name: str) -> None:
     (cell,) = parameter_cells(notebook)
     first, second = code(notebook)[:2]
     assert cell is first
-    assert "cfg = d3d.pipeline.config.resolve(globals())" in second.source
+    assert "cfg = d3d.config.resolve(globals())" in second.source
     values = {}
     for statement, line in zip(ast.parse(cell.source).body, cell.source.splitlines(), strict=True):
         assert isinstance(statement, ast.AnnAssign), line

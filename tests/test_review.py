@@ -303,3 +303,15 @@ def test_an_automatic_list_never_passes_for_a_persons(config, ranked):
         review.write_automatic(config, ranked, score_m=7)
     with pytest.raises(ConfigError, match="one of both"):
         review.write_automatic(config, ranked)
+
+
+def test_the_scale_of_uncertainty_is_that_of_the_threshold_in_use(config, ranked, monkeypatch):
+    asked = []
+    monkeypatch.setattr(review.stages, "threshold", lambda config, labels: asked.append(labels) or 0.123)
+    state = review.open_review(config, ranked)
+    figure = review.picture(config, state)
+    (axis,) = [a for a in figure.axes if a.get_title() == "uncertainty U, threshold 0.123 m"]
+    assert axis.images[0].get_clim() == (0, 0.246)
+    asked.clear()
+    parts(controls.show(config, state))["keys"].value = "yn"
+    assert asked == ["uncer"], "a quantile goes over every training frame: once for a widget"

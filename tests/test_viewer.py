@@ -17,6 +17,7 @@ from PIL import Image
 from d3d.errors import ConfigError, DataError
 from d3d.figures import frames
 from d3d.notebook import label_view, mesh, viewer
+from d3d.pipeline import stages
 from d3d.pipeline.config import PROFILES, Config
 
 _path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
@@ -71,6 +72,17 @@ def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
         assert page.width > 1000
     assert static.alt in text(box).replace("<b>", "")
     assert control(box, "threshold").value == config.fusion.threshold_m
+
+
+def test_with_a_quantile_the_slider_starts_at_the_threshold_that_is_used(
+    config: Config, displayed: list
+) -> None:
+    config = replace(config, fusion=replace(config.fusion, threshold_quantile=0.95))
+    used = stages.threshold(config)
+    assert used != config.fusion.threshold_m
+    box = viewer.show(config)
+    assert control(box, "threshold").value == pytest.approx(used)
+    assert f"threshold {used:.3f} m" in text(box)
 
 
 def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
