@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,8 @@ def draw(
         preds: network's name -> predicted depth (h, w), marked on the curves. The last picture marks the median of
             predicted over true depth.
     """
+    known = depth_hw, highlight, virtual_hw
+    marks = pd.DataFrame(marked_depths(errors, *known, preds, scales)).set_index(["pixels", "depth"])
     result = Figure(figsize=(PRINT_WIDTH_IN, 2.6 if title else 2.45), layout="constrained")
     if title:
         result.suptitle(title, fontsize=PRINT_FONT_PT + 1)
@@ -97,22 +99,22 @@ def draw(
     if highlight is not None and highlight.any():
         draw_outline(left, highlight, image.shape[:2], PRINT_FONT_PT)
     for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
-        colour, depth = COLOURS[name], float(depth_hw[y, x])
-        left.plot(x, y, "o", color=colour, markeredgecolor="white", markersize=5)
-        middle.axvline(depth, color=colour, linewidth=0.8, linestyle=":")
-        if name == "highlight" and virtual_hw is not None and virtual_hw[y, x] > 0:
-            middle.axvline(float(virtual_hw[y, x]), color=colour, linewidth=0.8, linestyle="-.")
+        left.plot(x, y, "o", color=COLOURS[name], markeredgecolor="white", markersize=5)
+        depths = marks.loc[f"{name} pixel", "depth_m"].to_dict()
+        _curve(middle, name, f"{name} pixel", scales * depth_hw[y, x], errors[:, y, x], depths)
+        for depth, style in (("true", ":"), ("mirror image", "-.")):
+            if depth in depths:
+                middle.axvline(depths[depth], color=COLOURS[name], linewidth=0.8, linestyle=style)
+        if "mirror image" in depths:
             middle.plot([], [], color="gray", linestyle="-.", linewidth=0.8, label="its mirror image")
-        _curve(middle, name, f"{name} pixel", scales * depth, errors[:, y, x])
-        _mark(middle, preds, lambda pred, y=y, x=x: pred[y, x], scales * depth, errors[:, y, x])
     middle.plot([], [], color="gray", linestyle=":", linewidth=0.8, label="true depth")
     middle.plot([], [], "v", color="gray", markersize=5, label="least error")
     middle.set_xlabel("depth tried along the ray (m)", fontsize=PRINT_FONT_PT)
     middle.set_ylabel("photometric error, Eq. 2", fontsize=PRINT_FONT_PT)
     for name, mask in _masks(depth_hw, highlight).items():
-        mean = np.nanmean(errors[:, mask], axis=1)
-        _curve(right, name, f"all {name} pixels: least at {scales[mean.argmin()]:.2f}", scales, mean)
-        _mark(right, preds, lambda pred, mask=mask: np.median((pred / depth_hw)[mask]), scales, mean)
+        factors = marks.loc[f"all {name} pixels", "factor"].to_dict()
+        label = f"all {name} pixels: least at {factors['least error']:.2f}"
+        _curve(right, name, label, scales, np.nanmean(errors[:, mask], axis=1), factors)
     if preds:
         right.plot([], [], " ", label="networks: median of predicted / true depth")
     right.axvline(1, color="gray", linewidth=0.8, linestyle=":")
@@ -132,24 +134,16 @@ def draw(
     return result
 
 
-def _curve(axis: Any, name: str, label: str, x: np.ndarray, y: np.ndarray) -> None:
-    """An error along the ray, and its minimum."""
-    axis.plot(x, y, LINES[name], color=COLOURS[name], label=label, linewidth=1.2)
-    axis.plot(x[y.argmin()], y.min(), "v", color=COLOURS[name], markersize=5)
-
-
-def _mark(
-    axis: Any,
-    preds: Mapping[str, np.ndarray] | None,
-    depth_of: Callable[[np.ndarray], float],
-    x: np.ndarray,
-    curve: np.ndarray,
+def _curve(
+    axis: Any, name: str, label: str, x: np.ndarray, errors: np.ndarray, depths: Mapping[str, float]
 ) -> None:
-    """Mark the depth of each network on a curve."""
+    """An error along the ray; its minimum and the depth of each network are marked on it."""
+    axis.plot(x, errors, LINES[name], color=COLOURS[name], label=label, linewidth=1.2)
+    axis.plot(depths["least error"], errors.min(), "v", color=COLOURS[name], markersize=5)
+    networks = [d for n, d in depths.items() if n not in ("true", "least error", "mirror image")]
     look = {"markeredgecolor": "black", "markeredgewidth": 0.5, "markersize": 4.5, "zorder": 3}
-    for (marker, colour), pred in zip(MARKERS, (preds or {}).values(), strict=False):
-        depth = float(depth_of(pred))
-        axis.plot(depth, np.interp(depth, x, curve), marker, color=colour, **look)
+    for (marker, colour), depth in zip(MARKERS, networks, strict=False):
+        axis.plot(depth, np.interp(depth, x, errors), marker, color=colour, **look)
 
 
 def _masks(depth_hw: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import Frame, filled, notes, reflective_targets, scored_frame
 from d3d.figures.labels import signed_error_panel
 from d3d.figures.needs import require_pretrained
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.figures.panels import PRINT, Panel, grid
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
@@ -40,12 +40,7 @@ def make(config: Config, count: int = 3) -> FigureWithTable:
     return FigureWithTable(draw(frames, meshes), pd.DataFrame(rows))
 
 
-def draw(
-    frames: Sequence[Frame],
-    meshes: Sequence[np.ndarray],
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
-) -> Figure:
+def draw(frames: Sequence[Frame], meshes: Sequence[np.ndarray]) -> Figure:
     """Image, predicted depth, mesh and projected depth of each frame, and the errors of both depths.
 
     Args:
@@ -66,5 +61,4 @@ def draw(
                 signed_error_panel("P − truth", frame, "projected", filled(pred, proj)),
             ]
         )
-    names = [f.name for f in frames]
-    return grid(rows, width_in=width_in, font_pt=font_pt, names=names, notes=notes(frames))
+    return grid(rows, names=[f.name for f in frames], notes=notes(frames), **PRINT)

@@ -13,7 +13,7 @@ from d3d.figures.colours import uncertainty_limit
 from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import ExampleFrame, example_frame, filled, scores
 from d3d.figures.needs import require_pretrained
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.figures.panels import PRINT, Panel, grid
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
@@ -28,15 +28,9 @@ def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable
     example = example or example_frame(config)
     preds = {evaluation.arch_name(a): d for a, d in example.preds.items()}
     projs = {evaluation.arch_name(a): d for a, d in example.projs.items()}
-    figure = draw(
-        example.image,
-        preds,
-        projs,
-        example.uncertainty,
-        stages.threshold(config, "uncer"),
-        example.gt,
-        highlight=example.highlight,
-    )
+    threshold = stages.threshold(config, "uncer")
+    truth = example.gt, example.highlight
+    figure = draw(example.image, preds, projs, example.uncertainty, threshold, *truth)
     depths = {f"predicted, {n}": d for n, d in preds.items()}
     depths |= {f"projected, {n}": filled(preds[n], d) for n, d in projs.items()}
     name = f"{example.scene.name}, {example.frame}"
@@ -50,10 +44,7 @@ def draw(
     uncertainty: np.ndarray,
     threshold_m: float,
     gt: np.ndarray | None = None,
-    title: str = "",
     highlight: np.ndarray | None = None,
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
     """Above: image, predicted depth, uncertainty. Below: ground truth, projected depth, the mask of Eq. 3.
 
@@ -75,4 +66,4 @@ def draw(
             Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask"),
         ],
     ]
-    return grid(rows, title, width_in, font_pt)
+    return grid(rows, **PRINT)

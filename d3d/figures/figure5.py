@@ -13,7 +13,7 @@ from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import Frame, notes, reflective_frames, scored_frame
 from d3d.figures.labels import signed_error_panel
 from d3d.figures.needs import command, trained_students, trainings
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid
+from d3d.figures.panels import PRINT, Panel, grid
 from d3d.models import ARCHITECTURES
 from d3d.pipeline import runs, stages
 from d3d.pipeline.config import Config
@@ -71,12 +71,7 @@ def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
     return DepthStore(runs.stage_folder(config, "evaluate", arch, labels, path) / "depth")
 
 
-def draw(
-    frames: Sequence[Frame],
-    title: str = "",
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
-) -> Figure:
+def draw(frames: Sequence[Frame]) -> Figure:
     """One row for each image and network: the depth of each training, and its error where there is ground truth.
 
     Args:
@@ -94,4 +89,4 @@ def draw(
         if frame.gt is not None:
             row += [signed_error_panel(f"{titles[name]}\n− truth", frame, name) for name in frame.depths]
         rows.append(row)
-    return grid(rows, title, width_in, font_pt, [f.name for f in frames], notes(frames))
+    return grid(rows, names=[f.name for f in frames], notes=notes(frames), **PRINT)

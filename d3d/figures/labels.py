@@ -13,7 +13,7 @@ from d3d.figures.colours import SIGNED_LIMIT_M, uncertainty_limit
 from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import ExampleFrame, Frame, filled, notes, reflective_targets, scored_frame
 from d3d.figures.needs import require_pretrained
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, Panel, grid, signed_error
+from d3d.figures.panels import PRINT, Panel, grid, signed_error
 from d3d.geometry import nearest_depth
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
@@ -115,8 +115,6 @@ def draw_error_maps(
     uncertainties: Sequence[np.ndarray],
     use_projs: Sequence[np.ndarray],
     threshold_m: float,
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
 ) -> Figure:
     """Absolute errors of D, P and L beside uncertainty and mask, a row for each frame.
 
@@ -148,8 +146,7 @@ def draw_error_maps(
                 errors["L"],
             ]
         )
-    names = [f.name for f in frames]
-    return grid(rows, width_in=width_in, font_pt=font_pt, names=names, notes=notes(frames))
+    return grid(rows, names=[f.name for f in frames], notes=notes(frames), **PRINT)
 
 
 def strategies(config: Config, names: Sequence[str], arch: str = "") -> Figure:

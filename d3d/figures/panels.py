@@ -17,6 +17,7 @@ PRINT_WIDTH_IN = 6.9
 PRINT_FONT_PT = 6.5
 SMALLEST_PT = 6.0
 PRINT_DPI = 170  # of a PNG, and of the pictures in a PDF
+PRINT = {"width_in": PRINT_WIDTH_IN, "font_pt": PRINT_FONT_PT}  # options of `grid`
 _POINTS_PER_INCH = 72
 
 
@@ -91,11 +92,9 @@ def grid(
         raise DataError("a figure needs at least one panel.")
     columns = max(len(row) for row in rows)
     first = next(p.array for p in panels if p.array is not None)
-    kinds = [
-        k
-        for k in ("depth", "uncertainty", "error", "signed")
-        if any(p.kind == k and p.array is not None for p in panels)
-    ]
+    drawn = {p.kind for p in panels if p.array is not None}
+    kinds = [kind for kind in ("depth", "uncertainty", "error", "signed") if kind in drawn]
+    small = max(SMALLEST_PT, font_pt - 0.5)
     line = 1.35 * font_pt / _POINTS_PER_INCH
     gap, left = 0.04, (0.2 + max(1 + n.count("\n") for n in names)) * line if names else 0.02
     cell_w = (width_in - left - 0.02 - gap * (columns - 1)) / columns
@@ -125,32 +124,20 @@ def grid(
                 axis.set_title(panel.title, fontsize=font_pt, pad=2)
             shown.setdefault(panel.kind, _draw(axis, panel, panels, font_pt, cell_w))
         if names and names[r]:
-            at = {"x": 0.5 * left / width_in, "y": 1 - (y + cell_h / 2) / height}
-            figure.text(
-                **at,
-                s=names[r],
-                fontsize=max(SMALLEST_PT, font_pt - 0.5),
-                rotation=90,
-                ha="center",
-                va="center",
-                multialignment="center",
-            )
+            centred = dict.fromkeys(("ha", "va", "multialignment"), "center")
+            at = 0.5 * left / width_in, 1 - (y + cell_h / 2) / height
+            figure.text(*at, names[r], fontsize=small, rotation=90, **centred)
         y += cell_h + gap
     share = width_in / max(1, len(kinds))
     for k, kind in enumerate(kinds):
         bar_w = min(0.8 * share, 4.0)
         axis = axes_at(k * share + (share - bar_w) / 2, y + 0.02, bar_w, 0.6 * line)
-        bar = figure.colorbar(
-            shown[kind], cax=axis, orientation="horizontal", extend=_extend(panels, kind), extendfrac=0.03
-        )
-        bar.set_label(
-            f"{colours.NAMES[kind]} ({colours.UNITS[kind]})",
-            fontsize=max(SMALLEST_PT, font_pt - 0.5),
-            labelpad=1,
-        )
+        ends = {"extend": _extend(panels, kind), "extendfrac": 0.03}
+        bar = figure.colorbar(shown[kind], cax=axis, orientation="horizontal", **ends)
+        bar.set_label(f"{colours.NAMES[kind]} ({colours.UNITS[kind]})", fontsize=small, labelpad=1)
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
     if notes:
-        figure.text(0.5, 0.3 * line / height, notes, fontsize=max(SMALLEST_PT, font_pt - 0.5), ha="center")
+        figure.text(0.5, 0.3 * line / height, notes, fontsize=small, ha="center")
     return figure
 
 
@@ -189,9 +176,8 @@ def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float, widt
         draw_outline(axis, panel.outline, array.shape[:2], font_pt)
     if panel.note:
         box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.2}
-        axis.text(
-            0.02, 0.03, panel.note, fontsize=max(SMALLEST_PT, font_pt - 1), transform=axis.transAxes, bbox=box
-        )
+        small = max(SMALLEST_PT, font_pt - 1)
+        axis.text(0.02, 0.03, panel.note, fontsize=small, transform=axis.transAxes, bbox=box)
     return picture
 
 
