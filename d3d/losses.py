@@ -35,9 +35,19 @@ def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
 
 
 def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Tensor:
-    """Eq. 2: alpha/2 (1 - SSIM) + (1 - alpha) L1, averaged over the channels; (B, 1, H, W).
+    """Eq. 2: alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|, averaged over the channels.
 
-    Images in [0, 1]; computed in float32 also under autocast, where SSIM's variances would cancel.
+    Computed in float32 also under autocast: in half precision SSIM's variances would cancel.
+
+    Args:
+        a_b3hw, b_b3hw: images in [0, 1].
+        alpha: weight of the structural term.
+
+    Returns:
+        The error (B, 1, H, W).
+
+    Raises:
+        DataError: the images differ in shape.
     """
     if a_b3hw.shape != b_b3hw.shape:
         raise DataError(f"images of different shape: {tuple(a_b3hw.shape)} and {tuple(b_b3hw.shape)}.")
@@ -50,14 +60,18 @@ def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Te
 
 
 def minimum_reprojection(errors: Sequence[Tensor]) -> Tensor:
-    """The smallest photometric error of all sources at each pixel, (B, 1, H, W): ignores occluded sources."""
+    """Minimum over the sources of their photometric errors (B, 1, H, W): it ignores sources with an occlusion."""
     return torch.stack(tuple(errors)).amin(dim=0)
 
 
 def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
-    """Edge-aware smoothness of the mean-normalised disparity; a scalar (section 3.1, after Monodepth2).
+    """Edge-aware smoothness (section 3.1, as in Monodepth2): mean |dx d*| e^-|dx I| + mean |dy d*| e^-|dy I|; a scalar.
 
-    Normalising by the image's mean keeps the loss from shrinking the disparity as a whole.
+    d* is the disparity divided by its mean over the image, so that a smaller disparity does not reduce the loss.
+
+    Args:
+        disp_b1hw: sigmoid disparity.
+        image_b3hw: the image I in [0, 1], at the size of the disparity.
     """
     disp = disp_b1hw.float() if disp_b1hw.dtype in (torch.bfloat16, torch.float16) else disp_b1hw
     disp = disp / (disp.mean(dim=(2, 3), keepdim=True) + 1e-7)

@@ -162,6 +162,7 @@ def test_a_folder_with_a_file_for_each(tmp_path):
     encoder = written(folder / "monodepth2" / "encoder.pth", [f"encoder.{name}" for name in RESNET])
     assert paths(folder)["monodepth2"] == encoder
     assert paths(f"monodepth2={folder / 'monodepth2'}")["monodepth2"] == encoder
+    assert paths(f"monovit={folder}") == {"monodepth2": None, "hrdepth": None, "monovit": small}
     stage = tmp_path / "pretrain" / "monodepth2"
     trained = models.save_weights(
         models.create_model("monodepth2", pretrained=False), stage / "weights.safetensors"

@@ -107,15 +107,15 @@ def find_initial_weights(
 
 
 def given_files(weights: str | Path | None) -> dict[str, Path]:
-    """The file for each network in a value of the option `weights`.
+    """Return the file for each network that a value of the option `weights` gives.
 
     Args:
         weights: a file, a folder, or several of both with commas between them.
 
             - A file is for the networks that its content fits: a ResNet-18 for monodepth2 and hrdepth, an
               MPViT-small for monovit, a file of `save_weights` for its own network.
-            - `<arch>=FILE` is for this network only, before a file that also fits. FILE may be a folder with
-              weights.safetensors or encoder.pth.
+            - `<arch>=FILE` is for this network only, and comes before a file that also fits. FILE may be a folder,
+              also one with weights.safetensors or encoder.pth.
             - In a folder, files are found by name: `<arch>.safetensors`, `<arch>.pth`,
               `<arch>/weights.safetensors` (as in a run's `pretrain` folder), `<arch>/encoder.pth`,
               resnet18-f37072fd.pth and mpvit_small.pth.
@@ -128,7 +128,7 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
         DataError: a file or folder is missing, cannot be read, or fits no network.
     """
     named: dict[str, Path] = {}  # files for one network by name
-    fitting: dict[str, Path] = {}  # files for whatever they fit
+    fitting: dict[str, Path] = {}  # files for every network that they fit
 
     def add(files: dict[str, Path], arch: str, path: Path) -> None:
         if arch not in (what := _content(path)).archs:
@@ -140,6 +140,8 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
         if path.is_dir():
             names = _folder_names(arch)
             found = [(only, path / name) for name, only in names.items() if (path / name).is_file()]
+            if arch:  # for this network only, also the files that another network could use
+                found = [(arch, file) for only, file in found if only or arch in _content(file).archs]
             if not found:
                 raise DataError(f"weights: {path} holds none of {', '.join(names)}.")
         else:

@@ -92,7 +92,7 @@ def _public_name(arch: str, name: str) -> str:
 
 _UNUSED = r"encoder\.fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\."
 
-# The grid's modules in the order of the list `decoder.N`, under which depth.pth stores each a second time.
+# The grid's modules in the order of the list `decoder.N`: depth.pth stores each of them a second time under it
 _GRID = (
     *(f"X_{row}{col}_Conv_0" for col in range(5) for row in range(5 - col)),
     "X_04_Conv_1",
@@ -107,7 +107,7 @@ _DECODER_LIST = {
 
 
 def _canonical(arch: str, name: str) -> str:
-    """The one name, of the several under which a public file stores a tensor, that the tables here use."""
+    """Return the name that the tables here use for a tensor that a public file stores under several names."""
     listed = re.match(r"decoder\.(\d+)\.", name)
     modules = _DECODER_LIST.get(arch, ())
     if listed and int(listed[1]) < len(modules):
@@ -150,7 +150,8 @@ _PUBLIC_EMBED = r"patch_embed_stages.\1.patch_embeds.\2.patch_conv."
 _PUBLIC_PATH = r"mhca_stages.\1.mhca_blks.\2."
 _PUBLIC_BLOCK = _PUBLIC_PATH + r"MHCA_layers.\3."
 
-# Ours -> public, the first pattern that fits. Public names of encoders carry "encoder." only for the ResNet.
+# Our names -> public names; the first pattern that matches counts. Of the public names of encoders, only those of the
+# ResNet begin with "encoder."
 _TO_PUBLIC: dict[str, Rules] = {
     "monodepth2": [
         *_RESNET,
