@@ -102,28 +102,30 @@ def to_frame(rows: Sequence[Row], scenes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def in_split(per_image: pd.DataFrame) -> pd.Series:
+    """Tell the frames of the split itself (True) from those that are scored because they are on a list (False).
+
+    A prepared folder holds both. The column ``in_split`` says which is which; without it all are the split's own.
+    """
+    return per_image.get("in_split", pd.Series(True, index=per_image.index)).astype(bool)
+
+
 def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
     """Average each metric over images, as the paper does.
 
     Args:
-        per_image: from `score`. The column ``in_split`` (bool), where there is one, marks the frames of the split
-            itself; a prepared folder holds further frames that are on a list only.
+        per_image: from `score`.
         pixels: "all", "highlight" or "diffuse".
-        frames: the (scene, frame) of a list. None: the frames of the whole split.
+        frames: the (scene, frame) of a list. None: the whole split, without frames that are on a list only.
 
     Returns:
         the mean of each metric, and ``images``, the number of images.
     """
     part = per_image[per_image["pixels"] == pixels]
-    if frames is not None:
-        part = on_list(part, frames)
-    elif "in_split" in part:
-        part = part[part["in_split"]]
+    if frames is None:
+        part = part[in_split(part)]
+    else:
+        part = part[[key in frames for key in zip(part["scene"], part["frame"], strict=True)]]
     means = part[list(METRICS)].mean()
     means["images"] = len(part)
     return means
-
-
-def on_list(per_image: pd.DataFrame, frames: FrameList) -> pd.DataFrame:
-    """Select the rows of `score` whose (scene, frame) is in ``frames``."""
-    return per_image[[key in frames for key in zip(per_image["scene"], per_image["frame"], strict=True)]]

@@ -113,7 +113,7 @@ def test_the_notebook_scores_a_real_sequence(cfg, shared_dir, repo_dir, tmp_path
     )
     assert "7-Scenes (5 images)" in text
     # one of 13 sequences: no figure of the paper may stand beside it
-    assert "Not all scenes of 7-Scenes test were there" in text
+    assert "Not all images of 7-Scenes test were scored" in text
     assert "| Monodepth2 | Self-Teaching | " in text
     assert "(paper) |" not in text
     stored = pd.read_csv(

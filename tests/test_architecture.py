@@ -47,7 +47,7 @@ KNOWN_UPWARD = {
     ("d3d.datasets.glossyrooms.dataset", "d3d.pipeline.runs"): "asks for the checkout's folder",
     ("d3d.datasets.lists", "d3d.pipeline.config"): "reads the configuration; belongs to the pipeline",
     ("d3d.pipeline.stages.networks", "d3d.figures"): "the stage plots the loss",
-    ("d3d.pipeline.stages.scores", "d3d.tables.run"): "the stage writes the run's table",
+    ("d3d.pipeline.stages.scores", "d3d.tables"): "the stage writes the run's table",
 }
 KNOWN_CYCLES = {
     ("d3d.pipeline.stages.depth", "d3d.pipeline.stages.networks"): "stages call each other",

@@ -309,7 +309,7 @@ def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, 
     assert read_json(of_stage / "provenance.json")["ground_truth"] == "sensor depth registered to colour"
     made = tables.of_run(config, "5")
     assert "Ground truth of 7-Scenes: sensor depth registered to colour" in made.caption
-    assert "Not all scenes of 7-Scenes test were there" in made.caption  # two of 13
+    assert "Not all images of 7-Scenes test were scored" in made.caption  # two of 13
     assert set(made.frame["source"]) == {"ours"}
     for name in ("chess", "fire"):
         folder = root / "depth" / f"7scenes_{name}" / "train" / "depth"

@@ -581,7 +581,7 @@ def test_rooms_in_scannets_sizes_through_preparation_training_and_evaluation(tmp
     assert set(stages.tables(cfg)["source"]) == {"ours"}  # the paper's rows are of the whole split
     made = tables.of_run(cfg, "2")
     assert set(made.frame["source"]) == {"ours"}
-    assert "Not all scenes of ScanNet val were there" in made.caption
+    assert "Not all images of ScanNet val were scored" in made.caption
 
 
 def test_a_real_sequences_triples(shared_dir, tmp_path):

@@ -15,6 +15,7 @@ from d3d.metrics import METRICS
 from d3d.pipeline import runs
 from d3d.pipeline.config import make_config, stage_config
 from d3d.tables import Evaluation, Scores
+from d3d.tables.from_runs import without_seed
 from d3d.tables.text import ranks
 
 LISTS = {
@@ -134,8 +135,8 @@ def test_scannet_in_part_has_no_row_of_the_paper_and_says_so():
     made = tables.paper_table(scores(part, on_scannet(labels="uncer", split="test")), "2")
     assert set(rows(made.frame, split="val")["source"]) == {"ours"}
     assert set(rows(made.frame, split="test")["source"]) == {"ours", "paper"}
-    assert "Not all scenes of ScanNet val were there" in made.caption
-    assert "ScanNet test were" not in made.caption
+    assert "Not all images of ScanNet val were scored" in made.caption
+    assert "ScanNet test" not in made.caption
 
 
 @pytest.mark.usefixtures("lists_of_the_paper")
@@ -152,6 +153,39 @@ def test_the_papers_rows_stand_under_ours_on_its_own_images_only():
             frame = tables.make_table(scores(other), key)
             assert set(frame["source"]) <= {"ours"}
             assert not frame["set"].str.contains("ScanNet").any()
+
+
+def with_listed(values=(1, 2, 3, 4), own=(True, False, True, True), **columns):
+    """Scores of a prepared folder: frames of the split itself, and others that are on a list only."""
+    return per_image(values, **columns).assign(in_split=list(own))
+
+
+def test_a_whole_split_is_averaged_over_its_own_frames_and_a_list_over_listed_frames():
+    made = scores(
+        *(on_scannet(labels="uncer", seed=s, per_image=with_listed((1, 7, 3 + s, 5))) for s in (0, 1))
+    )
+    where = {"architecture": "Monodepth2", "training": "3D Distillation", "source": "ours"}
+    whole = only(tables.make_table(made, "2"), **where)
+    assert (whole["images"], whole["n"], whole["sq_rel"]) == (3, 2, pytest.approx((1 + 3.5 + 5) / 3))
+    listed = only(tables.make_table(made, "3"), **where)
+    assert (listed["images"], listed["sq_rel"]) == (
+        2,
+        (1 + 7) / 2,
+    )  # frame 1 is on the list, not in the split
+    table = tables.paper_table(made, "2")
+    assert "ScanNet Val Set: 3 images" in table.caption
+    assert "ScanNet Val Set (3 images)" in tables.markdown(table)
+
+
+def test_listed_frames_alone_are_no_whole_split():
+    made = scores(on_scannet(labels="uncer", per_image=with_listed(own=(False,) * 4)))
+    assert tables.paper_table(made, "2") is None
+    assert only(tables.make_table(made, "3"), n=1)["images"] == 2
+
+
+def test_the_readme_counts_a_splits_own_frames(tmp_path):
+    tables.write_tables(scores(evaluation(per_image=with_listed())), tmp_path)
+    assert "| Val (3) | Reflection Val (2) |" in tables.readme_block(tmp_path)
 
 
 def test_table_5_is_relative_depth_and_the_papers_for_what_was_trained_elsewhere():
@@ -222,6 +256,10 @@ def test_a_list_of_which_nothing_was_scored_has_no_block():
         ({"settings": "other"}, "differ in more than the seed"),
         ({"per_image": per_image((1, 2))}, "4 images, .* on 2, and they are not the same images"),
         ({"arch": "hrdepth", "per_image": per_image((1, 2, 3, 4), scene="t")}, "not the same images"),
+        (
+            {"per_image": per_image((1, 2, 3, 4)).assign(in_split=[True, True, False, True])},
+            "not the same images",
+        ),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )
@@ -431,6 +469,21 @@ def test_what_is_exported_makes_the_same_tables(tmp_path):
     (original,) = (e for e in made.evaluations if (e.labels, e.seed) == ("uncer", 1))
     pd.testing.assert_frame_equal(first.per_image, original.per_image, rtol=5e-4)
     assert first.provenance == original.provenance
+
+
+def test_an_export_keeps_which_frames_are_the_splits_own(tmp_path):
+    made = scores(evaluation(per_image=with_listed()))
+    tables.export(made, tmp_path / "with")
+    (back,) = tables.read(tmp_path / "with").evaluations
+    assert list(back.per_image["in_split"]) == [True, False, True, True]
+    pd.testing.assert_frame_equal(
+        tables.make_table(tables.read(tmp_path / "with"), "2"), tables.make_table(made, "2")
+    )
+    # where all are its own, the files are as they were before there was such a column
+    for name, table in (("all", with_listed(own=(True,) * 4)), ("old", per_image((1, 2, 3, 4)))):
+        tables.export(scores(evaluation(per_image=table)), tmp_path / name)
+    files = [p.relative_to(tmp_path / "all") for p in (tmp_path / "all").rglob("*.*")]
+    assert all((tmp_path / "all" / p).read_bytes() == (tmp_path / "old" / p).read_bytes() for p in files)
 
 
 def test_an_export_is_the_same_bytes_again_and_takes_in_what_is_there(tmp_path):
@@ -651,6 +704,19 @@ def test_settings_are_the_same_for_every_seed_and_for_nothing_else(tmp_path):
     assert "seed" in json.dumps(
         stage_config(config_of(tmp_path), "evaluate", "monodepth2", "uncer")["ensemble"]
     )
+
+
+def test_identities_are_compared_without_their_seeds_however_nested():
+    def identity(seed, data="a", steps=6):
+        network = {"settings": {"seed": seed, "steps": steps}, "data": data, "initial": {"source": "random"}}
+        needs = {"pretrain/hrdepth": network, "pretrain/monovit": network}
+        student = {"settings": {"seed": seed, "labels": [{"name": "uncer", "seed": seed}]}, "needs": needs}
+        return {"settings": {"scale": "none"}, "data": data, "needs": {"distill": student}}
+
+    assert without_seed(identity(0)) == without_seed(identity(1))
+    assert "seed" not in json.dumps(without_seed(identity(0)))
+    for other in ({"data": "b"}, {"steps": 5}):
+        assert without_seed(identity(0)) != without_seed(identity(1, **other))
 
 
 def test_one_table_of_one_run(tmp_path):

@@ -72,6 +72,41 @@ def test_a_list_of_images_has_rows_of_its_own():
     }
 
 
+def test_a_whole_split_has_its_own_frames_alone():
+    """Frames of a prepared folder that are there because they are on a list count in that list only."""
+    results = {("hrdepth", "uncer"): images([4, 2, 1, 9]).assign(in_split=[True, False, True, True])}
+    table = tables.table(results, "glossyrooms", "val", LISTS).set_index("list")
+    assert table["images"].to_dict() == {"Val": 3, "Reflection": 2, "NoReflection": 1, "Mirror": 1}
+    assert table["sq_rel"].to_dict() == pytest.approx(
+        {"Val": 14 / 3, "Reflection": 3, "NoReflection": 1, "Mirror": 9}
+    )
+    assert "Val (3): Abs Rel" in tables.printed(table.reset_index())
+    pixels = tables.by_pixels({labels: r for (_, labels), r in results.items()}).iloc[0]
+    assert (pixels["images"], pixels["sq_rel"]) == (3, pytest.approx(14 / 3))
+
+
+def sources(dataset="scannet", split="val", labels="uncer", **about):
+    table = tables.table({("hrdepth", labels): images([1, 1, 1, 1])}, dataset, split, **about)
+    return set(table["source"])
+
+
+def test_the_papers_rows_stand_beside_its_own_way_of_scoring_only():
+    assert sources() == {"ours", "paper"}
+    part = {"provenance": {"evaluation": {"in_part": True}}}
+    seven = {"dataset": "7scenes", "split": "test", "scale": "median", "trained_on": "glossyrooms"}
+    assert sources(**seven) == {"ours", "paper"}
+    for other in (
+        part,
+        {"scale": "median"},
+        {"trained_on": "7scenes"},
+        {"round": 2},
+        seven | part,
+        seven | {"scale": "none"},
+        seven | {"trained_on": "7scenes"},
+    ):
+        assert sources(**other) == {"ours"}, other
+
+
 def test_what_a_terminal_shows():
     results = {("hrdepth", "pred"): images([3, 1, 1, 9]), ("hrdepth", "uncer"): images([1, 0, 1.5, 9])}
     lines = tables.printed(tables.table(results, "glossyrooms", "val", LISTS)).splitlines()
@@ -103,10 +138,33 @@ def test_the_papers_gain_on_its_own_lists():
 def test_markdown_marks_the_better_of_our_rows():
     results = {("hrdepth", ""): fake(0.2), ("hrdepth", "uncer"): fake(0.1)}
     lines = tables.to_markdown(tables.table(results, "glossyrooms", "val")).splitlines()
-    cells = [line.strip("| ").split(" | ") for line in lines[2:]]
-    assert cells[0][5:] == ["0.200", "0.200", "0.200", "0.200", "**0.200**", "**0.200**", "**0.200**"]
-    assert cells[1][5:] == ["**0.100**", "**0.100**", "**0.100**", "**0.100**", "0.100", "0.100", "0.100"]
-    assert cells[1][2] == "3D Distillation"
+    assert lines[0] == "GlossyRooms Val Set (1 images)"
+    cells = [line.strip("| ").split(" | ") for line in lines[4:]]
+    assert cells[0][2:] == ["0.200", "0.200", "0.200", "0.200", "**0.200**", "**0.200**", "**0.200**"]
+    assert cells[1][2:] == ["**0.100**", "**0.100**", "**0.100**", "**0.100**", "0.100", "0.100", "0.100"]
+    assert cells[1][1] == "3D Distillation"
+
+
+def test_a_runs_table_is_the_papers_table_of_one_seed():
+    """The same means, in the same words, as Tables 2 to 4."""
+    results = {
+        ("hrdepth", labels): images([v, 2, 1, 9]) for labels, v in (("", 4), ("pred", 3), ("uncer", 1))
+    }
+    own = tables.table(results, "glossyrooms", "val", LISTS, seed=4, profile="laptop")
+    at = {
+        "trained_on": "glossyrooms",
+        "dataset": "glossyrooms",
+        "split": "val",
+        "profile": "laptop",
+        "seed": 4,
+    }
+    made = tuple(tables.Evaluation(a, n, **at, per_image=r) for (a, n), r in results.items())
+    lists = {("glossyrooms", "val"): LISTS}
+    for key, name in (("2", "Val"), ("3", "Reflection"), ("4", "NoReflection"), ("mirror", "Mirror")):
+        theirs = tables.make_table(tables.Scores(made, lists), key)
+        theirs = theirs[theirs["n"] > 0].drop(columns=["table", "list"]).reset_index(drop=True)
+        part = own[own["list"] == name].drop(columns=["table", "list"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, theirs)
 
 
 def test_missing_paper_tables_are_named(tmp_path):

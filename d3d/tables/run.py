@@ -1,16 +1,17 @@
-"""The table of one run: all that it has evaluated on one split, by list of images, and what was gained."""
+"""The table of one run, which is Tables 2 to 6 of one seed; what distillation gains; means by kind of pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from d3d.datasets.scene import FrameList
-from d3d.evaluation import arch_name, on_list, summary, training_name
-from d3d.metrics import HIGHER_IS_BETTER, METRICS
-from d3d.tables.paper import APART, PAPER_SPLITS, of_the_paper, paper_tables
-from d3d.tables.text import head
+from d3d.evaluation import summary, training_name
+from d3d.tables.scores import Evaluation, Scores
+from d3d.tables.tables2to6 import APART, Layout, make_rows
+from d3d.tables.text import markdown_line
 
 
 def table(
@@ -19,55 +20,39 @@ def table(
     split: str,
     lists: Mapping[str, FrameList] | None = None,
     pixels: str = "all",
+    **about: Any,
 ) -> pd.DataFrame:
-    """One tidy table: our rows, with the paper's under them where data set and images are the paper's.
+    """Make the table of one run: all that it has evaluated on one split, for the whole split and for each list.
 
     Args:
-        results: (arch, labels) -> per-image metrics from `score`; labels "" is self-supervised.
-        lists: `Dataset.lists` of the split; the whole split comes first, as "Val" or "Test". A list of
-            which no image was scored has no row.
+        results: (arch, labels) -> per-image metrics from `evaluation.score`; labels "" is self-supervised.
+        lists: `Dataset.lists` of the split. A list of which no image was scored has no row.
+        pixels: "all", "highlight" or "diffuse".
+        **about: further fields of `Evaluation`: seed, profile, trained_on, scale, round, provenance.
 
     Returns:
-        columns list, architecture, training, source ("ours" or "paper"), images, the seven metrics.
+        rows as `make_table` gives them; the whole split, named "Val" or "Test" in the column ``list``, comes first.
     """
-    rows = []
-    for name, frames in {split.capitalize(): None, **(lists or {})}.items():
-        own = split if frames is None else f"{name.lower()}_{split}"
-        theirs = _paper_rows(dataset, own)
-        for (arch, labels), per_image in results.items():
-            key = {"list": name, "architecture": arch_name(arch), "training": training_name(labels)}
-            means = summary(per_image if frames is None else on_list(per_image, frames), pixels)
-            if means["images"]:
-                rows.append({**key, "source": "ours", **means})
-                if not of_the_paper(own, means["images"]):
-                    continue
-                same = (theirs["architecture"] == key["architecture"]) & (
-                    theirs["training"] == key["training"]
-                )
-                rows += [
-                    {**key, "source": "paper", **row[list(METRICS)]} for _, row in theirs[same].iterrows()
-                ]
-    columns = ["list", "architecture", "training", "source", "images", *METRICS]
-    result = pd.DataFrame(rows, columns=columns)
-    return result.astype({"images": "Int64", **dict.fromkeys(METRICS, float)})
-
-
-def _paper_rows(dataset: str, split: str) -> pd.DataFrame:
-    """The paper's rows of a split (not those of Table 6, the ablation); none unless it is the paper's own."""
-    if (dataset, split) not in PAPER_SPLITS:
-        return pd.DataFrame(columns=["architecture", "training", *METRICS])
-    paper = paper_tables()
-    return paper[(paper["split"] == PAPER_SPLITS[dataset, split]) & (paper["table"] < 6)]
+    about = {"seed": 0, "profile": "", "trained_on": dataset, "dataset": dataset, "split": split, **about}
+    evaluations = tuple(
+        # the self-supervised network is that of the first round
+        Evaluation(arch, labels, per_image=per_image, **(about if labels else about | {"round": 1}))
+        for (arch, labels), per_image in results.items()
+    )
+    scores = Scores(evaluations, {(dataset, split): lists or {}})
+    sets = tuple((split, name) for name in ("", *(lists or {})))
+    frame = make_rows(scores, Layout("", sets, about.get("scale", "none"), grid=False), pixels=pixels)
+    return frame.assign(table="", list=frame["list"].replace("", split.capitalize()))
 
 
 def gains(frame: pd.DataFrame, metric: str = "sq_rel") -> pd.DataFrame:
-    """Change of each distilled student against the self-taught one, as the paper states it (section 4.2).
+    """Compute the relative change of each distilled student against the self-taught one (section 4.2).
 
     Args:
-        frame: from `table`.
+        frame: from `tables.table`.
 
     Returns:
-        columns architecture, training, source, list, change (-0.5: half the error of self-teaching).
+        architecture, training, source, list, change (-0.5: half the error of self-teaching).
     """
     key = ["list", "architecture", "source"]
     taught = frame[frame["training"] == training_name("pred")]
@@ -77,13 +62,36 @@ def gains(frame: pd.DataFrame, metric: str = "sq_rel") -> pd.DataFrame:
     return both[["architecture", "training", "source", "list", "change"]]
 
 
+def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Average each training over all, highlight and diffuse pixels; only "all" where the data set has no mask.
+
+    Args:
+        results: labels ("" is self-supervised) -> per-image metrics from `evaluation.score`.
+
+    Returns:
+        pixels, training, the seven metrics, images.
+    """
+    there = {kind for per_image in results.values() for kind in per_image["pixels"]}
+    rows = [
+        {"pixels": kind, "training": training_name(labels), **summary(per_image, kind)}
+        for kind in ("all", "highlight", "diffuse")
+        if kind in there
+        for labels, per_image in results.items()
+    ]
+    return pd.DataFrame(rows).astype({"images": int})
+
+
 _PRINTED = {"abs_rel": "Abs Rel", "sq_rel": "Sq Rel", "rmse": "RMSE"}
 
 
 def printed(frame: pd.DataFrame) -> str:
-    """A `table` for a terminal: a row a training, three columns a list of images, what was gained below."""
+    """The table of a run for a terminal: a row a training, three columns a list of images, the gains below.
+
+    Args:
+        frame: from `tables.table`.
+    """
     names = list(dict.fromkeys(frame["list"]))
-    text = _block(frame, [n for n in names if n not in APART])
+    text = _side_by_side(frame, [n for n in names if n not in APART])
     changes = gains(frame)
     changes = changes[~changes["list"].isin(APART)]
     text += "\n" if len(changes) else ""
@@ -93,77 +101,26 @@ def printed(frame: pd.DataFrame) -> str:
         text += f"Sq Rel of {training} against {training_name('pred')}, {arch}{whose}: {values}\n"
     for name in names:
         if name in APART:
-            text += f"\nApart: {APART[name]}\n\n{_block(frame, [name])}"
+            text += f"\nApart: {APART[name]}\n\n{_side_by_side(frame, [name])}"
     return text
 
 
-def _block(frame: pd.DataFrame, lists: Sequence[str]) -> str:
-    """Some lists' columns of `printed`, side by side, as Markdown, aligned."""
-    head = ["architecture", "training"]
-    count = {n: frame[(frame["list"] == n) & (frame["source"] == "ours")]["images"].max() for n in lists}
-    head += [
+def _side_by_side(frame: pd.DataFrame, lists: Sequence[str]) -> str:
+    """Three metrics of some lists side by side, as Markdown in aligned columns."""
+    frame = frame[frame["list"].isin(lists)]
+    count = frame[frame["source"] == "ours"].groupby("list")["images"].max()
+    lines = [["architecture", "training"]]
+    lines[0] += [
         f"{n} ({count[n]}): {m}" if k == 0 else m for n in lists for k, m in enumerate(_PRINTED.values())
     ]
-    values = frame.set_index(["architecture", "training", "source", "list"])
-    lines = [head]
-    for key in dict.fromkeys(k[:3] for k in values.index if k[3] in lists):
-        arch, training, source = key
-        cells = [arch, training if source == "ours" else f"{training} ({source})"]
-        for name in lists:
-            there = (*key, name) in values.index
-            cells += [f"{values.loc[(*key, name), m]:.3f}" if there else "–" for m in _PRINTED]
-        lines.append(cells)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * w if k < 2 else "-" * (w - 1) + ":" for k, w in enumerate(widths)])
-    return "".join(
-        "| "
-        + " | ".join(
-            c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |\n"
-        for line in lines
-    )
-
-
-def by_pixels(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means over all, highlight and diffuse pixels of each training; only "all" where the set has no mask.
-
-    Args:
-        results: labels ("" is self-supervised) -> per-image metrics from `score`.
-    """
-    kinds = [
-        k for k in ("all", "highlight", "diffuse") if any((r["pixels"] == k).any() for r in results.values())
-    ]
-    rows = [
-        {"pixels": kind, "training": training_name(labels), **summary(per_image, kind)}
-        for kind in kinds
-        for labels, per_image in results.items()
-    ]
-    return pd.DataFrame(rows).astype({"images": int})
-
-
-def to_markdown(frame: pd.DataFrame) -> str:
-    """The table as Markdown with three decimals; the best of our rows of a list and architecture in bold."""
-    lines = ["| " + " | ".join(head(c) for c in frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
-    ours = frame[frame["source"] == "ours"] if "source" in frame else frame
-    key = [c for c in ("list", "architecture") if c in frame]
-    best = {}
-    for where, group in ours.groupby(key):
-        if len(group) > 1:
-            for metric in METRICS:
-                values = group[metric].round(3)
-                best[*where, metric] = values.max() if metric in HIGHER_IS_BETTER else values.min()
-    for _, row in frame.iterrows():
-        cells = []
-        for column in frame.columns:
-            value = row[column]
-            if column in METRICS:
-                text = "–" if pd.isna(value) else f"{value:.3f}"
-                is_ours = row.get("source", "ours") == "ours"
-                if is_ours and best.get((*row[key], column)) == round(value, 3):
-                    text = f"**{text}**"
-            else:
-                text = "–" if pd.isna(value) else str(value)
-            cells.append(text)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    for (arch, training, source), part in frame.groupby(["architecture", "training", "source"], sort=False):
+        values = part.set_index("list").reindex(lists)[list(_PRINTED)].to_numpy().ravel()
+        first = [arch, training if source == "ours" else f"{training} ({source})"]
+        lines.append([*first, *("–" if pd.isna(v) else f"{v:.3f}" for v in values)])
+    columns = []
+    for k, column in enumerate(zip(*lines, strict=True)):
+        width = max(map(len, column))
+        padded = [c.ljust(width) if k < 2 else c.rjust(width) for c in column]
+        rule = "-" * width if k < 2 else "-" * (width - 1) + ":"
+        columns.append([padded[0], rule, *padded[1:]])
+    return "".join(markdown_line(line) + "\n" for line in zip(*columns, strict=True))

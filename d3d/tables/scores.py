@@ -1,4 +1,4 @@
-"""Per-image scores with all that says what they are of: what a table is made from, wherever it was stored."""
+"""Per-image scores together with what they are scores of: the input of every table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError
-from d3d.evaluation import on_list
+from d3d.evaluation import in_split, summary
 from d3d.metrics import METRICS
 
 
@@ -20,17 +20,17 @@ class Evaluation:
 
     Attributes:
         arch: the network's registered name.
-        labels: what it was trained on; "" is the self-supervised network.
+        labels: the labels it was trained with; "" is the self-supervised network.
         seed: the run's seed.
         profile: the run's profile.
         trained_on: name of the data set it was trained on.
         dataset: name of the data set it was scored on.
         split: the split it was scored on.
         scale: "none" (absolute depth) or "median" (relative depth).
-        round: of distillation; more than 1 is beyond the paper.
-        settings: sha256 of all that determined the scores, but for the seed: the same for every seed.
+        round: round of distillation; rounds after the first are beyond the paper.
+        settings: sha256 of everything that determined the scores except the seed: the same for every seed.
         per_image: from `evaluation.score`.
-        provenance: what made it: commands, versions, machine, seconds of training and evaluation.
+        provenance: commands, versions, machine, seconds of the training and of the evaluation.
     """
 
     arch: str
@@ -47,15 +47,10 @@ class Evaluation:
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def images(self) -> frozenset[tuple[str, str, str]]:
-        """The (scene, frame, kind of pixels) that were scored."""
+    def images(self) -> frozenset[tuple[str, str, str, bool]]:
+        """The (scene, frame, kind of pixels, whether it is a frame of the split itself) that were scored."""
         columns = (self.per_image[c] for c in ("scene", "frame", "pixels"))
-        return frozenset(zip(*columns, strict=True))
-
-    @property
-    def in_part(self) -> bool:
-        """Whether scenes of the split were not there when it was scored (`Dataset.whole`)."""
-        return bool(self.provenance.get("evaluation", {}).get("in_part", False))
+        return frozenset(zip(*columns, in_split(self.per_image), strict=True))
 
     def __str__(self) -> str:
         trained = self.labels or "self-supervised"
@@ -65,22 +60,50 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scores:
-    """Evaluations that may stand in one set of tables, and the lists of frames of what they were scored on.
+    """Evaluations that may stand in one table, and the lists of frames of the splits they were scored on.
 
     Attributes:
-        evaluations: of one profile and one data set that all were trained on.
+        evaluations: all of one profile and one training set.
         lists: (data set, split) -> `Dataset.lists` of that split.
 
     Raises:
-        DataError: there is none; they are of several profiles or training sets; one is there twice; seeds differ
-            in more than the seed; or of one split not all were scored on the same images.
+        DataError: there are no evaluations; they have several profiles or training sets; one appears twice; seeds
+            differ in more than the seed; or those of one split were not all scored on the same images.
     """
 
     evaluations: tuple[Evaluation, ...]
     lists: Mapping[tuple[str, str], Mapping[str, FrameList]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self.evaluations)
+        if not self.evaluations:
+            raise DataError("no evaluation to make a table of: run `evaluate` first.")
+        first = self.evaluations[0]
+        there: dict[tuple[Any, ...], Evaluation] = {}
+        for e in self.evaluations:
+            for name, words in (("profile", "profiles"), ("trained_on", "training sets")):
+                ours, theirs = getattr(first, name), getattr(e, name)
+                if ours != theirs:
+                    raise DataError(
+                        f"evaluations of two {words}, {ours!r} ({first}) and {theirs!r} ({e}), do not belong in "
+                        f"one table."
+                    )
+            training = (e.arch, e.labels, e.round, e.dataset, e.split, e.scale)
+            if (*training, e.seed) in there:
+                raise DataError(f"there are two evaluations of {e}: which one counts?")
+            there[*training, e.seed] = e
+            same_training = there.setdefault(training, e)  # with another seed
+            if same_training.settings != e.settings:
+                raise DataError(
+                    f"{same_training} and {e} differ in more than the seed: their configurations are not the same. "
+                    f"Evaluate them with the same parameters, or make a table of each."
+                )
+            same_split = there.setdefault(training[3:], e)
+            if same_split.images != e.images:
+                counts = [int(summary(x.per_image)["images"]) for x in (same_split, e)]
+                raise DataError(
+                    f"{same_split} was scored on {counts[0]} images, {e} on {counts[1]}, and they are not the "
+                    f"same images. Evaluate both with the same eval_every."
+                )
 
     @property
     def profile(self) -> str:
@@ -98,63 +121,29 @@ class Scores:
         """The evaluations on one split."""
         return [e for e in self.evaluations if (e.dataset, e.split, e.scale) == (dataset, split, scale)]
 
-
-def check(evaluations: Iterable[Evaluation]) -> None:
-    """Refuses evaluations that may not stand in one table; raises as `Scores` says."""
-    evaluations = tuple(evaluations)
-    if not evaluations:
-        raise DataError("no evaluation to make a table of: run `evaluate` first.")
-    first = evaluations[0]
-    there: dict[tuple[Any, ...], Evaluation] = {}
-    for e in evaluations:
-        for name, words in (("profile", "profiles"), ("trained_on", "training sets")):
-            ours, theirs = getattr(first, name), getattr(e, name)
-            if ours != theirs:
-                raise DataError(
-                    f"evaluations of two {words}, {ours!r} ({first}) and {theirs!r} ({e}), do not belong in one table."
-                )
-        what = (e.arch, e.labels, e.round, e.dataset, e.split, e.scale)
-        if (*what, e.seed) in there:
-            raise DataError(f"there are two evaluations of {e}: which one counts?")
-        there[*what, e.seed] = e
-        # of the same training, another seed; of the same split, another training
-        twin = there.setdefault(what, e)
-        if twin.settings != e.settings:
-            raise DataError(
-                f"{twin} and {e} differ in more than the seed: their configurations are not the same. Evaluate "
-                f"them with the same parameters, or make a table of each."
-            )
-        other = there.setdefault(what[3:], e)
-        if other.images != e.images:
-            raise DataError(
-                f"{other} was scored on {_count(other)} images, {e} on {_count(e)}, and they are not the same images. "
-                f"Evaluate both with the same eval_every."
-            )
-
-
-def _count(evaluation: Evaluation) -> int:
-    return int((evaluation.per_image["pixels"] == "all").sum())
+    def in_part(self, dataset: str, split: str) -> bool:
+        """Whether images of the split were left out when it was scored (`Dataset.whole`)."""
+        here = (e.provenance for e in self.evaluations if (e.dataset, e.split) == (dataset, split))
+        return any(p.get("evaluation", {}).get("in_part", False) for p in here)
 
 
 def over_seeds(evaluations: Iterable[Evaluation], frames: FrameList | None, pixels: str = "all") -> pd.Series:
-    """Means over images, then over seeds: each metric, ``<metric>_std``, ``n`` (seeds), ``seeds``, ``images``.
+    """Average over images, then over seeds.
 
     Args:
-        evaluations: one training, a seed each; may be none.
-        frames: the (scene, frame) that count; None: all.
+        evaluations: one training, a seed each; may be empty.
+        frames: the (scene, frame) of a list; None: the whole split.
         pixels: "all", "highlight" or "diffuse".
 
     Returns:
-        ``<metric>_std`` is the sample standard deviation (n - 1) of the seeds' means, NaN for one seed.
+        each metric; ``<metric>_std``, the sample standard deviation (n - 1) of the seeds' means, NaN for one seed;
+        ``n`` (seeds), ``seeds``, ``images``.
     """
     evaluations = sorted(evaluations, key=lambda e: e.seed)
-    means, images = [], None
-    for e in evaluations:
-        part = e.per_image[e.per_image["pixels"] == pixels]
-        if frames is not None:
-            part = on_list(part, frames)
-        means.append(part[list(METRICS)].mean())
-        images = len(part)
-    table = pd.DataFrame(means, columns=list(METRICS))
-    values = {"seeds": " ".join(str(e.seed) for e in evaluations), "n": len(evaluations), "images": images}
-    return pd.Series({**values, **table.mean(), **table.std(ddof=1).add_suffix("_std")})
+    means = pd.DataFrame(
+        [summary(e.per_image, pixels, frames) for e in evaluations], columns=[*METRICS, "images"]
+    )
+    images, means = means["images"].max(), means[list(METRICS)]
+    seeds = " ".join(str(e.seed) for e in evaluations)
+    spread = means.std(ddof=1).add_suffix("_std")
+    return pd.Series({"seeds": seeds, "n": len(evaluations), "images": images, **means.mean(), **spread})

@@ -1,4 +1,4 @@
-"""The ablation of section 4.3: labels of several strategies held against the truth, and their students' Table 6."""
+"""Table 6, the ablation of section 4.3: label strategies compared by their labels and by their students."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from d3d.pipeline.config import Config
 
 
 def strategies(config: Config) -> tuple[str, ...]:
-    """The labels to compare, from the parameter ``strategies``: names with commas, or "all" for the paper's six.
+    """List the label strategies to compare.
+
+    The parameter ``strategies`` holds their names, separated by commas, or "all" for the six of the paper.
 
     Raises:
-        ConfigError: one of them is no label strategy, with the near misses.
+        ConfigError: unknown label strategy; names the near misses.
     """
     if config.strategies == "all":
         return tuple(tables.ABLATION)
@@ -29,23 +31,24 @@ def strategies(config: Config) -> tuple[str, ...]:
 
 
 def label_quality(config: Config, arch: str = "") -> pd.DataFrame:
-    """Error of each strategy's label on training frames with truth, by kind of pixels: a row a strategy.
+    """Compute the error of each strategy's labels on training frames with ground truth, by kind of pixel.
 
-    A strategy that differs in the training only ("proj_lowres") has the label of another and no row.
+    Returns:
+        a row for each strategy; none for "proj_lowres", which differs from "proj" in the training only.
     """
     return labels.label_quality(config, strategies(config), arch)
 
 
 def label_pictures(config: Config, arch: str = "") -> Figure:
-    """Where each strategy takes the projected depth on one training frame, and how far its label is off.
+    """Show where each strategy takes the projected depth on one training frame, and the error of its label.
 
-    The frame is the one with most highlight of all that have truth.
+    The frame is the one with the most highlight pixels among those with ground truth.
     """
     return label_figures.strategies(config, strategies(config), arch)
 
 
 def table6(config: Config, arch: str = "") -> tables.Table:
-    """Table 6 on the validation split: trains and evaluates what is not there.
+    """Make Table 6 on the validation split. Missing students are trained and evaluated first.
 
     Args:
         arch: the network, by default the run's. The paper's is Monodepth2.

@@ -1,7 +1,9 @@
-"""A table of the paper as CSV, Markdown and LaTeX, and the README's summary of several."""
+"""Tables as CSV, Markdown and LaTeX, for a terminal and for the README."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +11,12 @@ import pandas as pd
 from d3d import io
 from d3d.errors import DataError
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
-from d3d.tables.paper import LAYOUTS, Table, dataset_name, paper_table
+from d3d.tables.paper import dataset_name
 from d3d.tables.scores import Scores
+from d3d.tables.tables2to6 import LAYOUTS, Table, paper_table
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BEYOND = "beyond the paper"
 
 _HEADS = {
     "abs_rel": ("Abs Rel ↓", r"Abs Rel $\downarrow$"),
@@ -23,19 +27,27 @@ _HEADS = {
     "a2": ("δ < 1.25² ↑", r"$\delta < 1.25^2 \uparrow$"),
     "a3": ("δ < 1.25³ ↑", r"$\delta < 1.25^3 \uparrow$"),
 }
-BEYOND = "beyond the paper"
 
 
-def head(column: str) -> str:
-    """A metric's name with an arrow to where it is better; any other column's name."""
-    return _HEADS[column][0] if column in _HEADS else column.capitalize()
+@dataclass(frozen=True)
+class _Style:
+    """How a format writes the best, the second best, a mean with its spread, and a cell without a number."""
+
+    best: str
+    second: str
+    spread: str
+    none: str
+
+
+_MARKDOWN = _Style("**{}**", "*{}*", "{} ± {}", "–")
+_LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", r"{} {{\scriptsize$\pm$ {}}}", "--")
 
 
 def ranks(values: pd.Series, higher: bool) -> pd.Series:
-    """1 for the best, 2 for the second best, 0 for the rest, as printed with three decimals.
+    """Rank values as printed with three decimals: 1 for the best, 2 for the second best, 0 for the others.
 
-    Equal values share a rank: two best leave no second. Where all are equal none is marked, and of two values there is
-    no second best.
+    Equal values share a rank: two best leave no second. If all are equal, none is marked. Of two values none is
+    second best.
     """
     printed = values.map(lambda v: float(f"{v:.3f}"))
     place = printed.rank(method="min", ascending=not higher)
@@ -58,86 +70,114 @@ def marks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def csv(table: Table) -> str:
-    """The tidy frame with six significant digits."""
+    """The rows of a table with six significant digits."""
     return table.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table for each set of images under the caption; best bold, second best in italics."""
-    marked = marks(table.frame)
-    parts = [
-        f"**{table.caption}.** Of a network's trainings (over the same seeds) best bold, second best in italics.\n"
-    ]
-    for name, part in table.frame.groupby("set", sort=False):
-        first = "Training label" if LAYOUTS[table.key].ablation else "Architecture | Training"
-        lines = [f"| {first} | {' | '.join(map(head, METRICS))} |"]
-        columns = lines[0].count("|") - 1
-        lines.append("| --- " * (columns - len(METRICS)) + "| ---: " * len(METRICS) + "|")
-        before = False
+    """A table as Markdown: its caption, then a block for each set of images; best bold, second best in italics."""
+    note = "Of a network's trainings (over the same seeds) best bold, second best in italics."
+    text = f"**{table.caption}.** {note}\n\n{to_markdown(table.frame, LAYOUTS[table.key].ablation)}"
+    return text + (
+        "\n– is not there:\n\n" + "".join(f"- {m}\n" for m in table.missing) if table.missing else ""
+    )
+
+
+def to_markdown(frame: pd.DataFrame, ablation: bool = False) -> str:
+    """The rows of a table as Markdown: a block for each set of images.
+
+    Args:
+        frame: from `tables.table` or `tables.make_table`.
+        ablation: the rows are labels of one network, whose name is left out.
+    """
+    names = _first_cells(ablation)
+    head = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names))
+    blocks = []
+    for name, part, rows in _blocks(frame, ablation, _MARKDOWN):
+        lines, beyond = [*head], False
+        for row, cells in rows:
+            if row["beyond"] and not beyond:
+                beyond = True
+                lines.append(f"| *{BEYOND}* |" + " |" * (len(cells) - 1))
+            lines.append(markdown_line(cells))
+        blocks.append(f"{name} ({part['images'].max()} images)\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def markdown_line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_head(names: Sequence[str], left: int) -> list[str]:
+    """Header and rule of a Markdown table, the first ``left`` columns aligned left, the others right."""
+    return [markdown_line(names), "| --- " * left + "| ---: " * (len(names) - left) + "|"]
+
+
+def _first_cells(ablation: bool) -> list[str]:
+    return ["Training label"] if ablation else ["Architecture", "Training"]
+
+
+def _blocks(
+    frame: pd.DataFrame, ablation: bool, style: _Style
+) -> Iterator[tuple[str, pd.DataFrame, list[tuple[pd.Series, list[str]]]]]:
+    """Yield (set of images, its rows, [(row, its cells)]).
+
+    The first cells name network (not in an ablation) and training, with its source and the number of its seeds where
+    that is not the usual one.
+    """
+    marked = marks(frame)
+    for name, part in frame.groupby("set", sort=False):
+        rows = []
         for at, row in part.iterrows():
-            if row["beyond"] and not before:
-                before = True
-                lines.append(f"| *{BEYOND}* |" + " |" * (columns - 1))
-            cells = [_cell(row, m, marked.loc[at, m], *_MARKDOWN) for m in METRICS]
-            lines.append(f"| {' | '.join([*_names(table, row), *cells])} |")
-        parts.append(f"{name} ({part['images'].max()} images)\n\n" + "\n".join(lines) + "\n")
-    if table.missing:
-        parts.append("– is not there:\n\n" + "".join(f"- {line}\n" for line in table.missing))
-    return "\n".join(parts)
+            training = row["training"]
+            if row["source"] != "ours":
+                training += f" ({row['source']})"
+            elif 0 < row["n"] < frame["n"].max():
+                training += f" (n = {row['n']})"
+            first = [training] if ablation else [row["architecture"], training]
+            rows.append((row, [*first, *(_cell(row, m, marked.loc[at, m], style) for m in METRICS)]))
+        yield name, part, rows
 
 
-_MARKDOWN = ("**{}**", "*{}*", "{} ± {}", "–")
-_LATEX = (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} {{\scriptsize$\pm$ {}}}", "--")
-
-
-def _cell(row: pd.Series, metric: str, mark: int, best: str, second: str, plus_minus: str, none: str) -> str:
+def _cell(row: pd.Series, metric: str, mark: int, style: _Style) -> str:
     """A mean with its spread; the mark is on the mean alone."""
     if pd.isna(row[metric]):
-        return none
-    text = f"{row[metric]:.3f}"
-    text = {1: best, 2: second}.get(mark, "{}").format(text)
+        return style.none
+    text = {1: style.best, 2: style.second}.get(mark, "{}").format(f"{row[metric]:.3f}")
     spread = row[f"{metric}_std"]
-    return text if pd.isna(spread) else plus_minus.format(text, f"{spread:.3f}")
-
-
-def _names(table: Table, row: pd.Series) -> list[str]:
-    """The first cells of a row: network (not in an ablation) and training, with whose and of how many seeds."""
-    training = row["training"]
-    if row["source"] != "ours":
-        training += f" ({row['source']})"
-    elif 0 < row["n"] < table.frame["n"].max():
-        training += f" (n = {row['n']})"
-    return [training] if LAYOUTS[table.key].ablation else [row["architecture"], training]
+    return text if pd.isna(spread) else style.spread.format(text, f"{spread:.3f}")
 
 
 def latex(table: Table) -> str:
-    """A ``table*`` for booktabs: a block each set of images, as in the paper; what is missing in comments."""
-    marked = marks(table.frame)
+    """A table as ``table*`` for booktabs: a block for each set of images, as in the paper.
+
+    Comments list what the table lacks.
+    """
     ablation = LAYOUTS[table.key].ablation
-    names = ["Training label"] if ablation else ["Architecture", "Training"]
+    names = _first_cells(ablation)
     columns = len(names) + len(METRICS)
+    heads = " & ".join(_HEADS[m][1] for m in METRICS)
     body: list[str] = []
-    for name, part in table.frame.groupby("set", sort=False):
-        body.append(r"\midrule" if body else r"\toprule")
-        body.append(
-            f"{' & '.join(names)} & \\multicolumn{{{len(METRICS)}}}{{c}}{{{escape(name)}}} \\\\"
-            f" \\cmidrule(l){{{len(names) + 1}-{columns}}}"
-        )
-        body.append(f"{'& ' * len(names)}{' & '.join(_HEADS[m][1] for m in METRICS)} \\\\")
-        last, before = "", False
-        for at, row in part.iterrows():
-            cells = [escape(n) for n in _names(table, row)]
-            if row["beyond"] and not before:
-                before = True
+    for name, _, rows in _blocks(table.frame, ablation, _LATEX):
+        span = f"\\multicolumn{{{len(METRICS)}}}{{c}}{{{escape(name)}}}"
+        body += [
+            r"\midrule" if body else r"\toprule",
+            f"{' & '.join(names)} & {span} \\\\ \\cmidrule(l){{{len(names) + 1}-{columns}}}",
+            f"{'& ' * len(names)}{heads} \\\\",
+        ]
+        network, beyond = "", False
+        for row, cells in rows:
+            first = [escape(c) for c in cells[: len(names)]]
+            if row["beyond"] and not beyond:
+                beyond = True
                 body += [r"\midrule", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{BEYOND}}}}} \\\\"]
-            if row["architecture"] != last:
-                body.append(r"\midrule") if not before else None
-            elif not ablation:
-                cells[0] = ""
-            last = row["architecture"]
-            cells += [_cell(row, m, marked.loc[at, m], *_LATEX) for m in METRICS]
-            body.append(f"{' & '.join(cells)} \\\\")
-    body.append(r"\bottomrule")
+            if row["architecture"] != network and not beyond:
+                body.append(r"\midrule")
+            elif row["architecture"] == network and not ablation:
+                first[0] = ""
+            network = row["architecture"]
+            body.append(f"{' & '.join([*first, *cells[len(names) :]])} \\\\")
     note = "Best of a network's trainings bold, second best underlined"
     text = [
         "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.",
@@ -149,6 +189,7 @@ def latex(table: Table) -> str:
         r"\resizebox{\linewidth}{!}{%",
         f"\\begin{{tabular}}{{{'l' * len(names)}{'c' * len(METRICS)}}}",
         *body,
+        r"\bottomrule",
         r"\end{tabular}}",
         r"\end{table*}",
     ]
@@ -156,7 +197,7 @@ def latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text for LaTeX."""
+    """Escape plain text for LaTeX."""
     special = {
         **{c: f"\\{c}" for c in "&%$#_{}"},
         "~": r"\textasciitilde{}",
@@ -171,11 +212,11 @@ def escape(text: str) -> str:
 
 
 def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list[Path]:
-    """Every table of which something was evaluated, as ``table2.csv``, ``.md`` and ``.tex`` to ``table6``, ``mirror``.
+    """Write every table of which something was evaluated: ``table2.csv``, ``.md``, ``.tex`` to ``table6``, ``mirror``.
 
     Args:
         scores: from `gather` or `read`.
-        folder: made where it is not there; a table of which nothing is there any more is removed.
+        folder: created if it does not exist. Files of a table that has nothing to show any more are removed.
         arch: the network of Table 6.
 
     Returns:
@@ -197,55 +238,48 @@ def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list
 
 
 def readme_block(folder: Path, metric: str = "sq_rel") -> str:
-    """One metric of Tables 2 to 4 side by side, from their CSVs: networks and trainings down, sets of images across.
+    """One metric of Tables 2 to 4 side by side: networks and trainings down, sets of images across.
+
+    Args:
+        folder: holds the CSV files of `write_tables`.
 
     Raises:
         DataError: the tables are not there.
     """
-    frames = [
-        pd.read_csv(p, dtype={"list": str}) for n in (2, 3, 4) if (p := folder / f"table{n}.csv").is_file()
-    ]
-    if not frames:
+    paths = [path for n in (2, 3, 4) if (path := folder / f"table{n}.csv").is_file()]
+    if not paths:
         raise DataError(
             f"no table2.csv to table4.csv in {folder}: `python -m d3d tables --stored` writes them."
         )
-    frame = pd.concat(frames, ignore_index=True)
+    frame = pd.concat([pd.read_csv(p, dtype={"list": str, "seeds": str}) for p in paths], ignore_index=True)
     frame = frame[frame["source"] == "ours"].fillna({"list": ""})
-    # of a training that is in no set there is nothing to say; val comes before test, a split before its lists
+    # only trainings that were evaluated on some set
     frame = frame[frame.groupby(["architecture", "training"])["n"].transform("max") > 0]
-    frame = frame.sort_values("split", key=lambda c: c.map({"val": 0, "test": 1}), kind="stable")
     marked = marks(frame)
-    cells = pd.DataFrame(
-        {
-            "row": list(zip(frame["architecture"], frame["training"], strict=True)),
-            "column": (frame["list"] + " " + frame["split"].str.capitalize()).str.strip(),
-            "text": [_cell(row, metric, marked.loc[at, metric], *_MARKDOWN) for at, row in frame.iterrows()],
-            "images": frame["images"],
-        }
-    )
-    counts = cells.groupby("column", sort=False)["images"].max().astype(int)
-    lines = ["| network | training | " + " | ".join(f"{c} ({n})" for c, n in counts.items()) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(counts))
-    order = frame.sort_index()
-    for key in dict.fromkeys(zip(order["architecture"], order["training"], strict=True)):
-        row = cells[cells["row"] == key].set_index("column")["text"]
-        lines.append(f"| {' | '.join([*key, *(row.get(c, _MARKDOWN[-1]) for c in counts.index)])} |")
-    first = frame.iloc[0]
-    seeds = sorted({s for seeds in frame["seeds"].dropna() for s in str(seeds).split()}, key=int)
+    frame["text"] = [_cell(row, metric, marked.loc[at, metric], _MARKDOWN) for at, row in frame.iterrows()]
+    frame["column"] = (frame["list"] + " " + frame["split"].str.capitalize()).str.strip()
+    # val comes before test, a split before its lists
+    ordered = frame.sort_values("split", key=lambda c: c.map({"val": 0, "test": 1}), kind="stable")
+    counts = ordered.groupby("column", sort=False)["images"].max().astype(int)
+    lines = _markdown_head(["network", "training", *(f"{c} ({n})" for c, n in counts.items())], 2)
+    for key, part in frame.groupby(["architecture", "training"], sort=False):
+        texts = part.set_index("column")["text"].reindex(counts.index, fill_value=_MARKDOWN.none)
+        lines.append(markdown_line([*key, *texts]))
+    seeds = sorted({s for seeds in frame["seeds"].dropna() for s in seeds.split()}, key=int)
     spread = f", mean ± sample standard deviation over seeds {', '.join(seeds)}" if len(seeds) > 1 else ""
-    if spread and (
-        alone := sorted({str(s) for n, s in zip(frame["n"], frame["seeds"], strict=True) if n == 1})
-    ):
+    alone = sorted(set(frame[frame["n"] == 1]["seeds"]))
+    if spread and alone:
         spread += f" (without ±: seed {', '.join(alone)} alone)"
+    first = frame.iloc[0]
     caption = (
-        f"{head(metric)[:-2]} on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
+        f"{_HEADS[metric][0][:-2]} on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
         f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
     )
     return f"{caption}\n\n" + "\n".join(lines) + "\n"
 
 
 def write_readme(path: Path, block: str) -> None:
-    """Puts text between the two markers of a file; what stands around them stays as it is.
+    """Put text between the two markers of a file; the text around them stays as it is.
 
     Raises:
         DataError: the file does not have each marker once, the begin before the end.

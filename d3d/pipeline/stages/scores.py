@@ -23,7 +23,7 @@ from d3d.pipeline.stages import frames
 from d3d.pipeline.stages.chain import TRAINING, folder_of, missing, outputs, over_scenes, saved, where
 from d3d.pipeline.stages.networks import distill, pretrain
 from d3d.prediction import DepthStore, map_scenes, saved_network
-from d3d.tables.run import table, to_markdown
+from d3d.tables import table, to_markdown
 
 
 def evaluated(config: Config, arch: str, labels: str = "") -> str:
@@ -150,10 +150,11 @@ def tables(config: Config, trainings: list[tuple[str, str]] | None = None) -> pd
         )
     results = {(arch, labels): evaluate(config, arch, labels) for arch, labels in trainings}
     folder = folder_of(config, "tables")
-    found, name = evaluated_dataset(config), config.evaluation.dataset or config.data.dataset
-    if not found.whole(split):
-        name += " (in part)"  # no row of the paper, which is of all its images
-    make = partial(table, results, name, split, found.lists(split))
+    found, e = evaluated_dataset(config), config.evaluation
+    about = {"seed": config.seed, "profile": config.profile, "trained_on": config.data.dataset}
+    about |= {"scale": e.scale, "round": config.round}
+    about["provenance"] = {"evaluation": {"in_part": not found.whole(split, e.every)}}
+    make = partial(table, results, e.dataset or config.data.dataset, split, found.lists(split), **about)
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
         part = make(pixels=pixels)
         stem = evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")

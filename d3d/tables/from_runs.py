@@ -1,0 +1,183 @@
+"""Collect the scores that finished runs have left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from d3d import io
+from d3d.errors import ConfigError, DataError, RunError
+from d3d.evaluation import SELF_SUPERVISED
+from d3d.pipeline import runs, scenes
+from d3d.pipeline.config import Config, EvalConfig, keyframes_name, stage_config
+from d3d.tables.scores import Evaluation, Scores
+from d3d.tables.tables2to6 import Table, missing, paper_table
+
+# The entries of a provenance that are stored: enough to repeat the run and to judge its cost
+_KEPT = (
+    *("command", "git", "dirty", "versions", "seed", "machine", "threads"),
+    *("peak_memory_mb", "ground_truth", "in_part", "seconds", "time"),
+)
+
+
+def gather(configs: Sequence[Config]) -> Scores:
+    """Collect everything that these runs have evaluated, on any split and data set. Nothing is computed.
+
+    Args:
+        configs: a configuration for each seed, alike otherwise.
+
+    Raises:
+        ConfigError: the configurations differ in more than the seed.
+        RunError: an evaluation was made with another configuration, or is damaged.
+        DataError: nothing was evaluated, or not everything on the same images.
+    """
+    if not configs:
+        raise ConfigError("no run to gather scores from.")
+    first = _but_seed(configs[0])
+    for config in configs[1:]:
+        lines = runs.differences(_but_seed(config), first)
+        if lines:
+            raise ConfigError(
+                f"runs of {_name(configs[0])} and {_name(config)} differ in more than the seed, so "
+                f"that their mean has no meaning:\n  " + "\n  ".join(lines[:6])
+            )
+    evaluations = tuple(e for config in configs for e in _of_run(config))
+    if not evaluations:
+        raise DataError(
+            f"no evaluation in {', '.join(str(runs.run_folder(c)) for c in configs)}: run `python -m d3d evaluate` "
+            f"first."
+        )
+    scores = Scores(evaluations)
+    own = sorted({(e.dataset, e.split) for e in evaluations if e.dataset == e.trained_on})
+    # the parameter `lists` belongs to the data set that is evaluated: here, if that is the one trained on
+    same = configs[0].evaluation.dataset is None
+    opened = scenes.evaluated_dataset(configs[0]) if same else scenes.dataset(configs[0])
+    lists = {key: opened.lists(key[1]) for key in own}
+    return replace(scores, lists={key: value for key, value in lists.items() if value})
+
+
+def of_run(config: Config, key: str) -> Table:
+    """Make one of Tables 2 to 6 from what one run has evaluated; Table 6 is of the run's network.
+
+    Raises:
+        DataError: nothing of this table was evaluated; says by which commands to do it.
+    """
+    scores = gather([config])
+    table = paper_table(scores, key, config.arch)
+    if table is None:
+        todo = "\n  ".join(missing(scores, key, config.arch))
+        raise DataError(f"nothing of table {key} is in {runs.run_folder(config)}. It needs\n  {todo}")
+    return table
+
+
+def _name(config: Config) -> str:
+    return f"profile {config.profile}, seed {config.seed}"
+
+
+def _but_seed(config: Config) -> dict[str, Any]:
+    """What runs of several seeds must share."""
+    values = asdict(replace(config, seed=0, run="", runs_dir=None, device=""))
+    # every evaluation that is found has its own
+    for name in ("arch", "labels", "strategies", "round", "evaluation", "base"):
+        del values[name]
+    return values
+
+
+def _of_run(config: Config) -> list[Evaluation]:
+    """The evaluations of one run and, if it has a base, those of the base that are this run's own."""
+    own = runs.run_folder(config)
+    bases = [runs.run_folder(replace(config, run=config.base))] if config.base else []
+    found: dict[Path, Evaluation] = {}
+    for run in (own, *bases):
+        for done in sorted((run / "evaluate").glob("*/*/*/DONE")):
+            folder = done.parent
+            path, stored = folder.relative_to(run), _stored_identity(folder)
+            keyframes = stored["evaluation"].get("keyframes", "")
+            if path in found or keyframes != keyframes_name(config.evaluation):
+                continue  # other frames of the same split do not belong in one table
+            ours, labels = _config_of(config, folder, stored)
+            lines = runs.differences(stage_config(ours, "evaluate", ours.arch, labels), stored)
+            if not lines:
+                found[path] = _read(ours, labels, folder, stored)
+            elif run == own:
+                raise RunError(
+                    f"{folder} was evaluated with another configuration than {_name(config)} has:\n  "
+                    + "\n  ".join(lines[:6])
+                    + "\nGive the parameters of that run, or evaluate it again."
+                )
+    return list(found.values())
+
+
+def _stored_identity(folder: Path) -> dict[str, Any]:
+    """What determined the result of a finished stage, as nested values."""
+    return io.read_json(folder / "config.json")["config"]
+
+
+def _config_of(config: Config, folder: Path, stored: dict[str, Any]) -> tuple[Config, str]:
+    """The run's configuration with the network, round and split of a finished evaluation, and its labels."""
+    arch, training, _ = folder.parts[-3:]
+    labels, _, number = re.fullmatch(r"(.+?)(-round(\d+))?", training).groups()
+    # in a later round, the labels of the round before trained the teachers
+    of_teacher = stored["teacher"]["labels"] if "teacher" in stored else config.labels
+    evaluation = EvalConfig(**stored["evaluation"])
+    ours = replace(config, arch=arch, round=int(number or 1), labels=of_teacher, evaluation=evaluation)
+    return ours, "" if labels == SELF_SUPERVISED else labels
+
+
+def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> Evaluation:
+    """A finished evaluation.
+
+    Raises:
+        RunError: its file of scores has changed.
+    """
+    csv = folder / "per_image.csv"
+    if not csv.is_file() or io.sha256(csv) != io.read_json(folder / "DONE")["outputs"].get(csv.name):
+        raise RunError(f"{csv} is not what its evaluation left there. Delete {folder} and evaluate again.")
+    trained = runs.stage_folder(config, "distill" if labels else "pretrain", config.arch, labels)
+    return Evaluation(
+        arch=config.arch,
+        labels=labels,
+        seed=config.seed,
+        profile=config.profile,
+        trained_on=config.data.dataset,
+        dataset=config.evaluation.dataset or config.data.dataset,
+        split=config.evaluation.split,
+        scale=config.evaluation.scale,
+        round=config.round,
+        settings=hashlib.sha256(json.dumps(without_seed(stored), sort_keys=True).encode()).hexdigest(),
+        per_image=pd.read_csv(csv, dtype={"scene": str, "frame": str}),
+        provenance={
+            kind: _kept(io.read_json(f / "provenance.json"))
+            for kind, f in (("training", trained), ("evaluation", folder))
+            if (f / "provenance.json").is_file()
+        },
+    )
+
+
+def without_seed(identity: Any) -> Any:
+    """A copy of nested values without the entries called ``seed``, at any depth."""
+    if isinstance(identity, dict):
+        return {name: without_seed(value) for name, value in identity.items() if name != "seed"}
+    return [without_seed(value) for value in identity] if isinstance(identity, list) else identity
+
+
+def _kept(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a provenance that help a reader elsewhere: no folder of this machine, nor its kernel."""
+    kept = {name: provenance[name] for name in _KEPT if name in provenance}
+    command = re.sub(r"^\S*__main__\.py", "python -m d3d", kept.get("command", ""))
+    # the words of a command are recorded with blanks between them, and a folder may contain blanks
+    command = re.sub(
+        r" --(runs-dir|runs_dir|root|eval-root|eval_root|weights)[ =](?:(?! --).)*", r" --\1 FOLDER", command
+    )
+    kept["command"] = re.sub(r"(?<![\w.~-])[/~][^\s=]*/", "", command)
+    if "machine" in kept:
+        system = str(kept["machine"].get("system", "")).split("-")[0]
+        kept["machine"] = {**kept["machine"], "system": system}
+    return kept
