@@ -99,11 +99,11 @@ def _of_run(config: Config) -> list[Evaluation]:
         for done in sorted((run / "evaluate").glob("*/*/*/DONE")):
             folder = done.parent
             path, stored = folder.relative_to(run), _stored_identity(folder)
-            keyframes = stored["evaluation"].get("keyframes", "")
+            keyframes = _evaluation_settings(stored).get("keyframes", "")
             if path in found or keyframes != keyframes_name(config.evaluation):
                 continue  # other frames of the same split do not belong in one table
             ours, labels = _config_of(config, folder, stored)
-            lines = runs.differences(stage_config(ours, "evaluate", ours.arch, labels), stored)
+            lines = runs.differences(_expected_identity(ours, labels), stored)
             if not lines:
                 found[path] = _read(ours, labels, folder, stored)
             elif run == own:
@@ -115,19 +115,36 @@ def _of_run(config: Config) -> list[Evaluation]:
     return list(found.values())
 
 
+# The next four functions alone know how a stage's result is identified
+
+
 def _stored_identity(folder: Path) -> dict[str, Any]:
     """What determined the result of a finished stage, as nested values."""
     return io.read_json(folder / "config.json")["config"]
+
+
+def _expected_identity(config: Config, labels: str) -> dict[str, Any]:
+    """What would determine this evaluation with this configuration."""
+    return stage_config(config, "evaluate", config.arch, labels)
+
+
+def _evaluation_settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """How an evaluation was scored: the fields of `EvalConfig`."""
+    return identity["evaluation"]
+
+
+def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
+    """The labels that the teachers of a later round were trained with; the configuration's in the first round."""
+    return identity["teacher"]["labels"] if "teacher" in identity else config.labels
 
 
 def _config_of(config: Config, folder: Path, stored: dict[str, Any]) -> tuple[Config, str]:
     """The run's configuration with the network, round and split of a finished evaluation, and its labels."""
     arch, training, _ = folder.parts[-3:]
     labels, _, number = re.fullmatch(r"(.+?)(-round(\d+))?", training).groups()
-    # in a later round, the labels of the round before trained the teachers
-    of_teacher = stored["teacher"]["labels"] if "teacher" in stored else config.labels
-    evaluation = EvalConfig(**stored["evaluation"])
-    ours = replace(config, arch=arch, round=int(number or 1), labels=of_teacher, evaluation=evaluation)
+    ours = replace(config, arch=arch, round=int(number or 1))
+    evaluation = EvalConfig(**_evaluation_settings(stored))
+    ours = replace(ours, labels=_teachers_labels(stored, ours), evaluation=evaluation)
     return ours, "" if labels == SELF_SUPERVISED else labels
 
 

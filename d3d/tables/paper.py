@@ -67,7 +67,7 @@ def paper_tables(path: Path | None = None) -> pd.DataFrame:
 
 
 def paper_rows(
-    dataset: str, split: str, frames: str, images: int, *, scale: str, trained_on: str, ablation: bool
+    dataset: str, split: str, frames: str, images: int, scale: str, trained_on: str, ablation: bool
 ) -> pd.DataFrame:
     """Select the paper's rows that may stand beside scores of a set of images.
 

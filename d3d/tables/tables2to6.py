@@ -106,19 +106,10 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
     """Make the rows of a layout: `COLUMNS`, a block for each of its sets of which an image was scored."""
     rows = []
     run = {"source": "ours", "trained_on": scores.trained_on, "profile": scores.profile}
-    for dataset, split, frames, evaluations in _sets(scores, layout):
-        listed = _listed(scores, dataset, split, frames)
-        if not (images := _scored(evaluations, listed, pixels)):
+    for dataset, split, frames, evaluations, listed, images in _sets(scores, layout, pixels):
+        if not images:
             continue
-        paper = paper_rows(
-            dataset,
-            split,
-            frames,
-            images,
-            scale=layout.scale,
-            trained_on=scores.trained_on,
-            ablation=layout.ablation,
-        )
+        paper = paper_rows(dataset, split, frames, images, layout.scale, scores.trained_on, layout.ablation)
         name = set_name(dataset, split, frames)
         if layout.scale != "none" and scores.trained_on != dataset:  # Table 5 has another name for its split
             name = PAPER_SPLITS.get((dataset, split), name)
@@ -137,11 +128,14 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
     return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
-def _sets(scores: Scores, layout: Layout) -> Iterator[tuple[str, str, str, list[Evaluation]]]:
-    """Yield (data set, split, list, evaluations on it) of a table's blocks.
+def _sets(
+    scores: Scores, layout: Layout, pixels: str = "all"
+) -> Iterator[tuple[str, str, str, list[Evaluation], FrameList | None, int]]:
+    """Yield data set, split, list, evaluations, the list's (scene, frame) and the number of images of each block.
 
-    The data set is the one trained on. For relative depth it is every data set that was scored so, the paper's first;
-    the paper's alone if there is none.
+    The frames are None for the whole split and empty for an unknown list. The number of images is the same for all
+    evaluations of a split, 0 if there is none. The data set is the one trained on; for relative depth it is every
+    data set that was scored so, the paper's first, or the paper's alone if there is none.
     """
     names = [scores.trained_on]
     if layout.scale != "none" or not layout.grid:
@@ -149,7 +143,10 @@ def _sets(scores: Scores, layout: Layout) -> Iterator[tuple[str, str, str, list[
         names = sorted(there, key=lambda d: ((d, "test") not in PAPER_SPLITS, d)) or ["7scenes"]
     for dataset in names:
         for split, frames in layout.sets:
-            yield dataset, split, frames, scores.of(dataset, split, layout.scale)
+            evaluations = scores.of(dataset, split, layout.scale)
+            listed = scores.lists.get((dataset, split), {}).get(frames, frozenset()) if frames else None
+            images = summary(evaluations[0].per_image, pixels, listed)["images"] if evaluations else 0
+            yield dataset, split, frames, evaluations, listed, int(images)
 
 
 def _rows(evaluations: Sequence[Evaluation], layout: Layout, arch: str) -> list[tuple[str, str, int]]:
@@ -162,16 +159,6 @@ def _rows(evaluations: Sequence[Evaluation], layout: Layout, arch: str) -> list[
         return list(dict.fromkeys([*((arch, labels, 1) for labels in ABLATION), *own]))
     archs = dict.fromkeys([*ENSEMBLE, *(a for a, _, _ in there)])
     return [(a, labels, 1) for a in archs for labels in TRAININGS]
-
-
-def _listed(scores: Scores, dataset: str, split: str, frames: str) -> FrameList | None:
-    """The (scene, frame) of a list, empty where nobody knows it; None for the whole split."""
-    return scores.lists.get((dataset, split), {}).get(frames, frozenset()) if frames else None
-
-
-def _scored(evaluations: Sequence[Evaluation], listed: FrameList | None, pixels: str = "all") -> int:
-    """How many images of a set were scored: the same for all evaluations of a split."""
-    return int(summary(evaluations[0].per_image, pixels, listed)["images"]) if evaluations else 0
 
 
 def _of(evaluations: Sequence[Evaluation], arch: str, labels: str, round: int) -> list[Evaluation]:
@@ -232,14 +219,14 @@ def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ..
     """
     layout = LAYOUTS[key]
     lines: dict[str, str] = {}  # what to do -> for which cell
-    for dataset, split, frames, evaluations in _sets(scores, layout):
+    for dataset, split, frames, evaluations, _, images in _sets(scores, layout):
         name = set_name(dataset, split, frames)
         command = partial(_command, scores, layout, dataset, split)
         if not evaluations:
             labels = tuple(ABLATION) if layout.ablation else TRAININGS[1:]
             network = f"--arch {arch}" if layout.ablation else "--archs every"
             lines.setdefault(command(network, labels, 1, scores.seeds), name)
-        elif frames and not _scored(evaluations, _listed(scores, dataset, split, frames)):
+        elif frames and not images:
             lines[f"no image that was scored is on the list {frames} of {split}"] = name
         else:
             for row_arch, labels, round in _rows(evaluations, layout, arch):
