@@ -10,7 +10,7 @@ import pandas as pd
 
 from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import DataError
-from d3d.metrics import METRICS, align, depth_metrics, pixel_kinds
+from d3d.metrics import METRICS, align, depth_metrics, pixel_masks
 from d3d.parallel.tasks import advance
 from d3d.progress import track
 
@@ -84,7 +84,7 @@ def score_scene(
             aligned = align(depth(scene, i), gt, scale, min_depth, max_depth)
         except DataError as error:
             raise DataError(f"{scene.name}, frame {scene.frame_ids[i]}: {error}") from error
-        for pixels, mask in pixel_kinds(gt, scene.highlight_mask(i)).items():
+        for pixels, mask in pixel_masks(gt > 0, scene.highlight_mask(i)).items():
             metrics = depth_metrics(aligned, gt, mask, "none", min_depth, max_depth)
             rows.append({**about, "pixels": pixels, "count": int(np.count_nonzero(mask)), **metrics})
     return rows

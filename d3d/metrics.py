@@ -24,12 +24,20 @@ def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return resized[0, 0].numpy()
 
 
-def pixel_kinds(gt: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the masks (h, w) of the pixels with ground truth: "all" and, where ``highlight`` is given, "highlight"
-    and "diffuse". A kind without a pixel is left out."""
-    masks = {"all": gt > 0}
+# The kinds of pixels: all with ground truth, those of highlights, and the others
+PIXELS = ("all", "highlight", "diffuse")
+
+
+def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Masks of the known pixels by kind (`PIXELS`). A kind without a pixel is left out.
+
+    Args:
+        known: bool (h, w), for example where there is ground truth.
+        highlight: bool (h, w), or None if the data set has no mask.
+    """
+    masks = {"all": known}
     if highlight is not None:
-        masks |= {"highlight": highlight & (gt > 0), "diffuse": ~highlight & (gt > 0)}
+        masks |= {"highlight": highlight & known, "diffuse": ~highlight & known}
     return {kind: mask for kind, mask in masks.items() if mask.any()}
 
 

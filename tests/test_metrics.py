@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d3d.errors import ConfigError, DataError
-from d3d.metrics import METRICS, align, depth_metrics, pixel_kinds, resize_depth
+from d3d.metrics import METRICS, align, depth_metrics, pixel_masks, resize_depth
 
 
 def test_hand_computed_values():
@@ -77,11 +77,11 @@ def test_truth_beyond_the_clamp_counts_and_stays_as_it_is():
 def test_kinds_of_pixels_have_truth_and_are_not_empty():
     gt = np.array([[0.0, 1.0], [2.0, 3.0]])
     highlight = np.array([[True, True], [False, False]])
-    kinds = pixel_kinds(gt, highlight)
+    kinds = pixel_masks(gt > 0, highlight)
     assert list(kinds) == ["all", "highlight", "diffuse"]
     assert [int(m.sum()) for m in kinds.values()] == [3, 1, 2]
-    assert list(pixel_kinds(gt, None)) == ["all"]
-    assert list(pixel_kinds(gt, np.zeros((2, 2), bool))) == ["all", "diffuse"]
+    assert list(pixel_masks(gt > 0, None)) == ["all"]
+    assert list(pixel_masks(gt > 0, np.zeros((2, 2), bool))) == ["all", "diffuse"]
 
 
 def test_clamp_comes_after_scaling():

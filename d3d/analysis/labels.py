@@ -17,30 +17,16 @@ import pandas as pd
 from d3d import fusion
 from d3d.datasets import Scene
 from d3d.errors import DataError
-from d3d.metrics import METRICS, depth_metrics, resize_depth
+from d3d.metrics import METRICS, PIXELS, depth_metrics, pixel_masks, resize_depth
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import TrainingScene
 from d3d.progress import track
 
-PIXELS = ("all", "highlight", "diffuse")
 SQ_REL_COLUMNS = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
 
 # The name of a label rule and its threshold in metres; None: the threshold that the run uses
 LabelRule = tuple[str, float | None]
-
-
-def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Masks of the known pixels by kind (`PIXELS`). A kind without a pixel is left out.
-
-    Args:
-        known: bool (h, w), for example where there is ground truth.
-        highlight: bool (h, w), or None if the data set has no mask.
-    """
-    masks = {"all": known}
-    if highlight is not None:
-        masks |= {"highlight": highlight & known, "diffuse": ~highlight & known}
-    return {kind: mask for kind, mask in masks.items() if mask.any()}
 
 
 def metric_options(config: Config) -> dict[str, Any]:

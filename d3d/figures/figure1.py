@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import evaluation
-from d3d.analysis.labels import pixel_masks
 from d3d.analysis.photometric import SCALES, clearest_pixels, photometric_error_along_ray
 from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from d3d.figures.dataset import TripleExample, example_triple
 from d3d.figures.files import FigureWithTable
 from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline
+from d3d.metrics import pixel_masks
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d.analysis.labels import evenly, pixel_masks, sq_rel_by_pixels, training_scenes
+from d3d.analysis.labels import evenly, sq_rel_by_pixels, training_scenes
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth
-from d3d.metrics import resize_depth
+from d3d.metrics import pixel_masks, resize_depth
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
 

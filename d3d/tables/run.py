@@ -9,6 +9,7 @@ import pandas as pd
 
 from d3d.datasets.scene import FrameList
 from d3d.evaluation import summary, training_name
+from d3d.metrics import PIXELS
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import APART, Layout, make_rows
 from d3d.tables.text import markdown_line
@@ -74,7 +75,7 @@ def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     there = {kind for per_image in results.values() for kind in per_image["pixels"]}
     rows = [
         {"pixels": kind, "training": training_name(labels), **summary(per_image, kind)}
-        for kind in ("all", "highlight", "diffuse")
+        for kind in PIXELS
         if kind in there
         for labels, per_image in results.items()
     ]
