@@ -106,18 +106,6 @@ class LabelInputs:
     device: str = "cpu"  # for strategies that compute with torch
 
 
-def _never(i: LabelInputs) -> np.ndarray:
-    return np.zeros(i.pred.shape, bool)
-
-
-def _always(i: LabelInputs) -> np.ndarray:
-    return np.ones(i.pred.shape, bool)
-
-
-def _over_estimated(i: LabelInputs) -> np.ndarray:
-    return i.pred - i.proj > 0.25 * i.proj
-
-
 def _inconsistent(i: LabelInputs) -> np.ndarray:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(i.device)
@@ -129,19 +117,6 @@ def _inconsistent(i: LabelInputs) -> np.ndarray:
         tensor(i.source_T_target)[:, None],
     )
     return failed[0, 0].cpu().numpy()
-
-
-def _uncertain(i: LabelInputs) -> np.ndarray:
-    return i.uncertainty >= i.threshold_m
-
-
-def _uncertain_and_farther(i: LabelInputs) -> np.ndarray:
-    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
-    return _uncertain(i) & (i.pred > i.proj)
-
-
-def _highlight(i: LabelInputs) -> np.ndarray:
-    return i.highlight
 
 
 @dataclass(frozen=True)
@@ -171,22 +146,25 @@ class Strategy:
         return h, w
 
 
-# A new strategy is one function and one line.
+# A new strategy is one line, and a function if its rule is long.
 STRATEGIES: dict[str, Strategy] = {
-    "pred": Strategy(_never),
-    "proj": Strategy(_always),
-    "proj_lowres": Strategy(_always, shrink=3),
-    "diff": Strategy(_over_estimated),
+    "pred": Strategy(lambda i: np.zeros(i.pred.shape, bool)),
+    "proj": Strategy(lambda i: np.ones(i.pred.shape, bool)),
+    "proj_lowres": Strategy(lambda i: np.ones(i.pred.shape, bool), shrink=3),
+    "diff": Strategy(lambda i: i.pred - i.proj > 0.25 * i.proj),
     "mv": Strategy(_inconsistent, needs=frozenset({"sources"})),
-    "uncer": Strategy(_uncertain, needs=frozenset({"uncertainty"})),
-    "signed": Strategy(_uncertain_and_farther, needs=frozenset({"uncertainty"})),
+    "uncer": Strategy(lambda i: i.uncertainty >= i.threshold_m, needs=frozenset({"uncertainty"})),
+    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
+    "signed": Strategy(
+        lambda i: (i.uncertainty >= i.threshold_m) & (i.pred > i.proj), needs=frozenset({"uncertainty"})
+    ),
 }
 
 # Upper bounds for experiments: the mesh, or the truth, exactly on highlights. They need a data set with ground-truth
 # depth and highlight masks of its training frames.
 ORACLES: dict[str, Strategy] = {
-    "oracle_proj": Strategy(_highlight, needs=frozenset({"truth"})),
-    "oracle_truth": Strategy(_highlight, needs=frozenset({"truth"}), other=lambda i: i.truth),
+    "oracle_proj": Strategy(lambda i: i.highlight, needs=frozenset({"truth"})),
+    "oracle_truth": Strategy(lambda i: i.highlight, needs=frozenset({"truth"}), other=lambda i: i.truth),
 }
 
 UNCERTAINTIES = tuple(UNCERTAINTY)

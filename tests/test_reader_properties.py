@@ -469,7 +469,7 @@ def test_weights_of_a_network_that_is_none(tmp_path, arch):
     for name, value in (("min_depth", -1.0), ("max_depth", float("nan")), ("dropout", 7.0)):
         other = small_network()
         setattr(other, name, value)
-        with pytest.raises(DataError, match="is none"):
+        with pytest.raises(DataError, match="is impossible"):
             load_model(save_weights(other, tmp_path / "y.safetensors"))
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3d.models import resnet
-from d3d.models.base import DepthNetwork
 from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
-from d3d.models.naming import RESNET18
+from d3d.models.resnet import ResNetDepth
 
 NODES = ("01", "11", "21", "31", "02", "12", "22", "03", "13", "04")
 """The grid's nodes "rc" in the order of their computation: row r is the level (0 finest), column c the depth."""
@@ -106,18 +103,10 @@ class DenseDecoder(nn.Module):
         return {scale: self.heads[scale](x[_HEAD_NODES[scale]]) for scale in scales}
 
 
-class HRDepth(DepthNetwork):
+class HRDepth(ResNetDepth):
     """ResNet-18 encoder and `DenseDecoder`; 14.1 million parameters."""
 
     arch = "hrdepth"
-    encoder_kind = RESNET18
-    mean, std = 0.45, 0.225
 
     def __init__(self) -> None:
-        super().__init__()
-        self.encoder = resnet.resnet18()
-        self.decoder = DenseDecoder(resnet.CHANNELS)
-
-    def load_encoder(self, path: str | Path) -> None:
-        """Load ImageNet weights from a local file; see `resnet.load_imagenet_file`."""
-        resnet.load_imagenet_file(self.encoder, path)
+        super().__init__(DenseDecoder)

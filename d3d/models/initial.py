@@ -226,7 +226,8 @@ def _find_imagenet(imagenet: _ImageNet) -> tuple[InitialWeights | None, str]:
         path, failure = _download(imagenet.repo)
         failure = f"{imagenet.repo} is not cached, and its download failed ({failure})"
     if path is None:
-        return None, f"{cached} does not exist, and {failure}"
+        shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded: no path of this machine
+        return None, f"{shown} does not exist, and {failure}"
     return InitialWeights(f"{source} (ImageNet)", sha256(path), path), ""
 
 

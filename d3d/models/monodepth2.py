@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from d3d.models import resnet
-from d3d.models.base import DepthNetwork
 from d3d.models.layers import ConvBlock, DispHead, upsample
-from d3d.models.naming import RESNET18
+from d3d.models.resnet import ResNetDepth
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder at level 0 (full size) to 4 (1/16)."""
@@ -48,18 +45,10 @@ class UNetDecoder(nn.Module):
         return {scale: disps[scale] for scale in sorted(disps)}
 
 
-class Monodepth2(DepthNetwork):
+class Monodepth2(ResNetDepth):
     """ResNet-18 encoder and `UNetDecoder`; 14.3 million parameters."""
 
     arch = "monodepth2"
-    encoder_kind = RESNET18
-    mean, std = 0.45, 0.225
 
     def __init__(self) -> None:
-        super().__init__()
-        self.encoder = resnet.resnet18()
-        self.decoder = UNetDecoder(resnet.CHANNELS)
-
-    def load_encoder(self, path: str | Path) -> None:
-        """Load ImageNet weights from a local file; see `resnet.load_imagenet_file`."""
-        resnet.load_imagenet_file(self.encoder, path)
+        super().__init__(UNetDecoder)

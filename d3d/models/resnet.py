@@ -1,12 +1,14 @@
-"""The ResNet-18 encoder of Monodepth2 and HR-Depth, from timm."""
+"""ResNet-18, the encoder of Monodepth2 and HR-Depth, from timm."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from d3d.errors import DataError
+from d3d.models.base import DepthNetwork
 from d3d.models.naming import RESNET18, recognise
 from d3d.models.tensors import check_and_load, read_tensors
 
@@ -28,20 +30,32 @@ def resnet18() -> nn.Module:
     )
 
 
-def load_imagenet_file(encoder: nn.Module, path: str | Path) -> None:
-    """Load a local ResNet-18 file in torchvision's or timm's naming into `resnet18()`, in place.
-
-    The classifier (`fc`) is left out on purpose: nothing here uses it.
+class ResNetDepth(DepthNetwork):
+    """A depth network with the ResNet-18 encoder.
 
     Args:
-        path: .pth or .safetensors. An `encoder.pth` of Monodepth2 or HR-Depth is taken as well.
-
-    Raises:
-        DataError: the file cannot be read, or does not hold a ResNet-18.
+        decoder: builds the decoder from the channels of the five features.
     """
-    tensors = read_tensors(path)
-    if (found := recognise(tensors)) not in (None, RESNET18):
-        raise DataError(f"{path} looks like a {found}, not a {RESNET18}.")
-    tensors = {name.removeprefix("encoder."): t for name, t in tensors.items()}
-    tensors = {name: t for name, t in tensors.items() if not name.startswith("fc.")}
-    check_and_load(encoder, tensors, where=str(path))
+
+    encoder_kind = RESNET18
+    mean, std = 0.45, 0.225
+
+    def __init__(self, decoder: Callable[[Sequence[int]], nn.Module]) -> None:
+        super().__init__()
+        self.encoder = resnet18()
+        self.decoder = decoder(CHANNELS)
+
+    def load_encoder(self, path: str | Path) -> None:
+        """Load a local ResNet-18 file in torchvision's, timm's or Monodepth2's naming.
+
+        The classifier (`fc`) is left out on purpose: nothing here uses it.
+
+        Raises:
+            DataError: the file cannot be read, or does not hold a ResNet-18.
+        """
+        tensors = read_tensors(path)
+        if (found := recognise(tensors)) not in (None, RESNET18):
+            raise DataError(f"{path} looks like a {found}, not a {RESNET18}.")
+        tensors = {name.removeprefix("encoder."): t for name, t in tensors.items()}
+        tensors = {name: t for name, t in tensors.items() if not name.startswith("fc.")}
+        check_and_load(self.encoder, tensors, where=str(path))

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,22 +24,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}.")
-    if path.suffix == ".safetensors":
-        try:
-            return plain_tensors(load_file(path))
-        # KeyError: a tensor type that torch lacks
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{path} is not a readable safetensors file, perhaps truncated: {error}"
-            ) from error
+    kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint"
     try:
-        # weights_only: a checkpoint from the web must not be able to run code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds of errors for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"{path} is not a readable PyTorch checkpoint, perhaps truncated: {reason}"
-        ) from error
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:  # weights_only: a checkpoint from the web must not be able to run code
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds of errors for a damaged file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable {kind}, perhaps truncated: {reason}") from error
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not a state dict of tensors by name.")
     tensors = plain_tensors(content)
