@@ -1,5 +1,5 @@
-"""The generator of GlossyRooms: furnished rooms with glossy surfaces, path-traced, one archive a room.
+"""The generator of GlossyRooms: furnished rooms with glossy surfaces, path traced, one archive per room.
 
-`d3d.datasets.glossyrooms.dataset` reads what this package writes; `d3d.datasets.glossyrooms.format` is the format
-that both keep to. Only rendering imports mitsuba, inside the functions that need it.
+`d3d.datasets.glossyrooms` reads these archives; its module `format` describes them. mitsuba and pyoidn are imported
+only when a room is rendered, in `mitsuba_setup`.
 """

@@ -1,32 +1,38 @@
-"""A handheld walk: a loop that looks across the room and down, and comes back over the same floor from other sides."""
+"""The path of a handheld camera: a loop around the room that sees the same floor from several sides."""
 
 from __future__ import annotations
 
 import numpy as np
 
 EYE_M = 1.45
-PITCH_DEG = 29.0  # floors are seen at the angles at which windows and wall lamps mirror in them
-FOV_X_DEG = 62.0  # a phone's or a Kinect's
-MAX_TURN_DEG = 2.6  # the triple rule allows 3 between neighbours; pitch and roll need the rest
+PITCH_DEG = 29.0  # at this angle the floor mirrors windows and wall lamps
+FOV_X_DEG = 62.0  # as a phone or a Kinect
+MAX_TURN_DEG = 2.6  # yaw; the triple rule allows 3 degrees in all between neighbours
 
 
 def intrinsics(size_hw: tuple[int, int]) -> np.ndarray:
-    """K (3, 3), pixel centres at integers, principal point in the middle, square pixels."""
+    """Return K (3, 3): pixel centres at integers, principal point in the middle, square pixels."""
     h, w = size_hw
     focal = w / 2 / np.tan(np.deg2rad(FOV_X_DEG / 2))
     return np.array([[focal, 0, (w - 1) / 2], [0, focal, (h - 1) / 2], [0, 0, 1]])
 
 
 def walk(seed: int, frames: int, focus: tuple[float, float], radius: tuple[float, float]) -> np.ndarray:
-    """Poses (frames, 4, 4) world_T_cam, OpenCV axes.
+    """Return poses (frames, 4, 4) world_T_cam, OpenCV axes.
 
-    Steps are 5.6 to 8.6 cm and turns under 3 degrees, so that a frame's neighbours are the sources of its
-    triple (section 4.1); where the loop is tight the steps are short. About 90 frames see the middle of the
-    room from three quarters of all sides.
+    Steps are 5.6 to 8.6 cm and turns less than 3 degrees, so that the neighbours of a frame are the sources of its
+    triple (section 4.1). A tight loop has shorter steps. About 90 frames see the middle of the room from three quarters
+    of all sides.
+
+    Args:
+        seed: seed of the room.
+        frames: number of poses.
+        focus: (x, y), the centre of the loop, metres.
+        radius: radii of the loop along x and y, metres.
     """
     rng = np.random.default_rng([seed, 2])
     phase, turn = rng.uniform(0, 2 * np.pi, 5), rng.choice([-1.0, 1.0])
-    angle = np.linspace(0, frames * 0.09 / min(radius), 40 * frames)  # fine, and longer than what is walked
+    angle = np.linspace(0, frames * 0.09 / min(radius), 40 * frames)  # fine, and longer than the path
     wobble = 1 + 0.05 * np.sin(2.3 * angle + phase[0])
     curve = np.stack(
         (
@@ -46,7 +52,7 @@ def walk(seed: int, frames: int, focus: tuple[float, float], radius: tuple[float
     wanted = np.unwrap(np.arctan2(aim[:, 1] - position[:, 1], aim[:, 0] - position[:, 0]))
     yaw = wanted.copy()
     limit = np.deg2rad(MAX_TURN_DEG)
-    for i in range(1, frames):  # a hand turns no faster than the triple rule allows
+    for i in range(1, frames):  # turn no faster than the triple rule allows
         yaw[i] = yaw[i - 1] + np.clip(wanted[i] - yaw[i - 1], -limit, limit)
     pitch = np.deg2rad(PITCH_DEG + rng.uniform(-2, 2) + 2.5 * np.sin(0.16 * k + phase[0]))
     roll = np.deg2rad(1.2 * np.sin(0.21 * k + phase[2]))

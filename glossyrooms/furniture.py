@@ -14,13 +14,13 @@ from glossyrooms.textures import hsv
 
 
 def any_color(rng: np.random.Generator, value: tuple[float, float] = (0.2, 0.9)) -> np.ndarray:
-    """A colour that people buy: mostly muted, sometimes strong."""
+    """Draw a colour: mostly muted, sometimes strong."""
     hue = rng.choice([rng.uniform(0.02, 0.14), rng.uniform(0.5, 0.66), rng.random()])
     return hsv(hue, rng.choice([0.08, 0.18, 0.35, 0.6]) * rng.uniform(0.7, 1), rng.uniform(*value))
 
 
 def brown(rng: np.random.Generator, value: tuple[float, float] = (0.35, 0.9)) -> np.ndarray:
-    """A colour of wood."""
+    """Draw a colour of wood."""
     return hsv(rng.uniform(0.05, 0.11), rng.uniform(0.25, 0.65), rng.uniform(*value))
 
 
@@ -66,14 +66,14 @@ def _legs(b: Builder, w: float, d: float, h: float, thick: float, material: Mate
 
 
 def table(b: Builder, w: float, d: float, h: float, top: Material) -> None:
-    """Centred; a top on four legs, with clutter."""
+    """A top on four legs with objects on it; centred."""
     b.box((-w / 2, -d / 2, h - 0.035), (w / 2, d / 2, h), wooden(b.rng), top=top, bottom=True)
     _legs(b, w, d, h - 0.035, b.rng.uniform(0.04, 0.07), wooden(b.rng))
     clutter(b, w, d, h, int(b.rng.integers(2, 6)))
 
 
 def chair(b: Builder) -> None:
-    """Centred, its back at -y."""
+    """A chair; centred, its back at -y."""
     seat, h = cloth(b.rng) if b.rng.random() < 0.6 else wooden(b.rng), 0.45
     frame = wooden(b.rng)
     b.box((-0.21, -0.21, h - 0.04), (0.21, 0.21, h), seat, bottom=True)
@@ -84,7 +84,7 @@ def chair(b: Builder) -> None:
 
 
 def sofa(b: Builder) -> float:
-    """Against a wall; returns its width."""
+    """A sofa against a wall; returns its width."""
     w, cover = b.rng.uniform(1.5, 2.1), cloth(b.rng)
     b.box((-w / 2, 0.02, 0.06), (w / 2, 0.85, 0.38), cover, bottom=True)
     b.box((-w / 2, 0.02, 0.38), (w / 2, 0.22, 0.82), cover)
@@ -102,7 +102,7 @@ def sofa(b: Builder) -> float:
 
 
 def bed(b: Builder) -> float:
-    """Its head against a wall; returns its width."""
+    """A bed with its head against a wall; returns its width."""
     w, length = b.rng.choice([0.95, 1.4]), 1.95
     frame = wooden(b.rng)
     b.box((-w / 2, 0, 0), (w / 2, length, 0.28), frame)
@@ -118,7 +118,7 @@ def bed(b: Builder) -> float:
 
 
 def bookshelf(b: Builder) -> float:
-    """Tall, against a wall; returns its width."""
+    """A tall bookshelf against a wall; returns its width."""
     w, h, d = b.rng.uniform(0.8, 1.3), b.rng.uniform(1.5, 2.0), 0.3
     frame, t = wooden(b.rng), 0.025
     for x in (-w / 2, w / 2 - t):
@@ -136,7 +136,7 @@ def bookshelf(b: Builder) -> float:
                 tall = min(room, b.rng.uniform(0.18, 0.32))
                 books = Material("books", MATT, textures.spines(b.rng))
                 if b.rng.random() < 0.75:
-                    low = (-(x + wide), -0.24, 0)  # the front of a box looks to -y: turned round
+                    low = (-(x + wide), -0.24, 0)  # turned, since the front of a box faces -y
                     with b.at(0, 0, z + t, np.pi):
                         b.box(low, (-x, -0.05, tall), matt(b.rng), front=books)
                 x += wide + b.rng.uniform(0.02, 0.15)
@@ -144,7 +144,7 @@ def bookshelf(b: Builder) -> float:
 
 
 def cabinet(b: Builder) -> float:
-    """A sideboard or chest of drawers against a wall, with things on it; returns its width."""
+    """A sideboard or chest of drawers against a wall, with objects on it; returns its width."""
     w, h, d = b.rng.uniform(0.8, 1.6), b.rng.uniform(0.55, 0.95), b.rng.uniform(0.38, 0.48)
     body, doors = wooden(b.rng), wooden(b.rng)
     if b.rng.random() < 0.35:
@@ -188,7 +188,7 @@ def desk(b: Builder) -> float:
 
 
 def screen(b: Builder, w: float, h: float, foot: float) -> None:
-    """A monitor or television that looks to +y."""
+    """A monitor or television that faces +y."""
     case, panel = matt(b.rng, hsv(0.6, 0.1, 0.15)), black_plastic(b.rng)
     b.box((-0.12, -0.08, 0), (0.12, 0.08, 0.015), case)
     b.box((-0.025, -0.03, 0.015), (0.025, 0, foot), case)
@@ -222,7 +222,7 @@ def plant(b: Builder) -> float:
         side = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
         base = np.array([0, 0, z]) + 0.05 * out
         up = np.cross(side, out)
-        for sign in (1, -1):  # both sides of a leaf are seen
+        for sign in (1, -1):  # both sides of a leaf are visible
             b.patch(
                 base - wide * side + 0.001 * sign * up, 2 * wide * side, length * out, sign * up, green, 0.5
             )
@@ -255,7 +255,7 @@ def _vase(b: Builder, scale: float) -> None:
 
 
 def clutter(b: Builder, w: float, d: float, h: float, count: int) -> None:
-    """Small things on a top of size ``w`` x ``d`` at height ``h``, centred; at most one a place."""
+    """Small objects on a top of size ``w`` x ``d`` at height ``h``; centred, at most one per place."""
     n = max(1, int(w / 0.28))
     rows = max(1, int(d / 0.3))
     places = b.rng.permutation(n * rows)[:count]

@@ -1,6 +1,6 @@
-"""Triangles with materials: the geometry of a room as flat arrays that the renderer gathers from.
+"""Triangles with materials: the geometry of a room as flat arrays.
 
-Surfaces are cut into cells of about ten centimetres, because diffuse light is baked at vertices.
+Surfaces are cut into cells of twelve centimetres, because diffuse light is baked at vertices.
 World axes: x and y on the floor, z up, metres.
 """
 
@@ -19,11 +19,12 @@ MATT, GLOSSY, MIRROR, LIGHT = range(4)
 KINDS = ("matt", "glossy", "mirror", "light")
 
 
-@dataclass(frozen=True, eq=False)  # two surfaces of the same looks are two materials
+@dataclass(frozen=True, eq=False)  # compared by identity: two surfaces that look alike are two materials
 class Material:
-    """What a surface is made of.
+    """The material of a surface.
 
     Attributes:
+        name: name of the surface.
         kind: MATT, GLOSSY (a clear dielectric coat over the texture), MIRROR or LIGHT (texture is radiance).
         texture: albedo, or radiance of a light.
         roughness: GGX alpha of the coat; 0.001 is polished.
@@ -41,8 +42,8 @@ class Geometry:
 
     Attributes:
         vertices, normals: (n, 3) float32; normals are smooth on curved parts.
-        bake_points: (n, 3) where the light of a vertex is measured: drawn a little into its own surface,
-            as a vertex on an edge would lie inside its neighbour.
+        bake_points: (n, 3) points at which the light of a vertex is computed, shifted into its own surface, since a
+            vertex on an edge would lie inside the neighbouring surface.
         uv: (n, 2) in tiles of the texture.
         faces: (m, 3) int32; material (m,) index into ``materials``; flat (m,) bool, part of a plane.
     """
@@ -69,7 +70,7 @@ class Builder:
 
     @contextlib.contextmanager
     def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Iterator[None]:
-        """Everything added inside is placed at (x, y, z), turned by ``yaw`` radians, in the frame outside."""
+        """Place everything added in this context at (x, y, z), turned by ``yaw`` radians, in the outer frame."""
         before = self._world_T_local
         c, s = np.cos(yaw), np.sin(yaw)
         step = np.array([[c, -s, 0, x], [s, c, 0, y], [0, 0, 1, z], [0, 0, 0, 1]])
@@ -89,7 +90,7 @@ class Builder:
         material: Material,
         flat: bool,
     ) -> None:
-        """Adds triangles given in the current frame."""
+        """Add triangles given in the current frame."""
         R, t = self._world_T_local[:3, :3], self._world_T_local[:3, 3]
         if not any(m is material for m in self._materials):
             self._materials.append(material)
@@ -116,7 +117,7 @@ class Builder:
         material: Material,
         cell_m: float = CELL_M,
     ) -> None:
-        """A parallelogram with corner ``origin`` and edges ``u``, ``v``, seen from the side ``facing`` points to."""
+        """Add a parallelogram with corner ``origin`` and edges ``u``, ``v``, visible from the side of ``facing``."""
         origin, u, v, facing = (np.asarray(a, float) for a in (origin, u, v, facing))
         lengths = np.linalg.norm(u), np.linalg.norm(v)
         nu, nv = (max(1, round(length / cell_m)) for length in lengths)
@@ -157,7 +158,7 @@ class Builder:
         bottom: bool = False,
         cell_m: float = CELL_M,
     ) -> None:
-        """An upright box; ``front`` is its side towards -y of the current frame."""
+        """Add an upright box; ``front`` is its side towards -y of the current frame."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
         self.patch((x0, y0, z1), (dx, 0, 0), (0, dy, 0), (0, 0, 1), top or material, cell_m)
@@ -169,7 +170,7 @@ class Builder:
         self.patch((x1, y0, z0), (0, dy, 0), (0, 0, dz), (1, 0, 0), material, cell_m)
 
     def _grid(self, points: np.ndarray, uv: np.ndarray, material: Material, closed: bool) -> None:
-        """A curved sheet of points (rows, columns, 3), outside to the right of growing columns seen along rows."""
+        """Add a curved sheet of points (rows, columns, 3); its outside is the side of columns x rows."""
         if closed:
             points = np.concatenate((points, points[:, :1]), axis=1)
         du, dv = np.gradient(points, axis=1), np.gradient(points, axis=0)
@@ -178,7 +179,7 @@ class Builder:
         normals = np.cross(du, dv)
         length = np.linalg.norm(normals, axis=-1, keepdims=True)
         flat_normals = np.divide(normals, length, out=np.zeros_like(normals), where=length > 1e-12)
-        # at a pole the rows shrink to a point: the normal of the next row's mean is the axis
+        # at a pole a row shrinks to a point: the mean normal of the next row is the axis
         for row, inner in ((0, 1), (-1, -2)):
             lost = length[row, :, 0] <= 1e-12
             flat_normals[row, lost] = flat_normals[inner].mean(axis=0)
@@ -193,7 +194,7 @@ class Builder:
         )
 
     def lathe(self, profile: list[tuple[float, float]], material: Material, segments: int = 20) -> None:
-        """A body of revolution about z; ``profile`` is (radius, height) from the bottom up."""
+        """Add a body of revolution about z; ``profile`` is (radius, height) from the bottom up."""
         profile = np.asarray(profile, float)
         angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
         r, z = profile[:, :1], profile[:, 1:]
@@ -207,7 +208,7 @@ class Builder:
         self._grid(points, uv, material, closed=True)
 
     def cushion(self, half: tuple[float, float, float], material: Material, square: float = 0.35) -> None:
-        """A superellipsoid with half axes ``half`` about the frame's origin; ``square`` 1 is an ellipsoid, 0 a box."""
+        """Add a superellipsoid with half axes ``half``; ``square`` 1 is an ellipsoid, 0 is a box."""
         longitude = np.linspace(-np.pi, np.pi, 24, endpoint=False)
         latitude = np.linspace(-np.pi / 2, np.pi / 2, 13)[:, None]
 
@@ -228,7 +229,7 @@ class Builder:
         self._grid(points, uv, material, closed=True)
 
     def finish(self) -> Geometry:
-        """The arrays of all that was added."""
+        """Return the arrays of all surfaces."""
         merged = {k: np.concatenate([p[k] for p in self._parts]) for k in self._parts[0]}
         for k in ("vertices", "normals", "bake_points", "uv"):
             merged[k] = np.ascontiguousarray(merged[k], np.float32)

@@ -1,8 +1,8 @@
-"""Getting mitsuba and the denoiser going, or saying what to install; both are imported only here.
+"""Load mitsuba and the denoiser, or say what to install. Both packages are imported only here.
 
-mitsuba's fast variant compiles its kernels with the machine's LLVM. One that it takes but cannot work with raises no
-exception, it ends the process: LLVM 15, which Debian 12's OpenGL drivers bring, and 16 are accepted and then abort with
-"LLVM ERROR: Cannot select" in the first kernel of a rendering. So another process tries it first.
+mitsuba's fast variant compiles its kernels with the machine's LLVM. It accepts LLVM 15, which the OpenGL drivers of
+Debian 12 install, and LLVM 16, but both end the process with "LLVM ERROR: Cannot select" in the first kernel of a
+rendering. A second process therefore tries the LLVM first.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from d3d.errors import ConfigError, DataError, unknown
 from d3d.progress import say
 
 FAST, SLOW = "llvm_ad_rgb", "scalar_rgb"
-# Which variant "auto" means. Written once it is known, so that worker processes need not try again; who sets it
-# beforehand chooses.
+# The variant that "auto" stands for. Set after the first trial, so that worker processes need no trial; a user who sets
+# it chooses the variant.
 VARIANT_VARIABLE = "D3D_MITSUBA_VARIANT"
 INSTALL = 'pip install -e ".[rooms]" -c constraints.txt, or: make setup'
 
 Denoise = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _QUALITIES = {name: f"OIDN_QUALITY_{name.upper()}" for name in ("fast", "balanced", "high")}
 
-# A rendering, however small: LLVM 15 still adds up numbers (seen with drjit 1.5.0)
+# A small rendering: arithmetic alone works with LLVM 15 (seen with drjit 1.5.0)
 _TRIAL = f"""
 import mitsuba as mi
 mi.set_variant("{FAST}")
@@ -38,21 +38,20 @@ scene = mi.cornell_box()
 scene["sensor"]["film"].update(width=4, height=4)
 assert mi.render(mi.load_dict(scene), spp=1).numpy().mean() > 0
 """
-_TRIAL_LIMIT_S = 120.0  # it takes half a second; a machine may be busy
+_TRIAL_LIMIT_S = 120.0  # the trial takes half a second on an idle machine
 
 
 def load_mitsuba(variant: str = "auto", threads: int | None = None) -> ModuleType:
-    """mitsuba with its variant set.
+    """Import mitsuba and set its variant.
 
     Args:
-        variant: "auto" is llvm_ad_rgb where the machine's LLVM can do it, else scalar_rgb (said in a line, with what to
-            install). The environment variable D3D_MITSUBA_VARIANT decides what "auto" is without a trial.
-            Any other name is a variant of mitsuba's.
-        threads: how many threads mitsuba may use in this process; None leaves it at one a core. Worker processes
-            side by side want one each.
+        variant: "auto" selects llvm_ad_rgb if the machine's LLVM works, else scalar_rgb with a message that says what
+            to install. The environment variable D3D_MITSUBA_VARIANT replaces "auto" without a trial. Any other name
+            is a variant of mitsuba.
+        threads: number of threads in this process; None uses one per core. Use 1 in each of several worker processes.
 
     Raises:
-        ConfigError: mitsuba is not installed or does not load; the variant is unknown, or needs an LLVM that does
+        ConfigError: mitsuba is not installed or does not load, or the variant is unknown or needs an LLVM that does
             not work.
     """
     _name_llvm()
@@ -95,7 +94,7 @@ def load_mitsuba(variant: str = "auto", threads: int | None = None) -> ModuleTyp
 
 @functools.cache
 def llvm_problem() -> str:
-    """Why mitsuba cannot render with this machine's LLVM, "" if it can; tried in another process (half a second)."""
+    """Return why mitsuba cannot render with this machine's LLVM, "" if it can. Tries it in a second process."""
     try:
         trial = subprocess.run(
             [sys.executable, "-c", _TRIAL], capture_output=True, text=True, timeout=_TRIAL_LIMIT_S
@@ -104,7 +103,7 @@ def llvm_problem() -> str:
         return f"a rendering of 4x4 pixels took more than {_TRIAL_LIMIT_S:.0f} s"
     if trial.returncode == 0:
         return ""
-    # An abort prints the whole kernel; what it was comes first, or, from Python, last
+    # An abort prints the error and then the whole kernel; Python prints its error last
     lines = [line.strip() for line in trial.stderr.splitlines() if line.strip()]
     named = [line for line in lines if "LLVM ERROR" in line or "too old" in line or "Unable to load" in line]
     said = (named[:1] or lines[-1:] or [""])[0]
@@ -113,7 +112,7 @@ def llvm_problem() -> str:
 
 
 def _name_llvm() -> None:
-    """Point mitsuba to an LLVM where it does not look: a conda environment's own, or Fedora's folder."""
+    """Name an LLVM in a folder that mitsuba does not search: that of a conda environment, or Fedora's."""
     if os.environ.get("DRJIT_LIBLLVM_PATH"):
         return
     for folder in (Path(sys.prefix) / "lib", Path("/usr/lib64")):
@@ -138,25 +137,24 @@ def _remedy() -> str:
 
 
 def load_denoiser(threads: int = 1, clean_guides: bool = True, quality: str = "high") -> Denoise:
-    """A function that takes the noise out of a path-traced picture, with Open Image Denoise on the CPU.
+    """Return a function that denoises a path traced image with Open Image Denoise on the CPU.
 
-    The function keeps device, filter and images between calls and is for one thread at a time. The same input gives the
-    same bits, whatever was denoised before; another processor may round otherwise.
+    The function keeps device, filter and images between calls, and only one thread at a time may call it. The same
+    input gives the same bits on one machine; another processor may round differently.
 
     Args:
-        threads: how many threads it may use. They are not tied to cores: worker processes side by side would all
-            be tied to the same ones.
-        clean_guides: whether albedo and normals are free of noise themselves, as first hits on textures are; edges in
-            them then stay as they are.
-        quality: "high", "balanced" or "fast". For 192x144 pixels .17, .07 and .04 s of one core of a CPU with AVX-512.
+        threads: number of threads. They are not bound to cores, since several worker processes would be bound to the
+            same cores.
+        clean_guides: albedo and normals are free of noise, so the denoiser keeps their edges.
+        quality: "high", "balanced" or "fast": 0.17, 0.07 and 0.04 s for 192x144 pixels on one core with AVX-512.
 
     Returns:
-        denoise(color_hw3, albedo_hw3, normal_hw3) -> float32 (h, w, 3). All three are (h, w, 3): color linear and
-        not negative, without an upper limit; albedo in 0..1; normals in -1..1 of one frame for the whole picture.
+        denoise(color_hw3, albedo_hw3, normal_hw3) -> float32 (h, w, 3). Each image is (h, w, 3): colour is linear, not
+        negative and unbounded; albedo is in 0..1; normals are in -1..1, in one frame for the whole image. The function
+        raises DataError for images of different sizes or with values that are not finite.
 
     Raises:
-        ConfigError: pyoidn is not installed or does not load. The function raises DataError for images that do not
-            fit each other or are not finite.
+        ConfigError: pyoidn is not installed or does not load.
     """
     if threads < 1:
         raise ConfigError(f"threads is {threads}: the denoiser needs at least 1.")
@@ -197,7 +195,7 @@ def load_denoiser(threads: int = 1, clean_guides: bool = True, quality: str = "h
                     f"{name} holds {np.sum(~np.isfinite(image))} values that are not finite: nothing to denoise from."
                 )
         if not images or images["color"].shape != shape:
-            # The filter keeps pointers into these arrays: they live as long as it does
+            # The filter keeps pointers into these arrays, so they must live as long as the filter
             images.update({name: np.empty(shape, np.float32) for name in (*given, "output")})
             for name, image in images.items():
                 denoiser.set_image(name, image, pyoidn.OIDN_FORMAT_FLOAT3)

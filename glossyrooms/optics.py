@@ -1,4 +1,4 @@
-"""How a clear coat reflects: Fresnel's reflectance, GGX microfacets; and the vector algebra of many rays at once."""
+"""Reflection of a clear coat: Fresnel's reflectance, GGX microfacets, and vector algebra for many rays at once."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ IOR = 1.5  # varnish, polished stone, glaze, plastic
 
 
 def fresnel(cosine: np.ndarray) -> np.ndarray:
-    """Reflectance of a dielectric coat for unpolarised light, exact: Schlick's is a fifth too low at 60 degrees."""
+    """Return the exact reflectance of a dielectric coat, unpolarised light; Schlick's is 20 % too low at 60 degrees."""
     c = cosine.clip(0, 1)
     g = np.sqrt(IOR**2 - 1 + c**2)
     return 0.5 * ((g - c) / (g + c)) ** 2 * (1 + ((c * (g + c) - 1) / (c * (g - c) + 1)) ** 2)
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Dot products of rows (n,); numpy's sum over an axis of three is ten times as slow."""
+    """Return the dot products of rows (n,); numpy's sum over an axis of three is ten times as slow."""
     return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
 
 
 def interpolate(values: np.ndarray, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Values at vertices to points in triangles, (n, k)."""
+    """Interpolate values at vertices to points in triangles, (n, k)."""
     return sum(weights[:, k, None] * values[corners[:, k]] for k in range(3))
 
 
 def tangent_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors (n, 3) at right angles to the normals and to each other (Duff et al. 2017)."""
+    """Return two unit vectors (n, 3) orthogonal to the normals and to each other (Duff et al. 2017)."""
     x, y, z = normal.T
     sign = np.where(z >= 0, 1.0, -1.0)
     a = -1 / (sign + z)
@@ -37,11 +37,11 @@ def tangent_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def sample_ggx(
     normal: np.ndarray, eye: np.ndarray, alpha: np.ndarray, u: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reflected directions (n, 3) from the visible normals of GGX (Heitz 2018).
+    """Sample reflected directions (n, 3) from the visible normals of GGX (Heitz 2018).
 
     Returns:
-        directions; cosine between eye and half vector; Smith's shadowing of the way out. Fresnel's
-        reflectance at that cosine times the shadowing is the weight of a sample.
+        directions (n, 3); cosine (n,) between eye and half vector; Smith's shadowing (n,) of the outgoing direction.
+        The weight of a sample is Fresnel's reflectance at that cosine times the shadowing.
     """
     tangent, bitangent = tangent_frame(normal)
     local = np.stack([dot(eye, axis) for axis in (tangent, bitangent, normal)], axis=1)
@@ -52,7 +52,7 @@ def sample_ggx(
     r, phi = np.sqrt(u[:, 0]), 2 * np.pi * u[:, 1]
     p1, p2 = r * np.cos(phi), r * np.sin(phi)
     blend = 0.5 * (1 + stretched[:, 2])
-    # Heitz's frame has its first axis in the plane of the surface: the warp is symmetric only there
+    # the warp is symmetric only if the first axis lies in the plane of the surface
     flat = np.stack((-stretched[:, 1], stretched[:, 0], np.zeros(len(u))), axis=1)
     size = np.sqrt(dot(flat, flat))[:, None]
     t1 = np.where(size > 1e-6, flat / size.clip(1e-6), t1)

@@ -1,13 +1,13 @@
-"""Light in a room and its pictures: baked diffuse light, traced reflections, exact depth and masks.
+"""Render a room: baked diffuse light, traced reflections, exact depth and masks.
 
-Diffuse light does not depend on where one stands, so it is computed once a room, at vertices twelve
-centimetres apart: direct light by sampling the lights, then two bounces by gathering. A frame traces nine rays a
-pixel, and from every glossy surface one more, drawn from its GGX distribution and weighted by Fresnel's
-reflectance. What a mirror image is, where it is seen and how bright, therefore follows from the materials
-alone. `glossyrooms.reference` renders the same room by mitsuba's path tracer, to compare.
+Diffuse light does not depend on the viewpoint. It is computed once per room, at vertices twelve centimetres apart:
+direct light by sampling the lights, then two bounces by gathering. A frame traces nine rays per pixel and one more ray
+from every glossy surface, drawn from its GGX distribution and weighted by Fresnel's reflectance. The place and the
+brightness of every mirror image therefore follow from the materials alone. `glossyrooms.reference` compares the
+result with mitsuba's path tracer.
 
-Rays are traced by mitsuba; the shading is numpy's, so that the scalar variant, where the machine has no
-LLVM, makes the same pictures, only slower.
+mitsuba traces the rays and numpy shades them. On a machine without LLVM, mitsuba's scalar variant makes the same
+images more slowly.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from glossyrooms.optics import dot, fresnel, interpolate, sample_ggx, tangent_fr
 from glossyrooms.tracing import Hits, TextureStack, Tracer
 
 MIRROR_REFLECTANCE = 0.88
-SUBPIXELS = 3  # a side
+SUBPIXELS = 3  # per side of a pixel
 DIRECT_SAMPLES, GATHER_RAYS, BOUNCES = 128, 96, 2  # rays in a square grid of strata: 90 of 96
-NEAREST_LIGHT_M = 0.12  # a lamp is not a point: no more light than from here
-MIDDLE_GREY = 0.20  # mean luminance (geometric) that a camera exposes a room to
+NEAREST_LIGHT_M = 0.12  # a lamp is not a point: closer points get the light of this distance
+MIDDLE_GREY = 0.20  # geometric mean of the luminance after exposure
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What rays hit: n points with normals towards the rays' origins. ``light`` is false on a light's back."""
+    """The n points that rays hit. Normals point to the rays' origins; ``light`` is false on the back of a light."""
 
     point: np.ndarray
     normal: np.ndarray
@@ -44,14 +44,15 @@ class Surface:
 
 
 class Renderer:
-    """A room and its light; `geometry_maps` need no light, pictures need `bake` (five seconds a room) and `expose`."""
+    """A room and its light. `image` needs `bake` (five seconds per room) and `expose`; `geometry_maps` does not."""
 
     def __init__(self, mi: ModuleType, geometry: Geometry, seed: int) -> None:
-        """Prepares a room.
+        """Prepare a room.
 
         Args:
             mi: mitsuba with its variant set, from `load_mitsuba`.
-            seed: of the sampling.
+            geometry: the room.
+            seed: seed of the sampling.
         """
         self.geometry, self.seed = geometry, seed
         self.exposure = 1.0  # until `expose`
@@ -74,7 +75,7 @@ class Renderer:
     # light
 
     def bake(self) -> None:
-        """Irradiance (n, 3) at the vertices, over pi: what a white matt surface there would send out."""
+        """Compute irradiance / pi (n, 3) at the vertices: the radiance of a white matt surface there."""
         rng = np.random.default_rng([self.seed, 3])
         direct = self._smooth(self._direct(rng))
         self._irradiance = direct
@@ -91,7 +92,7 @@ class Renderer:
         power = self._area[lights] * self._textures(
             g.material[lights], middle, np.full(len(lights), 16.0)
         ).mean(1)
-        # half by power, half by area: a dim window must not be sampled by three rays
+        # half by power, half by area: a dim window must get more than three rays
         chance = 0.5 * power / power.sum() + 0.5 * self._area[lights] / self._area[lights].sum()
         cumulative = np.cumsum(chance)
         n = len(g.vertices)
@@ -121,7 +122,7 @@ class Renderer:
         return result
 
     def _gathered(self, rng: np.random.Generator) -> np.ndarray:
-        """Light that arrives from surfaces which are not lights."""
+        """Gather the light from surfaces other than lights."""
         g, n = self.geometry, len(self.geometry.vertices)
         tangent, bitangent = tangent_frame(g.normals)
         result = np.zeros((n, 3))
@@ -139,14 +140,14 @@ class Renderer:
                 footprint = 0.3 * hit.t[seen]
                 radiance = self._diffuse(surface, footprint)
                 glossy = surface.kind == GLOSSY
-                # the coat's own reflection, as if matt: its direction matters little for light that has bounced
+                # treat the coat's reflection as matt: its direction matters little after a bounce
                 radiance[glossy] += 0.09 * self._light_at(surface)[glossy]
                 radiance[surface.kind == LIGHT] = 0
                 result[seen] += radiance
         return result / (strata * (GATHER_RAYS // strata))
 
     def _smooth(self, values: np.ndarray) -> np.ndarray:
-        """Half of each vertex, half of the mean of its neighbours in the same surface: halves the noise."""
+        """Average each vertex with the mean of its neighbours in the same surface, which halves the noise."""
         f = self.geometry.faces
         edges = np.concatenate((f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]))
         edges = np.concatenate((edges, edges[:, ::-1]))
@@ -159,7 +160,7 @@ class Renderer:
     # surfaces
 
     def _surface(self, hit: Hits, origins: np.ndarray, directions: np.ndarray, which: np.ndarray) -> Surface:
-        """The surfaces hit by the rays ``which``, whose origins and directions are given."""
+        """Return the surfaces hit by the rays with indices ``which``, given their origins and directions."""
         g = self.geometry
         face = hit.face[which]
         b = hit.bary[which]
@@ -186,11 +187,11 @@ class Renderer:
         return self._textures(s.material, uv, footprint_m / self._texel_m[s.face])
 
     def _diffuse(self, s: Surface, footprint_m: np.ndarray) -> np.ndarray:
-        """Radiance (n, 3) without the coats' reflections: texture times light, or a light's own."""
+        """Return radiance (n, 3) without reflections of the coat: texture times light, or a light's radiance."""
         texture = self._texture_at(s, footprint_m)
         radiance = texture * self._light_at(s)
-        # What enters and leaves through the coat, as mitsuba's plastic has it: 1 / (n^2 (1 - 0.596)) = 1.1, where
-        # 0.596 is reflected back inside, times 0.908 that diffuse light brings in: 1; times 1 - F on the way out
+        # Light that passes through the coat, as in mitsuba's plastic: 1 / (n^2 (1 - 0.596)) = 1.1, where 0.596 is
+        # reflected back inside, times the 0.908 of diffuse light that enters, is 1; times 1 - F on the way out
         through = 1 - fresnel(s.cosine)
         radiance *= np.where(s.kind == GLOSSY, through, 1)[:, None]
         radiance[s.kind == MIRROR] = 0
@@ -201,7 +202,7 @@ class Renderer:
     # frames
 
     def expose(self, poses_n44: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) -> None:
-        """Sets the one exposure of a room from the mean luminance of some of its frames."""
+        """Set the exposure of the whole room from the mean luminance of some of its frames."""
         logs = []
         for pose in poses_n44:
             base, coat, _, _ = self._layers(pose, K, size_hw, np.random.default_rng(0), 1)
@@ -211,9 +212,9 @@ class Renderer:
     def image(
         self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int, denoise
     ) -> np.ndarray:
-        """A frame as a camera would give it, uint8 (h, w, 3) sRGB.
+        """Render a frame as uint8 sRGB (h, w, 3).
 
-        Only the reflections are noisy, so only they are denoised; textures stay as they are.
+        Only the reflections are noisy, so only the reflections are denoised.
         """
         rng = np.random.default_rng([self.seed, 4, index])
         base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS)
@@ -222,7 +223,7 @@ class Renderer:
         return develop(self.exposure * (base + coat))
 
     def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int) -> np.ndarray:
-        """Exposed linear radiance (h, w, 3), not denoised: what the path tracer is compared with."""
+        """Return exposed linear radiance (h, w, 3) before denoising, for the comparison with the path tracer."""
         base, coat, _, _ = self._layers(
             pose, K, size_hw, np.random.default_rng([self.seed, 4, index]), SUBPIXELS
         )
@@ -231,7 +232,7 @@ class Renderer:
     def _layers(
         self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator, side: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Diffuse and emitted radiance, reflections (h, w, 3), share of glossy samples (h, w), normals (h, w, 3)."""
+        """Return base radiance and reflections (h, w, 3), the share of glossy samples (h, w) and normals (h, w, 3)."""
         h, w = size_hw
         n = side * side
         steps = (np.arange(side) + 0.5) / side - 0.5
@@ -276,11 +277,11 @@ class Renderer:
         n: int,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Radiance (m, 3) that the coats of the surfaces ``glossy`` send to the eye: one ray each."""
+        """Return the radiance (m, 3) that the surfaces ``glossy`` reflect to the eye, from one ray each."""
         normal, material = s.normal[glossy], s.material[glossy]
         towards = directions[glossy] / np.sqrt(dot(directions[glossy], directions[glossy]))[:, None]
         alpha = np.where(s.kind[glossy] == MIRROR, 1e-3, self._roughness[material])
-        # the pixel's samples share out the unit square, each pixel in an order of its own
+        # stratify the unit square over the samples of a pixel, in a random order for each pixel
         m = len(glossy)
         side = int(np.sqrt(n))
         k = (subpixel[glossy] + rng.integers(n)) % n
@@ -303,12 +304,12 @@ class Renderer:
     def geometry_maps(
         self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What the pixels' centres see, exactly.
+        """Return exact maps at the centres of the pixels.
 
         Returns:
-            z-depth (h, w) in metres, 0 where nothing is hit; material kind (h, w) uint8; highlight (h, w) bool,
-            the mirror ray of a glossy pixel meets a light; virtual depth (h, w) in metres, the z-depth at
-            which that mirror image appears, 0 elsewhere and on curved surfaces, whose images are not there.
+            z-depth (h, w) in metres, 0 where nothing is hit; kind of material (h, w) uint8; highlight (h, w) bool,
+            true where the mirror ray of a glossy pixel meets a light; virtual depth (h, w) in metres, the z-depth of
+            that mirror image, 0 elsewhere and on curved surfaces, whose mirror images lie at other depths.
         """
         h, w = size_hw
         y, x = np.mgrid[:h, :w].reshape(2, -1)
@@ -337,13 +338,13 @@ class Renderer:
 
 
 def develop(exposed: np.ndarray) -> np.ndarray:
-    """Exposed linear radiance to sRGB, uint8: nearly linear up to the mid tones, with a film's shoulder above."""
+    """Map exposed linear radiance to sRGB uint8: nearly linear up to the mid tones, compressed above them."""
     mapped = 1 - np.exp(-1.25 * exposed)
     encoded = np.where(mapped <= 0.0031308, 12.92 * mapped, 1.055 * mapped ** (1 / 2.4) - 0.055)
     return (255 * encoded + 0.5).astype(np.uint8)
 
 
 def _directions(pose: np.ndarray, K: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """World directions (n, 3) through pixel coordinates, of length such that z is 1 in the camera."""
+    """Return world directions (n, 3) through pixel coordinates, scaled so that z is 1 in the camera."""
     rays = np.stack(((x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(x.shape)), axis=1)
     return (rays @ pose[:3, :3].T).astype(np.float32)

@@ -1,7 +1,7 @@
 """Procedural rooms: plan, windows, lamps, furniture and materials from one seed.
 
-A room's floor decides its kind: "glossy" (polished stone, lacquered wood), "matt" (carpet, oiled wood),
-or "mirror": a glossy floor and a mirror on a wall, which the paper leaves unsolved.
+There are three kinds of rooms, named after the floor: "glossy" (polished stone, lacquered wood), "matt" (carpet, oiled
+wood), and "mirror": a glossy floor and a mirror on a wall, a case that the paper does not solve.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Geometry, Mat
 from glossyrooms.textures import hsv
 
 FLOORS = ("glossy", "matt", "mirror")
-REVEAL_M = 0.14  # how deep a window sits in its wall
-# Radiance of the lights, in units of no meaning, as every room is exposed for. By day a window is some fifty times as
-# bright as a floor in its light, a lamp's shade more, a ceiling panel that helps less
+REVEAL_M = 0.14  # depth of a window in its wall
+# Radiance of the lights in arbitrary units, since each room has its own exposure. By day a window is about fifty times
+# as bright as a floor in its light; the shade of a lamp is brighter, a ceiling panel is weaker
 WINDOW, LAMP, PANEL = 18.0, 30.0, 1.2
 
 
@@ -28,9 +28,9 @@ class Room:
 
     Attributes:
         size: width (x), depth (y), height (z), metres; the floor is z = 0, one corner the origin.
-        focus: (x, y) on the floor that the camera's loop goes round.
-        radius: of the loop along x and y.
-        spec: what is in it, for people.
+        focus: (x, y), the centre of the camera's loop on the floor.
+        radius: radii of the loop along x and y.
+        spec: description of the room for readers.
     """
 
     seed: int
@@ -54,7 +54,7 @@ class _Wall:
     doors: list[tuple[float, float]]
 
     def free(self, rng: np.random.Generator, width: float, both: bool = True) -> float | None:
-        """A centre along the wall with ``width`` free, or None; keeps off windows too unless ``both`` is false."""
+        """Find a centre along the wall with ``width`` free, or None; also clear of windows if ``both`` is true."""
         for _ in range(24):
             if self.length < width + 0.1:
                 return None
@@ -66,9 +66,10 @@ class _Wall:
 
 
 def build(seed: int, floor: str = "glossy") -> Room:
-    """Builds the room of a seed.
+    """Build the room of a seed.
 
     Args:
+        seed: seed of the room.
         floor: one of `FLOORS`.
     """
     rng = np.random.default_rng([seed, 1])
@@ -80,7 +81,7 @@ def build(seed: int, floor: str = "glossy") -> Room:
         "size_m": [round(float(a), 2) for a in (W, D, H)],
         "daylight": round(float(day), 2),
     }
-    # 0: y = 0, 1: x = W, 2: y = D, 3: x = 0; each seen from inside with x growing to the right of someone at the wall
+    # 0: y = 0, 1: x = W, 2: y = D, 3: x = 0; y of each wall's own frame points into the room
     walls = [
         _Wall(0, 0, 0, W, [], []),
         _Wall(W, 0, np.pi / 2, D, [], []),
@@ -142,7 +143,7 @@ def _floor(rng: np.random.Generator, floor: str) -> tuple[Material, str]:
 
 
 def _openings(rng: np.random.Generator, wall: _Wall, H: float) -> list[tuple[float, float, float, float]]:
-    """Windows as (left, right, bottom, top) along the wall; a floor-length one now and then."""
+    """Return windows as (left, right, bottom, top) along the wall; one wall in five has floor-length windows."""
     if rng.random() < 0.5:
         spans = [(0.5 - rng.uniform(0.2, 0.33), 0.5 + rng.uniform(0.2, 0.33))]
     else:
@@ -153,7 +154,7 @@ def _openings(rng: np.random.Generator, wall: _Wall, H: float) -> list[tuple[flo
     low = 0.12 if rng.random() < 0.2 else rng.uniform(0.7, 1.0)
     high = min(H - 0.15, rng.uniform(2.0, 2.4))
     result = [(a * wall.length, b * wall.length, low, high) for a, b in spans]
-    # furniture may stand before a window's sill, but not what is taller
+    # low furniture may stand below the sill of a window, tall furniture may not
     (wall.taken if low < 0.5 else wall.doors).extend((a - 0.1, b + 0.1) for a, b, _, _ in result)
     return result
 
@@ -161,7 +162,7 @@ def _openings(rng: np.random.Generator, wall: _Wall, H: float) -> list[tuple[flo
 def _wall(
     b: Builder, length: float, H: float, openings: list[tuple[float, float, float, float]], material: Material
 ) -> None:
-    """A wall's surface round its windows."""
+    """Add the surface of a wall around its windows."""
     facing, at = (0, 1, 0), 0.0
     for left, right, low, high in openings:
         b.patch((at, 0, 0), (left - at, 0, 0), (0, 0, H), facing, material)
@@ -172,7 +173,7 @@ def _wall(
 
 
 def _window(b: Builder, opening: tuple[float, float, float, float], radiance: float) -> None:
-    """Reveal, frame, mullions, sill, and the outdoors behind them as an area light."""
+    """Add reveal, frame, mullions, sill, and the outdoors behind them as an area light."""
     rng, (left, right, low, high) = b.rng, opening
     w, h, y = right - left, high - low, -REVEAL_M
     white = Material("frame", MATT, textures.speckle(rng, hsv(0.1, 0.05, rng.choice([0.9, 0.9, 0.35])), 0.03))
@@ -286,7 +287,7 @@ def _mirror(b: Builder, walls: list[_Wall], order: list[int]) -> None:
 
 
 def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
-    """Furniture with its back to a wall, where there is place; tall things not before windows."""
+    """Put furniture along the walls where there is space; tall furniture is kept clear of windows."""
     rng, made = b.rng, []
     builders = [
         ("sofa", furniture.sofa, 2.15, False),
@@ -305,12 +306,10 @@ def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
         if len(made) == wanted:
             break
         if name in ("bed", "sofa") and {"bed", "sofa"} & set(made):
-            continue  # they would fill the path of the camera between them
+            continue  # a bed and a sofa together would block the path of the camera
         for k in rng.permutation(4):
             wall = walls[k]
-            margin = (
-                0.55 if name in ("sofa", "bed", "desk") else 0.0
-            )  # keeps corners free for the wall round them
+            margin = 0.55 if name in ("sofa", "bed", "desk") else 0.0  # keeps the corners free
             s = wall.free(rng, width + margin, both=tall)
             if s is not None:
                 with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0.35 if name == "plant" else 0.015):
@@ -330,7 +329,7 @@ def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
 
 
 def _middle(b: Builder, focus: tuple[float, float], radius: tuple[float, float]) -> list[str]:
-    """What stands or lies inside the camera's loop, lower than the camera: half of the floor stays bare."""
+    """Put objects lower than the camera inside its loop; half of the floor stays bare."""
     rng, made = b.rng, []
     taken: list[tuple[float, float, float]] = []
 
@@ -378,7 +377,7 @@ def _middle(b: Builder, focus: tuple[float, float], radius: tuple[float, float])
 
 
 def _pictures(b: Builder, walls: list[_Wall]) -> None:
-    """Framed pictures and posters on what is left of the walls."""
+    """Hang framed pictures and posters on the free parts of the walls."""
     for wall in walls:
         for _ in range(int(b.rng.integers(1, 4))):
             w = b.rng.uniform(0.3, 0.9)

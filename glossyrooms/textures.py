@@ -1,6 +1,6 @@
-"""Procedural textures: linear RGB albedo or radiance, tileable where they repeat, drawn from a room's own generator.
+"""Procedural textures: linear RGB albedo or radiance, tileable where they repeat.
 
-Every texture is made anew from the seed of its room, so no two rooms, and no two splits, share one.
+Every texture is made from the seed of its room, so that no two rooms and no two splits share a texture.
 Arrays are float32 (height, width, 3); sizes in metres are (across, along) the surface.
 """
 
@@ -12,25 +12,25 @@ import numpy as np
 from scipy import ndimage
 
 TEXEL_M = 0.01  # a pixel of a 192x144 frame sees one to two centimetres of a surface at two to four metres
-MAX_ALBEDO = 0.82  # white paint; nothing in a room reflects more, and interreflections stay bounded
+MAX_ALBEDO = 0.82  # white paint; nothing in a room reflects more, which bounds interreflections
 
 
 @dataclass(frozen=True)
 class Texture:
-    """An image and the size of its tile in metres; ``size_m`` None stretches it over the surface once."""
+    """An image and the size of its tile in metres; if ``size_m`` is None it is stretched over the surface."""
 
     image: np.ndarray
     size_m: tuple[float, float] | None
 
 
 def linear(srgb: np.ndarray | tuple[float, float, float]) -> np.ndarray:
-    """Linear RGB of sRGB values in [0, 1]."""
+    """Convert sRGB values in [0, 1] to linear RGB."""
     c = np.asarray(srgb, np.float32)
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def hsv(h: float, s: float, v: float) -> np.ndarray:
-    """Linear RGB (3,) of a hue in turns, saturation and value, as a painter picks colours."""
+    """Return the linear RGB (3,) of a hue in turns, a saturation and a value."""
     k = (np.array([5.0, 3.0, 1.0]) + 6 * h) % 6
     return linear(v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
 
@@ -77,7 +77,7 @@ def planks(rng: np.random.Generator, color: np.ndarray, contrast: float = 1.0) -
 
 
 def herringbone(rng: np.random.Generator, color: np.ndarray, contrast: float = 1.0) -> Texture:
-    """Parquet in squares of fingers, turned by turns."""
+    """Parquet: squares of fingers with alternating directions."""
     side = int(rng.choice([30, 40, 48]))
     cells = 6
     n = side * cells
@@ -98,7 +98,7 @@ def herringbone(rng: np.random.Generator, color: np.ndarray, contrast: float = 1
 
 
 def tiles(rng: np.random.Generator, color: np.ndarray, contrast: float = 1.0) -> Texture:
-    """Stone tiles with grout, clouds and veins; sometimes two colours in a chequer."""
+    """Stone tiles with grout, clouds and veins; sometimes a chequer of two colours."""
     side, cells = int(rng.choice([20, 30, 40, 50])), 4
     n = side * cells
     chequer = rng.random() < 0.4
@@ -137,7 +137,7 @@ def terrazzo(rng: np.random.Generator, color: np.ndarray, contrast: float = 1.0)
 
 
 def carpet(rng: np.random.Generator, color: np.ndarray) -> Texture:
-    """Pile with wear and, more often than not, stripes or a lattice."""
+    """Worn pile; in two of three cases with stripes or a lattice."""
     n = 200
     image = color * (1 + 0.16 * noise(rng, n, n, 0.8) + 0.12 * fractal(rng, n, n, 20))[..., None]
     y, x = np.mgrid[:n, :n]
@@ -168,7 +168,7 @@ def rug(rng: np.random.Generator) -> Texture:
 
 
 def paint(rng: np.random.Generator, color: np.ndarray, strength: float = 1.0) -> Texture:
-    """Wall paint or plaster: clouds, roller marks, and small stains; never a blank surface."""
+    """Wall paint or plaster with clouds, roller marks and small stains; never a blank surface."""
     n = 240
     clouds = 0.05 * fractal(rng, n, n, 30, 5) + 0.025 * noise(rng, n, n, 1.0)
     image = color * (1 + strength * clouds)[..., None]
@@ -293,7 +293,7 @@ def leaves(rng: np.random.Generator) -> Texture:
 
 
 def outdoors(rng: np.random.Generator, radiance: float) -> Texture:
-    """What a window shows, as radiance: sky with clouds over a ragged skyline of houses or trees."""
+    """The view out of a window, as radiance: sky with clouds over a skyline of houses or trees."""
     h, w = 60, 80
     y = (np.arange(h) / h)[:, None]  # row 0 is the bottom of the window
     sky = np.array([0.85, 0.95, 1.1]) * (0.8 + 0.35 * y + 0.12 * fractal(rng, h, w, 9))[..., None]
@@ -311,7 +311,7 @@ def outdoors(rng: np.random.Generator, radiance: float) -> Texture:
 
 
 def glow(rng: np.random.Generator, radiance: float, warm: float) -> Texture:
-    """A lamp's shade as radiance: brightest in its middle; ``warm`` 0 is white, 1 like a candle."""
+    """The shade of a lamp, as radiance: brightest in the middle; ``warm`` 0 is white, 1 is the colour of a candle."""
     y, x = np.mgrid[-1:1:24j, -1:1:24j]
     profile = 0.6 + 0.6 * np.exp(-1.5 * (x**2 + y**2))
     tint = np.array([1.0, 1.0 - 0.22 * warm, 1.0 - 0.5 * warm])

@@ -1,4 +1,4 @@
-"""What rays meet: first hits with a room's triangles, and its textures looked up at many points at once."""
+"""First hits of rays with the triangles of a room, and texture lookup at many points at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glossyrooms.textures import Texture
 
 @dataclass(frozen=True)
 class Hits:
-    """Where n rays end. ``t`` counts in lengths of the direction; ``face`` is -1 where nothing is hit."""
+    """First hits of n rays. ``t`` is in units of the direction's length; ``face`` is -1 where nothing is hit."""
 
     t: np.ndarray
     face: np.ndarray
@@ -21,7 +21,7 @@ class Hits:
 
 
 class Tracer:
-    """First hits of rays with a geometry's triangles."""
+    """Finds the first hits of rays with the triangles of a geometry."""
 
     def __init__(self, mi: ModuleType, geometry: Geometry) -> None:
         self._mi = mi
@@ -34,7 +34,7 @@ class Tracer:
         self._scene = mi.load_dict({"type": "scene", "mesh": mesh})
 
     def __call__(self, origins_n3: np.ndarray, directions_n3: np.ndarray) -> Hits:
-        """First hits; directions need not be of unit length."""
+        """Return the first hits; directions may have any length."""
         mi = self._mi
         if self._scalar:
             return self._one_by_one(origins_n3, directions_n3)
@@ -62,7 +62,7 @@ class Tracer:
 
 
 class TextureStack:
-    """All textures of a room with their mipmaps in one flat array, looked up for many points at once."""
+    """All textures of a room with their mipmaps in one flat array."""
 
     LEVELS = 6
 
@@ -81,11 +81,11 @@ class TextureStack:
         self._tiled = np.array([t.size_m is not None for t in textures])
 
     def size(self, material: np.ndarray) -> np.ndarray:
-        """(height, width) of the finest level, (n, 2)."""
+        """Return the (height, width) of the finest level, (n, 2)."""
         return self._sizes[material, 0, 1:]
 
     def __call__(self, material: np.ndarray, uv: np.ndarray, texels_seen: np.ndarray) -> np.ndarray:
-        """Bilinear values (n, 3) at the level whose texel is about as large as what a ray sees."""
+        """Return bilinear values (n, 3) at the level whose texel is about as large as the footprint of the ray."""
         level = np.log2(np.maximum(texels_seen, 1)).round().astype(np.int64).clip(0, self.LEVELS - 1)
         offset, h, w = self._sizes[material, level].T
         tiled = self._tiled[material]
@@ -104,7 +104,7 @@ class TextureStack:
 
 
 def _half(image: np.ndarray) -> np.ndarray:
-    """Mean over 2x2 texels; an odd last row or column is doubled first, and one texel stays one."""
+    """Return the mean over 2x2 texels; an odd last row or column is duplicated first."""
     h, w = image.shape[:2]
     image = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     return image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2, 3).mean((1, 3), dtype=np.float32)

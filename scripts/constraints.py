@@ -2,8 +2,8 @@
 
     make constraints
 
-Walks the dependencies of d3d[all] through the installed packages, for both supported Pythons, so what else a
-developer has installed stays out. CONTRIBUTING.md says how to move to newer versions.
+The script follows the dependencies of d3d[all] through the installed packages, for both supported Pythons. Other
+installed packages are left out. CONTRIBUTING.md says how to move to newer versions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-# The oldest of each: Debian 12 has 3.11.2, and some packages stop at 3.11.5
+# The oldest release of each version: Debian 12 has 3.11.2, and some packages do not support releases before 3.11.5
 PYTHONS = ("3.11.0", "3.12.0")
 HEADER = """\
 # Exact versions of everything that d3d[all] needs. Written by `make constraints`; do not edit.
@@ -27,7 +27,7 @@ HEADER = """\
 
 
 def needed(requirement: Requirement, extras: set[str]) -> bool:
-    """Whether the requirement counts for any supported Python and any of the extras asked for."""
+    """Return whether the requirement applies to any supported Python and any of the given extras."""
     if requirement.marker is None:
         return True
     return any(
@@ -45,7 +45,7 @@ def needed(requirement: Requirement, extras: set[str]) -> bool:
 
 
 def closure(root: str) -> dict[str, str]:
-    """Versions of the installed packages that the requirement `root` ("d3d[all]") leads to, itself left out.
+    """Return the versions of the installed packages that `root` ("d3d[all]") depends on, without `root` itself.
 
     Raises:
         ValueError: a package is not installed, or its version does not run on every supported Python.
@@ -71,7 +71,7 @@ def closure(root: str) -> dict[str, str]:
         for python in PYTHONS:
             if python not in runs_on:
                 problems.append(
-                    f"{name} {package.version} needs Python {runs_on}, not {python}: take an older one"
+                    f"{name} {package.version} needs Python {runs_on}, not {python}: install an older version"
                 )
         children = [Requirement(line) for line in package.requires or []]
         todo += [(child, name) for child in children if needed(child, {"", *extras})]
@@ -82,15 +82,15 @@ def closure(root: str) -> dict[str, str]:
 
 
 def render(versions: dict[str, str]) -> str:
-    """The text of constraints.txt.
+    """Return the text of constraints.txt.
 
     Raises:
-        ValueError: a version is of a local build (+cpu, +cu130) that the package index does not have.
+        ValueError: a version is a local build (+cpu, +cu130), which the package index does not have.
     """
     local = [f"{name}=={version}" for name, version in versions.items() if "+" in version]
     if local:
         raise ValueError(
-            f"local builds cannot be constraints, others cannot install them: {', '.join(local)}"
+            f"local builds cannot be constraints, since others cannot install them: {', '.join(local)}"
         )
     header = HEADER.format(
         python=platform.python_version(), system=f"{platform.system()} {platform.machine()}"

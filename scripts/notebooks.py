@@ -1,10 +1,10 @@
-"""Makes each notebook's .ipynb from its .py, runs it, and keeps outputs that are the same on every machine.
+"""Write each notebook's .ipynb from its .py, run it, and keep the outputs that are the same on every machine.
 
-    python scripts/notebooks.py                          every notebook, at the profile in its parameters cell
+    python scripts/notebooks.py                          every notebook, with the profile of its parameters cell
     python scripts/notebooks.py notebooks/03_fuse.py --profile demo --run demo
-    python scripts/notebooks.py --no-run                 only the pairing; outputs of unchanged cells are kept
+    python scripts/notebooks.py --no-run                 write the .ipynb only; unchanged cells keep their outputs
 
-What is written has no injected cell, no progress bars, no widgets or meshes to turn and no path of this machine.
+The script removes injected cells, progress bars, widgets, interactive meshes and paths of this machine.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import nbformat
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-# Two folders or more from the root of the file system; "m/s", "</td>" and addresses with a scheme are none.
+# Two or more folders from the root of the file system, but not "m/s", "</td>" or an address with a scheme
 ABSOLUTE_PATH = re.compile(r"(?<![\w./<>~:\\-])/(?:[\w.+-]+/)+[\w.+-]*")
 
-# of the committed pictures: legible, and a notebook of them is no burden to a clone
+# Resolution of the committed pictures: legible, and small enough for the repository
 DPI = 72
 
 
 def pair(source: Path) -> Path:
-    """Writes the .ipynb beside a .py; outputs of cells that did not change are kept."""
+    """Write the .ipynb beside a .py; unchanged cells keep their outputs."""
     target = source.with_suffix(".ipynb")
     command = [sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--update", str(source)]
     subprocess.run(command, check=True, cwd=ROOT)
@@ -41,10 +41,11 @@ def pair(source: Path) -> Path:
 
 
 def tidy(notebook: nbformat.NotebookNode, folders: dict[str, str] | None = None) -> nbformat.NotebookNode:
-    """The notebook without what differs between machines and runs; changes it in place.
+    """Remove everything that differs between machines and runs. The notebook is changed in place.
 
     Args:
-        folders: absolute folder -> what stands for it in outputs.
+        notebook: the notebook.
+        folders: absolute folder -> its replacement in outputs.
     """
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     kept = notebook.metadata.get("kernelspec"), notebook.metadata.get("jupytext")
@@ -74,12 +75,12 @@ def _wanted(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name != "stderr"  # progress bars and the like
     if output.get("metadata", {}).get("d3d") == "interactive":
-        return False  # megabytes, and a static picture of the same stands before it
+        return False  # megabytes; a static picture of the same content precedes it
     return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Printed lines that follow each other as one output: how they were split is chance."""
+    """Join consecutive printed outputs, since their split varies between runs."""
     result: list[nbformat.NotebookNode] = []
     for output in outputs:
         if result and output.output_type == result[-1].output_type == "stream":
@@ -111,7 +112,7 @@ def _tidy_output(
 
 
 def _smaller(png_base64: str) -> str:
-    """The same picture without its alpha channel, packed as well as PNG can."""
+    """Remove the alpha channel of a picture and compress it well."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(png_base64))) as image:
         image.convert("RGB").save(buffer, format="PNG", optimize=True)
@@ -119,7 +120,7 @@ def _smaller(png_base64: str) -> str:
 
 
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
-    """All text of a notebook: sources, and outputs other than pictures."""
+    """Return all text of a notebook: sources, and outputs other than pictures."""
     result = []
     for cell in notebook.cells:
         result.append(cell.source)
@@ -131,11 +132,11 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def execute(path: Path, parameters: dict[str, str | int]) -> float:
-    """Runs a notebook and writes its outputs into it, tidied; returns the seconds it took.
+    """Run a notebook and write its tidied outputs into it; return the time in seconds.
 
     Raises:
-        papermill.PapermillExecutionError: a cell failed; the notebook is left as it was.
-        SystemExit: a path of this machine is left in the outputs.
+        papermill.PapermillExecutionError: a cell failed; the notebook is unchanged.
+        SystemExit: the outputs contain a path of this machine.
     """
     import papermill
 
@@ -159,14 +160,14 @@ def execute(path: Path, parameters: dict[str, str | int]) -> float:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sources", nargs="*", type=Path, help="the .py files; by default all in notebooks/")
-    parser.add_argument("--profile", help="profile of the outputs, where it is not the parameters cell's")
-    parser.add_argument("--run", help="name of the runs' folder")
-    parser.add_argument("--no-run", action="store_true", help="pair only")
+    parser.add_argument("sources", nargs="*", type=Path, help="the .py files (default: all in notebooks/)")
+    parser.add_argument("--profile", help="profile of the outputs (default: the parameters cell's)")
+    parser.add_argument("--run", help="name of the run")
+    parser.add_argument("--no-run", action="store_true", help="write the .ipynb without running it")
     arguments = parser.parse_args()
     sources = [s.resolve() for s in arguments.sources] or sorted((ROOT / "notebooks").glob("[0-9]*.py"))
     parameters = {k: v for k in ("profile", "run") if (v := getattr(arguments, k))}

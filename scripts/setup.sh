@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Create .venv with exactly the versions of constraints.txt, or see in a moment that it is there.
+# Create .venv with the exact versions of constraints.txt. If .venv is up to date, this takes a moment.
 #
 # PYTHON=/path/to/python3.12        use this interpreter
-# D3D_NO_SYSTEM_CHECK=1             leave the system libraries alone
+# D3D_NO_SYSTEM_CHECK=1             do not check the system libraries
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,7 @@ fail() {
 }
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
-# Prints 3.11 or 3.12; nothing for an interpreter that does not run or is of another version.
+# Prints 3.11 or 3.12, or nothing if the interpreter does not run or has another version.
 supported_version() {
     "$1" -c 'import sys; v = sys.version_info[:2]; print("%d.%d" % v if v in ((3, 11), (3, 12)) else "")' \
         2>/dev/null || true
@@ -27,33 +27,33 @@ supported_version() {
 
 apt_command() { echo "apt-get update && apt-get install -y --no-install-recommends $*"; }
 
-# The command $1 as someone who is not root types it.
+# Prints the command $1 for a user who is not root.
 as_root() { if command -v sudo >/dev/null 2>&1; then echo "sudo sh -c '$1'"; else echo "su -c '$1'"; fi; }
 
 run_apt() { DEBIAN_FRONTEND=noninteractive sh -c "$1" </dev/null >$venv/apt.log 2>&1; }
 
-# Installs the system packages $2... as root, else says how; $1 is the reason.
+# Installs the system packages $2... as root, or ends with the command to type; $1 is the reason.
 install_packages() {
     local reason=$1 command
     shift
     command=$(apt_command "$@")
     if ! command -v apt-get >/dev/null 2>&1; then
-        fail "$reason" "This is no Debian or Ubuntu; there the packages are called: $*" \
-            "Install what your system calls them, then give the same make command again."
+        fail "$reason" "This system is not Debian or Ubuntu, where the packages are called: $*" \
+            "Install the packages of your system that correspond to them, then repeat the make command."
     fi
     if ! is_root; then
-        fail "$reason" "Type this, then give the same make command again:" "" "  $(as_root "$command")"
+        fail "$reason" "Type this, then repeat the make command:" "" "  $(as_root "$command")"
     fi
     say "installing system packages: $*"
     if ! run_apt "$command"; then
         tail -n 5 $venv/apt.log >&2
-        fail "$reason" "apt-get could not install them (all that it said: $venv/apt.log). By hand:" "" "  $command"
+        fail "$reason" "apt-get could not install them (its output is in $venv/apt.log). Try by hand:" "" "  $command"
     fi
 }
 
 has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# Sets python: the first supported interpreter that can make virtual environments, else the first supported one.
+# Sets python to the first supported interpreter that can make virtual environments, or else to the first supported one.
 find_python() {
     local candidate candidates=(python3.11 python3.12 python3)
     [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
@@ -67,15 +67,15 @@ find_python() {
         fi
     done
     [ -n "$python" ] || fail \
-        "d3d needs Python 3.11 or 3.12, which this is not: ${PYTHON:-python3}, $("${PYTHON:-python3}" --version 2>&1 | tail -n 1)" \
+        "d3d needs Python 3.11 or 3.12, but ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 | tail -n 1)" \
         "Debian 12:    apt-get install python3 python3-venv" \
         "Ubuntu 24.04: apt-get install python3 python3-venv" \
-        "elsewhere:    install one of them, then: make setup PYTHON=/path/to/python3.12"
+        "other:        install Python 3.11 or 3.12, then: make setup PYTHON=/path/to/python3.12"
 }
 
 missing_libraries() { [ -n "${D3D_NO_SYSTEM_CHECK:-}" ] || "$1" scripts/system_libraries.py "${@:2}"; }
 
-# Everything the interpreter $1 needs of the system, in one go; $2 is yes where it is to make an environment.
+# Installs all system packages that the interpreter $1 needs; $2 is yes if it is going to make an environment.
 check_system() {
     local python=$1 packages reason
     packages=$(missing_libraries "$python" | tr '\n' ' ')
@@ -93,18 +93,18 @@ check_system() {
     packages=$(missing_libraries "$python" | tr '\n' ' ')
     [ -z "$packages" ] ||
         fail "apt-get ran, yet the libraries of these packages still cannot be loaded: $packages" \
-            "To go on without them (no mesh fusion, no rendering): D3D_NO_SYSTEM_CHECK=1 make setup"
+            "To continue without them (no mesh fusion, no rendering): D3D_NO_SYSTEM_CHECK=1 make setup"
 }
 
-# What is not demanded: installed where that is possible, else named with what is lost, and setup goes on. One at a
-# time: a system may have one and not the other.
+# Installs the optional packages if possible. Otherwise prints their names and what is missing without them, and
+# continues. One package at a time: a system may offer only some of them.
 add_optional() {
     local line package command
     missing_libraries "$1" --optional | while IFS= read -r line; do
         package=${line%%:*}
         command=$(apt_command "$package")
         if ! command -v apt-get >/dev/null 2>&1; then
-            command="what your system calls it"
+            command="install the corresponding package of your system"
         elif ! is_root; then
             command=$(as_root "$command")
         else
@@ -116,8 +116,8 @@ add_optional() {
     done
 }
 
-# dash, which comes with open3d, has an extension for JupyterLab of the old kind: without this, JupyterLab asks at every
-# start to be built anew, for which it would download packages.
+# dash, a dependency of open3d, has an old JupyterLab extension. Without this setting JupyterLab offers at every start to
+# rebuild itself, which downloads packages.
 quiet_jupyterlab() {
     local folder=$venv/etc/jupyter/labconfig
     [ ! -e $folder/page_config.json ] || return 0
@@ -125,12 +125,12 @@ quiet_jupyterlab() {
     echo '{"buildAvailable": false, "buildCheck": false}' >$folder/page_config.json
 }
 
-# What the environment is made from; the folder counts, for a virtual environment does not survive a move.
+# Identifies the inputs of the environment. The folder is one of them: a virtual environment cannot be moved.
 fingerprint() {
     { cat pyproject.toml constraints.txt; $venv/bin/python -VV; pwd -P; } | sha256sum | cut -d ' ' -f 1
 }
 
-# An environment of a supported Python, made in this folder; its packages are another question.
+# Succeeds if .venv has a supported Python and was made in this folder; does not check its packages.
 is_whole() {
     [ -x $venv/bin/python ] && [ -n "$(supported_version $venv/bin/python)" ] &&
         grep -qF "$(pwd -P)/$venv" $venv/bin/activate 2>/dev/null
@@ -144,7 +144,7 @@ if is_current; then
 fi
 if command -v flock >/dev/null 2>&1; then
     exec 9<scripts/setup.sh
-    flock -n 9 || { say "another setup is at work in this folder, waiting for it"; flock 9 || true; }
+    flock -n 9 || { say "waiting for another setup in this folder"; flock 9 || true; }
     if is_current; then exit 0; fi
 fi
 
@@ -164,11 +164,11 @@ add_optional $venv/bin/python
 
 started=$SECONDS
 say "installing d3d[$extras] and the $(grep -c == constraints.txt) packages of constraints.txt"
-say "an empty $venv takes about 3 minutes and 8 GB, most of it CUDA libraries; what is there is kept"
+say "a new $venv takes about 3 minutes and 8 GB, most of it CUDA libraries; installed packages are kept"
 $venv/bin/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-input --use-pep517 \
     --constraint constraints.txt --editable ".[$extras]" ||
     fail "pip could not install the packages (see above)." \
-        "Nothing is lost: the same make command goes on from here."
+        "Repeat the make command to continue: packages that are installed are kept."
 quiet_jupyterlab
 fingerprint >$stamp.part
 mv $stamp.part $stamp

@@ -1,10 +1,9 @@
-"""Print the Debian packages of the system libraries that open3d, pyrender and mitsuba load and this machine lacks.
+"""Print the Debian packages of the system libraries that open3d, pyrender and mitsuba need and this machine lacks.
 
-With --optional: those that something is slower or untested without, and that some systems do not have; a line
-each, with what is lost without it.
+With --optional: print the missing optional packages, one per line, with the consequence of going without the package.
 
-Asks the loader itself, not dpkg: a library may come from elsewhere. Standard library only, for it runs
-before anything is installed.
+The script asks the dynamic loader, not dpkg, since a library may come from another source. It uses the standard library
+only, since it runs before any package is installed.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ import os
 import shutil
 import sys
 
-# Each package, and what shows that it is there: any one of these can be loaded.
+# Package -> libraries; the package is present if any one of them can be loaded
 LIBRARIES = {
     "libgl1": ["libGL.so.1"],
     "libegl1": ["libEGL.so.1"],
     "libgomp1": ["libgomp.so.1"],
     "libxrender1": ["libXrender.so.1"],
-    # libEGL.so.1 only dispatches: pyrender needs a driver behind it
+    # libEGL.so.1 only dispatches calls: pyrender also needs a driver
     "libegl-mesa0": ["libEGL_mesa.so.0", "libEGL_nvidia.so.0"],
     "libatomic1": ["libatomic.so.1"],
 }
-# mitsuba compiles its kernels with it, else it renders with its scalar variant. Nothing older: OpenGL's drivers may
-# bring LLVM 15, which mitsuba takes and then dies of (glossyrooms/mitsuba_setup.py tries what is there).
+# mitsuba compiles its kernels with LLVM; without it, mitsuba renders with its scalar variant. Older versions do not
+# count: with LLVM 15, which OpenGL drivers may install, mitsuba crashes (glossyrooms/mitsuba_setup.py tries it first).
 LLVM = [f"libLLVM.so.{version}.1" for version in (19, 20, 21, 22)]
-# What tests/test_viewer_browser.py starts. Not Ubuntu's chromium-browser: it is a stand-in that asks for a snap
+# Browsers for tests/test_viewer_browser.py. Ubuntu's chromium-browser is only a placeholder for a snap
 BROWSERS = ["chromium", "google-chrome"]
 WITHOUT = {
     "libllvm19": "mitsuba renders rooms with its scalar variant, which is slower; nothing else needs it",
@@ -43,7 +42,7 @@ SOFTWARE_RENDERER = [
 
 
 def loads(soname: str) -> bool:
-    """Whether the dynamic loader finds the library and all that it needs."""
+    """Return whether the dynamic loader finds the library and its dependencies."""
     try:
         ctypes.CDLL(soname)
     except OSError:
@@ -52,11 +51,11 @@ def loads(soname: str) -> bool:
 
 
 def missing_packages(loads=loads, exists=lambda pattern: bool(glob.glob(pattern))) -> list[str]:
-    """Names of the Debian packages to install, none when all is there.
+    """Return the names of the missing Debian packages.
 
     Args:
-        loads: says whether a library can be loaded.
-        exists: says whether a file matches a pattern.
+        loads: function that tells whether a library can be loaded.
+        exists: function that tells whether a file matches a pattern.
     """
     missing = [package for package, sonames in LIBRARIES.items() if not any(map(loads, sonames))]
     if not loads("libEGL_nvidia.so.0") and not any(map(exists, SOFTWARE_RENDERER)):
@@ -65,10 +64,11 @@ def missing_packages(loads=loads, exists=lambda pattern: bool(glob.glob(pattern)
 
 
 def missing_optional(loads=loads, finds=shutil.which) -> list[str]:
-    """Names of the Debian packages that are not demanded; no LLVM where the user names one.
+    """Return the names of the missing optional Debian packages; LLVM is left out if the user names a library.
 
     Args:
-        finds: says where a program is, or None.
+        loads: function that tells whether a library can be loaded.
+        finds: function that returns the path of a program, or None.
     """
     missing = []
     if not os.environ.get("DRJIT_LIBLLVM_PATH") and not any(map(loads, LLVM)):
