@@ -1,12 +1,15 @@
 """Samples a second of d3d's training steps against the textbook recipe (`reference.py`), and of the loader.
 
     python benchmarks/training_step.py [--sizes 128x96,384x288] [--archs monodepth2,hrdepth,monovit]
-        [--tasks pretrain,distill] [--parts steps,loader,agreement] [--device auto] [--repeat 15] [--json FILE]
+        [--tasks pretrain,distill] [--parts steps,loader,agreement] [--device auto] [--compile] [--repeat 15]
+        [--json FILE]
 
-Steps: ours as a profile may set it (bfloat16 under autocast; geometry and losses stay float32), ours in float32, and
-the reference, in turn, so that a busy machine slows all alike; on one batch that is kept on the device. "with loading"
-is ours in bfloat16 fed by a loader. Loader: samples a second without a network, no frame twice, so nothing is cached.
-Agreement: both in float32 from the same weights on the same batches, step after step.
+Steps: ours in bfloat16 (autocast of the network; geometry and losses stay float32), ours in float32, the network alone
+(bfloat16, its mean disparity instead of a loss) and the reference. They take turns, so that a busy machine slows all
+alike, on one batch that stays on the device. ``--compile`` adds ours in bfloat16 with a compiled photometric loss.
+A GPU gets several steps a turn and is waited for after the last one, as in a training. "with loading" is ours in
+bfloat16 with a loader. Loader: samples a second without a network, no frame twice, so nothing is cached.
+Agreement: ours and the reference in float32 from the same weights on the same batches, step after step.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +55,7 @@ from d3d.training import (
 
 HW = tuple[int, int]
 WARM_UP = 3  # steps not counted: oneDNN chooses its kernels, the allocator grows
-LARGE = {  # what frames look like on disk: size, file type, and whose they are
+LARGE = {  # large frames on disk: size and file type
     "640x480 png": ((480, 640), "png"),
     "1296x968 jpg": ((968, 1296), "jpg"),
     "384x288 jpg": ((288, 384), "jpg"),
@@ -69,9 +72,11 @@ class StepRow:
     batch: int
     bf16: float
     float32: float
+    network: float
     reference: float
     spread: dict[str, tuple[float, float]]
     with_loading: float
+    compiled: float | None = None
 
     @property
     def gain(self) -> float:
@@ -84,7 +89,7 @@ class StepRow:
 
 @dataclass
 class LoaderRow:
-    """Samples a second that a loader has ready, and how that compares with the fastest step at this size."""
+    """Samples a second of a loader, and their ratio to the fastest step at this size."""
 
     frames: str
     task: str
@@ -113,10 +118,10 @@ class AgreementRow:
 
 
 class FileScene(Scene):
-    """Frames in a folder, as large ones of other data sets are read; a camera that moves sideways."""
+    """Frames in a folder, read like the large frames of other data sets; the camera moves sideways."""
 
     def __init__(self, folder: Path, size_hw: HW, suffix: str, frames: int) -> None:
-        """Writes the frames: rooms' textures enlarged, with the noise of a sensor, which is what costs time."""
+        """Writes the frames: enlarged images of a room with sensor noise, which makes decoding slow."""
         self._folder, self._suffix = folder, suffix
         poses = np.tile(np.eye(4), (frames, 1, 1))
         poses[:, 0, 3] = 0.07 * np.arange(frames)
@@ -159,7 +164,7 @@ def rooms_task(kind: str, size_hw: HW) -> Task:
 
 
 def loader(task: Task, batch: int, steps: int, workers: int, device: torch.device) -> DataLoader:
-    """As `train` has it."""
+    """The loader of `train`."""
     batches = EpochBatches(len(task.samples), batch, 0, 0, steps)
     return DataLoader(
         task.samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda"
@@ -167,13 +172,13 @@ def loader(task: Task, batch: int, steps: int, workers: int, device: torch.devic
 
 
 def batches_of(task: Task, batch: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end, on the device."""
+    """Batches on the device, without end."""
     for loaded in loader(task, batch, 10**9, 0, device):
         yield {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
 
 
 def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[dict], torch.Tensor]:
-    """What `train` does with a batch."""
+    """The step of `train`."""
     config = TrainConfig(precision=precision)
     optimizer = make_optimizer(model, config)
 
@@ -187,16 +192,40 @@ def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[di
     return step
 
 
-def timed(step: Callable[[dict], object], batch: dict[str, torch.Tensor], device: torch.device) -> float:
+def network_step(model: torch.nn.Module, scales: tuple[int, ...]) -> Callable[[dict], torch.Tensor]:
+    """A step without geometry and losses: the mean of the disparities instead."""
+    optimizer = make_optimizer(model, TrainConfig())
+
+    def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        image = batch["input"].contiguous(memory_format=torch.channels_last)
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            disps = model(image, scales=scales)
+        loss = sum(disp.mean() for disp in disps.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def timed(steps: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
-    step(batch)
+    steps()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def measure_steps(
-    arch: str, kind: str, size_hw: HW, batch: int, repeat: int, workers: int, device: torch.device
+    arch: str,
+    kind: str,
+    size_hw: HW,
+    batch: int,
+    repeat: int,
+    workers: int,
+    device: torch.device,
+    compiled: bool = False,
 ) -> StepRow:
     task = rooms_task(kind, size_hw)
     torch.manual_seed(0)
@@ -205,24 +234,29 @@ def measure_steps(
     steps = {
         "bf16": our_step(copy.deepcopy(model), task, "bf16"),
         "float32": our_step(copy.deepcopy(model), task, "float32"),
+        "network": network_step(copy.deepcopy(model), task.scales),
         "reference": ReferenceStep(copy.deepcopy(model), kind, batch, size_hw),
     }
+    if compiled and kind == "pretrain":  # Eq. 4 alone is not compiled
+        steps["compiled"] = our_step(copy.deepcopy(model), replace(task, compile=True), "bf16")
+    together = 4 if device.type == "cuda" else 1  # steps of a turn
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP + repeat):
         for name, step in steps.items():
-            took = timed(step, ready, device)
+            took = timed(lambda step=step: [step(ready) for _ in range(together)], device)
             if turn >= WARM_UP:
-                seconds[name].append(took)
+                seconds[name].append(took / together)
     rates = {name: batch / statistics.median(s) for name, s in seconds.items()}
     spread = {n: tuple(batch / np.quantile(s, (0.75, 0.25))) for n, s in seconds.items()}
-    # as in a training: what is loaded, is loaded while the step before runs
+    # as in a training: the next batches are loaded during a step
     stream = iter(loader(task, batch, WARM_UP + repeat, workers, device))
-    for turn in range(WARM_UP + repeat):
-        if turn == WARM_UP:
-            start = time.perf_counter()
-        loaded = {k: v.to(device, non_blocking=True) for k, v in next(stream).items()}
-        timed(steps["bf16"], loaded, device)
-    with_loading = batch * repeat / (time.perf_counter() - start)
+
+    def train(n: int) -> None:
+        for loaded in itertools.islice(stream, n):
+            steps["bf16"]({k: v.to(device, non_blocking=True) for k, v in loaded.items()})
+
+    timed(lambda: train(WARM_UP), device)
+    with_loading = batch * repeat / timed(lambda: train(repeat), device)
     return StepRow(arch, kind, _name(size_hw), batch, **rates, spread=spread, with_loading=with_loading)
 
 
@@ -260,7 +294,7 @@ def measure_agreement(
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """What the figures depend on."""
+    """The hardware and the versions that the figures depend on."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -299,12 +333,13 @@ def markdown(report: dict[str, list]) -> str:
     out = []
     if report["steps"]:
         out += [
-            "| network | task | size | batch | ours, bf16 | ours, float32 | reference | bf16 / reference "
-            "| float32 / reference | bf16 with loading |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| network | task | size | batch | ours, bf16 | ours, float32 | network alone, bf16 | reference "
+            "| bf16, compiled loss | bf16 / reference | float32 / reference | bf16 with loading |",
+            "| --- " * 12 + "|",
         ]
         for r in report["steps"]:
             cells = [f"{getattr(r, n):.1f} ({lo:.1f}-{hi:.1f})" for n, (lo, hi) in r.spread.items()]
+            cells += [""] * (r.compiled is None)
             out.append(
                 f"| {r.arch} | {r.task} | {r.size} | {r.batch} | {' | '.join(cells)} | **{r.gain:.2f}** "
                 f"| {r.gain_float32:.2f} | {r.with_loading:.1f} |"
@@ -341,7 +376,10 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
     parser.add_argument("--parts", default="steps,loader,agreement")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, help="12 (MonoViT 8) on a GPU; on a CPU 8, above 192x144 4")
-    parser.add_argument("--repeat", type=int, default=15, help="steps timed of each")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure with a compiled photometric loss"
+    )
+    parser.add_argument("--repeat", type=int, default=15, help="turns timed of each")
     parser.add_argument("--agreement-steps", type=int, default=50)
     parser.add_argument("--samples", type=int, default=48, help="that a loader is timed over")
     parser.add_argument(
@@ -360,10 +398,12 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
                 (8 if arch == "monovit" else 12) if device.type == "cuda" else 8 if small else 4
             )
             if "steps" in parts:
-                row = measure_steps(arch, kind, size_hw, batch, args.repeat, workers[-1], device)
+                row = measure_steps(
+                    arch, kind, size_hw, batch, args.repeat, workers[-1], device, args.compile
+                )
                 report["steps"].append(row)
-                # a large network takes minutes; who waits may stop here
                 print(f"{arch} {kind} {row.size}: {row.gain:.2f} times the reference", file=sys.stderr)
+                _write(args.json, device, report)  # a large network takes minutes: partial results stay
             if "agreement" in parts and small:
                 row = measure_agreement(arch, kind, size_hw, batch, args.agreement_steps, device)
                 report["agreement"].append(row)
@@ -373,10 +413,14 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
                 row.times_the_step = row.samples / fastest if fastest else None
                 report["loader"].append(row)
     print(markdown(report))
-    if args.json:
-        rows = {name: [asdict(row) for row in rows] for name, rows in report.items()}
-        args.json.write_text(json.dumps({"machine": machine(device), **rows}, indent=1))
+    _write(args.json, device, report)
     return report
+
+
+def _write(file: Path | None, device: torch.device, report: dict[str, list]) -> None:
+    if file:
+        rows = {name: [asdict(row) for row in rows] for name, rows in report.items()}
+        file.write_text(json.dumps({"machine": machine(device), **rows}, indent=1))
 
 
 def loader_rows(tasks: list[str], size_hw: HW, samples: int, workers: list[int]) -> Iterator[LoaderRow]:

@@ -87,9 +87,9 @@ def samples(n=10, augment=True, size_hw=SIZE):
     )
 
 
-def labels_of(depth_m):
-    label = np.full(SIZE, depth_m, np.float32)
-    return LabelSamples([Wall()], [(0, i) for i in range(8)], partial(_constant, label), SIZE)
+def labels_of(depth_m, size_hw=SIZE):
+    label = np.full(size_hw, depth_m, np.float32)
+    return LabelSamples([Wall()], [(0, i) for i in range(8)], partial(_constant, label), size_hw)
 
 
 def _constant(label, scene, i):

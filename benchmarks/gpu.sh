@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# What a machine with a GPU and ten minutes can tell: tests, speed of a step, three teachers. Run it in the checkout:
+#
+#   benchmarks/gpu.sh [--device cuda|cpu] [--minutes 10] [--out FOLDER] [--parts tests,steps,teachers] [--archs A,B]
+#
+# It needs Python 3.11 or 3.12 with torch, torchvision, timm, numpy, scipy, pandas, matplotlib, pillow, safetensors, tqdm,
+# filelock, pytest, hypothesis and, for one test, accelerate. No open3d, no pyrender, no dask, no network. Packages of a
+# folder wheels/ in the checkout are installed first; where pydantic is missing, put four wheels there:
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels \
+#       pydantic pydantic-core==VERSION_THAT_PYDANTIC_ASKS_FOR annotated-types typing-inspection
+#
+# Everything is written to FOLDER (by default $OUT, or gpu-results) as soon as it is known: summary.md, speed.json,
+# teachers.json, and the teachers' weights in pieces with SHA256SUMS; benchmarks/teachers.py says how to join them.
+# A part that takes too long is ended and the next one starts. --device cpu tries the script with tiny sizes.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+device=cuda minutes=10 parts=tests,steps,teachers archs=monodepth2,hrdepth,monovit out="${OUT:-gpu-results}"
+while [ $# -gt 0 ]; do
+    [ $# -gt 1 ] || { echo "$1 needs a value; see the first lines of $0" >&2; exit 2; }
+    case "$1" in
+        --device) device=$2 ;; --minutes) minutes=$2 ;; --out) out=$2 ;; --parts) parts=$2 ;; --archs) archs=$2 ;;
+        *) echo "unknown option $1; see the first lines of $0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+python=${PYTHON:-python3}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
+summary="$out/summary.md" end=$(($(date +%s) + ${minutes%.*} * 60)) failed=0
+if compgen -G "wheels/*.whl" >/dev/null; then
+    site=$(mktemp -d)
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" wheels/*.whl || exit 1
+    PYTHONPATH="$PYTHONPATH:$site"
+fi
+
+say() { printf '%s\n' "$@" | tee -a "$summary"; }
+left() { echo $((end - $(date +%s))); }
+# part NAME SECONDS COMMAND...: runs a command in at most so much time, and notes its last lines
+part() {
+    local name=$1 limit=$2 start code
+    shift 2
+    [ "$limit" -gt "$(left)" ] && limit=$(left)
+    [[ ",$parts," == *",${name%% *},"* ]] || return 0
+    say "" "## $name"
+    [ "$limit" -lt 10 ] && { say "left out: no time"; failed=1; return 0; }
+    start=$(date +%s)
+    timeout -k 5 "$limit" "$@" 2>"$out/errors.txt" | tee -a "$summary"
+    code=${PIPESTATUS[0]}
+    [ "$code" -ne 0 ] && { failed=1; say "status $code (124: out of time)"; tail -n 15 "$out/errors.txt" | tee -a "$summary"; }
+    say "" "$name: $(($(date +%s) - start)) s"
+}
+
+: >"$summary"
+say "# A machine with a GPU: $(date -u +%F)"
+"$python" - "$device" 2>&1 <<'PY' | tee -a "$summary"
+import importlib.util, platform, sys
+import torch
+name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+print(f"{name}, PyTorch {torch.__version__}, Python {platform.python_version()}, device {sys.argv[1]}")
+missing = [m for m in ("timm", "torchvision", "pandas", "scipy", "matplotlib", "safetensors", "tqdm", "filelock", "PIL")
+           if importlib.util.find_spec(m) is None]
+print(f"missing packages: {', '.join(missing)}" if missing else "all needed packages are there")
+PY
+
+if [ "$device" = cpu ]; then
+    sizes=64x64 more="--batch 2 --repeat 1" compile="" teachers="--size 64x64 --max-steps 3 --workers 0"
+    export D3D_TEST_DEVICE=cpu
+else
+    sizes=384x288 more="--repeat 6" compile=--compile teachers="--size 192x160 --workers 8"
+fi
+part tests 240 "$python" -m pytest -q -p no:cacheprovider -m cuda --durations=5 tests/test_cuda.py
+part steps 270 "$python" benchmarks/training_step.py --device "$device" --parts steps --sizes "$sizes" --archs "$archs" \
+    $compile $more --json "$out/speed.json"
+part teachers 100000 "$python" benchmarks/teachers.py --device "$device" --archs "$archs" --out "$out" $teachers \
+    --minutes "$(($(left) > 40 ? $(left) / 60 : 1))"
+rm -f "$out/errors.txt"
+say "" "Finished with $(left) s to spare; results in $out"
+exit "$failed"
