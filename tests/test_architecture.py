@@ -68,14 +68,12 @@ KNOWN_LATE = {
         [
             ("d3d.datasets.scannet.lists", "d3d.io"),
             ("d3d.datasets.scannet.prepare", "d3d.io"),
-            ("d3d.parallel.tasks", "d3d"),
         ],
         "no cycle: may move to the top as it is",
     ),
 }
 KNOWN_LONG = {
     "d3d.datasets.scene": "being rewritten",
-    "d3d.parallel.tasks": "being rewritten",
     "d3d.pipeline.config": "being rewritten",
 }
 KNOWN_MISSING = {("d3d.models", "available"): "names the networks that ship"}

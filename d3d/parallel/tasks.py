@@ -1,8 +1,7 @@
-"""Stages that work scene by scene, on one process or many: dask.distributed, one scene a task.
+"""Stages that work scene by scene, in one process or many: dask.distributed, one scene a task.
 
-A task is a module-level function of small arguments that writes its scene's artefact whole or not at all, so that
-a task that is lost, or runs twice, leaves what one undisturbed task leaves. Nothing here changes a result: where
-tasks run is no part of a stage's configuration.
+A task is a function of a module with small arguments. It writes its scene's artefact completely or not at all, so a
+task that is lost or runs twice does no harm. Where tasks run changes no result and is not part of a configuration.
 """
 
 from __future__ import annotations
@@ -19,23 +18,21 @@ import signal
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from d3d import __version__
 from d3d.errors import ConfigError, D3DError, RunError, TasksError, WriteError, unknown
 from d3d.progress import say, track
 
 SCHEDULERS = ("auto", "local", "none")
-# "auto" starts processes where the scenes left would take longer than this here, by the last one's pace:
-# two processes are there after 5 s (docs/decisions.md), and take work off each other only then
+# "auto" starts processes if the remaining scenes would take longer than this in this process, judged by the last one:
+# starting two processes takes 5 s (docs/decisions.md)
 WORTH_S = 30.0
-# A scheduler that does not answer for so long is gone
-LOST_S = 30.0
-# How often a scheduler is asked for its workers, which may come and go
-ASK_S = 10.0
-# Tasks in flight beyond two a worker: what an adaptive cluster grows by, and few enough that memory stays flat
+LOST_S = 30.0  # a scheduler that does not answer for so long is gone
+ASK_S = 10.0  # how often a scheduler is asked for its workers, which may come and go
+# Tasks in flight beyond two for each worker: an adaptive cluster grows if tasks wait, and few keep the memory flat
 SPARE = 8
 
 _NEEDS_DASK = "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
@@ -44,10 +41,10 @@ Tasks = Mapping[str, tuple]
 
 
 def check_scheduler(name: str) -> str:
-    """A scheduler's name or address as given, if it can be one.
+    """Returns a scheduler's name or address if it can be one.
 
     Raises:
-        ConfigError: neither of `SCHEDULERS`, nor an address, nor a scheduler file.
+        ConfigError: not one of `SCHEDULERS`, no address and no scheduler file.
     """
     if name in SCHEDULERS or "://" in name or name.endswith(".json"):
         return name
@@ -66,33 +63,33 @@ def run_tasks(
     sizes: Mapping[str, int] | None = None,
     unit: str = "scene",
 ) -> dict[str, Any]:
-    """Calls a function for each task, wherever the scheduler has room, and collects what it returns.
+    """Calls a function for each task and collects the results.
 
-    An error of d3d's own says that another try would not help, and one in a parameter or a full disk ends all at
-    once. Any other error, and a worker that was lost, is tried again. What fails in spite of it is listed at the
-    end, when all other tasks are done. How often a lost worker's task is tried again is the scheduler's to say
-    (dask's ``distributed.scheduler.allowed-failures``); a local one's is told ``retries``.
+    Tasks that fail with a d3d error are not retried. A configuration error or a full disk stops the whole stage.
+    Tasks that fail with another error are retried, as are tasks whose worker is lost. The tasks that still fail are
+    listed in one error after all others are done.
 
     Args:
         function: of a module, not of a notebook or `__main__`; called with a task's arguments.
-        tasks: name (a scene's) to arguments; they travel to another process, so let them be small.
+        tasks: name (a scene's) to arguments; small, because they travel to another process.
         what: for progress and messages ("project/monodepth2").
-        scheduler: "none": in this process, in order. "local": processes of this machine, kept for later calls and
-            closed with this process. "auto": in this process as long as that takes less than `WORTH_S`, then
-            as "local", where dask is installed and more than one core is ours. Else the address of a dask
-            scheduler ("tcp://host:8786"), or its scheduler file.
-        workers: processes of "local"; 0 is one a core, or as many as OMP_NUM_THREADS gives this process threads.
-        retries: further tries of a task.
-        sizes: of tasks, by name, where progress counts something smaller; see `advance`.
+        scheduler: "none" runs the tasks in this process, in order. "local" uses processes of this machine, which are
+            kept for later calls and end with this process. "auto" starts like "none" and continues like "local" if
+            the tasks take longer than `WORTH_S`, dask is installed and there is more than one core. Otherwise the
+            address of a dask scheduler ("tcp://host:8786") or its scheduler file.
+        workers: processes of "local"; 0 means one for each core, or as many as OMP_NUM_THREADS.
+        retries: further tries of a task. How often a lost worker's task is retried on another scheduler is set by
+            dask's ``distributed.scheduler.allowed-failures``.
+        sizes: sizes of tasks by name, if progress counts something smaller than tasks; see `advance`.
         unit: what progress counts.
 
     Returns:
         name to result, in the order of ``tasks``.
 
     Raises:
-        TasksError: some tasks failed. Where there was only one task, its own error.
+        TasksError: some tasks failed. If there was only one task, its own error.
         ConfigError: dask is not installed, or no scheduler answers at the address.
-        RunError: the scheduler went away; what is finished stays.
+        RunError: the scheduler is gone; finished tasks stay.
     """
     check_scheduler(scheduler)
     workers = workers or own_cores()
@@ -117,32 +114,32 @@ def _run_locally(work: _Work, workers: int) -> None:
             work.run_on(local_client(workers, work.retries))
         except _Lost:
             close()
-            say(f"[{work.what}] the local cluster was lost: starting another")
+            say(f"[{work.what}] the local cluster is gone: starting another one")
             work.run_on(local_client(workers, work.retries))
     except BaseException:
-        close()  # what still runs there must not write behind the back of who comes next
+        close()  # its tasks must not write any more when the error arrives
         raise
 
 
 def own_cores() -> int:
-    """Cores that this process may use: OMP_NUM_THREADS, which a pool sets for each of its own, or the machine's."""
+    """Cores that this process may use: OMP_NUM_THREADS, which a pool sets for its processes, or all of the machine."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_current: _Work | None = None  # the work whose task runs in this process
+_current: _Work | None = None  # whose task runs in this process
 
 
 def advance(n: int = 1) -> None:
-    """Moves progress on from within a task; heard only where that runs in the process that asked for it."""
+    """Advances the progress bar from within a task; without effect in a worker process."""
     if _current is not None:
-        _current.moved(n)
+        _current.advance(n)
 
 
 class _Work:
-    """Tasks that are left, results and failures of the others."""
+    """The tasks that are left, and the results and failures of the others."""
 
     def __init__(self, function, tasks: Tasks, what: str, retries: int, sizes, unit: str):
         self.function, self.what, self.retries = function, what, retries
@@ -151,38 +148,28 @@ class _Work:
         self.sizes = dict.fromkeys(self.left, 1) if sizes is None else sizes
         self.results: dict[str, Any] = {}
         self.failures: dict[str, BaseException] = {}
-        self.tries: Counter[str] = Counter()
         self.bar = track(what=what, total=sum(self.sizes[name] for name in self.left), unit=unit)
-        self._moved = 0
+        self._advanced = 0  # by the task that runs in this process
 
-    def moved(self, n: int) -> None:
-        self._moved += n
+    def advance(self, n: int) -> None:
+        self._advanced += n
         self.bar.update(n)
 
-    def _ended(self, name: str) -> None:
+    def ended(self, name: str, outcome: Any) -> None:
+        """Keeps a task's result, or the error that it ended with.
+
+        Raises:
+            ConfigError, WriteError: a wrong parameter or a full disk, which the other tasks would meet too.
+        """
+        if isinstance(outcome, (ConfigError, WriteError)):
+            raise outcome
+        (self.failures if isinstance(outcome, BaseException) else self.results)[name] = outcome
         del self.left[name]
-        self.bar.update(self.sizes[name] - self._moved)
-        self._moved = 0
-
-    def succeeded(self, name: str, result: Any) -> None:
-        self.results[name] = result
-        self._ended(name)
-
-    def failed(self, name: str, error: BaseException) -> bool:
-        """Whether the task is to be tried again."""
-        if isinstance(error, (ConfigError, WriteError)):  # as true of the next scene as of this one
-            raise error
-        self.bar.update(-self._moved)
-        self._moved = 0
-        self.tries[name] += 1
-        if not isinstance(error, D3DError) and not _killed(error) and self.tries[name] <= self.retries:
-            return True
-        self.failures[name] = error
-        self._ended(name)
-        return False
+        self.advance(self.sizes[name] - self._advanced)
+        self._advanced = 0
 
     def check(self) -> None:
-        """Raises what has failed."""
+        """Raises the failures, if there are any."""
         if not self.failures:
             return
         first = next(iter(self.failures.values()))
@@ -192,122 +179,101 @@ class _Work:
         raise TasksError(self.what, len(self.order), listed) from first
 
     def run_here(self, worth_s: float | None) -> None:
-        """Calls the tasks in this process, in order; stops where the others would take longer than ``worth_s``."""
-        global _current
-        for name, arguments in list(self.left.items()):
+        """Runs the tasks in this process, in order, until the remaining ones would take longer than ``worth_s``."""
+        for name in list(self.left):
             start = time.monotonic()
-            again = True
-            while again:
-                outer, _current = _current, self
-                try:
-                    result = self.function(*arguments)
-                except Exception as error:
-                    again = self.failed(name, error)
-                else:
-                    again = False
-                    self.succeeded(name, result)
-                finally:
-                    _current = outer
-            # the last one's pace: the first one also loads a network, and opens files that later ones share
+            self.ended(name, self._outcome(name))
+            # judged by the last task: the first one also loads a network and opens files that later ones share
             if worth_s is not None and (time.monotonic() - start) * len(self.left) > worth_s:
                 return
 
+    def _outcome(self, name: str) -> Any:
+        """The result of a task in this process, or its error after the last try."""
+        global _current
+        for tries_left in reversed(range(self.retries + 1)):
+            outer, _current = _current, self
+            try:
+                return self.function(*self.left[name])
+            except Exception as error:
+                if isinstance(error, D3DError) or not tries_left:
+                    return error
+                self.advance(-self._advanced)
+            finally:
+                _current = outer
+        raise AssertionError("unreachable")
+
     def run_on(self, client) -> None:
-        """Has a cluster's workers call the tasks.
+        """Runs the tasks on the workers of a cluster.
 
         Raises:
-            RunError: the scheduler is lost.
+            RunError: the scheduler is gone.
         """
-        from d3d import __version__
-
-        # one name for all: the scheduler keeps tasks of a group back until a worker has room for one
-        group = f"{self.what}-{uuid.uuid4().hex}"
-        numbers = itertools.count()
+        # one name for all: the scheduler holds the tasks of a group back until a worker has room for one
+        group, numbers = f"{self.what}-{uuid.uuid4().hex}", itertools.count()
         ended: queue.SimpleQueue = queue.SimpleQueue()
         futures: dict[Any, str] = {}
         waiting = iter(list(self.left.items()))
-
-        def submit(name: str, arguments: tuple) -> None:
-            key = (group, next(numbers))
-            future = client.submit(_call, self.function, arguments, __version__, key=key, pure=False)
-            futures[future] = name
-            future.add_done_callback(ended.put)
-
         room, asked, lost = 0, float("-inf"), False
         try:
             while True:
                 if time.monotonic() - asked > ASK_S:
                     room, asked = _room(client, self.what), time.monotonic()
                 while len(futures) < room and (task := next(waiting, None)) is not None:
-                    submit(*task)
+                    name, arguments = task
+                    key, call = (group, next(numbers)), (_call, self.function, arguments, __version__)
+                    future = client.submit(*call, key=key, retries=self.retries, pure=False)
+                    futures[future] = name
+                    future.add_done_callback(ended.put)
                 if not futures:
                     return
                 try:
                     future = ended.get(timeout=ASK_S)
                 except queue.Empty:
                     continue
-                name = futures.pop(future)
-                try:  # what a task returned is still with its worker, and the scheduler knows with which
-                    result = future.result(LOST_S) if future.status == "finished" else None
-                    error = future.exception(LOST_S) if future.status == "error" else None
-                except TimeoutError:
-                    raise _lost(client) from None
-                if future.status == "finished":
-                    self.succeeded(name, result)
-                elif future.status == "error":
-                    if self.failed(name, error):
-                        submit(name, self.left[name])
-                else:
-                    raise _lost(client)
+                if future.status not in ("finished", "error"):
+                    raise TimeoutError(f"a task is {future.status}")
+                # a result is still at its worker, and the scheduler knows at which
+                get = future.exception if future.status == "error" else future.result
+                self.ended(futures.pop(future), get(LOST_S))
         except Exception as error:
-            lost = isinstance(error, _Lost) or client.status != "running"
+            lost = isinstance(error, TimeoutError) or client.status != "running"
             if lost and not isinstance(error, D3DError):
-                raise _lost(client) from error
+                raise _Lost(
+                    f"the dask scheduler at {client.scheduler.address} is gone. Finished scenes stay: start it again, "
+                    f"and repeat the command."
+                ) from error
             raise
         finally:
-            if not lost:  # a scheduler that is gone would be waited for
+            if not lost:  # a lost scheduler would be waited for
                 client.cancel(list(futures))
 
 
 class _Lost(RunError):
-    """The scheduler went away."""
+    """The scheduler is gone."""
 
 
 def _call(function: Callable[..., Any], arguments: tuple, version: str) -> Any:
-    """A task as a worker sees it."""
-    from d3d import __version__
-
-    if version != __version__:
-        raise ConfigError(
-            f"this worker has d3d {__version__}, but its tasks come from d3d {version}: install one version on all "
-            f"machines."
-        )
-    return function(*arguments)
-
-
-def _killed(error: BaseException) -> bool:
-    return type(error).__name__ == "KilledWorker"  # by name: dask may not be installed
+    """A task in a worker: the result, or an error of d3d, which dask must not retry."""
+    try:
+        if version != __version__:
+            raise ConfigError(
+                f"this worker has d3d {__version__}, but its tasks come from d3d {version}: install one version on "
+                f"all machines."
+            )
+        return function(*arguments)
+    except D3DError as error:
+        return error
 
 
 def _reason(error: BaseException) -> str:
-    if _killed(error):
+    if type(error).__name__ == "KilledWorker":
         return "its worker was lost every time (killed, out of memory, or the machine went down)"
     return str(error) if isinstance(error, D3DError) else f"{type(error).__name__}: {error}"
 
 
-def _lost(client) -> _Lost:
-    return _Lost(
-        f"the dask scheduler at {client.scheduler.address} is gone. Scenes that are finished stay: start it again, "
-        f"and run the same once more."
-    )
-
-
 def _room(client, what: str) -> int:
-    """How many tasks may be in flight."""
-    try:
-        threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
-    except TimeoutError:
-        raise _lost(client) from None
+    """How many tasks may be in flight; TimeoutError if the scheduler does not answer."""
+    threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
     if not threads:
         say(f"[{what}] the scheduler has no worker: waiting for one")
     return 2 * sum(threads.values()) + SPARE
@@ -315,7 +281,7 @@ def _room(client, what: str) -> int:
 
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
-    """A client of a scheduler that somebody else has started."""
+    """A client of a running scheduler."""
     try:
         import distributed
     except ImportError:
@@ -341,7 +307,7 @@ _local: tuple[int, int, Any] | None = None  # process, workers and client of the
 
 
 def local_client(workers: int, retries: int = 2):
-    """The client of this process's cluster of processes of one thread each; started where it is not there."""
+    """The client of this process's local cluster, which is started if necessary: processes of one thread each."""
     global _local
     if _local is not None:
         pid, size, client = _local
@@ -354,7 +320,7 @@ def local_client(workers: int, retries: int = 2):
     import dask
     import distributed
 
-    # a spare task must not wait at a busy worker, and be lost with it
+    # 1.0: a spare task must not wait at a busy worker and be lost with it
     settings = {"worker-saturation": 1.0, "allowed-failures": retries}
     with dask.config.set({f"distributed.scheduler.{name}": value for name, value in settings.items()}):
         cluster = distributed.LocalCluster(
@@ -367,9 +333,7 @@ def local_client(workers: int, retries: int = 2):
             silence_logs=logging.CRITICAL,
             preload=[__name__],
             env={
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
+                **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
                 "OMP_WAIT_POLICY": "passive",
             },
         )
@@ -379,13 +343,13 @@ def local_client(workers: int, retries: int = 2):
 
 
 def dask_setup(worker) -> None:
-    """Called by dask in each process of the local cluster: Ctrl-C reaches all, and is the first one's to answer."""
+    """Called by dask in each process of the local cluster: ignores Ctrl-C, which the first process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @atexit.register
 def close() -> None:
-    """Ends the processes of the local cluster, if there are any; the next call that needs them starts others."""
+    """Ends the processes of the local cluster, if there are any; the next call that needs them starts new ones."""
     global _local
     if _local is None:
         return
@@ -397,7 +361,7 @@ def close() -> None:
 
 
 def _why_no_processes() -> str:
-    """What has to be done before processes can be started here; "" where they can."""
+    """What must be done before processes can be started; "" if nothing."""
     if importlib.util.find_spec("distributed") is None:
         return _NEEDS_DASK
     # a new process imports the script that started it, which must not start everything once more
