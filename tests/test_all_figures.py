@@ -15,7 +15,8 @@ from d3d.analysis import truncation
 from d3d.evaluation import arch_name
 from d3d.figures import all as all_figures
 from d3d.figures import figure1, figure2, figure4, needs
-from d3d.figures.labels import error_maps
+from d3d.figures.frames import example_frame
+from d3d.figures.labels import error_maps, label
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, make_config
 
@@ -120,6 +121,19 @@ def test_figure_5_has_a_row_for_each_network_with_students(monkeypatch) -> None:
     config = make_config(profile="demo")
     assert needs.trained_students(config) == ["monodepth2"]
     assert needs.untrained(config, "hrdepth", ("", "pred", "uncer")) == ["pred"]
+
+
+def test_the_label_of_a_frame_is_its_depths_their_errors_and_the_choice(run) -> None:
+    example, threshold = example_frame(run), stages.threshold(run)
+    axes = {a.get_title(): a for a in label(example, "monodepth2", threshold).axes}
+    shown = {
+        t: np.ma.filled(a.images[0].get_array().astype(float), np.nan) for t, a in axes.items() if a.images
+    }
+    stored = stages.fuse(run, "monodepth2").read_of(example.scene, example.index)
+    np.testing.assert_allclose(shown["label L"], stored)
+    np.testing.assert_allclose(shown["L − truth"], np.where(example.gt > 0, stored - example.gt, np.nan))
+    taken = (example.uncertainty >= threshold) & (example.projs["monodepth2"] > 0)
+    np.testing.assert_array_equal(shown["P taken here"], taken)
 
 
 def test_a_run_of_another_name_has_files_of_that_name() -> None:

@@ -71,8 +71,8 @@ def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: label_vie
     assert np.abs(shown.uncertainty[off] - np.std(list(OFF.values())) * shown.truth[off]).max() < 0.002
 
 
-def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View) -> None:
-    share, table = label_view.numbers(frames, view)
+def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View, shown: label_view.Shown) -> None:
+    share, table = label_view.numbers(shown, view)
     stored = stages.fuse(frames.config, view.arch, "uncer")
     (scene,) = [s.scene for s in stages.training_scenes(frames.config) if s.scene.name == view.scene]
     index = scene.frame_ids.index(view.frame)
@@ -113,7 +113,7 @@ def test_no_panel_is_coloured_where_there_is_nothing() -> None:
 
 
 def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: label_view.Shown) -> None:
-    bare = label_view.Shown(shown.image, shown.inputs, shown.uncertainty, None, None, {})
+    bare = replace(shown, truth=None, highlight=None)
     assert label_view.picture(bare, view, 0.4).size == label_view.picture(shown, view, 0.4).size
 
 

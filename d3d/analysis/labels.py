@@ -1,8 +1,7 @@
 """Labels compared with the ground truth of training frames, by kind of pixel: all, highlight, diffuse.
 
-`label_table` goes over the frames once and compares any number of labels; everything else here and in
-`d3d.analysis.thresholds` is a summary of its rows. Rules and thresholds are thus chosen on training rooms: the
-evaluated split is never looked at. Nothing is trained.
+`label_table` compares the labels frame by frame; the other tables, here and in `d3d.analysis.thresholds`, summarise
+its rows. Rules and thresholds are thus chosen without the evaluated split.
 """
 
 from __future__ import annotations
@@ -38,13 +37,12 @@ def metric_options(config: Config) -> dict[str, Any]:
 def metrics_by_pixels(
     depth: np.ndarray, gt: np.ndarray | None, highlight: np.ndarray | None, **options: Any
 ) -> dict[str, dict[str, float]]:
-    """The seven metrics of a depth map for each kind of pixel; empty without ground truth.
+    """The seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
 
     Args:
-        depth: (h, w), metres; resized to the ground truth.
         gt: (H, W), metres, 0 where unknown; or None.
         highlight: bool (H, W), or None.
-        **options: of `d3d.metrics.depth_metrics`, as `metric_options` gives them.
+        **options: of `d3d.metrics.depth_metrics`.
     """
     if gt is None:
         return {}
@@ -94,11 +92,9 @@ def label_table(
 ) -> pd.DataFrame:
     """Compare the labels of several rules with the ground truth, frame by frame.
 
-    What earlier stages should have left is computed first. Where the mesh has no surface a label is D, as in training.
-
     Args:
-        arch: the network whose depth is D; "": the run's.
-        rules: the labels to compare. Frames without truth or mask have no row of an oracle.
+        arch: the network whose depth is D; "": that of the run.
+        rules: the labels to compare. An oracle has no row for a frame without truth or mask.
         frames: look at about this many target frames of each scene, evenly spaced.
         truth, highlights: only scenes with true depth, only scenes with a highlight mask.
 
@@ -106,9 +102,6 @@ def label_table(
         one row for each frame, rule and kind of pixel: scene, frame, rule (the position in ``rules``), labels,
         threshold_m, pixels, count (pixels of that kind at the network's size), projected (how many of these do
         not take D), and the seven metrics, NaN without ground truth.
-
-    Raises:
-        DataError: no scene has what is asked for.
     """
     arch = arch or config.arch
     scenes = training_scenes(config, truth, highlights)

@@ -39,7 +39,7 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarr
         positive: bool (n,), the pixels to find.
 
     Returns:
-        recall and precision, (m,) each, for m different scores.
+        recall and precision, (m,) each.
 
     Raises:
         DataError: the shapes differ, a score is NaN, or there is no pixel to find.
@@ -60,10 +60,7 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarr
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the steps of a precision-recall curve.
-
-    A random order has the share of positive pixels; 1 means that all positive pixels come first.
-    """
+    """Area under the steps of a precision-recall curve; that of a random order is the share of positive pixels."""
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
@@ -133,8 +130,8 @@ def compare(
 
     Args:
         frames: look at about this many target frames of each scene with truth and mask.
-        names: of `d3d.fusion.UNCERTAINTIES`, computed if missing; by default those that the run has.
-        share: the share of pixels, those with the largest uncertainty, that take P.
+        names: of `d3d.fusion.UNCERTAINTIES`; those that are missing are computed. By default those that the run has.
+        share: this share of the pixels, those with the largest uncertainty, takes P.
 
     Raises:
         DataError: no training frame has truth and a mask of highlights, or the run has no uncertainty.

@@ -63,7 +63,7 @@ _MOVED = {
     "over_estimation": "figure2.draw",
     "precision_recall": "uncertainty.precision_recall",
     "triple": "dataset.warped_sources",
-    "uncertainty_maps": "uncertainty.draw_maps",
+    "uncertainty_maps": "uncertainty.maps",
 }
 _submodule = submodules(__name__, __path__)
 

@@ -13,7 +13,7 @@ from d3d.errors import DataError
 from d3d.figures import charts, figure1, figure2, figure4, figure5
 from d3d.figures.files import FigureWithTable, save, save_png
 from d3d.figures.frames import example_frame
-from d3d.figures.labels import error_maps, label_of_example
+from d3d.figures.labels import error_maps, label
 from d3d.figures.needs import default_run, require_pretrained
 from d3d.figures.panels import PRINT_DPI
 from d3d.pipeline import stages
@@ -93,7 +93,7 @@ def run_figures(config: Config, arch: str = "", count: int = 4) -> list[Path]:
     example = example_frame(config)
     made = {
         "figure4": figure4.make(config, example).figure,
-        "label": label_of_example(example, arch, stages.threshold(config, "uncer", arch)),
+        "label": label(example, arch, stages.threshold(config, "uncer", arch)),
         "figure5": figure5.make(config, [arch], count).figure,
     }
     folder = stages.folder_of(config, "figures")

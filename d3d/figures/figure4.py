@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from d3d import evaluation
 from d3d.figures.colours import uncertainty_limit
 from d3d.figures.files import FigureWithTable
-from d3d.figures.frames import ExampleFrame, example_frame, filled, scores
+from d3d.figures.frames import ExampleFrame, example_frame, filled, scored_frame
 from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT, Panel, grid
 from d3d.pipeline import stages
@@ -33,8 +33,8 @@ def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable
     figure = draw(example.image, preds, projs, example.uncertainty, threshold, *truth)
     depths = {f"predicted, {n}": d for n, d in preds.items()}
     depths |= {f"projected, {n}": filled(preds[n], d) for n, d in projs.items()}
-    name = f"{example.scene.name}, {example.frame}"
-    return FigureWithTable(figure, pd.DataFrame(scores(config, example.scene, example.index, depths, name)))
+    _, rows = scored_frame(config, example.scene, example.index, depths)
+    return FigureWithTable(figure, pd.DataFrame(rows))
 
 
 def draw(

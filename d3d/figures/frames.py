@@ -52,43 +52,6 @@ def filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
     return np.where(proj > 0, proj, pred)
 
 
-def scores(
-    config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray], row: str
-) -> list[dict[str, Any]]:
-    """Sq Rel and median error of the depth maps of a figure's row, on all, highlight and diffuse pixels.
-
-    Scored at the size of the ground truth, as in an evaluation; the pictures are smaller.
-
-    Args:
-        row: the name of the row.
-    """
-    gt, highlight = scene.depth(i), scene.highlight_mask(i)
-    rows = []
-    for panel, depth in depths.items():
-        about = {
-            "row": row.replace("\n", " "),
-            "scene": scene.name,
-            "frame": scene.frame_ids[i],
-            "panel": panel,
-        }
-        if gt is None:
-            rows.append(about)
-            continue
-        sq_rel, off = sq_rel_by_pixels(config, depth, gt, highlight), resize_depth(depth, gt.shape) - gt
-        rows += [
-            {
-                **about,
-                "pixels": kind,
-                "count": int(mask.sum()),
-                "sq_rel": sq_rel[kind],
-                "median_error_m": float(np.median(off[mask])),
-                "median_absolute_error_m": float(np.median(np.abs(off[mask]))),
-            }
-            for kind, mask in pixel_masks(gt > 0, highlight).items()
-        ]
-    return rows
-
-
 def scored_frame(
     config: Config,
     scene: Scene,
@@ -97,23 +60,45 @@ def scored_frame(
     name: str = "",
     column: str = "median_error_m",
 ) -> tuple[Frame, list[dict[str, Any]]]:
-    """A frame as a row of a figure, and its `scores`.
+    """A frame as a row of a figure, and the scores of its depth maps on all, highlight and diffuse pixels.
+
+    Scored at the size of the ground truth, as in an evaluation; the pictures are smaller.
 
     Args:
         name: the first line of the row's name.
         column: the score that is written on the error maps: that of the highlights, where they are known.
+
+    Returns:
+        the frame; and rows of row, scene, frame, panel (the name of a depth map) and, with ground truth, pixels, count,
+        sq_rel, median_error_m and median_absolute_error_m.
     """
-    size_hw = config.data.size_hw
-    name = "\n".join([*([name] if name else []), scene.name, scene.frame_ids[i]])
-    rows = scores(config, scene, i, depths, name)
-    kind = "highlight" if any(r.get("pixels") == "highlight" for r in rows) else "all"
+    gt, highlight, size_hw = scene.depth(i), scene.highlight_mask(i), config.data.size_hw
+    lines = [*([name] if name else []), scene.name, scene.frame_ids[i]]
+    about = {"row": " ".join(lines), "scene": scene.name, "frame": scene.frame_ids[i]}
+    masks = {} if gt is None else pixel_masks(gt > 0, highlight)
+    rows, medians = [], {}
+    for panel, depth in depths.items():
+        if gt is None:
+            rows.append({**about, "panel": panel})
+            continue
+        sq_rel, off = sq_rel_by_pixels(config, depth, gt, highlight), resize_depth(depth, gt.shape) - gt
+        for kind, mask in masks.items():
+            scores = {
+                "count": int(mask.sum()),
+                "sq_rel": sq_rel[kind],
+                "median_error_m": float(np.median(off[mask])),
+                "median_absolute_error_m": float(np.median(np.abs(off[mask]))),
+            }
+            rows.append({**about, "panel": panel, "pixels": kind, **scores})
+            if kind == ("highlight" if "highlight" in masks else "all"):
+                medians[panel] = scores[column]
     frame = Frame(
-        name,
+        "\n".join(lines),
         scene.image(i, size_hw),
-        nearest_depth(scene.depth(i), size_hw),
+        nearest_depth(gt, size_hw),
         scene.highlight_mask(i, size_hw),
         depths,
-        {r["panel"]: r[column] for r in rows if r.get("pixels") == kind},
+        medians,
     )
     return frame, rows
 

@@ -53,39 +53,21 @@ def against_truth(
     return grid(rows, title, width_in=3.0 * len(rows[0]))
 
 
-def label(
-    image: np.ndarray,
-    pred: np.ndarray,
-    proj: np.ndarray,
-    use_proj: np.ndarray,
-    label: np.ndarray,
-    gt: np.ndarray | None = None,
-    title: str = "",
-) -> Figure:
-    """Eq. 3 on one frame: the choice at each pixel, and the errors of predicted depth, projected depth and label.
-
-    Args:
-        use_proj: bool (h, w), where the projected depth is taken.
-        gt: depth of the labels' size (h, w), metres, 0 where unknown; or None.
-    """
-    depths = {"predicted D": pred, "projected P": proj, "label L": label}
-    rows = [
-        [Panel("image", image), *(Panel(n, d, "depth") for n, d in depths.items())],
-        [Panel("P taken here", use_proj, "mask")],
-    ]
-    if gt is not None:
-        errors = {f"{name[-1]} - truth": signed_error(d, gt) for name, d in depths.items()}
-        rows[1] += [Panel(name, off, "signed", SIGNED_LIMIT_M) for name, off in errors.items()]
-    return grid(rows, title)
-
-
-def label_of_example(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
-    """`label` for one network and threshold of Eq. 3."""
-    pred, proj = example.preds[arch], example.projs[arch]
+def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
+    """Eq. 3 on one frame: the choice at each pixel, and the errors of predicted depth, projected depth and label."""
+    pred, proj, gt = example.preds[arch], example.projs[arch], example.gt
     use = (example.uncertainty >= threshold_m) & (proj > 0)
     fused = fusion.fuse(pred, proj, example.uncertainty, threshold_m)
-    title = f"{example.scene.name}, frame {example.frame}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected"
-    return label(example.image, pred, proj, use, fused, example.gt, title)
+    depths = {"predicted D": pred, "projected P": proj, "label L": fused}
+    rows = [
+        [Panel("image", example.image), *(Panel(n, d, "depth") for n, d in depths.items())],
+        [Panel("P taken here", use, "mask")],
+    ]
+    if gt is not None:
+        errors = {f"{name[-1]} − truth": signed_error(d, gt) for name, d in depths.items()}
+        rows[1] += [Panel(name, off, "signed", SIGNED_LIMIT_M) for name, off in errors.items()]
+    name = f"{example.scene.name}, frame {example.frame}"
+    return grid(rows, f"{name}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected")
 
 
 def error_maps(config: Config, count: int = 3) -> FigureWithTable:

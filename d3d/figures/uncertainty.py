@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,12 +68,19 @@ def precision_recall(
     return figure
 
 
-def maps(config: Config, arch: str = "", names: Sequence[str] = (), **size: float) -> Figure:
-    """Each uncertainty as a map, on the training frame with most over-estimated highlight.
+def maps(
+    config: Config,
+    arch: str = "",
+    names: Sequence[str] = (),
+    width_in: float = PRINT_WIDTH_IN,
+    font_pt: float = PRINT_FONT_PT,
+) -> Figure:
+    """Each uncertainty as a map on a scale of its own, on the training frame with most over-estimated highlight.
+
+    White is the 98th percentile of the uncertainty, which is written on its map.
 
     Args:
         names: as in `d3d.analysis.uncertainty.compare`.
-        **size: ``width_in`` and ``font_pt``, for another medium than print.
     """
     arch, size_hw = arch or config.arch, config.data.size_hw
     stores, predicted = stored(config, arch, names), stages.predict(config, arch)
@@ -85,35 +92,16 @@ def maps(config: Config, arch: str = "", names: Sequence[str] = (), **size: floa
         return np.count_nonzero(frame.targets()[2])
 
     scene, i = max(frames_to_compare(config, 20), key=over_estimated)
-    off = signed_error(predicted.read_of(scene, i), nearest_depth(scene.depth(i), size_hw))
-    spreads = {name: store.read_of(scene, i) for name, store in stores.items()}
-    title = f"{scene.name}, frame {scene.frame_ids[i]}"
     highlight = scene.highlight_mask(i, size_hw)
-    return draw_maps(scene.image(i, size_hw), off, spreads, highlight, title, **size)
-
-
-def draw_maps(
-    image: np.ndarray,
-    off: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    highlight: np.ndarray | None = None,
-    title: str = "",
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
-) -> Figure:
-    """The image of one frame, the error of predicted depth, and each uncertainty on a scale of its own.
-
-    Args:
-        off: predicted depth minus ground truth (h, w), metres, NaN where unknown.
-        maps: name -> uncertainty (h, w), metres; white is its 98th percentile, which is written on it.
-        highlight: bool, outlined.
-    """
+    off = signed_error(predicted.read_of(scene, i), nearest_depth(scene.depth(i), size_hw))
     panels = [
-        Panel("image, highlights", image, outline=highlight),
+        Panel("image, highlights", scene.image(i, size_hw), outline=highlight),
         Panel("D − truth", off, "signed", SIGNED_LIMIT_M, highlight),
     ]
-    for name, values in maps.items():
+    for name, store in stores.items():
+        values = store.read_of(scene, i)
         top = max(float(np.percentile(values, 98)), 1e-3)
         share = np.clip(values / top, 0, 1)
         panels.append(Panel(name, share, "share", 1.0, highlight, f"white: {top:.2f} m"))
-    return grid([panels[k : k + 4] for k in range(0, len(panels), 4)], title, width_in, font_pt)
+    rows = [panels[k : k + 4] for k in range(0, len(panels), 4)]
+    return grid(rows, f"{scene.name}, frame {scene.frame_ids[i]}", width_in, font_pt)

@@ -20,7 +20,7 @@ from d3d.datasets.scene import FrameList
 from d3d.errors import DataError, RunError
 from d3d.figures import SIGNED_LIMIT_M, Panel, grid
 from d3d.figures.colours import uncertainty_limit
-from d3d.lists.ranking import Evidence, by_rule, evidence
+from d3d.lists.ranking import by_rule, evidence
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import evaluated_dataset
@@ -207,12 +207,21 @@ def write_automatic(
     return write_list(list_path(config, name), chosen, _header(config, name, by))
 
 
-def candidate(e: Evidence, threshold_m: float, title: str = "") -> Figure:
-    """The evidence for one frame: image, predicted depth, uncertainty and D - P.
+def picture(
+    config: Config, review: Review, index: int | None = None, threshold_m: float | None = None
+) -> Figure:
+    """The evidence for a frame of a review: image, predicted depth, uncertainty and D - P.
 
     Args:
-        threshold_m: the threshold of Eq. 3, the middle of the colours of uncertainty, metres.
+        index: by default that of the current frame.
+        threshold_m: of Eq. 3, the middle of the colours of uncertainty; by default the threshold that the run uses,
+            which may have to be computed.
     """
+    index = review.index if index is None else index
+    threshold_m = stages.threshold(config, "uncer") if threshold_m is None else threshold_m
+    name, frame = review.frames[index]
+    scene = next(s for s in evaluated_dataset(config).scenes(config.evaluation.split) if s.name == name)
+    e = evidence(config, scene, scene.frame_ids.index(frame))
     uncertainty = f"uncertainty U, threshold {threshold_m:.3g} m"
     panels = [
         Panel("image", e.image),
@@ -220,21 +229,4 @@ def candidate(e: Evidence, threshold_m: float, title: str = "") -> Figure:
         Panel(uncertainty, e.uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
         Panel("D - P: red lies behind the mesh", e.excess, "signed", SIGNED_LIMIT_M),
     ]
-    return grid([panels], title)
-
-
-def picture(
-    config: Config, review: Review, index: int | None = None, threshold_m: float | None = None
-) -> Figure:
-    """The `candidate` figure of a frame of a review.
-
-    Args:
-        index: by default that of the current frame.
-        threshold_m: of Eq. 3; by default the threshold that the run uses, which may have to be computed.
-    """
-    index = review.index if index is None else index
-    threshold_m = stages.threshold(config, "uncer") if threshold_m is None else threshold_m
-    name, frame = review.frames[index]
-    scene = next(s for s in evaluated_dataset(config).scenes(config.evaluation.split) if s.name == name)
-    e = evidence(config, scene, scene.frame_ids.index(frame))
-    return candidate(e, threshold_m, f"{index + 1}: {name}, frame {frame}")
+    return grid([panels], f"{index + 1}: {name}, frame {frame}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,10 +18,10 @@ from d3d import evaluation, fusion
 from d3d.analysis.labels import sq_rel_by_pixels
 from d3d.errors import unknown
 from d3d.figures import colours
+from d3d.figures.frames import filled
 from d3d.geometry import nearest_depth
-from d3d.pipeline import runs, stages
+from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
-from d3d.prediction import DepthStore
 
 PROJECTED, NO_SURFACE = colours.rgb(colours.ORANGE), colours.rgb(colours.SKY_BLUE)
 
@@ -50,7 +50,8 @@ class Shown:
         uncertainty: U of the label rule, or that of the ensemble if the rule has none.
         truth: 0 where unknown; None if the data set has no ground truth.
         highlight: bool, or None if the data set has no mask.
-        sq_rel: kind of pixel ("all", "highlight", "diffuse") -> Sq Rel (metres) of "D" and "P"; empty without truth.
+        score: Sq Rel (metres) of a depth map by kind of pixel; empty without ground truth.
+        sq_rel: the scores of "D" and "P".
     """
 
     image: np.ndarray
@@ -58,6 +59,7 @@ class Shown:
     uncertainty: np.ndarray
     truth: np.ndarray | None
     highlight: np.ndarray | None
+    score: Callable[[np.ndarray], Mapping[str, float]]
     sq_rel: Mapping[str, Mapping[str, float]]
 
 
@@ -68,18 +70,17 @@ class Frames:
         self.config = config
         for arch in ENSEMBLE:
             stages.project(config, arch)
-        own = fusion.find_strategy(config.labels).uncertainty
-        for uncertainty in dict.fromkeys(("ensemble", own)):
-            for arch in ENSEMBLE if uncertainty != "ensemble" else ("",):
-                stages.uncertainty(config, uncertainty, arch)
-        found = stages.training_scenes(config)
-        self._scenes = {s.scene.name: s.scene for s in found}
+        self._ensemble = stages.uncertainty(config)
+        if (own := fusion.find_strategy(config.labels).uncertainty) != "ensemble":
+            for arch in ENSEMBLE:
+                stages.uncertainty(config, own, arch)
+        self._scenes = {s.scene.name: s.scene for s in stages.training_scenes(config)}
         self._rows = {
-            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices} for s in found
+            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices}
+            for s in stages.training_scenes(config)
         }
         # a moving slider reads the same frame again and again
         self.read = functools.lru_cache(maxsize=8)(self._read)
-        self.truth = functools.lru_cache(maxsize=8)(self._truth)
 
     @property
     def scenes(self) -> list[str]:
@@ -105,40 +106,29 @@ class Frames:
         """Whether the data set has true depth of a scene."""
         return self._scenes[scene].has_depth
 
-    def _row(self, scene: str, frame: str) -> np.ndarray:
-        if frame not in self.of(scene):
-            raise unknown(f"target frame of {scene}", frame, self.of(scene))
-        return self._rows[scene][frame]
-
     def _read(self, scene: str, frame: str, arch: str, labels: str) -> Shown:
         """A frame, as one network and one label rule see it."""
+        if frame not in self.of(scene):
+            raise unknown(f"target frame of {scene}", frame, self.of(scene))
         config, size_hw = self.config, self.config.data.size_hw
-        row, opened = self._row(scene, frame), self._scenes[scene]
+        row, opened = self._rows[scene][frame], self._scenes[scene]
+        i = int(row[0])
         # the viewer sets its own threshold
         inputs = stages.label_inputs(config, arch, opened, row, labels, 0.0)
-        uncertainty = inputs.uncertainty
-        if uncertainty is None:
-            folder = runs.stage_folder(config, "uncertainty", labels="ensemble")
-            uncertainty = DepthStore(folder).read(scene, frame)
-        depth = {"D": inputs.pred, "P": np.where(inputs.proj > 0, inputs.proj, inputs.pred)}
-        scores = {name: self.sq_rel(scene, frame, d) for name, d in depth.items()}
+        gt, highlight = opened.depth(i), opened.highlight_mask(i)
+
+        def score(depth: np.ndarray) -> Mapping[str, float]:
+            return sq_rel_by_pixels(config, depth, gt, highlight)
+
         return Shown(
-            opened.image(int(row[0]), size_hw),
+            opened.image(i, size_hw),
             inputs,
-            uncertainty,
-            nearest_depth(self.truth(scene, frame)[0], size_hw),
-            opened.highlight_mask(int(row[0]), size_hw),
-            {kind: {name: s[kind] for name, s in scores.items()} for kind in scores["D"]},
+            self._ensemble.read_of(opened, i) if inputs.uncertainty is None else inputs.uncertainty,
+            nearest_depth(gt, size_hw),
+            opened.highlight_mask(i, size_hw),
+            score,
+            {"D": score(inputs.pred), "P": score(filled(inputs.pred, inputs.proj))},
         )
-
-    def _truth(self, scene: str, frame: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """True depth and highlight mask at their own size."""
-        opened, index = self._scenes[scene], int(self._row(scene, frame)[0])
-        return opened.depth(index), opened.highlight_mask(index)
-
-    def sq_rel(self, scene: str, frame: str, depth: np.ndarray) -> dict[str, float]:
-        """Sq Rel (metres) of a depth map by kind of pixel, as in an evaluation; empty without ground truth."""
-        return sq_rel_by_pixels(self.config, depth, *self.truth(scene, frame))
 
 
 def choice(shown: Shown, labels: str, threshold_m: float) -> tuple[np.ndarray, np.ndarray]:
@@ -275,19 +265,11 @@ def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, 
         x += 20 + round(font.getlength(name)) + 18
 
 
-def numbers(frames: Frames, view: View) -> tuple[float, pd.DataFrame]:
-    """The numbers beside the picture.
-
-    Returns:
-        the share of pixels that take P; and Sq Rel (metres) of D, P and L by kind of pixel, without rows if there is
-        no ground truth.
-    """
-    shown = frames.read(view.scene, view.frame, view.arch, view.labels)
+def numbers(shown: Shown, view: View) -> tuple[float, pd.DataFrame]:
+    """The share of pixels that take P, and Sq Rel (metres) of D, P and L by kind of pixel (empty without truth)."""
     wanted, label = choice(shown, view.labels, view.threshold_m)
-    of_label = frames.sq_rel(view.scene, view.frame, label)
-    rows = {kind: {**both, "L": of_label[kind]} for kind, both in shown.sq_rel.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["D", "P", "L"])
-    return float((wanted & (shown.inputs.proj > 0)).mean()), table
+    share = float((wanted & (shown.inputs.proj > 0)).mean())
+    return share, pd.DataFrame({**shown.sq_rel, "L": shown.score(label)})
 
 
 def sentence(view: View, share: float) -> str:

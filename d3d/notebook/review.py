@@ -16,6 +16,7 @@ from d3d.pipeline.config import Config
 
 # Key -> action; each has a button as well. Backspace undoes, too.
 KEYS = {"y": "accept", "n": "reject", "u": "undo", "b": "back", "s": "skip"}
+_HELP = ", ".join(f"{key} {action}" for key, action in KEYS.items())
 
 
 def typed(before: str, after: str) -> str:
@@ -40,17 +41,15 @@ def press(review: Review, key: str) -> None:
         DataError: no action has this key, or there is nothing to undo.
     """
     action = KEYS.get(key.lower())
-    if action == "accept":
-        review.accept()
-    elif action == "reject":
-        review.reject()
+    if action is None:
+        raise DataError(f"no key {key!r}: {_HELP}.")
+    if action in ("back", "skip"):
+        review.go(review.index + (1 if action == "skip" else -1))
     elif action == "undo":
         if not review.undo():
             raise DataError("there is nothing to undo.")
-    elif action in ("back", "skip"):
-        review.go(review.index + (1 if action == "skip" else -1))
     else:
-        raise DataError(f"no key {key!r}: " + ", ".join(f"{k} {what}" for k, what in KEYS.items()) + ".")
+        {"accept": review.accept, "reject": review.reject}[action]()
 
 
 def status(review: Review) -> str:
@@ -88,10 +87,7 @@ def show(config: Config, review: Review) -> Any:
         value=review.index + 1, min=1, max=len(review.frames), description="frame", readout=False
     )
     place.layout.width = "60%"
-    keys = ipywidgets.Text(
-        placeholder="click here, then " + ", ".join(f"{k} {what}" for k, what in KEYS.items()),
-        continuous_update=True,
-    )
+    keys = ipywidgets.Text(placeholder=f"click here, then {_HELP}", continuous_update=True)
     keys.layout.width = "60%"
     styles = {"accept": "success", "reject": "danger"}
     buttons = {

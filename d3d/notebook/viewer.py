@@ -18,8 +18,6 @@ from d3d.notebook.messages import errors_shown_in
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
 
-_NAMES = {"style": {"description_width": "5.5em"}}
-
 
 def show(config: Config, scene: str = "", frame: str = "") -> Any:
     """Show Eq. 3 live: choose scene, frame, network and label rule, and move the threshold.
@@ -41,36 +39,19 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     frame = frame or frames.of(scene)[0]
     threshold = stages.threshold(config)
     limit = 4 * threshold or 1.0
+    scenes = [(n + (" (true depth)" if frames.has_truth(n) else ""), n) for n in frames.scenes]
+    archs = [(evaluation.arch_name(a), a) for a in ENSEMBLE]
+    slider = {"min": 0, "max": limit, "step": limit / 120, "readout_format": ".3f"}
     controls = {
-        "scene": ipywidgets.Dropdown(
-            options=[(n + (" (true depth)" if frames.has_truth(n) else ""), n) for n in frames.scenes],
-            value=scene,
-            description="scene",
-            **_NAMES,
-        ),
-        "frame": ipywidgets.SelectionSlider(
-            options=frames.of(scene), value=frame, description="frame", layout={"width": "34em"}, **_NAMES
-        ),
-        "arch": ipywidgets.Dropdown(
-            options=[(evaluation.arch_name(a), a) for a in ENSEMBLE],
-            value=config.arch,
-            description="network",
-            **_NAMES,
-        ),
-        "labels": ipywidgets.Dropdown(
-            options=frames.labels, value=config.labels, description="labels", **_NAMES
-        ),
-        "threshold_m": ipywidgets.FloatSlider(
-            value=threshold,
-            min=0,
-            max=limit,
-            step=limit / 120,
-            description="threshold",
-            readout_format=".3f",
-            layout={"width": "50em"},
-            **_NAMES,
-        ),
+        "scene": ipywidgets.Dropdown(options=scenes, value=scene, description="scene"),
+        "frame": ipywidgets.SelectionSlider(options=frames.of(scene), value=frame, description="frame"),
+        "arch": ipywidgets.Dropdown(options=archs, value=config.arch, description="network"),
+        "labels": ipywidgets.Dropdown(options=frames.labels, value=config.labels, description="labels"),
+        "threshold_m": ipywidgets.FloatSlider(value=threshold, description="threshold", **slider),
     }
+    for control in controls.values():
+        control.style.description_width = "5.5em"
+    controls["frame"].layout.width, controls["threshold_m"].layout.width = "34em", "50em"
     picture, words, message = ipywidgets.Image(format="png"), ipywidgets.HTML(), ipywidgets.HTML()
     picture.layout.max_width = "100%"
 
@@ -78,7 +59,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
         view = View(**{name: control.value for name, control in controls.items()})
         controls["threshold_m"].disabled = not label_view.uses_threshold(view.labels)
         shown = frames.read(view.scene, view.frame, view.arch, view.labels)
-        share, table = label_view.numbers(frames, view)
+        share, table = label_view.numbers(shown, view)
         sentence = label_view.sentence(view, share)
         picture.value = label_view.png(label_view.picture(shown, view, limit))
         words.value = _words(sentence, table)
@@ -103,12 +84,9 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     for name, control in controls.items():
         control.observe(to_scene if name == "scene" else safely, "value")
     buttons = []
-    for text, icon, action in (
-        ("previous", "step-backward", lambda _: step(-1)),
-        ("next", "step-forward", lambda _: step(1)),
-    ):
+    for text, icon, by in (("previous", "step-backward", -1), ("next", "step-forward", 1)):
         buttons.append(ipywidgets.Button(description=text, icon=icon, layout={"width": "auto"}))
-        buttons[-1].on_click(action)
+        buttons[-1].on_click(lambda _, by=by: step(by))
     rows = (
         ipywidgets.HBox([controls["scene"], controls["arch"], controls["labels"]]),
         ipywidgets.HBox([controls["frame"], *buttons]),
