@@ -25,6 +25,16 @@ def test_pixels_are_known_by_kind() -> None:
     assert list(labels.pixel_masks(known & highlight, highlight)) == ["all", "highlight"]
 
 
+def test_one_scale_for_the_whole_image() -> None:
+    gt, highlight = np.full((4, 4), 2.0), np.zeros((4, 4), bool)
+    highlight[0] = True
+    found = labels.metrics_by_pixels(np.where(highlight, 2.0, 1.0), gt, highlight, "median")
+    # scaled by 2: the diffuse pixels are right, the highlights twice as far as the truth
+    assert {kind: scores["abs_rel"] for kind, scores in found.items()} == {
+        "all": 0.25, "highlight": 1.0, "diffuse": 0.0
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Networks that agree but for highlights, which Monodepth2 sees half as far again."""

@@ -16,7 +16,7 @@ import pandas as pd
 from d3d import fusion
 from d3d.datasets import Scene
 from d3d.errors import DataError
-from d3d.metrics import METRICS, PIXELS, depth_metrics, pixel_masks, resize_depth
+from d3d.metrics import METRICS, PIXELS, align, depth_metrics, pixel_masks
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import TrainingScene
@@ -35,20 +35,27 @@ def metric_options(config: Config) -> dict[str, Any]:
 
 
 def metrics_by_pixels(
-    depth: np.ndarray, gt: np.ndarray | None, highlight: np.ndarray | None, **options: Any
+    depth: np.ndarray,
+    gt: np.ndarray | None,
+    highlight: np.ndarray | None,
+    scale: str = "none",
+    min_depth: float = 0.1,
+    max_depth: float = 10.0,
 ) -> dict[str, dict[str, float]]:
     """The seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
 
     Args:
         gt: (H, W), metres, 0 where unknown; or None.
         highlight: bool (H, W), or None.
-        **options: of `d3d.metrics.depth_metrics`.
+        scale, min_depth, max_depth: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
     """
     if gt is None:
         return {}
-    depth = resize_depth(depth, gt.shape)
-    masks = pixel_masks(gt > 0, highlight)
-    return {kind: depth_metrics(depth, gt, mask, **options) for kind, mask in masks.items()}
+    aligned = align(depth, gt, scale, min_depth, max_depth)
+    return {
+        kind: depth_metrics(aligned, gt, mask, "none", min_depth, max_depth)
+        for kind, mask in pixel_masks(gt > 0, highlight).items()
+    }
 
 
 def sq_rel_by_pixels(
