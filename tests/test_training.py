@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from d3d import training
 from d3d.datasets import Scene, find_triples
+from d3d.datasets import samples as samples_module
 from d3d.datasets.augment import Augmentation, shift_hue, unflip
 from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
@@ -297,19 +298,38 @@ def test_a_label_that_is_none_is_named(label, message):
         LabelSamples([Wall()], [], lambda s, i: label, SIZE)
 
 
-def test_a_cache_reads_once_and_lets_go_of_what_was_used_least():
+def test_a_cache_reads_once_and_never_takes_more_than_its_share(monkeypatch):
+    monkeypatch.setattr(samples_module, "CACHE_BYTES", 2**20)
     read = []
 
     def load(scene, frame):
         read.append((scene, frame))
         return np.full(2**18, frame, np.uint8)  # four in a megabyte
 
-    cache = Cache(load, budget_mb=1)
-    for frame in (0, 1, 2, 3, 0, 4, 0, 1):
+    cache = Cache(load, items=6, item_bytes=2**18)
+    for frame in (0, 1, 2, 3, 0, 4, 3, 4):
         assert cache(7, frame)[0] == frame
-    assert read == [(7, f) for f in (0, 1, 2, 3, 4, 1)]  # 4 took the place of 1
-    large = Cache(lambda s, i: np.zeros(2**21, np.uint8), budget_mb=1)
-    assert large(0, 0) is large(0, 0)  # more than the budget: the last one is kept all the same
+    assert read == [(7, f) for f in (0, 1, 2, 3, 4, 4)]  # there is no room for the 4th
+    assert Cache(load, items=17, item_bytes=2**18).capacity == 0, "rarely a hit"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert Cache(load, items=6, item_bytes=2**18).capacity == 2
+
+
+class Capacity(torch.utils.data.Dataset):
+    """Tells how many items a cache keeps in the process that asks."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return Cache(None, items=2**15, item_bytes=2**16).capacity
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_processes_share_the_memory_of_the_machine(workers):
+    """Issue 12, 1.9: eight processes kept 768 MB each."""
+    kept = list(torch.utils.data.DataLoader(Capacity(), batch_size=None, num_workers=workers))
+    assert kept == [2**15 // max(1, workers)] * 4
 
 
 def test_samples_can_be_sent_to_a_process_that_was_not_forked(tmp_path):

@@ -2,91 +2,116 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, get_worker_info
 
 from d3d.datasets.augment import Augmentation
-from d3d.datasets.scene import Scene
+from d3d.datasets.scene import HW, Scene
 from d3d.datasets.triples import Triples
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import relative_pose
 
+CACHE_BYTES = 2**31  # for all loading processes of a machine together
+_WORTH_IT = 0.25  # the least share of the data that must fit
+
+T = TypeVar("T")
+
 
 class Cache:
-    """Maps that were read, least recently used first out, within a budget of bytes.
+    """Keeps decoded frames in memory: decoding and resizing takes longer than the rest of a small sample.
 
-    Decoding and resizing a 640x480 frame takes longer than all else a sample needs at 128x96.
+    All loading processes share `CACHE_BYTES`. Each keeps the frames it reads first and never drops one: as every
+    epoch visits all frames in a new order, a frame that was used lately is not needed sooner than others. Where
+    less than a quarter of the data fits, as with ScanNet, nothing is kept.
 
     Args:
-        read: function of (scene index, frame index) that returns an array.
+        read: function of (scene index, frame index).
+        items: number of different frames.
+        item_bytes: size of what ``read`` returns.
     """
 
-    def __init__(self, read: Callable[[int, int], np.ndarray], budget_mb: int):
-        self._read, self._free = read, budget_mb * 2**20
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+    def __init__(self, read: Callable[[int, int], T], items: int, item_bytes: int):
+        self._read, self._items, self._item_bytes = read, items, item_bytes
+        self._kept: dict[tuple[int, int], T] = {}
 
-    def __call__(self, scene: int, frame: int) -> np.ndarray:
-        """The array; not to be written to."""
+    def __call__(self, scene: int, frame: int) -> T:
+        """What ``read`` returns; do not write to it."""
         key = (scene, frame)
-        array = self._kept.get(key)
-        if array is None:
-            array = self._kept[key] = self._read(scene, frame)
-            self._free -= array.nbytes
-            while self._free < 0 and len(self._kept) > 1:
-                self._free += self._kept.popitem(last=False)[1].nbytes
-        else:
-            self._kept.move_to_end(key)
-        return array
+        if key in self._kept:
+            return self._kept[key]
+        value = self._read(scene, frame)
+        if len(self._kept) < self.capacity:
+            self._kept[key] = value
+        return value
 
+    @cached_property
+    def capacity(self) -> int:
+        """How many frames this process keeps; asked in the process that loads, which knows how many there are."""
+        worker = get_worker_info()
+        processes = (worker.num_workers if worker else 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        fits = CACHE_BYTES // processes // self._item_bytes
+        return fits if fits >= _WORTH_IT * self._items else 0
 
-def _read_image(scenes: Sequence[Scene], size_hw: tuple[int, int], scene: int, frame: int) -> np.ndarray:
-    return scenes[scene].image(frame, size_hw)
-
-
-def _frame_cache(scenes: Sequence[Scene], size_hw: tuple[int, int]) -> Cache:
-    """Frames at the network's size, uint8 (h, w, 3)."""
-    # no lambda: where processes are not forked, samples are pickled for those that load them
-    return Cache(partial(_read_image, scenes, size_hw), budget_mb=512)
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_kept": {}}  # it is pickled for the processes that load
 
 
 def _float_image(image_hw3: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image_hw3.transpose(2, 0, 1))).float().div_(255)
 
 
-class TripleSamples(TorchDataset):
-    """Target, its two sources, intrinsics and relative poses.
+class _Samples(TorchDataset):
+    """What both kinds of samples share: items are read through a cache and augmented.
 
-    Indexed by (epoch, index), so that augmentation depends on nothing but seed, epoch and index: any
-    number of loading processes, and a resumed run, see the same samples. An item holds
+    Indexed by (epoch, index): augmentation depends on seed, epoch and index alone, so that any number of loading
+    processes, and a resumed training, see the same samples.
+    """
 
-        input           (3, h, w) float32, the augmented target: what the network sees
-        target          (3, h, w) float32, plain: what the loss sees
-        sources         (2, 3, h, w) float32, plain
-        K               (3, 3) float32 at this size
-        source_T_target (2, 4, 4) float32
-        flip            bool, whether ``input`` is mirrored
+    def __init__(self, scenes: Sequence[Scene], size_hw: HW, seed: int, augment: bool):
+        self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
+
+    def _draw(self, epoch: int, index: int) -> Augmentation:
+        if not self._augment:
+            return Augmentation()
+        return Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+
+    def _image(self, s: int, i: int) -> np.ndarray:
+        return self._scenes[s].image(i, self._size_hw)
+
+
+class TripleSamples(_Samples):
+    """Target, its two sources, intrinsics and relative poses; indexed by (epoch, index). An item holds
+
+    input           (3, h, w) float32, the augmented target: the input of the network
+    target          (3, h, w) float32, not augmented: for the loss
+    sources         (2, 3, h, w) float32, not augmented
+    K               (3, 3) float32 at this size
+    source_T_target (2, 4, 4) float32
+    flip            bool, whether ``input`` is mirrored
     """
 
     def __init__(
         self,
         scenes: Sequence[Scene],
         triples: Sequence[Triples],
-        size_hw: tuple[int, int],
+        size_hw: HW,
         seed: int = 0,
         augment: bool = True,
     ):
-        self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
+        super().__init__(scenes, size_hw, seed, augment)
         self._index = [(s, *map(int, row)) for s, t in enumerate(triples) for row in t.indices]
         if not self._index:
             raise DataError("no training triples: every target lacks a usable neighbour.")
-        self._frame = _frame_cache(scenes, size_hw)
+        frames = {(s, i) for s, *of in self._index for i in of}
+        self._frame = Cache(self._image, len(frames), 3 * size_hw[0] * size_hw[1])
 
     def __len__(self) -> int:
         return len(self._index)
@@ -94,11 +119,8 @@ class TripleSamples(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
         s, t, *sources = self._index[index]
-        scene = self._scenes[s]
+        scene, draw = self._scenes[s], self._draw(epoch, index)
         target = _float_image(self._frame(s, t))
-        draw = Augmentation()
-        if self._augment:
-            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
         poses = [relative_pose(scene.world_T_cams[i], scene.world_T_cams[t]) for i in sources]
         return {
             "input": draw(target),
@@ -110,7 +132,7 @@ class TripleSamples(TorchDataset):
         }
 
 
-class LabelSamples(TorchDataset):
+class LabelSamples(_Samples):
     """Image and pseudo-label; indexed by (epoch, index). An item holds
 
     input  (3, h, w) float32, augmented
@@ -127,60 +149,54 @@ class LabelSamples(TorchDataset):
         scenes: Sequence[Scene],
         frames: Sequence[tuple[int, int]],
         label: Callable[[Scene, int], np.ndarray],
-        size_hw: tuple[int, int],
+        size_hw: HW,
         seed: int = 0,
         augment: bool = True,
     ):
+        super().__init__(scenes, size_hw, seed, augment)
         if not frames:
             raise DataError("no frames with a label to train on.")
-        self._scenes, self._frames, self._read_label = scenes, list(frames), label
-        self._size_hw, self._seed, self._augment = size_hw, seed, augment
-        self._label = Cache(self._checked_label, budget_mb=256)
-        self._frame = _frame_cache(scenes, size_hw)
+        self._frames, self._read_label = list(frames), label
+        self._item = Cache(self._image_and_label, len(set(self._frames)), 7 * size_hw[0] * size_hw[1])
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
-        s, i = self._frames[index]
-        draw = Augmentation()
-        if self._augment:
-            draw = Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+        draw = self._draw(epoch, index)
+        image, label = self._item(*self._frames[index])
         return {
-            "input": draw(_float_image(self._frame(s, i))),
-            "label": torch.from_numpy(self._label(s, i))[None],
+            "input": draw(_float_image(image)),
+            "label": torch.from_numpy(label)[None],
             "flip": torch.tensor(draw.flip),
         }
 
-    def _checked_label(self, s: int, i: int) -> np.ndarray:
+    def _image_and_label(self, s: int, i: int) -> tuple[np.ndarray, np.ndarray]:
         scene = self._scenes[s]
+        where = f"label of scene {scene.name}, frame {scene.frame_ids[i]}"
         label = np.array(self._read_label(scene, i), dtype=np.float32)
-        if not np.isfinite(label).all():
+        if bad := np.count_nonzero(~np.isfinite(label)):
             raise DataError(
-                f"label of scene {scene.name}, frame {scene.frame_ids[i]}: {np.count_nonzero(~np.isfinite(label))} "
-                f"pixels are not finite. Use 0 where there is no label; compute the labels anew."
+                f"{where}: {bad} pixels are not finite. Use 0 where there is no label; compute the labels anew."
             )
         if label.shape != tuple(self._size_hw):
-            raise DataError(
-                f"label of scene {scene.name}, frame {scene.frame_ids[i]} is {label.shape}, "
-                f"the network's size is {tuple(self._size_hw)}."
-            )
-        return label
+            raise DataError(f"{where} is {label.shape}, the network's size is {tuple(self._size_hw)}.")
+        return self._image(s, i), label
 
 
 class EpochBatches(Sampler):
     """Shuffled batches of (epoch, index), epoch after epoch, from one step of a training to another.
 
-    The order within an epoch depends on seed and epoch alone, so a training may go on at any step.
+    The order within an epoch depends on seed and epoch alone, so that a training can resume at any step.
 
     Args:
         length: number of samples.
         first, last: the batches' steps, first <= step < last; by default the first epoch's.
-        part: (k, n): of each batch the k-th of n equal parts, for n processes that train together.
+        part: (k, n): the k-th of n equal parts of each batch, for n processes that train together.
 
     Raises:
-        ConfigError: a batch cannot be parted so.
+        ConfigError: a batch cannot be divided into n equal parts.
     """
 
     def __init__(
@@ -199,8 +215,7 @@ class EpochBatches(Sampler):
         k, n = part
         if self._batch % n:
             raise ConfigError(
-                f"a batch of {self._batch} cannot be shared equally by {n} processes: set a batch_size that is a "
-                f"multiple of {n}."
+                f"{n} processes cannot share a batch of {self._batch} equally: set batch_size to a multiple of {n}."
             )
         self._part = slice(k * self._batch // n, (k + 1) * self._batch // n)
 
