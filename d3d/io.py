@@ -139,6 +139,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     return value
 
 
+def project_root() -> Path:
+    """The checkout that this package runs from, or the working folder if it was installed elsewhere."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
 def sha256(path: Path) -> str:
     """Return the hex digest of a file's content."""
     with open(path, "rb") as f:

@@ -524,6 +524,18 @@ def test_listed_frames_of_a_prepared_split_are_not_its_own(root, tmp_path):
     assert len(own(whole, "val")) == 59, "of a video nothing was left out"
 
 
+def test_a_frame_without_a_depth_map_is_kept_and_not_scored(root, tmp_path, monkeypatch):
+    depth = SensScene._read_depth
+    monkeypatch.setattr(SensScene, "_read_depth", lambda s, i: None if s.numbers[i] == 20 else depth(s, i))
+    manifest = run(root, tmp_path / "out")
+    (scene,) = open_dataset("scannet", tmp_path / "out").scenes("val")
+    assert scene.frame_ids == ("0", "10", "20", "40", "50", "60")
+    assert scene.depth(2) is None
+    assert scene.depth(3) is not None
+    assert [s["with_depth"] for s in manifest["scenes"] if s["split"] == "val"] == [5]
+    assert not manifest["scenes"][-1]["corrupt"]
+
+
 def test_a_manifest_cannot_lead_out_of_its_folder(prepared):
     out, folder, index, manifest = prepared
     (folder / INDEX).write_bytes(index)
@@ -531,7 +543,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(prepared):
     for name in ("../data", "/etc", "scene0704_00/.."):
         value["scenes"][0]["name"] = name
         (out / MANIFEST).write_text(json.dumps(value))
-        with pytest.raises(DataError, match="is no scene with name"):
+        with pytest.raises(DataError, match=r"scenes\.0\.name: String should match pattern"):
             read_manifest(out)
     (out / MANIFEST).write_bytes(manifest)
 

@@ -26,9 +26,11 @@ from PIL import Image
 
 from d3d import tables
 from d3d.datasets import archives, images, lists, open_dataset
+from d3d.datasets.records import read_matrix
 from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.datasets.sevenscenes import files as sevenscenes_files
 from d3d.errors import ConfigError, D3DError, DataError
+from d3d.geometry import check_pose
 from d3d.io import read_json
 from d3d.lists import review
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
@@ -102,7 +104,7 @@ def of_stored(path):
 
 
 def of_pose(path):
-    assert np.isfinite(sevenscenes._read_pose(path, "here")).all()
+    assert np.isfinite(check_pose(read_matrix(path, "here"), "here")).all()
 
 
 def of_index(path):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,9 +18,10 @@ from sens_writer import SMALL_K, matrix, walk, write_small
 
 from d3d.datasets import open_dataset
 from d3d.datasets.lists import with_given
+from d3d.datasets.records import read_matrix
 from d3d.datasets.scannet import dataset as scannet
 from d3d.datasets.scannet import lists as scannet_lists
-from d3d.datasets.scannet.dataset import FolderScene, find_scenes, pose_fault, read_matrix, registration_px
+from d3d.datasets.scannet.dataset import FolderScene, find_scenes, pose_fault, registration_px
 from d3d.datasets.scannet.lists import SPLITS, official_list, split_scenes
 from d3d.datasets.scannet.sens import SensFile
 from d3d.errors import ConfigError, DataError
@@ -150,7 +155,7 @@ def test_no_scene_no_folder_and_no_list(tmp_path):
     ("text", "message"),
     [
         ("scene0000_00\n../scene0001_00\n", r"line 2: '../scene0001_00' is not the name of a scene"),
-        ("scene0000_00\nscene0000_00\n", "line 2: 'scene0000_00' is there twice"),
+        ("scene0000_00\nscene0000_00\n", "line 2: 'scene0000_00' appears twice"),
         ("\n\n", "empty"),
     ],
 )
@@ -160,37 +165,68 @@ def test_malformed_list_of_a_split(root, text, message):
         open_dataset("scannet", root)
 
 
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder and remembers what was asked for."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """A cache, and no network."""
     monkeypatch.setenv("D3D_CACHE", str(tmp_path / "cache"))
-
-    def no_network(split):
-        raise AssertionError("fetched")
-
-    monkeypatch.setattr(scannet_lists, "_fetch", no_network)
+    monkeypatch.setattr(scannet_lists, "URL", "http://127.0.0.1:9/")
     return tmp_path / "cache" / "scannet"
 
 
-def test_official_lists_are_fetched_once_and_checked(cache, monkeypatch, tmp_path):
+@pytest.fixture
+def served(cache, tmp_path, monkeypatch):
+    """The folder of a server that has a list of val, which is now the official one."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "scannetv2_val.txt").write_bytes(b"scene0000_00\n")
+    (folder / "scannetv2_test.txt").write_bytes(b"scene0000_00\n")
+    monkeypatch.setitem(SPLITS, "val", (1, hashlib.sha256(b"scene0000_00\n").hexdigest()))
+    Server.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=folder)) as server:
+        monkeypatch.setattr(scannet_lists, "URL", f"http://127.0.0.1:{server.server_port}/")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder
+        server.shutdown()
+
+
+def test_official_lists_are_fetched_once_and_checked(served, cache):
     content = b"scene0000_00\n"
-    monkeypatch.setitem(SPLITS, "val", (1, hashlib.sha256(content).hexdigest()))
-    fetched = []
-    monkeypatch.setattr(scannet_lists, "_fetch", lambda split: fetched.append(split) or content)
     assert official_list("val") == official_list("val") == content
-    assert fetched == ["val"]
+    assert Server.asked == ["/scannetv2_val.txt"]
     (cache / "scannetv2_val.txt").write_bytes(b"scene0001_00\n")  # damaged: fetched again
     assert official_list("val") == content
-    assert fetched == ["val", "val"]
-    with pytest.raises(DataError, match=r"has changed: its sha256 is .*split_lists"):
+    assert len(Server.asked) == 2
+    with pytest.raises(DataError, match=r"has changed .*Put the lists that you want beside the scenes"):
         official_list("test")
 
 
-def test_without_a_network_it_says_what_to_do(cache, monkeypatch, tmp_path):
-    monkeypatch.undo()
-    monkeypatch.setenv("D3D_CACHE", str(cache))
-    monkeypatch.setattr(scannet_lists, "URL", "http://127.0.0.1:9/")
-    with pytest.raises(DataError, match=r"cannot be fetched.*Without a network: put scannetv2_train.txt"):
+def test_a_cache_that_cannot_be_written_does_not_stop_anyone(served, monkeypatch, tmp_path):
+    """Issue 12, 1.9: the fallback caught an error that never arrives."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("D3D_CACHE", str(tmp_path / "file"))
+    assert official_list("val") == official_list("val") == b"scene0000_00\n"
+    assert len(Server.asked) == 2
+
+
+def test_without_a_network_it_says_what_to_do(cache, tmp_path):
+    with pytest.raises(
+        DataError, match=r"cannot be downloaded.*Without a network: put scannetv2_train.txt"
+    ) as e:
         split_scenes(tmp_path)
+    assert "split_lists" not in str(e.value), "no stage has such an option"
 
 
 def test_the_official_lists(cache, shared_dir):
@@ -296,8 +332,10 @@ def test_broken_files_of_a_scene_name_themselves(root, tmp_path):
     with pytest.raises(DataError, match=r"frame 0: .*0\.jpg is truncated or not an image"):
         scene.image(0)
     (folder / "depth" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"frame 0: .*0\.png is missing"):
-        scene.depth(0)
+    assert scene.depth(0) is None, "unscored, not unreadable"
+    (folder / "depth" / "4.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"frame 4: .*4\.png is truncated"):
+        scene.depth(1)
     Image.fromarray(np.zeros((480, 640), np.uint16)).save(folder / "depth" / "4.png")
     with pytest.raises(DataError, match=r"frame 4: the depth map has shape \(480, 640\)"):
         scene.depth(1)

@@ -9,10 +9,11 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from d3d.datasets.dataset import Dataset
 from d3d.datasets.glossyrooms.dataset import open_glossyrooms
 from d3d.datasets.scannet.dataset import open_scannet
 from d3d.datasets.scannet.sens import SensFile
-from d3d.datasets.scene import Dataset, Scene, digest_of
+from d3d.datasets.scene import Scene, digest_of
 from d3d.datasets.sevenscenes.dataset import open_sevenscenes
 from d3d.datasets.triples import Triples, find_triples
 from d3d.errors import unknown

@@ -1,7 +1,7 @@
-"""Zip archives that were downloaded, unpacked once: nothing outside the folder, nothing half-unpacked taken for whole.
+"""Downloaded zip archives, unpacked once: nothing outside the folder, and never a part that passes for the whole.
 
-An archive of frames is unpacked and not read in place: in 7-Scenes one archive lies deflated in another, so that a
-frame in the middle could only be had by inflating all before it.
+An archive of frames is unpacked and not read in place: in 7-Scenes one archive lies deflated in another, and to read
+a frame in its middle means to inflate everything before it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from filelock import FileLock
 
 from d3d.errors import DataError
 from d3d.progress import say
 
-# Images and depth maps are packed already and a frame's pose is text: an archive of them unpacks to little more than
-# its size, while deflate can blow up a thousandfold
+# Images and depth maps are compressed already: an archive of them unpacks to little more than its size, while deflate
+# can expand a thousandfold
 MAX_RATIO = 100
 MAX_MEMBERS = 1_000_000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK = 2**20
-_SPARE_BYTES = 2**28  # left free on the disk: whoever fills it to the last byte breaks more than this
+_SPARE_BYTES = 2**28  # stay free on the disk
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: its name, with slashes, that stays below the folder it is unpacked to, and its bytes."""
+    """A file in an archive; its name, with slashes, stays below the folder that it is unpacked to."""
 
     name: str
     bytes: int
@@ -43,12 +42,12 @@ class Member:
 
 
 def list_zip(archive: Path) -> list[Member]:
-    """The files in a zip archive, every one of them fit to be unpacked; folders are left out.
+    """The files in a zip archive, all of them safe to unpack; folders are left out.
 
     Raises:
         DataError: not a zip archive or damaged; or a member has an absolute name, leads out of the folder, is a link
-            or a device, is there twice, is encrypted or packed by another method than deflate; or the archive claims
-            to unpack to more than `MAX_RATIO` times its size.
+            or a device, appears twice, is encrypted or compressed by another method than deflate; or the archive
+            claims to unpack to more than `MAX_RATIO` times its size.
     """
     with _opened(archive) as opened:
         return [member for member, _ in _members(opened, archive)]
@@ -61,42 +60,35 @@ def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
         DataError: as `list_zip`; or there is no such file, or it is larger than ``at_most``.
     """
     with _opened(archive) as opened:
-        for member, info in _members(opened, archive):
-            if member.name == name:
-                if member.bytes > at_most:
-                    raise DataError(f"{archive}: {name} has {member.bytes:,} bytes, more than {at_most:,}.")
-                return b"".join(_content(opened, info, archive))
-    raise DataError(f"{archive}: there is no {name} in it.")
+        member, info = _find(opened, archive, name)
+        if member.bytes > at_most:
+            raise DataError(f"{archive}: {name} has {member.bytes:,} bytes, more than {at_most:,}.")
+        return b"".join(_content(opened, info, archive))
 
 
 def unpack_member(archive: Path, name: str, to: Path) -> Path:
-    """Writes one file of an archive, whole or not at all; a file that is there already is left as it is.
+    """Writes one file of an archive, atomically; a file that exists is left as it is.
 
     Raises:
         DataError: as `list_zip`; there is no such file, it is damaged, or it cannot be written.
     """
     if to.exists():
         return to
-    with _opened(archive) as opened:
-        for member, info in _members(opened, archive):
-            if member.name == name:
-                need_space(to.parent, member.bytes, str(archive))
-                with _writing(to):
-                    _write(opened, info, archive, to)
-                return to
-    raise DataError(f"{archive}: there is no {name} in it.")
+    with _opened(archive) as opened, _writing(to):
+        member, info = _find(opened, archive, name)
+        need_space(to.parent, member.bytes, str(archive))
+        _write(opened, info, archive, to)
+    return to
 
 
 def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
-    """Unpacks an archive to a folder that takes its name only when everything is in it.
+    """Unpacks an archive to a folder, which appears only when it is complete.
 
-    A call that was killed goes on with what is missing; of two at once the second waits. What is there already, from
-    an earlier call or by hand, is left as it is.
+    After an interruption the next call unpacks what is missing; a second call at the same time waits. A folder that
+    exists is left as it is.
 
     Args:
-        archive: a zip archive.
-        folder: does not exist yet, or is returned as it is.
-        below: only what lies below this folder of the archive ("seq-01"), without it in its name; "": everything.
+        below: unpacks only what lies below this folder of the archive ("seq-01"), without it in the names.
 
     Raises:
         DataError: as `list_zip`; nothing lies below ``below``, a member is damaged, the disk has too little room or
@@ -114,15 +106,7 @@ def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Refuses to begin what the disk has no room for.
-
-    Args:
-        folder: where it is to be unpacked; need not be there yet.
-        size: bytes.
-
-    Raises:
-        DataError: says how much there is and how much it takes.
-    """
+    """Raises DataError where the disk of a folder, which need not exist yet, has no room for ``size`` bytes."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -143,8 +127,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
         ]
         if not chosen:
             raise DataError(f"{archive}: there is nothing{f' below {prefix}' if prefix else ''} in it.")
-        # a part may be of another archive of this name, or of a machine that lost power: only what has the archive's
-        # checksum is kept
+        # what an earlier call left may be of another archive, or damaged: only files with the right checksum are kept
         missing = [(n, m, i) for n, m, i in chosen if not _is_there(part / n, m)]
         size = sum(m.bytes for _, m, _ in missing)
         need_space(folder.parent, size, str(archive))
@@ -157,7 +140,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
             if (left.is_file() or left.is_symlink()) and left not in wanted:
                 left.unlink()
         if hasattr(os, "sync"):
-            os.sync()  # once for all files: the folder's new name must not reach the disk before they do
+            os.sync()  # the folder's new name must not reach the disk before its files
         part.replace(folder)
 
 
@@ -169,14 +152,21 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{archive} is missing.") from None
     except MemoryError:
         raise
-    except Exception as error:  # zipfile raises whatever it stumbles over
+    except Exception as error:  # zipfile raises errors of many kinds
         raise DataError(f"{archive}: not a zip archive, or damaged ({error}). Download it again.") from error
     with opened:
         yield opened
 
 
+def _find(opened: zipfile.ZipFile, archive: Path, name: str) -> tuple[Member, zipfile.ZipInfo]:
+    for member, info in _members(opened, archive):
+        if member.name == name:
+            return member, info
+    raise DataError(f"{archive}: there is no {name} in it.")
+
+
 def _members(opened: zipfile.ZipFile, archive: Path) -> list[tuple[Member, zipfile.ZipInfo]]:
-    """Every file of an archive after all checks, in the order in which they lie there."""
+    """Every file of an archive after all checks, in the order of their positions."""
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
     if len(infos) > MAX_MEMBERS:
         raise DataError(
@@ -193,11 +183,11 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> list[tuple[Member, zipfi
             raise DataError(f"{archive}: {info.filename!r} is a link or a device. Nothing was unpacked.")
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
             raise DataError(
-                f"{archive}: {info.filename!r} is encrypted, or packed by another method than deflate."
+                f"{archive}: {info.filename!r} is encrypted, or compressed by another method than deflate."
             )
-        # some file systems do not tell upper from lower case, and two members would overwrite each other
+        # some file systems ignore case, and two members would overwrite each other
         if name.casefold() in seen:
-            raise DataError(f"{archive}: {info.filename!r} is there twice. Nothing was unpacked.")
+            raise DataError(f"{archive}: {info.filename!r} appears twice. Nothing was unpacked.")
         seen.add(name.casefold())
         members.append((Member(name, info.file_size, info.CRC), info))
     total, size = sum(m.bytes for m, _ in members), archive.stat().st_size
@@ -228,14 +218,14 @@ def _safe_name(name: str, archive: Path) -> str:
 
 
 def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> Iterator[bytes]:
-    """A member's content in pieces; `zipfile` stops at the size that it claims and compares its checksum."""
+    """A member's content in pieces; `zipfile` stops at the stated size and compares the checksum."""
     try:
         with opened.open(info) as packed:
             while piece := packed.read(_CHUNK):
                 yield piece
     except (MemoryError, GeneratorExit):
         raise
-    except Exception as error:  # zipfile and zlib raise whatever they stumble over
+    except Exception as error:  # zipfile and zlib raise errors of many kinds
         raise DataError(
             f"{archive}: {info.filename} is damaged or truncated ({error}). Download it again."
         ) from error
@@ -262,22 +252,18 @@ def _is_there(path: Path, member: Member) -> bool:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size != member.bytes:
             return False
+        crc = 0
         with open(path, "rb") as file:
-            return _crc(file) == member.crc
+            while piece := file.read(_CHUNK):
+                crc = zlib.crc32(piece, crc)
+        return crc == member.crc
     except OSError:
         return False
 
 
-def _crc(file: BinaryIO) -> int:
-    crc = 0
-    while piece := file.read(_CHUNK):
-        crc = zlib.crc32(piece, crc)
-    return crc
-
-
 @contextlib.contextmanager
 def _writing(to: Path) -> Iterator[None]:
-    """Tells of what cannot be written as an error of d3d."""
+    """Turns an OSError into a DataError that says what to do."""
     try:
         yield
     except OSError as error:

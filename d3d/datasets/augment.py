@@ -1,4 +1,4 @@
-"""Augmentation of section 3.3: flip and colour jitter, with one draw for all the frames of a triple."""
+"""Augmentation of section 3.3: flip and colour jitter, drawn once for all frames of a triple."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUE = (-0.1, 0.1)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw. ``jitter`` is None or (brightness, contrast, saturation, hue); ``order`` how they follow each other."""
+    """One draw. ``jitter`` is None or (brightness, contrast, saturation, hue); ``order`` is their order."""
 
     flip: bool = False
     jitter: tuple[float, float, float, float] | None = None
@@ -23,7 +23,7 @@ class Augmentation:
 
     @staticmethod
     def draw(rng: np.random.Generator, flip_p: float = 0.5, jitter_p: float = 0.5) -> Augmentation:
-        """Draws an augmentation; always uses the same count of random numbers."""
+        """Draws an augmentation; always uses the same number of random numbers."""
         flip = bool(rng.random() < flip_p)
         jittered = rng.random() < jitter_p
         factors = tuple(float(rng.uniform(*r)) for r in (BRIGHTNESS, CONTRAST, SATURATION, HUE))

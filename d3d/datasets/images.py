@@ -30,34 +30,39 @@ def resize_image(image: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarr
 
 
 def decode_image(
-    file: Path | BinaryIO, formats: Sequence[str], size_hw: tuple[int, int] | None = None
+    file: Path | BinaryIO,
+    formats: Sequence[str],
+    size_hw: tuple[int, int] | None = None,
+    modes: Sequence[str] = (),
 ) -> Image.Image:
     """A fully decoded image.
 
     Args:
-        formats: PIL's names of those that are expected; no other decoder is tried.
-        size_hw: the size that it must have, where that is known before.
+        formats: PIL's names of the formats expected; no other decoder is tried.
+        size_hw, modes: the size, and PIL's names of the modes, that it must have, where they are known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not an image of these formats, of another size, or claims more than `MAX_PIXELS`.
+        ValueError: it is truncated, of another format, size or mode, or claims more than `MAX_PIXELS`.
     """
     try:
         with Image.open(file, formats=formats) as image:
             if size_hw is not None and (image.height, image.width) != tuple(size_hw):
                 raise ValueError(f"{image.width}x{image.height} instead of {size_hw[1]}x{size_hw[0]}")
+            if modes and image.mode not in modes:
+                raise ValueError(f"mode {image.mode} instead of {' or '.join(modes)}")
             if image.width * image.height <= MAX_PIXELS:
                 image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
                 return image
     except (FileNotFoundError, MemoryError):
         raise
-    except Exception as error:  # PIL's decoders raise whatever they stumble over
+    except Exception as error:  # PIL's decoders raise errors of many kinds
         raise ValueError(f"truncated or not an image ({error})") from error
     raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
 
 
 def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
-    """As `decode_image`, of a frame's file.
+    """As `decode_image`, for a frame's file.
 
     Raises:
         DataError: missing, truncated or not an image; names ``where`` (scene and frame) and the file.

@@ -1,9 +1,8 @@
-"""Lists of frames that are scored apart (section 4.1): made by rule, written, read and checked against a data set.
+"""Lists of frames that are scored apart (section 4.1): written, read, and checked against a data set.
 
-The paper's authors looked through ScanNet's val and test frames for reflective surfaces; their lists are not in
-the paper. Whoever has another list, or makes one with the package `d3d.lists`, gives it to the evaluation
-(parameter ``lists``). A file is named ``<split>_<Name>.txt``; it has a line "scene frame" for each frame, and
-"#" begins a comment.
+The paper's lists of ScanNet frames with reflective surfaces are not public. A list of your own, perhaps made with
+the package `d3d.lists`, is given to the evaluation by the parameter ``lists``. A file is named
+``<split>_<Name>.txt``; it has one line "scene frame" per frame, and "#" begins a comment.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from d3d.datasets.scene import Dataset, FrameList, Scene
+from d3d.datasets.dataset import Dataset
+from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.io import atomic
-from d3d.pipeline.config import Config
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 HOW_TO_GIVE = (
@@ -28,10 +25,10 @@ HOW_TO_GIVE = (
 
 
 def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[str, object]) -> Path:
-    """Writes (scene, frame), sorted, with where they come from as comments; whole or not at all.
+    """Writes (scene, frame) pairs, sorted, below their provenance; atomically.
 
     Args:
-        header: provenance, a line "# key: value" each; who decided belongs into it.
+        header: provenance, one line "# key: value" each; say who decided.
 
     Raises:
         DataError: no frame, or a name that could not be read back.
@@ -52,16 +49,16 @@ def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[st
 
 
 def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "the data set") -> FrameList:
-    """The (scene, frame) of a list file.
+    """The (scene, frame) pairs of a list file.
 
     Args:
-        scenes: of the split that the list is for; each line is checked against them and comes back as the
-            data set spells it ("12" for "000012" will do). None: only the form is checked.
-        where: what these scenes are, for errors.
+        scenes: of the list's split; each line is checked against them and returned in the data set's spelling
+            ("000012" for "12"). None: only the form is checked.
+        where: names these scenes in errors.
 
     Raises:
-        DataError: the file cannot be read, has no frame, or has wrong lines: tells the first, with its number and
-            the near misses, and how many of which kind there are in all.
+        DataError: the file cannot be read, has no frame, or has wrong lines; quotes the first with its near misses,
+            and counts the others by kind.
     """
     path = Path(path)
     try:
@@ -73,28 +70,25 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
         raise DataError(f"{path}: not readable as a list of frames ({error}).") from None
     known = None if scenes is None else {scene.name: _Frames(scene) for scene in scenes}
     seen: dict[tuple[str, str], int] = {}
-    wrong: list[tuple[str, str]] = []  # kind, what is told of it
+    wrong: list[tuple[str, str]] = []  # kind of error, message
     for number, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
         if not words:
             continue
-        if len(words) != 2:
-            kind, text = "malformed line", "not a scene and a frame"
-        else:
-            scene, frame = words
-            kind, text = "", ""
-            if known is not None and scene not in known:
-                kind, text = "unknown scene", f"{where} has no scene {scene!r}{_near(scene, known)}"
-            elif known is not None:
-                own = known[scene].find(frame)
-                if own is None:
-                    kind, text = "unknown frame", f"{known[scene].missing(frame)}"
-                frame = own or frame
-            if not kind and (scene, frame) in seen:
-                kind, text = "duplicate", f"line {seen[scene, frame]} has this frame already"
+        kind, text = "", ""
+        scene, frame = words if len(words) == 2 else ("", "")
+        if not scene:
+            kind, text = "malformed line", "not a scene and a frame."
+        elif known is not None and scene not in known:
+            kind, text = "unknown scene", f"{where} has no scene {scene!r}{_near(scene, known)}"
+        elif known is not None and (own := known[scene].find(frame)) is None:
+            kind, text = "unknown frame", known[scene].missing(frame)
+        elif known is not None:
+            frame = own
+        if not kind and (scene, frame) in seen:
+            kind, text = "duplicate", f"line {seen[scene, frame]} has this frame already."
         if kind:
-            end = "" if text[-1] in ".?" else "."
-            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}{end}"))
+            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}"))
         else:
             seen[scene, frame] = number
     if wrong:
@@ -109,14 +103,14 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
 
 
 def indices_on(frames: FrameList, scene: Scene) -> list[int]:
-    """Indices of a scene's frames that are on a list, also on one that was read without the scenes."""
+    """Indices of a scene's frames that are on a list; the list may have been read without the scenes."""
     spelled = _Frames(scene)
     wanted = {spelled.find(frame) for name, frame in frames if name == scene.name}
     return [i for i, frame in enumerate(scene.frame_ids) if frame in wanted]
 
 
 class _Frames:
-    """A scene's frames by id and, where each id is a number of its own, by number."""
+    """A scene's frames by id and, where every id ends in a different number, by number."""
 
     def __init__(self, scene: Scene) -> None:
         self.name, self.ids, self.left_out = scene.name, frozenset(scene.frame_ids), scene.left_out
@@ -125,39 +119,39 @@ class _Frames:
         self.by_number = numbers if len(numbers) == len(self.ids) else {}
 
     def find(self, frame: str) -> str | None:
-        """The data set's spelling of a frame, or None if there is no such frame."""
+        """The data set's spelling of a frame; None if there is no such frame."""
         if frame in self.ids:
             return frame
         return self.by_number.get(int(frame)) if frame.isdecimal() else None
 
     def missing(self, frame: str) -> str:
-        """What to tell of a frame that is not there."""
+        """Why a frame is not there, or which frames are near it."""
         ids = sorted(self.ids)
         why = self.left_out.get(frame) or self.left_out.get(str(int(frame)) if frame.isdecimal() else "")
         if why:
-            return f"scene {self.name!r} leaves frame {frame!r} out: {why}"
+            return f"scene {self.name!r} leaves frame {frame!r} out: {why.rstrip('.')}."
         text = f"scene {self.name!r} has no frame {frame!r}, but {len(ids)} from {ids[0]!r} to {ids[-1]!r}"
         if frame.isdecimal() and self.by_number:
             near = sorted(self.by_number, key=lambda n: abs(n - int(frame)))[:2]
-            return f"{text}. Nearest: {', '.join(self.by_number[n] for n in sorted(near))}"
+            return f"{text}. Nearest: {', '.join(self.by_number[n] for n in sorted(near))}."
         return text + _near(frame, ids)
 
 
 def _near(name: str, choices: Iterable[str]) -> str:
-    """The near misses as a sentence's end; a list of hundreds of scenes would help nobody."""
+    """The end of a sentence: the near misses, if any."""
     near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
     return f". Did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
 
 
 def given_files(given: str, split: str) -> dict[str, Path]:
-    """The files that the parameter ``lists`` names, by the name that a list has in the tables.
+    """The files of the parameter ``lists``, by the names of the lists.
 
     Args:
-        given: a folder with files ``<split>_<Name>.txt`` (those of other splits are left alone), one such file, or
+        given: a folder with files ``<split>_<Name>.txt`` (those of other splits are ignored), one such file, or
             "Name=file", several of them with commas between.
 
     Raises:
-        ConfigError: it is none of these, or a name that cannot stand in a table.
+        ConfigError: none of these, or an invalid name of a list.
         DataError: the folder has no list of this split.
     """
     prefix = f"{split}_"
@@ -189,7 +183,7 @@ def given_files(given: str, split: str) -> dict[str, Path]:
 
 
 def check_name(name: str, split: str, where: str = "") -> None:
-    """Refuses what cannot be a list's name in a table and in a file's name; raises ConfigError."""
+    """Raises ConfigError where a list of this name could not stand in a table or in a file's name."""
     if not _NAME.fullmatch(name) or name.lower() == split.lower():
         raise ConfigError(
             f"lists: {name!r}{where} cannot be a list's name: it takes letters, digits and '-', begins with "
@@ -197,22 +191,16 @@ def check_name(name: str, split: str, where: str = "") -> None:
         )
 
 
-def use(config: Config, given: str | Path) -> Config:
-    """The configuration with the parameter ``lists`` set: its tables have rows for these lists, too."""
-    return replace(config, evaluation=replace(config.evaluation, lists=str(given)))
-
-
 def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:
     """The data set with a user's lists of a split beside, or instead of, its own; all are checked now.
 
     Args:
-        given: as `given_files` takes it.
-        every: every Nth frame of a scene is evaluated. The others of a list are left out of its scores.
+        given: as for `given_files`.
+        every: every Nth frame of a scene is evaluated; other frames of a list are left out of its scores.
 
     Raises:
         ConfigError: as `given_files`.
-        DataError: as `read_list`: each scene must be in the split and each frame in its scene; or no frame of a
-            list is evaluated.
+        DataError: as `read_list`, or no frame of a list is evaluated.
     """
     where = f"split {split!r} of data set {dataset.name!r}"
     scenes = dataset.scenes(split)
@@ -225,17 +213,4 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
                 f"{path}: none of its {len(checked[name])} frames is evaluated with eval_every = {every}; "
                 f"1 evaluates all."
             )
-
-    def lists(of: str) -> dict[str, FrameList]:
-        return dataset.lists(of) | (checked if of == split else {})
-
-    splits = dataset.splits
-    return Dataset(
-        dataset.name,
-        {s: partial(dataset.scenes, s) for s in splits},
-        {s: partial(lists, s) for s in splits},
-        verified=dataset.verified,
-        truth=dataset.truth,
-        whole=dataset.whole,
-        prepared=dataset.prepared,
-    )
+    return dataset.with_lists(split, checked)

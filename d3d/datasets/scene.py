@@ -1,23 +1,20 @@
-"""One internal form for every source of posed frames: `Scene`, and `Dataset`, its splits into scenes.
+"""One form for every source of posed frames.
 
-Nothing downstream knows where a frame came from. A scene holds its poses in memory and reads images
-and depth only when asked for, so that a data set of thousands of scenes opens quickly.
+No other module knows where a frame came from. A scene holds its poses in memory and reads images and depth on
+demand, so that a data set of thousands of scenes opens quickly.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from d3d.datasets.images import resize_image
-from d3d.errors import DataError, unknown
+from d3d.errors import DataError
 from d3d.geometry import check_poses, scale_intrinsics
 
 HW = tuple[int, int]
@@ -27,23 +24,21 @@ FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
 class Scene:
     """Posed frames of one room in the order of time.
 
-    A source of data derives from this class and implements `_read_image` and `_read_K`, and where it
-    has them `_read_depth` and `_read_highlight_mask`; all return arrays at the native colour size, depth at
-    its own where the two differ.
-    The public methods check what these return, so that each bad file gives the same error whatever
-    its source.
+    A source of data derives from this class and implements `_read_image` and `_read_K`, and where it has them
+    `_read_depth` and `_read_highlight_mask`. The public methods check what these return, so that a bad file gives
+    the same error whatever its source.
 
     Attributes:
         name: unique in its data set and usable as a file name.
         frame_ids: n names of frames, unique in the scene.
         world_T_cams: (n, 4, 4) float64 poses of the colour camera, OpenCV axes, metres.
         size_hw: native colour size.
-        has_depth: whether `depth` gives anything.
+        has_depth: whether any frame may have depth.
         depth_hw: size of `depth`; the native colour size unless the source says otherwise.
-        left_out: frame id -> why the source has this frame and the scene does not.
+        left_out: frame id -> reason, for frames that the source has and the scene has not.
         one_K: whether all frames have the same intrinsics, so that `intrinsics` reads them once.
-        corrupt: those of them whose pose cannot be read, unlike those that never had one; they count among the
-            frames that cannot be read (`d3d.pipeline.stages.frames`).
+        corrupt: the part of ``left_out`` whose pose cannot be read. They count among the unreadable frames
+            (`d3d.pipeline.stages.frames`), unlike frames that never had a pose.
     """
 
     one_K = False
@@ -62,18 +57,17 @@ class Scene:
         """Checks and keeps what is known without opening an image.
 
         Args:
-            depth_hw: where ground truth has another size than colour, and both show the same view.
-            numbers: each frame's place in the video, where frames of it are left out; see `every`.
+            depth_hw: size of ground truth, where it differs from colour; both show the same view.
+            numbers: each frame's number in the video, where frames of it are left out; see `every`.
 
         Raises:
-            DataError: no frame, another number of poses than of frames, or a pose that is not one.
+            DataError: no frame, another number of poses than of frames, or an invalid pose.
         """
         if len(frame_ids) == 0:
             raise DataError(f"scene {name!r} is empty: it has no frame.")
-        if len(world_T_cams) != len(frame_ids):
-            raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(world_T_cams)} poses.")
-        if numbers is not None and len(numbers) != len(frame_ids):
-            raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(numbers)} numbers of them.")
+        for what, values in (("poses", world_T_cams), ("numbers of them", numbers)):
+            if values is not None and len(values) != len(frame_ids):
+                raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(values)} {what}.")
         self.name = name
         self.frame_ids = tuple(frame_ids)
         self.size_hw: HW = (int(size_hw[0]), int(size_hw[1]))
@@ -84,7 +78,7 @@ class Scene:
         self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.world_T_cams = check_poses(world_T_cams, self._where)
 
-    # what a source of data implements, at the native colour size
+    # A source of data implements these, at the native colour size
 
     def _read_image(self, i: int) -> np.ndarray:
         """Colour image i, uint8 (H, W, 3), RGB."""
@@ -95,14 +89,14 @@ class Scene:
         return None
 
     def _read_depth(self, i: int) -> np.ndarray | None:
-        """Depth i (`depth_hw`) in metres, registered to colour, 0 = invalid; asked for only if `has_depth`."""
+        """Depth i (`depth_hw`) in metres, registered to colour, 0 = invalid; None if it has no file."""
         raise NotImplementedError
 
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
-        """Bool (H, W) where a mirror image of a light is seen; None where nobody knows."""
+        """Bool (H, W), true where a mirror image of a light is seen; None if not known."""
         return None
 
-    # what the rest of the package uses
+    # The rest of the package uses these
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -115,7 +109,7 @@ class Scene:
         """Colour image, uint8 (h, w, 3) RGB, at the native size or resized to ``size_hw``.
 
         Raises:
-            DataError: the file is missing or broken, or the image is not of the size of its scene.
+            DataError: the file is missing or broken, or the image is not of the scene's size.
         """
         image = self._read_image(self._index(i))
         if image.shape != (*self.size_hw, 3) or image.dtype != np.uint8:
@@ -126,13 +120,13 @@ class Scene:
         return resize_image(image, size_hw)
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth, float32 (`depth_hw`) in metres, 0 = invalid; None if there is none.
+        """Depth, float32 (`depth_hw`) in metres, 0 = invalid; None where the frame has no depth map.
 
-        It is never resized: averaging depth invents surfaces between two true ones. Evaluation resizes
-        the prediction to it instead.
+        Depth is never resized: averaging it invents surfaces between two true ones. Evaluation resizes the
+        prediction instead.
 
         Raises:
-            DataError: the file is missing or broken, or its size is not that of the scene's depth.
+            DataError: the file is broken, or its size is not that of the scene's depth.
         """
         i = self._index(i)
         depth = self._read_depth(i) if self.has_depth else None
@@ -204,15 +198,12 @@ class Scene:
         return list(range(len(self))) if self._numbers is None else self._numbers.tolist()
 
     def every(self, n: int) -> list[int]:
-        """Indices of every nth frame of the video, its first among them.
+        """Indices of every nth frame of the video: of those whose number is a multiple of n.
 
-        Where frames are left out (lost tracking, or only what is needed was kept) they are still those
-        whose number in the video is a multiple of n: a frame that is not there is not replaced by its
-        neighbour, so that the same frames are meant however much of the video is kept.
+        A frame that is left out is not replaced by its neighbour, so that the same frames are meant however much
+        of the video is kept.
         """
-        if self._numbers is None:
-            return list(range(0, len(self), n))
-        return np.flatnonzero(self._numbers % n == 0).tolist()
+        return [i for i, number in enumerate(self.numbers) if number % n == 0]
 
     def block(self, start: int, stop: int, name: str | None = None) -> Scene:
         """Frames ``start`` .. ``stop - 1`` as a scene of its own, so that no triple crosses its ends.
@@ -233,10 +224,10 @@ class Scene:
         return _Subset(self, indices, name, numbers, self.left_out)
 
     def without(self, reasons: Mapping[str, str]) -> Scene:
-        """The scene, of the same name, without some of its frames; what `every` means stays the same.
+        """The scene without some of its frames; its name and the meaning of `every` stay the same.
 
         Args:
-            reasons: frame id -> why it is left out; ids that are not there are passed over.
+            reasons: frame id -> why it is left out; other ids are ignored.
 
         Raises:
             DataError: no frame is left.
@@ -269,20 +260,11 @@ class _Subset(Scene):
     ) -> None:
         if isinstance(parent, _Subset):  # a subset of a subset reads straight from the source
             indices, parent = [parent._indices[i] for i in indices], parent._parent
-        self._parent, self._indices = parent, indices
-        ids = [parent.frame_ids[i] for i in indices]
-        super().__init__(
-            name,
-            ids,
-            parent.world_T_cams[indices],
-            parent.size_hw,
-            parent.has_depth,
-            parent.depth_hw,
-            numbers,
-            left_out,
-        )
+        self._parent, self._indices, self.one_K = parent, indices, parent.one_K
+        ids, poses = [parent.frame_ids[i] for i in indices], parent.world_T_cams[indices]
+        sizes = (parent.size_hw, parent.has_depth, parent.depth_hw)
+        super().__init__(name, ids, poses, *sizes, numbers, left_out)
         self.corrupt = parent.corrupt
-        self.one_K = parent.one_K
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._parent._read_image(self._indices[i])
@@ -309,121 +291,3 @@ def digest_of(scenes: Sequence[Scene], frames: Sequence[Sequence[int]] | None = 
     used = [None] * len(scenes) if frames is None else [list(map(int, of)) for of in frames]
     parts = [(scene.digest(), of) for scene, of in zip(scenes, used, strict=True)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-class Dataset:
-    """A named set of scenes in splits; a split's scenes are made when first asked for.
-
-    Attributes:
-        name: the name in the registry.
-        splits: names of the splits there are: "train" and "val", and "test" where there is one.
-        verified: whether every frame is known to be readable: it was decoded, or is compared with a checksum of
-            what was. The others are decoded once before a training (`d3d.pipeline.stages.frames`).
-        prepared: settings for which frames were kept and resized, empty where all of them are there.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        splits: Mapping[str, Callable[[], list[Scene]]],
-        lists: Mapping[str, Callable[[], Mapping[str, FrameList]]] | None = None,
-        *,
-        verified: bool = False,
-        truth: Callable[[str], str] | None = None,
-        whole: Callable[[str, int], bool] | None = None,
-        prepared: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
-
-        Args:
-            truth: from a split to what its depth is; see `truth`.
-            whole: from a split and the step between its scored frames to whether these are all of it; see `whole`.
-            prepared: where only the frames that some settings need were kept, these settings.
-        """
-        self.name = name
-        self.splits = tuple(splits)
-        self.verified = verified
-        self._truth, self._whole = truth, whole
-        self.prepared = dict(prepared or {})
-        self._make = dict(splits)
-        self._make_lists = dict(lists or {})
-        self._scenes: dict[str, list[Scene]] = {}
-
-    def scenes(self, split: str) -> list[Scene]:
-        """The scenes of a split.
-
-        Raises:
-            ConfigError: no such split.
-            DataError: the split has no scene, or one of them cannot be read.
-        """
-        if split not in self._make:
-            raise unknown(f"split of data set {self.name!r}", split, self.splits)
-        if split not in self._scenes:
-            self._scenes[split] = self._make[split]()
-            if not self._scenes[split]:
-                raise DataError(f"the {split!r} split of data set {self.name!r} has no scene.")
-        return list(self._scenes[split])
-
-    def lists(self, split: str) -> dict[str, FrameList]:
-        """Subsets of a split's frames to be scored apart, by name; empty where the data set has none.
-
-        "Reflection" frames show highlights, "NoReflection" frames show none, "Mirror" frames show a mirror,
-        which the paper leaves unsolved.
-
-        Raises:
-            ConfigError: no such split.
-            DataError: a list cannot be read, or names a frame that is not there.
-        """
-        if split not in self._make:
-            raise unknown(f"split of data set {self.name!r}", split, self.splits)
-        return dict(self._make_lists[split]()) if split in self._make_lists else {}
-
-    def truth(self, split: str) -> str:
-        """What a split's depth is, in words, where a data set may come with one kind or another; else "".
-
-        Answered without reading a frame: scores against one kind are not those against another, and say which.
-        """
-        return "" if self._truth is None else self._truth(split)
-
-    def split_frames(self, split: str, scene: Scene, every: int = 1) -> frozenset[int]:
-        """Indices of the frames of a scene that belong to its split; others are there for a list of frames alone.
-
-        A prepared folder holds every Nth frame of an evaluated split (``eval_every``) and all frames on the user's
-        lists. Scores of the whole split are means over the frames returned here; those of a list over its own.
-
-        Args:
-            every: score every Nth frame of the video only, as the parameter ``eval_every``.
-        """
-        return frozenset(scene.every(self._step(split, every)))
-
-    def whole(self, split: str, every: int = 1) -> bool:
-        """Whether the scored frames are the whole split: only then do published scores stand beside them.
-
-        All scenes must be there, and the frames dense enough: for ScanNet at least every 10th frame of the video,
-        for the test split of 7-Scenes all frames. Answered without opening a scene; true for a data set that is
-        never had in part.
-
-        Args:
-            every: every Nth frame of the video is scored, as the parameter ``eval_every``.
-        """
-        return True if self._whole is None else self._whole(split, self._step(split, every))
-
-    def _step(self, split: str, every: int) -> int:
-        """The step between the frames of a split that are scored, in frames of the video."""
-        return every if split == "train" else math.lcm(every, self.prepared.get("eval_every", 1))
-
-    def __repr__(self) -> str:
-        return f"<Dataset {self.name!r}: {', '.join(self.splits)}>"
-
-
-def require_root(name: str, root: str | Path | None, how_to_get: str) -> Path:
-    """The folder of a data set that must be downloaded.
-
-    Raises:
-        DataError: none was given or it does not exist; says how to get the data.
-    """
-    if root is None:
-        raise DataError(f"data set {name!r} needs root=, the folder that holds it. {how_to_get}")
-    if not Path(root).is_dir():
-        raise DataError(f"data set {name!r}: there is no folder {root}. {how_to_get}")
-    return Path(root)

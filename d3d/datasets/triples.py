@@ -1,8 +1,7 @@
-"""Training triples: a target frame and two sources, one backwards and one forwards in time.
+"""Training triples: a target frame and two sources, one backwards and one forwards in time (section 4.1).
 
-The paper does not say how its triples are chosen beyond the bounds on the relative pose. Reading
-taken here: every 10th frame is a target, and of the frames within the bounds the source on each side
-is the one nearest to the target in time.
+The paper states the bounds on the relative pose only. Reading taken here: every 10th frame is a target, and the source
+on each side is the frame within the bounds that is nearest in time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from d3d.errors import ConfigError, DataError
 
-# Gaps looked at in one step: enough to amortise the call, few enough that 5000 targets take some 10 MB.
+# Gaps tried in one step: enough to amortise the call, few enough that 5000 targets take about 10 MB
 _GAPS_PER_STEP = 32
 _ROUNDING_M = 1e-9  # five steps of 1 cm are 5 cm
 _NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = (
@@ -28,12 +27,12 @@ _NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = (
 
 @dataclass(frozen=True)
 class Triples:
-    """What `find_triples` found.
+    """The result of `find_triples`.
 
     Attributes:
         indices: (m, 3) int64 frame indices [target, backward source, forward source].
-        targets_tried: number of targets that were looked at.
-        dropped: reason -> number of targets that fell out for it; each target counts once, so that
+        targets_tried: number of targets.
+        dropped: reason -> number of targets without a triple; each target counts once, so that
             ``len(self) + sum(dropped.values()) == targets_tried``.
     """
 
@@ -45,11 +44,7 @@ class Triples:
         return len(self.indices)
 
     def require(self, where: str) -> Triples:
-        """Returns itself, or says why there is nothing to train on.
-
-        Raises:
-            DataError: there is no triple; with the number of targets and why they fell out.
-        """
+        """Returns itself; raises DataError where there is no triple, with the number of targets for each reason."""
         if len(self):
             return self
         reasons = "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items())
@@ -69,21 +64,21 @@ def find_triples(
 ) -> Triples:
     """Finds for every Nth frame the nearest source backwards and forwards in time within the bounds.
 
-    A side without a source gets one of these reasons: there is no frame on it; no frame on it is as
-    far as the lower bound ("moved too little"); frames within the bounds on translation all rotated
-    too much; or the camera jumped over those bounds ("moved too far").
+    A side without a source gets one of these reasons: it has no frame; no frame is as far as the lower bound ("moved
+    too little"); all frames within the bounds on translation rotated too much; or the camera jumped over the bounds
+    ("moved too far").
 
     Args:
         world_T_cams: (n, 4, 4) poses in the order of time, metres.
-        every: every how many frames one is a target.
+        every: every Nth frame is a target.
         translation_m: least and greatest distance of the camera centres, metres, both included.
         max_rotation_deg: greatest angle of the relative rotation, included.
-        max_gap: greatest difference in frames; None for any.
-        targets: indices of the targets in rising order, instead of every Nth pose: where poses of a video were
-            left out, every Nth of those left is another frame (`Scene.every`).
+        max_gap: greatest difference in frames; None: no limit.
+        targets: indices of the targets in rising order, instead of every Nth pose; needed where frames of the video
+            are left out (`Scene.every`).
 
     Raises:
-        ConfigError: a bound that makes no sense.
+        ConfigError: an invalid bound.
         DataError: not an array of finite poses.
     """
     low, high = translation_m
@@ -130,8 +125,8 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
 
-    All targets advance together, a few gaps at a time, and leave when they have found their source:
-    memory stays linear in the number of frames, and a smooth path is done after the first step.
+    All targets are searched together, a few gaps at a time, until each has its source: memory stays linear in the
+    number of frames, and a smooth path needs one step.
     """
     n = len(poses)
     centres, rotations = poses[:, :3, 3], poses[:, :3, :3].reshape(n, 9)

@@ -1,14 +1,14 @@
-"""Which frames show reflections: ranked by two signs that need no truth, to be looked through (section 4.1).
+"""Rank frames by how reflective they look, without ground truth, for a person to review (section 4.1).
 
-Reflections make the three networks disagree (3.2.3), and they make predicted depth lie behind a mesh that is
-fused from it, as other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of
-both, in metres. How well that finds frames known to be reflective is entry E12 of docs/experiments.md.
+On reflections the three networks disagree (3.2.3), and predicted depth lies behind the mesh that is fused from it,
+because other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of both, in metres.
+Entry E12 of docs/experiments.md measures how well it finds frames that are known to be reflective.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,13 @@ from d3d.pipeline.stages.chain import for_workers, over_scenes, saved, where
 from d3d.prediction import DepthStore, map_scenes, saved_network
 from d3d.training import WEIGHTS
 
-TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would drown them
+TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would hide them
 SCORES = ("score", "uncertainty", "disagreement")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a frame is judged by: its image and maps (h, w), metres."""
+    """The data that a frame's score is computed from: its image and maps (h, w), metres."""
 
     image: np.ndarray  # (H, W, 3), large enough for a person to judge
     pred: np.ndarray  # D: the median of the three networks
@@ -42,7 +42,7 @@ class Evidence:
 
     @property
     def excess(self) -> np.ndarray:
-        """How far predicted depth lies behind the mesh, D - P; 0 where the mesh is not hit."""
+        """Distance of predicted depth behind the mesh, D - P; 0 where the mesh is not hit."""
         return behind_mesh(self.pred, self.proj)
 
 
@@ -52,34 +52,33 @@ def behind_mesh(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
 
 
 def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
-    """Mean of the largest values, a share of all of them; at least one."""
+    """Mean of the largest values: a share of all values, at least one."""
     flat = np.sort(values, axis=None)
     return float(flat[-max(1, round(share * flat.size)) :].mean())
 
 
 def frame_scores(uncertainty: np.ndarray, excess: np.ndarray) -> dict[str, float]:
-    """How much a frame looks like one with reflections; all in metres, large where it does.
+    """How reflective a frame looks; all scores in metres.
 
     Args:
         uncertainty: U (h, w), metres.
-        excess: D - P (h, w), metres. Its sign counts: a highlight is seen too far, not too near.
+        excess: D - P (h, w), metres; only positive values count, as a highlight looks too far away.
 
     Returns:
-        uncertainty and disagreement, each a mean over the top 5 % of pixels; score, their geometric mean, which
-        is large only where both are.
+        uncertainty and disagreement, each a mean over the top 5 % of pixels; score, their geometric mean, which is
+        large only where both are large.
     """
     u, d = top_mean(uncertainty), top_mean(np.maximum(excess, 0))
     return {"score": float(np.sqrt(u * d)), "uncertainty": u, "disagreement": d}
 
 
 def rank_frames(config: Config) -> pd.DataFrame:
-    """Ranks the evaluated split's frames by how much they look reflective; needs poses, and no ground truth.
+    """Ranks the evaluated frames by how reflective they look; needs poses, but no ground truth.
 
-    Every ``eval_every``-th frame of the parameter ``split`` is ranked. Stored scene by scene in
-    ``runs/<run>/rank/<split>``: what was killed goes on, what is done is read.
+    Stored scene by scene in ``runs/<run>/rank/<split>``: an interrupted call resumes, a finished ranking is read.
 
     Returns:
-        a row a frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
+        one row per frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
     """
     inputs = {arch: io.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
     with runs.open_stage(config, "rank", inputs=inputs, path=evaluated_name(config)) as stage:
@@ -106,12 +105,12 @@ def rank_frames(config: Config) -> pd.DataFrame:
 
 
 def folder_of(config: Config) -> Path:
-    """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
+    """``runs/<run>/rank/<split>``: the ranking and its projected depth."""
     return runs.stage_folder(config, "rank", path=evaluated_name(config))
 
 
 def _stores(config: Config) -> list[DepthStore]:
-    """Each self-supervised network's depth of the split: that of its evaluation or, without truth, our own."""
+    """Depth of the split by each self-supervised network: of its evaluation or, without ground truth, the ranking's."""
     if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
         paths = {arch: stages.evaluated(config, arch) for arch in ENSEMBLE}
         folders = [runs.stage_folder(config, "evaluate", a, path=p) / "depth" for a, p in paths.items()]
@@ -123,7 +122,7 @@ def _stores(config: Config) -> list[DepthStore]:
 def _predict(
     config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]]
 ) -> list[DepthStore]:
-    """Depth of the split by each network, made where it is not there yet; where it is stored."""
+    """The stores of each network's depth of the split, which is predicted where it is missing."""
     stores = _stores(config)
     for arch, store in zip(ENSEMBLE, stores, strict=True):
         if any(s.has_depth for s in scenes):
@@ -143,7 +142,7 @@ def _predict(
 
 
 def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
-    """What a ranked frame was judged by, read from the run's folder."""
+    """The evidence for a ranked frame's score, read from the run's folder."""
     depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config)])
     return Evidence(
         scene.image(i, _legible(scene.size_hw, 640)),
@@ -156,11 +155,11 @@ def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] 
 def rank_scene(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore], folder: Path
 ) -> pd.DataFrame:
-    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are kept.
+    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are stored.
 
     Args:
         frames: indices of the ranked frames.
-        stores: each network's depth of them.
+        stores: each network's depth of these frames.
         folder: of the stage.
     """
     projected = DepthStore(folder / "projected")
@@ -182,9 +181,9 @@ def rank_scene(
 def _project(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The depth of a scene's mesh from each ranked frame (3.2.2), of all three networks' median depth.
+    """The depth of a scene's mesh at each ranked frame (3.2.2).
 
-    The median, not one network's depth: its mesh tells more (E12), and the list is of no one network.
+    The mesh is fused from the median of the networks' depth: it finds more than that of one network (E12).
     """
     f, size_hw = config.fusion, config.data.size_hw
     used = thinned(scene, frames, f.integrate_every)
@@ -221,14 +220,14 @@ def thinned(scene: Scene, frames: Sequence[int], every: int) -> list[int]:
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
-    """The frames that a rule takes, without anybody having looked at them.
+    """The frames chosen by a rule alone, without review.
 
     Args:
-        share: the best so many of all, from 0 to 1; or
-        score_m: those whose score is at least this, metres.
+        share: the first share of the ranking, from 0 to 1; or
+        score_m: all frames whose score is at least this, metres.
 
     Raises:
-        ConfigError: not exactly one of both, or a share that is none.
+        ConfigError: not exactly one of both, or an invalid share.
     """
     if (share is None) == (score_m is None):
         raise ConfigError(f"give share or score_m, one of both, not share={share!r} and score_m={score_m!r}.")
@@ -238,20 +237,24 @@ def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | 
     return frozenset(zip(chosen["scene"], chosen["frame"], strict=True))
 
 
+def with_lists(config: Config, lists: str | Path) -> Config:
+    """The configuration with the parameter ``lists`` set, so that its tables have rows for these lists, too."""
+    return replace(config, evaluation=replace(config.evaluation, lists=str(lists)))
+
+
 def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50, 100)) -> pd.DataFrame:
-    """How well each score finds frames that are known to be reflective.
+    """Average precision, and precision of the first k frames, of each score for a known list.
 
     Args:
-        wanted: the frames that belong on the list, all others do not.
-        at: numbers of frames from the top, of which the share that is wanted is told; those beyond the ranking's
-            length are left out.
+        wanted: the frames on the list.
+        at: values of k; those beyond the ranking's length are left out.
 
     Returns:
-        a row a score, and one for order by chance: average precision (mean over wanted frames of the precision at
-        their rank), and "first k" for each k.
+        one row per score, and one for an order by chance: "average precision" (mean over wanted frames of the
+        precision at their rank), and "first k" for each k.
 
     Raises:
-        DataError: none of the ranked frames is wanted.
+        DataError: none of the ranked frames is on the list.
     """
     hits = np.array([key in wanted for key in zip(ranking["scene"], ranking["frame"], strict=True)])
     if not hits.any():
@@ -268,7 +271,7 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
 
 
 def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
-    """As `found`, for a list of the data set's; empty where it has none of that name, or no frame of it is ranked."""
+    """As `found`, for one of the data set's lists; empty where the list does not exist or no frame of it is ranked."""
     known = evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
     if known.isdisjoint(zip(ranking["scene"], ranking["frame"], strict=True)):
         return pd.DataFrame()
@@ -276,10 +279,10 @@ def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection")
 
 
 def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
-    """The first frames of a ranking at a glance, each with its rank and score.
+    """A picture of the first frames of a ranking, each with its rank and score.
 
     Args:
-        apart: neighbours look alike: of a scene's ranked frames that lie nearer than this, the best is shown.
+        apart: least distance between two frames of a scene in the sheet, in ranked frames: neighbours look alike.
     """
     scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
     places = {}  # of a ranked frame among its scene's
@@ -298,6 +301,6 @@ def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart:
 
 
 def _legible(size_hw: HW, width: int = 320) -> HW:
-    """A size in which a person sees what is in an image: its own, or one of this width."""
+    """The size of an image for a person to look at: at most this width."""
     h, w = size_hw
     return size_hw if w <= width else (round(h * width / w), width)

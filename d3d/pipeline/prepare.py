@@ -1,9 +1,9 @@
-"""ScanNet made small: `python -m d3d prepare scannet --root FOLDER --out FOLDER`.
+"""Prepare ScanNet: `python -m d3d prepare scannet --root FOLDER --out FOLDER`.
 
-Poses of all scenes first, from which the triples follow and with them the frames that are needed; then the disk they
-take, from a sample of real frames; then one task a scene (`scannet.prepare`), here or over a cluster. What is
-finished is skipped when the same command is given again, and `open_dataset("scannet", out)` then gives the
-same triples as the whole video.
+Reads the poses of all scenes first, which determine the triples and with them the frames that are needed; estimates
+the disk space from a sample of frames; then prepares one scene per task (`d3d.datasets.scannet.prepare`), on this
+machine or a cluster. If the command is repeated, it skips finished scenes. `open_dataset("scannet", out)` then gives
+the same triples as the whole video.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import hashlib
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from d3d.datasets.dataset import require_root
 from d3d.datasets.lists import given_files, read_list
 from d3d.datasets.scannet.dataset import HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
 from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
@@ -33,7 +34,6 @@ from d3d.datasets.scannet.prepared import (
     read_index,
     scene_folder,
 )
-from d3d.datasets.scene import require_root
 from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
 from d3d.io import read_json, write_json
 from d3d.parallel.tasks import run_tasks
@@ -42,9 +42,8 @@ from d3d.progress import say
 
 PAPER_TRIPLES = 45_539
 _SAMPLED_SCENES, _SAMPLED_FRAMES = 12, 3
-_MARGIN = 1.1  # frames differ, and a folder takes room, too
-# ScanNet's own cameras agree to about one pixel of depth (1.2 with the usual intrinsics)
-_ALIGNED_PX = 3.0
+_MARGIN = 1.1  # frames differ, and folders take space, too
+_ALIGNED_PX = 3.0  # ScanNet's cameras agree to about one pixel of depth (1.2 with the usual intrinsics)
 
 
 def prepare_scannet(
@@ -60,27 +59,27 @@ def prepare_scannet(
     scheduler: str = "auto",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Writes the frames that are needed of ScanNet, and says what they are; see the module.
+    """Writes the frames of ScanNet that are needed, and prints a report.
 
     Args:
         root: the folder with the scenes, as .sens files or in a layout of `d3d.datasets.scannet.dataset`.
-        out: a folder of its own; what an earlier call left there is gone on with.
-        settings: what determines a frame; None: the paper's.
-        splits: those to prepare.
+        out: the folder to write; finished scenes in it are skipped.
+        settings: None: the paper's.
+        splits: the splits to prepare.
         split_lists: folder of the lists of splits; None: those in ``root``, or the official ones.
-        lists: the user's lists of frames to score, as `d3d.datasets.lists.given_files` takes them.
-        without: names of scenes to leave out, broken ones say.
-        max_corrupt: share of a scene's frames beyond which unreadable ones are an error.
-        scheduler, workers: as `d3d.parallel.tasks.run_tasks`.
+        lists: the user's lists of frames to score, as for `d3d.datasets.lists.given_files`.
+        without: names of scenes to leave out.
+        max_corrupt: largest share of a scene's frames that may be unreadable.
+        scheduler, workers: as for `d3d.parallel.tasks.run_tasks`.
 
     Returns:
         the manifest.
 
     Raises:
-        ConfigError: an argument that makes no sense.
-        DataError: the data are not there or not readable, or a list is wrong.
-        RunError: the folder is in use, belongs to other settings, cannot be written, or the disk is too small;
-            or some scenes failed, when the others are done.
+        ConfigError: an invalid argument.
+        DataError: the data cannot be found or read, or a list is wrong.
+        RunError: the folder is in use, has other settings or cannot be written; the disk is too small; or some scenes
+            failed, after all others are done.
     """
     settings = (settings or Settings()).checked()
     # workers may have another working folder
@@ -98,21 +97,15 @@ def prepare_scannet(
         for split, of_split in sources.items()
         for name, source in of_split.items()
     }
+    where = {"scheduler": scheduler, "workers": workers}
     lock = _lock(out)
     try:
         _check_settings(out, settings)
-        where = {"scheduler": scheduler, "workers": workers}
         sizes = _survey(jobs, out, where)
         if sizes:
             (out / MANIFEST).unlink(missing_ok=True)  # until all scenes are there again
-        made = run_tasks(
-            prepare_scene,
-            {name: (jobs[name],) for name in sizes},
-            what="prepare",
-            sizes=sizes,
-            unit="frame",
-            **where,
-        )
+        tasks = {name: (jobs[name],) for name in sizes}
+        made = run_tasks(prepare_scene, tasks, what="prepare", sizes=sizes, unit="frame", **where)
         manifest = _manifest(out, settings, jobs, made)
         write_json(out / MANIFEST, manifest)
     finally:
@@ -136,9 +129,7 @@ def _sources(
     for name in without:
         if name not in found:
             raise unknown("scene to leave out", name, found)
-    scenes = split_scenes(
-        root if split_lists is None else Path(split_lists), required=split_lists is not None
-    )
+    scenes = split_scenes(root, split_lists)
     result = {
         split: {n: found[n] for n in scenes.get(split, ()) if n in found and n not in without}
         for split in splits
@@ -191,7 +182,7 @@ def _listed(
 
 
 def _lock(out: Path) -> FileLock:
-    """Holds the folder for this process."""
+    """Locks the folder for this process."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
@@ -204,7 +195,7 @@ def _lock(out: Path) -> FileLock:
 
 
 def _check_settings(out: Path, settings: Settings) -> None:
-    """Refuses a folder of other settings, or of something else; clears what a killed call left."""
+    """Raises RunError for a folder of other settings or other contents; removes what an interrupted call left."""
     path, ours = out / SETTINGS, {"name": NAME, "format": FORMAT, **_plain(settings)}
     if path.is_file():
         if lines := differences(ours, read_json(path)):
@@ -224,11 +215,7 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dict[str, int]:
-    """How many frames each unfinished scene needs; checks that the disk has room for them.
-
-    Raises:
-        RunError: it has not.
-    """
+    """The number of frames that each unfinished scene needs; raises RunError where the disk has no room for them."""
     names = list(jobs)
     sampled = {names[k] for k in np.linspace(0, len(names) - 1, _SAMPLED_SCENES).astype(int)}
     tasks = {name: (jobs[name], _SAMPLED_FRAMES if name in sampled else 0) for name in names}
@@ -239,9 +226,7 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
     colors, depths = (sum(s[key] for s in left.values()) for key in ("colors", "depths"))
     if not colors:
         return dict.fromkeys(left, 0)
-    if not any(
-        s["bytes"]["color"] for s in left.values()
-    ):  # those that were sampled are done, or had no triple
+    if not any(s["bytes"]["color"] for s in left.values()):  # the sampled scenes are done, or have no triple
         some = max(left, key=lambda name: left[name]["colors"])
         left[some] = survey(jobs[some], _SAMPLED_FRAMES)
     mean = {
@@ -265,7 +250,7 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
 def _manifest(
     out: Path, settings: Settings, jobs: Mapping[str, Job], made: Mapping[str, dict]
 ) -> dict[str, Any]:
-    """What is in the folder, scenes of earlier calls included."""
+    """The manifest of the folder, scenes of earlier calls included."""
     entries = dict(made)
     for folder in (*out.glob("scans/scene*"), *out.glob("scans_test/scene*")):
         if folder.name not in entries and SCENE_NAME.fullmatch(folder.name) and (folder / INDEX).is_file():
@@ -286,7 +271,7 @@ def _manifest(
 
 
 def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) -> list[str]:
-    """The manifest in words: what each split has, what was left out and why, our triples beside the paper's."""
+    """The manifest in words: the contents of each split, what was left out and why, our triples beside the paper's."""
     lines = []
     for split in SPLITS:
         scenes = [scene for scene in manifest["scenes"] if scene["split"] == split]
@@ -321,7 +306,7 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
 def _triples(
     scenes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], names: Iterable[str]
 ) -> list[str]:
-    """How many triples there are, and the paper's count."""
+    """The number of triples, and the paper's."""
     found, tried = (sum(s["triples"][key] for s in scenes) for key in ("found", "tried"))
     lines = [
         f"    {found} triples of {tried} targets, in {sum(s['triples']['found'] > 0 for s in scenes)} scenes"
@@ -354,20 +339,20 @@ def run(arguments: Sequence[str]) -> None:
     )
     add = parser.add_argument
     add("--root", required=True, help="folder with scans/, or with the scenes: .sens files or exported ones")
-    add("--out", required=True, help="folder to write; what is finished in it is skipped")
+    add("--out", required=True, help="folder to write; finished scenes in it are skipped")
     for field in fields(Settings):
         default = getattr(defaults, field.name)
-        flag = f"--{field.name.replace('_', '-')}"
+        flag, text = f"--{field.name.replace('_', '-')}", f"default {default}"
         if isinstance(default, bool):
-            add(flag, dest=field.name, action="store_true", help="also keep depth of training targets")
+            add(flag, action="store_true", help="also keep depth of training targets")
         elif isinstance(default, tuple):
-            add(flag, dest=field.name, type=float, nargs=2, default=default, help=f"default {default}")
+            add(flag, type=float, nargs=2, default=default, help=text)
         else:
-            add(flag, dest=field.name, type=type(default), default=default, help=f"default {default}")
+            add(flag, type=type(default), default=default, help=text)
     add("--splits", default=",".join(SPLITS), help="with commas between; default all")
     add(
         "--split-lists",
-        help="folder of scannetv2_{train,val,test}.txt; default: beside the scenes, or fetched",
+        help="folder of scannetv2_{train,val,test}.txt; default: beside the scenes, or downloaded",
     )
     add("--lists", help="lists of frames to score: a folder, a file, or Name=file (docs/lists.md)")
     add("--without", default="", help="scenes to leave out, with commas between")
@@ -377,21 +362,14 @@ def run(arguments: Sequence[str]) -> None:
         default="auto",
         help="auto, none, local, or a dask scheduler's address (docs/clusters.md)",
     )
-    add("--workers", type=int, default=0, help="processes; 0: one a core")
+    add("--workers", type=int, default=0, help="processes; 0: one per core")
     values, rest = parser.parse_known_args(list(arguments))
     if rest:
         known = [action.dest.replace("_", "-") for action in parser._actions]
         raise unknown("option", rest[0].split("=")[0].lstrip("-"), known)
-    given = {field.name: getattr(values, field.name) for field in fields(Settings)}
-    prepare_scannet(
-        values.root,
-        values.out,
-        replace(defaults, **given | {"translation_m": tuple(given["translation_m"])}),
-        splits=values.splits.split(","),
-        split_lists=values.split_lists,
-        lists=values.lists,
-        without=[name for name in values.without.split(",") if name],
-        max_corrupt=values.max_corrupt,
-        scheduler=values.scheduler,
-        workers=values.workers,
-    )
+    given = vars(values)
+    settings = {field.name: given.pop(field.name) for field in fields(Settings)}
+    settings["translation_m"] = tuple(settings["translation_m"])
+    given["splits"] = given["splits"].split(",")
+    given["without"] = [name for name in given["without"].split(",") if name]
+    prepare_scannet(given.pop("root"), given.pop("out"), Settings(**settings), **given)

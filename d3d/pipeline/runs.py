@@ -23,16 +23,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from d3d.errors import BusyError, RunError
-from d3d.io import read_json, remove_left, write_json, writing
+from d3d.io import project_root, read_json, remove_left, write_json, writing
 from d3d.pipeline.config import Config, stage_config
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
-
-
-def project_root() -> Path:
-    """The checkout this package runs from, or the working folder if it was installed elsewhere."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").is_file() else Path.cwd()
 
 
 def run_folder(config: Config) -> Path:

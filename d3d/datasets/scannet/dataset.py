@@ -1,21 +1,21 @@
-"""ScanNet v2 (non-commercial): handheld scans of rooms, colour 1296x968 (of few scenes 640x480), depth 640x480.
+"""ScanNet v2 (non-commercial): handheld scans of rooms, colour 1296x968 (a few scenes 640x480), depth 640x480.
 
-A scene is read as it was released and in each layout it is usually kept in; they may lie beside each other:
+Reads scenes as released and in the usual layouts, also beside each other:
 
     <scene>.sens, or <scene>/<scene>.sens                                         as released
     <scene>/{color/N.jpg, depth/N.png, pose/N.txt}, intrinsic/intrinsic_color.txt      the official exporter's
     <scene>/sensor_data/frame-NNNNNN.{color.jpg, depth.png, pose.txt}, intrinsic/ as above      SimpleRecon's
     <scene>/{color/NNNNNN.jpg, depth/, pose/}, intrinsics_color.txt      scannet_frames_25k: every 100th frame
-    what `python -m d3d prepare scannet` leaves (d3d.datasets.scannet.prepared)
+    prepared by `python -m d3d prepare scannet` (d3d.datasets.scannet.prepared)
 
-with scenes in the root or in its ``scans``, ``scans_test``. In each a frame's id is its number in the video ("120").
+with scenes in the root or in its ``scans``, ``scans_test``. A frame's id is always its number in the video ("120").
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from d3d.datasets.dataset import Dataset, require_root
 from d3d.datasets.images import read_color, read_depth_png
+from d3d.datasets.records import read_matrix
 from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, is_whole, split_scenes
 from d3d.datasets.scannet.prepared import is_prepared, open_prepared
 from d3d.datasets.scannet.sens import SensFile
-from d3d.datasets.scene import HW, Dataset, Scene, require_root
+from d3d.datasets.scene import HW, Scene
 from d3d.errors import DataError
 from d3d.geometry import ROTATION_TOLERANCE
 from d3d.progress import track
@@ -39,12 +41,11 @@ HOW_TO_GET = (
 )
 _FOLDERS = (".", "scans", "scans_test")
 _INTRINSICS = ("intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt", "intrinsic_{}.txt")
-_MAX_TEXT = 4096  # bytes of a file with a 4x4 matrix
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a scene's frames lie in its folder; {} is the number as the colour image's name has it."""
+    """Names of a scene's files in its folder; {} is the number as spelled in the colour image's name."""
 
     folder: str
     color: re.Pattern[str]
@@ -67,7 +68,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class SceneSource:
-    """A scene on disk: its name, how it is kept ("sens" or of `_LAYOUTS`), and the file or folder."""
+    """A scene on disk: its name, layout ("sens" or one of `_LAYOUTS`), and file or folder."""
 
     name: str
     layout: str
@@ -81,18 +82,18 @@ class SceneSource:
 
 
 class ScanNetScene(Scene):
-    """A scene of ScanNet. Frames without a usable pose are left out, the others keep their number.
+    """A scene of ScanNet. Frames without a valid pose are left out, the others keep their number.
 
-    ScanNet's depth camera sees what its colour camera sees: the released depth is aligned, both extrinsics are the
-    identity, and colour shrunk to the size of depth has its intrinsics to 0.5 %. `depth` is therefore the file's
-    own, unresampled, and the evaluation resizes the prediction to it, as everyone does who scores on ScanNet.
+    The released depth is aligned with colour: both extrinsics are the identity, and colour shrunk to the size of depth
+    has the intrinsics of depth to 0.5 %. `depth` is therefore not resampled; the evaluation resizes the prediction
+    to it, as is usual on ScanNet.
 
     Attributes:
-        video_frames: how many frames the video has.
-        invalid: reason -> numbers of the frames that are left out for it.
-        depth_K: (3, 3) intrinsics of depth at its own size; None where they are not there.
-        registration_px: how far a corner of the depth image lies from where it would if shrunk colour had the same
-            intrinsics, in pixels of depth; None where the intrinsics of depth are not there.
+        video_frames: number of frames in the video.
+        invalid: reason -> numbers of the frames that are left out.
+        depth_K: (3, 3) intrinsics of depth at its own size; None if not known.
+        registration_px: offset between a corner of the depth image and that of shrunk colour, in pixels of depth;
+            None if not known.
     """
 
     one_K = True
@@ -109,7 +110,7 @@ class ScanNetScene(Scene):
         color_hw: HW,
         **scene,
     ) -> None:
-        """Leaves out what has no valid pose, or an error instead of one, and opens the rest as a `Scene`."""
+        """Leaves out frames without a valid pose, or with an error instead of one, and opens the rest as a `Scene`."""
         kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
         for number, pose in zip(numbers, poses, strict=True):
             if isinstance(pose, DataError):
@@ -137,7 +138,7 @@ class ScanNetScene(Scene):
 
 
 class SensScene(ScanNetScene):
-    """A scene that still is a .sens file."""
+    """A scene in a .sens file."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._file = file = SensFile(path)
@@ -203,13 +204,13 @@ class FolderScene(ScanNetScene):
     def _read_K(self, i: int) -> np.ndarray | None:
         return self._K
 
-    def _read_depth(self, i: int) -> np.ndarray:
-        depth = read_depth_png(self._depth(int(self._numbers[i])), self._where(i))
-        return depth.astype(np.float32) / 1000
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        path = self._depth(int(self._numbers[i]))
+        return read_depth_png(path, self._where(i)).astype(np.float32) / 1000 if path.exists() else None
 
 
 def pose_fault(world_T_cam: np.ndarray | None) -> str:
-    """Why a pose cannot be used, in a few words; "" for a good one. None is a pose that is not there."""
+    """Why a pose cannot be used, in a few words; "" for a valid pose. None is a missing pose."""
     if world_T_cam is None:
         return "no pose"
     if not np.isfinite(world_T_cam).all():
@@ -217,7 +218,7 @@ def pose_fault(world_T_cam: np.ndarray | None) -> str:
     if not world_T_cam.any():
         return "pose all zero"
     rotation = world_T_cam[:3, :3]
-    with np.errstate(all="ignore"):  # of numbers whose squares overflow
+    with np.errstate(all="ignore"):  # squares may overflow
         off = np.abs(rotation @ rotation.T - np.eye(3)).max()
         if not off <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
             return "pose not a rotation"
@@ -227,7 +228,7 @@ def pose_fault(world_T_cam: np.ndarray | None) -> str:
 
 
 def relative_extrinsics(color: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """``color_T_depth`` (4, 4) from both cameras' extrinsics, which map points of a camera to the sensor."""
+    """``color_T_depth`` (4, 4) from both cameras' extrinsics, which map from the camera to the sensor."""
     try:
         return np.linalg.inv(color) @ depth
     except np.linalg.LinAlgError:
@@ -242,14 +243,14 @@ def registration_px(
     color_T_depth: np.ndarray | None = None,
     distance_m: float = 2.0,
 ) -> float | None:
-    """How far depth is from being aligned with colour shrunk to its size: the worst corner, in pixels of depth.
+    """Offset between depth and colour shrunk to the size of depth, at the worst corner, in pixels of depth.
 
     Args:
-        color_T_depth: (4, 4) where the cameras are not at one place; None is the identity.
-        distance_m: of what is seen, which matters then.
+        color_T_depth: (4, 4); None: the identity.
+        distance_m: distance of the points that are compared.
 
     Returns:
-        None where the matrices are none of cameras.
+        the offset; None if a matrix cannot be inverted.
     """
     h, w = depth_hw
     corners = np.array([[0, 0, 1], [w - 1, 0, 1], [0, h - 1, 1], [w - 1, h - 1, 1]], dtype=np.float64).T
@@ -267,7 +268,7 @@ def registration_px(
 
 
 def find_scenes(root: Path) -> dict[str, SceneSource]:
-    """The scenes in a folder, by name; where one is there twice, as it was released comes first."""
+    """The scenes in a folder, by name; a .sens file comes before other layouts of the same scene."""
     found: dict[str, SceneSource] = {}
     for base in (root / folder for folder in _FOLDERS):
         if not base.is_dir():
@@ -295,15 +296,15 @@ def _source(path: Path) -> SceneSource | None:
 
 
 def open_scannet(root: str | Path | None, split_lists: str | Path | None = None) -> Dataset:
-    """ScanNet: "train", "val" and "test" are the official lists, as far as their scenes are in the folder.
+    """ScanNet: "train", "val" and "test" are those scenes of the official lists that are in the folder.
 
-    A folder that `python -m d3d prepare scannet` made opens in seconds. In any other all poses of a split are
-    read when it is first asked for: of 1201 scenes, millions of small reads.
+    A prepared folder opens in seconds. In any other folder all poses of a split are read when it is first asked for,
+    which means millions of small reads for 1201 scenes.
 
     Args:
         root: the folder with the scenes.
-        split_lists: a folder with ``scannetv2_{train,val,test}.txt``; None: those in ``root``, or the official
-            ones, fetched once. A prepared folder knows its splits.
+        split_lists: a folder with ``scannetv2_{train,val,test}.txt``; None: those in ``root``, or the official ones,
+            downloaded once. A prepared folder knows its splits.
 
     Raises:
         DataError: no folder, no scene in it, or no list of splits; once a split is asked for, a scene that cannot be
@@ -315,9 +316,7 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
     found = find_scenes(folder)
     if not found:
         raise DataError(f"data set {NAME!r}: {folder} holds no scene of ScanNet. {HOW_TO_GET}")
-    listed = split_scenes(
-        folder if split_lists is None else Path(split_lists), required=split_lists is not None
-    )
+    listed = split_scenes(folder, split_lists)
     splits = {split: [name for name in listed.get(split, ()) if name in found] for split in SPLITS}
     if not any(splits.values()):
         raise DataError(
@@ -343,32 +342,17 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
 
 
 def refuse_sparse(sources: Iterable[SceneSource]) -> None:
-    """Raises DataError where a scene that is to be trained on is of scannet_frames_25k."""
-    counts = Counter(source.layout for source in sources)
-    if counts["frames_25k"]:
+    """Raises DataError where a scene to train on is of scannet_frames_25k."""
+    if count := sum(source.layout == "frames_25k" for source in sources):
         raise DataError(
-            f"{counts['frames_25k']} scenes of the train split are of scannet_frames_25k, every 100th frame of the "
-            f"video: too sparse for triples, whose frames are 5 to 10 cm apart. It serves for evaluation only "
-            f"(eval_dataset=scannet, eval_root=...); for training get the .sens files. {HOW_TO_GET}"
+            f"{count} scenes of the train split are of scannet_frames_25k, every 100th frame of the video: too sparse "
+            f"for triples, whose frames are 5 to 10 cm apart. Use it for evaluation only (eval_dataset=scannet, "
+            f"eval_root=...); for training get the .sens files. {HOW_TO_GET}"
         )
 
 
-def read_matrix(path: Path, where: str) -> np.ndarray:
-    """A 4x4 text file as float64; values need not be finite.
-
-    Raises:
-        DataError: missing, or not 16 numbers.
-    """
-    try:
-        if path.stat().st_size > _MAX_TEXT:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        return np.array(path.read_text(encoding="ascii").split(), dtype=np.float64).reshape(4, 4)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: {path} does not hold the 16 numbers of a 4x4 matrix ({error}).") from error
-
-
 def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
-    """K (3, 3) of "color" or "depth" at its native size; None where no file has it."""
+    """K (3, 3) of "color" or "depth" at its native size; None if there is no such file."""
     for path in (folder / name.format(camera) for name in _INTRINSICS):
         if path.is_file():
             return read_matrix(path, where)[:3, :3]
@@ -376,12 +360,12 @@ def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
 
 
 def _first_size(paths: Iterable[Path], where: str) -> HW:
-    """Height and width of the first image file that is one, from its head alone."""
+    """Height and width of the first valid image file, from its header."""
     faults = []
     for path in paths:
         try:
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 return image.height, image.width
-        except Exception as error:  # PIL's decoders raise whatever they stumble over
+        except Exception as error:  # PIL's decoders raise errors of many kinds
             faults.append(f"{path} is not an image ({error})")
     raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")

@@ -1,11 +1,13 @@
-"""Which scenes of ScanNet are in which split: the official lists, fetched once, or a user's own."""
+"""Which scenes of ScanNet belong to which split: the official lists, downloaded once, or the user's own."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import tempfile
 from pathlib import Path
+
+import pooch
 
 from d3d.errors import DataError
 
@@ -21,14 +23,13 @@ SPLITS: dict[str, tuple[int, str]] = {
     "test": (100, "0214c6a3b1ee516ad653393b0321e7c0394c7662a4b3702eac1ddd7fbc00f7e0"),
 }
 
-
-# The paper scores "the complete official val set (312 scenes)" and does not say how densely: every 10th frame, as its
-# training targets, is the reading taken here
+# The paper scores "the complete official val set (312 scenes)" and does not state its step between frames. Every
+# 10th frame, as for training targets, is the reading taken here.
 PAPER_EVERY = 10
 
 
 def is_whole(split: str, scenes: int, every: int) -> bool:
-    """Whether so many scenes, with every Nth frame scored, are the split that the paper scores."""
+    """Whether this number of scenes, with every Nth frame scored, is the split that the paper scores."""
     return scenes == SPLITS[split][0] and PAPER_EVERY % every == 0
 
 
@@ -37,67 +38,61 @@ def list_name(split: str) -> str:
     return f"scannetv2_{split}.txt"
 
 
-def split_scenes(folder: Path, required: bool = False) -> dict[str, list[str]]:
+def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list[str]]:
     """The scenes of each split.
 
     Args:
-        folder: where lists may lie; those there are taken as they are, official or not.
-        required: whether it is an error if there is none; otherwise the official ones are fetched, or read from
-            the folder where they were kept (``D3D_CACHE``, or ``~/.cache/d3d``).
+        root: the folder of the data set; lists that lie there are used, official or not.
+        folder: the folder of the lists, instead of ``root``; None: ``root``, else the official lists, downloaded once
+            to ``D3D_CACHE`` (default ``~/.cache/d3d``).
 
     Raises:
-        DataError: a list is malformed, or cannot be had; says what to do.
+        DataError: a list is malformed or cannot be found or downloaded; says what to do.
     """
-    given = {split: folder / list_name(split) for split in SPLITS if (folder / list_name(split)).is_file()}
-    if given:
-        return {split: _parse(_read(path), str(path)) for split, path in given.items()}
-    if required:
+    given = root if folder is None else Path(folder)
+    paths = {split: given / list_name(split) for split in SPLITS}
+    if there := {split: path for split, path in paths.items() if path.is_file()}:
+        return {split: _parse(_read(path), str(path)) for split, path in there.items()}
+    if folder is not None:
         raise DataError(f"{folder} has none of ScanNet's lists of splits ({list_name('train')}, ...).")
     return {split: _parse(official_list(split), list_name(split)) for split in SPLITS}
 
 
 def official_list(split: str) -> bytes:
-    """The official list of a split, of the right sha256; from the network only the first time.
+    """The official list of a split, checked by its SHA-256; downloaded where the cache does not have it.
 
     Raises:
-        DataError: it is neither kept nor to be had from the network, or is not what it should be.
+        DataError: it cannot be downloaded, or has changed.
     """
-    from d3d.io import atomic
+    cache = Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d") / "scannet"
+    try:
+        return _retrieve(split, cache)
+    except OSError:  # the cache cannot be written: the list is downloaded each time
+        with tempfile.TemporaryDirectory() as folder:
+            return _retrieve(split, Path(folder))
 
-    kept = Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d") / "scannet" / list_name(split)
-    if kept.is_file():
-        content = _read(kept)
-        if _is_official(split, content):
-            return content
-    content = _fetch(split)
-    if not _is_official(split, content):
-        raise DataError(
-            f"{URL}{list_name(split)} has changed: its sha256 is {hashlib.sha256(content).hexdigest()}, the official "
-            f"list's {SPLITS[split][1]}. Give a folder with the lists you want (split_lists)."
+
+def _retrieve(split: str, folder: Path) -> bytes:
+    """A list from a folder, downloaded there first if need be; raises OSError where it cannot be written."""
+    import requests  # takes longer to import than the rest; needed for downloads alone
+
+    url, name = URL + list_name(split), list_name(split)
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_S)
+        return _read(
+            Path(pooch.retrieve(url, f"sha256:{SPLITS[split][1]}", name, folder, downloader=downloader))
         )
-    try:
-        with atomic(kept) as temporary:
-            temporary.write_bytes(content)
-    except OSError:
-        pass  # it serves this time; the next time it is fetched again
-    return content
-
-
-def _is_official(split: str, content: bytes) -> bool:
-    return hashlib.sha256(content).hexdigest() == SPLITS[split][1]
-
-
-def _fetch(split: str) -> bytes:
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(URL + list_name(split), timeout=_TIMEOUT_S) as answer:
-            return answer.read(_MAX_BYTES)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(
-            f"ScanNet's list of its {split} split cannot be fetched from {URL} ({error}). Without a network: put "
+            f"{url} has changed ({error}). Put the lists that you want beside the scenes: "
+            f"{', '.join(map(list_name, SPLITS))}."
+        ) from error
+    except requests.RequestException as error:
+        raise DataError(
+            f"ScanNet's list of its {split} split cannot be downloaded from {URL} ({error}). Without a network: put "
             f"{', '.join(map(list_name, SPLITS))} from the public repository ScanNet/ScanNet, folder Tasks/Benchmark, "
-            f"beside the scenes, or give their folder (split_lists)."
+            f"beside the scenes."
         ) from error
 
 
@@ -121,7 +116,7 @@ def _parse(content: bytes, where: str) -> list[str]:
                 f"{where}, line {number}: {name[:80]!r} is not the name of a scene (scene0000_00)."
             )
         if name in names:
-            raise DataError(f"{where}, line {number}: {name!r} is there twice.")
+            raise DataError(f"{where}, line {number}: {name!r} appears twice.")
         names[name] = None
     if not names:
         raise DataError(f"{where}: the list is empty.")

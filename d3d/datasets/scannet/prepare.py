@@ -1,17 +1,15 @@
-"""One scene of ScanNet made small: only the frames that training and evaluation need, at the network's size.
+"""Prepare one scene of ScanNet: keep only the frames that training and evaluation need, at the network's size.
 
-Triples come first, from poses alone. Of a scene that is trained on, the frames of its triples and those that are fused
-are kept; of one that is evaluated every Nth and the user's lists, with depth. What a scene's folder then holds:
-`d3d.datasets.scannet.prepared`; all scenes of a data set: `d3d.pipeline.prepare`.
+Triples are found first, from poses alone. Of a training scene, the frames of its triples and the frames to fuse are
+kept; of an evaluated scene every Nth frame and the user's lists, with depth. The layout of the result:
+`d3d.datasets.scannet.prepared`; all scenes: `d3d.pipeline.prepare`.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +23,22 @@ from d3d.datasets.scene import HW
 from d3d.datasets.triples import Triples, find_triples
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import scale_intrinsics
+from d3d.io import atomic, temporary_beside
 
-_BLOCK = 4096  # bytes in which file systems give space
+_BLOCK = 4096  # bytes of a file system's block
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a prepared frame, and which frames there are.
+    """Settings that determine which frames are kept, and how.
 
     Attributes:
         height, width: of the colour images, the network's size.
-        every, translation_m, max_rotation_deg: the triples of section 4.1.
-        integrate_every: every Nth frame of a training scene goes into the TSDF.
+        every, translation_m, max_rotation_deg: the rule for triples of section 4.1.
+        integrate_every: every Nth frame of a training scene is fused into the TSDF.
         eval_every: every Nth frame of val and test is scored.
         quality: of the JPEG images, without chroma subsampling.
-        train_depth: whether training targets have depth, too; no stage of the method looks at it.
+        train_depth: keep depth of training targets, too, which no stage of the method uses.
     """
 
     height: int = 288
@@ -57,7 +56,7 @@ class Settings:
         return self.height, self.width
 
     def checked(self) -> Settings:
-        """Itself, if it makes sense; raises ConfigError."""
+        """Returns itself; raises ConfigError for an invalid value."""
         if self.height % 32 or self.width % 32 or self.height < 64 or self.width < 64:
             raise ConfigError(
                 f"height {self.height} and width {self.width} must be multiples of 32, from 64 up."
@@ -72,12 +71,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which frames of a scene are needed.
+    """The frames of a scene that are kept.
 
     Attributes:
-        colors: indices of the frames that are kept, in order.
+        colors: their indices, in order.
         depths: those of them that are kept with depth.
-        triples: of a training scene, indices into the scene's frames.
+        triples: of a training scene; indices into the scene's frames.
     """
 
     colors: list[int]
@@ -87,11 +86,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A scene to prepare, in a form that travels to another process.
+    """A scene to prepare; can be pickled.
 
     Attributes:
         listed: numbers of frames on the user's lists.
-        max_corrupt: share of the frames needed beyond which unreadable ones are an error.
+        max_corrupt: largest share of the frames needed that may be unreadable.
     """
 
     source: SceneSource
@@ -116,9 +115,8 @@ def plan_frames(
     """The frames of a scene that are needed, from its poses alone.
 
     Args:
-        listed: numbers of frames that are scored whatever `Settings.eval_every` says; those without a valid pose
-            are left out.
-        without: numbers of frames that cannot be read: the triples are found as if the video had not had them.
+        listed: numbers of frames to keep whatever `Settings.eval_every` says; frames without a valid pose are left out.
+        without: numbers of unreadable frames; triples are found as if the video did not have them.
     """
     s, bad = settings, set(without)
     good = [i for i, number in enumerate(scene.numbers) if number not in bad]
@@ -141,14 +139,14 @@ def plan_frames(
 
 
 def survey(job: Job, samples: int) -> dict:
-    """What a scene will need: numbers of frames and of triples, and the size on disk of some real frames of it.
+    """Counts the frames that a scene needs and measures the size on disk of some of them.
 
     Args:
-        samples: how many frames to encode; 0 reads poses only.
+        samples: number of frames to encode; 0 reads poses only.
 
     Returns:
-        "colors" and "depths", how many there will be; "bytes": "color" and "depth" to a list of sizes on disk; "done",
-        whether the scene is there already.
+        "colors" and "depths": numbers of frames; "bytes": lists of sizes on disk of "color" and "depth"; "done":
+        whether the scene is finished.
     """
     if finished(job) is not None:
         return {"done": True, "colors": 0, "depths": 0, "bytes": {"color": [], "depth": []}}
@@ -159,14 +157,16 @@ def survey(job: Job, samples: int) -> dict:
         step = max(1, len(frames) // samples) if samples else 1
         for i in frames[::step][:samples]:
             try:
-                sizes[kind].append(_on_disk(len(_encode(scene, kind, i, job.settings))))
+                content = _encode(scene, kind, i, job.settings)
             except DataError:
-                continue  # counted and listed when its turn comes
+                continue  # reported when the scene is prepared
+            if content is not None:
+                sizes[kind].append(_on_disk(len(content)))
     return {"done": False, "colors": len(plan.colors), "depths": len(plan.depths), "bytes": sizes}
 
 
 def frames_on_disk(colors: float, depths: float, color_bytes: float, depth_bytes: float) -> float:
-    """Bytes that so many frames take; each has a file with its pose."""
+    """Bytes on disk of these numbers of frames, each with a file for its pose."""
     return colors * (color_bytes + _BLOCK) + depths * depth_bytes
 
 
@@ -175,7 +175,7 @@ def _on_disk(size: int) -> int:
 
 
 def finished(job: Job) -> dict | None:
-    """The index of a scene that is prepared, with all that is asked for; else None."""
+    """The index of a scene that is finished and has all listed frames; else None."""
     if not (job.folder / INDEX).is_file():
         return None
     index = read_index(job.folder, job.source.name)
@@ -183,24 +183,22 @@ def finished(job: Job) -> dict | None:
 
 
 def prepare_scene(job: Job) -> dict:
-    """Writes one scene's folder, all or nothing; one that is there is left as it is.
+    """Writes one scene's folder, atomically; a finished scene is left as it is.
 
-    A frame that cannot be decoded is left out and listed, and the triples are found without it.
+    A frame that cannot be decoded is left out and reported, and the triples are found without it.
 
     Returns:
         the scene's entry in the manifest.
 
     Raises:
-        DataError: the scene cannot be opened, or more frames than `Job.max_corrupt` cannot be read.
+        DataError: the scene cannot be opened, or a larger share than `Job.max_corrupt` cannot be read.
     """
-    from d3d.io import atomic
-
     if index := finished(job):
         return summary(index)
     scene = job.source.open()
     if job.folder.exists():  # prepared before a list asked for more
-        aside = job.folder.parent / f".{uuid.uuid4().hex[:12]}.part-{job.folder.name}"
-        os.replace(job.folder, aside)
+        aside = temporary_beside(job.folder)
+        job.folder.replace(aside)
         shutil.rmtree(aside, ignore_errors=True)
     with atomic(job.folder) as temporary:
         for folder in ("color", "depth", "pose", "intrinsic"):
@@ -219,7 +217,9 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
     while True:
         bad = [scene.numbers[i] for i in corrupt]
         plan = plan_frames(scene, job.split, job.settings, job.listed, bad)
-        todo = [i for i in plan.colors if i not in written or (i in plan.depths and not written[i]["depth"])]
+        todo = [
+            i for i in plan.colors if i not in written or (i in plan.depths and "depth" not in written[i])
+        ]
         for i in todo:
             try:
                 written[i] = _write_frame(scene, i, i in plan.depths, job.settings, folder)
@@ -250,7 +250,7 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
         "numbers": [scene.numbers[i] for i in plan.colors],
         "world_T_cam": [scene.world_T_cams[i].ravel().tolist() for i in plan.colors],
         "color": [written[i]["color"] for i in plan.colors],
-        "depth": [written[i]["depth"] for i in plan.colors],
+        "depth": [written[i].get("depth") for i in plan.colors],
         "left_out": {
             **scene.invalid,
             **({"frame cannot be read": sorted(scene.numbers[i] for i in corrupt)} if corrupt else {}),
@@ -273,38 +273,45 @@ def _too_many(scene: str, faults: list[str], number: int, job: Job) -> DataError
 def _write_frame(
     scene: ScanNetScene, i: int, depth: bool, settings: Settings, folder: Path
 ) -> dict[str, list[int] | None]:
-    """Writes one frame; returns its checksums."""
+    """Writes one frame; returns its checksums, None where there is no depth map."""
     contents = {kind: _encode(scene, kind, i, settings) for kind in ("color", *(["depth"] if depth else []))}
     name = scene.frame_ids[i]
     for kind, content in contents.items():
-        (folder / kind / f"{name}.{'jpg' if kind == 'color' else 'png'}").write_bytes(content)
+        if content is not None:
+            (folder / kind / f"{name}.{'jpg' if kind == 'color' else 'png'}").write_bytes(content)
     _write_matrix(folder / "pose" / f"{name}.txt", scene.world_T_cams[i])
-    return {"depth": None} | {kind: checksum(content) for kind, content in contents.items()}
+    return {kind: None if content is None else checksum(content) for kind, content in contents.items()}
 
 
-def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes:
-    """A frame's colour at the network's size as JPEG, or its depth at its own size as PNG in millimetres."""
+def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes | None:
+    """A frame's colour at the network's size as JPEG, or its depth at its own size as PNG in millimetres.
+
+    None where the frame has no depth map.
+    """
     buffer = io.BytesIO()
     if kind == "color":
         image = Image.fromarray(scene.image(i, settings.size_hw))
         image.save(buffer, format="JPEG", quality=settings.quality, subsampling=0)
-    else:
-        millimetres = np.rint(scene.depth(i).astype(np.float64) * 1000)
-        if millimetres.max() > 65535:
-            raise DataError(f"scene {scene.name!r}, frame {scene.frame_ids[i]}: depth beyond 65.5 m.")
-        Image.fromarray(millimetres.astype(np.uint16)).save(buffer, format="PNG", compress_level=1)
+        return buffer.getvalue()
+    depth_m = scene.depth(i)
+    if depth_m is None:
+        return None
+    millimetres = np.rint(depth_m.astype(np.float64) * 1000)
+    if millimetres.max() > 65535:
+        raise DataError(f"scene {scene.name!r}, frame {scene.frame_ids[i]}: depth beyond 65.5 m.")
+    Image.fromarray(millimetres.astype(np.uint16)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _write_matrix(path: Path, matrix: np.ndarray) -> None:
-    """As the official exporter: four lines of four numbers, with the digits that float32 has."""
+    """As the official exporter: four lines of four numbers, with the precision of float32."""
     whole = np.eye(4)
     whole[: matrix.shape[0], : matrix.shape[1]] = matrix
     np.savetxt(path, whole, fmt="%.9g")
 
 
 def summary(index: dict) -> dict:
-    """A scene's entry in the manifest: counts, from which the whole is checked without opening it."""
+    """A scene's entry in the manifest: counts, for a report without opening the scene."""
     counts = {reason: len(numbers) for reason, numbers in index["left_out"].items()}
     kept = set(index["numbers"])
     return {

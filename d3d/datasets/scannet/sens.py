@@ -4,12 +4,13 @@
     frame    camera-to-world pose, two timestamps, two lengths, a colour image and a depth map of these lengths
     ...      and after the last frame those of an inertial sensor, which nothing here reads
 
-Everything is little endian. Nothing the file says is believed before it is checked: a length is compared with what is
-left of the file, and with what an image of the stated size can take, before a byte of it is read or allocated.
+Everything is little endian. Every length is compared with the rest of the file, and with the largest image of the
+stated size, before a byte of it is read or allocated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -81,7 +82,7 @@ class SensHeader:
 
 @dataclass(frozen=True)
 class SensFrame:
-    """One frame as the file has it, still compressed.
+    """One frame as stored, still compressed.
 
     Attributes:
         index: its number in the file.
@@ -103,7 +104,7 @@ class SensFrame:
         """Colour, uint8 (H, W, 3) RGB.
 
         Raises:
-            DataError: broken, not of the header's size, or of a codec that nobody knows.
+            DataError: broken, not of the header's size, or of an unknown codec.
         """
         codec, (h, w) = self.header.color_codec, self.header.color_hw
         if codec == "raw":
@@ -121,7 +122,7 @@ class SensFrame:
         """Depth as stored, uint16 (h, w), ``depth_shift`` units a metre, 0 = invalid.
 
         Raises:
-            DataError: broken, not of the header's size, or of a codec that is not read.
+            DataError: broken, not of the header's size, or of a codec that is not supported.
         """
         codec, (h, w) = self.header.depth_codec, self.header.depth_hw
         size, what = h * w * 2, f"{self.where}: depth of {w}x{h}"
@@ -134,7 +135,7 @@ class SensFrame:
         if codec == "zlib":
             inflate = zlib.decompressobj()
             try:
-                # one byte more than expected would be wrong already: no bomb is ever inflated
+                # stops one byte after the expected size: no decompression bomb is inflated
                 content = inflate.decompress(self.depth, size + 1)
             except zlib.error as error:
                 raise DataError(f"{what}: not zlib data ({error}). {_COPY_AGAIN}") from error
@@ -151,22 +152,22 @@ class SensFrame:
 class SensFile:
     """A .sens file, by index and in order.
 
-    Opening reads the header only. Where frames lie is found on the way to the one asked for, by hopping from
-    header to header; no file stays open, so that it can be used by several processes, forked or pickled.
+    Opening reads the header only. The positions of frames are found by reading one frame header after the other, up to
+    the frame asked for. No file stays open, so that several processes, forked or pickled, can use it.
 
         for frame in SensFile("scene0000_00.sens"):
             frame.world_T_cam, frame.image(), frame.depth_m()
 
     Attributes:
-        path: of the file.
-        header: what it says of all its frames.
+        path: the file.
+        header: its header.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Reads and checks the header.
 
         Raises:
-            DataError: missing, not a .sens file of version 4, or a header that makes no sense.
+            DataError: missing, not a .sens file of version 4, or an invalid header.
         """
         self.path = Path(path)
         with self._open() as file:
@@ -177,7 +178,7 @@ class SensFile:
         self._contents = array("Q")  # where each frame's colour begins
 
     def __len__(self) -> int:
-        """How many frames there should be; a truncated file has fewer (`whole_frames`)."""
+        """The number of frames by the header; a truncated file has fewer (`whole_frames`)."""
         return self.header.frames
 
     def __repr__(self) -> str:
@@ -191,11 +192,11 @@ class SensFile:
                 yield self._frame(i, file)
 
     def frame(self, i: int, *, color: bool = True, depth: bool = True) -> SensFrame:
-        """Frame i; what is not asked for is not read, and empty.
+        """Frame i; colour or depth that is not asked for is not read, and empty.
 
         Raises:
             IndexError: there is no such frame.
-            DataError: the file is truncated at or before it (names that frame), or damaged.
+            DataError: the file is damaged, or truncated at or before this frame.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"{self.path} has {len(self)} frames, there is no frame {i}.")
@@ -214,12 +215,9 @@ class SensFile:
         return np.frombuffer(self._headers, _HEADERS)["world_T_cam"].astype(np.float64)
 
     def whole_frames(self) -> int:
-        """How many frames are there with all their bytes: `len`, or fewer where the file is truncated."""
-        try:
-            with self._open() as file:
-                self._find(len(self), file)
-        except DataError:
-            pass
+        """The number of complete frames; less than `len` where the file is truncated."""
+        with contextlib.suppress(DataError), self._open() as file:
+            self._find(len(self), file)
         return len(self._contents)
 
     def _open(self) -> BinaryIO:
@@ -232,7 +230,7 @@ class SensFile:
             raise DataError(f"{self.path}: cannot be opened ({error}).") from error
 
     def _read(self, file: BinaryIO, count: int, what: str) -> bytes:
-        """Exactly so many bytes, which the caller has compared with what is left."""
+        """Exactly ``count`` bytes, which the caller has compared with the rest of the file."""
         try:
             content = bytearray()
             while len(content) < count and (part := file.read(count - len(content))):
@@ -287,7 +285,7 @@ class SensFile:
         )
 
     def _find(self, stop: int, file: BinaryIO) -> None:
-        """Finds where the frames before ``stop`` lie."""
+        """Finds the positions of the frames before ``stop``."""
         i = len(self._contents)
         at = self._first
         if i:

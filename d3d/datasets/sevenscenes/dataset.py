@@ -2,9 +2,9 @@
 
     <root>/<scene>/seq-NN/frame-NNNNNN.{color.png, depth.png, pose.txt}     color.jpg is read too
 
-or the zips in which it comes, which are unpacked once (`d3d.datasets.sevenscenes.files`). Raw depth is seen by the
-depth camera, and the poses are that camera's. Both are moved to the colour camera here, once, so that image, depth
-and pose agree in everything downstream. Where the rendered depth of Brachmann and Rother is there, it is the depth.
+or the official zips, which are unpacked once (`d3d.datasets.sevenscenes.files`). Raw depth and the poses are those of
+the depth camera; both are moved to the colour camera here, so that image, depth and pose agree. Where the depth
+rendered by Brachmann and Rother is there, it is the ground truth.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from d3d.datasets.dataset import Dataset, require_root
 from d3d.datasets.images import read_color, read_depth_png, read_image_file
-from d3d.datasets.scene import Dataset, Scene, require_root
+from d3d.datasets.records import read_matrix
+from d3d.datasets.scene import Scene
 from d3d.datasets.sevenscenes.files import check_space, find_sequences, official_split, rendered_depth
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import check_pose
@@ -30,16 +32,15 @@ HOW_TO_GET = (
 COLOR_K = np.array([[525.0, 0, 320.0], [0, 525.0, 240.0], [0, 0, 1]])
 DEPTH_K = np.array([[585.0, 0, 320.0], [0, 585.0, 240.0], [0, 0, 1]])
 
-# 7-Scenes states no extrinsics. Nominal Kinect v1: parallel axes, a point's x in the colour camera is its
-# x in the depth camera minus 2.5 cm. Checked on a RedKitchen sequence by the median distance from depth
-# edges to image edges (as tests/test_sevenscenes.py measures it), 23 frames: 5.7 px unregistered, 2.2 px
-# with 2.5 and with 2.0 cm; 3.4 with none, 2.7 with 1.0, 2.5 with 3.0, 4.0 with the wrong sign. The extrinsics
-# that public set-up scripts take from the calibration of another Kinect give 3.3 px here.
+# 7-Scenes states no extrinsics. Nominal Kinect v1: parallel axes, a point's x in the colour camera is its x in the
+# depth camera minus 2.5 cm. Median distance from depth edges to image edges in 23 frames of RedKitchen, as measured in
+# tests/test_sevenscenes.py: 5.7 px unregistered; 2.2 px with 2.5 or 2.0 cm, 3.4 with 0, 2.7 with 1.0, 2.5 with 3.0, 4.0
+# with the wrong sign; 3.3 px with the extrinsics of another Kinect that public set-up scripts use.
 COLOR_T_DEPTH = np.eye(4)
 COLOR_T_DEPTH[0, 3] = -0.025
 
-# The 13 sequences that the paper evaluates on, the same as DeepVideoMVS does: all are of the official training split,
-# for which alone depth was rendered (vislearn/dsacstar, issue 6)
+# The paper's 13 sequences, those of DeepVideoMVS. All are of the official training split, the only one with rendered
+# depth (vislearn/dsacstar, issue 6)
 TEST_SEQUENCES = (
     "chess/seq-01", "chess/seq-02", "fire/seq-01", "fire/seq-02", "heads/seq-02", "office/seq-01", "office/seq-03",
     "pumpkin/seq-03", "pumpkin/seq-06", "redkitchen/seq-01", "redkitchen/seq-07", "stairs/seq-02", "stairs/seq-06",
@@ -54,7 +55,7 @@ class SevenScenesSequence(Scene):
     """One sequence.
 
     Attributes:
-        rendered: whether its depth was rendered from a model; else it is the sensor's, registered to colour.
+        rendered: whether depth was rendered from a model; else it is the sensor's, registered to colour.
     """
 
     one_K = True
@@ -63,10 +64,10 @@ class SevenScenesSequence(Scene):
         """Reads poses and the size of colour; a frame whose pose is missing or broken is left out (`corrupt`).
 
         Args:
-            rendered: from a frame's id to the file of its rendered depth, if that is there.
+            rendered: function from a frame's id to the file of its rendered depth, if there is any.
 
         Raises:
-            DataError: there is no frame, or none whose pose, or whose colour, can be read.
+            DataError: no frame, no valid pose, or no readable image.
         """
         self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
         colors: dict[str, Path] = {}
@@ -78,8 +79,9 @@ class SevenScenesSequence(Scene):
         poses, corrupt = {}, {}
         for number, frame in enumerate(colors):
             try:
-                poses[number] = _read_pose(folder / f"{frame}.pose.txt", f"scene {name!r}, {frame}")
-            except DataError as error:  # one of a thousand: left out, and counted where it matters
+                where = f"scene {name!r}, {frame}"
+                poses[number] = check_pose(read_matrix(folder / f"{frame}.pose.txt", where), where)
+            except DataError as error:  # costs this frame alone
                 corrupt[frame] = str(error)
         if not poses:
             raise DataError(
@@ -101,16 +103,20 @@ class SevenScenesSequence(Scene):
 
     def _read_K(self, i: int) -> np.ndarray:
         if self.size_hw != (480, 640):
-            # only these are stated; a resized copy of the data would be silently off
+            # the stated intrinsics are of this size; those of a resized copy are not known
             raise DataError(
                 f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}; 7-Scenes has 480x640."
             )
         return COLOR_K
 
-    def _read_depth(self, i: int) -> np.ndarray:
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        frame = self.frame_ids[i]
+        path = self.folder / f"{frame}.depth.png" if self._rendered is None else self._rendered(frame)
+        if not path.exists():
+            return None
         if self._rendered is not None:
-            return read_rendered(self._rendered(self.frame_ids[i]), self._where(i))
-        raw = read_depth_png(self.folder / f"{self.frame_ids[i]}.depth.png", self._where(i))
+            return read_rendered(path, self._where(i))
+        raw = read_depth_png(path, self._where(i))
         if raw.shape != self.size_hw:
             raise DataError(
                 f"{self._where(i)}: the depth map has shape {raw.shape}; 7-Scenes' is as large as its colour, "
@@ -122,23 +128,23 @@ class SevenScenesSequence(Scene):
 def read_rendered(path: Path, where: str) -> np.ndarray:
     """Depth rendered by Brachmann and Rother (DSAC++, CVPR 2018), float32 (H, W) in metres, 0 = invalid.
 
-    Rendered by the poses of 7-Scenes from a mesh of the TSDF volume that comes with it (vislearn/dsacstar, issue 6),
-    "rendered and registered" to colour (vislearn/LessMore, issue 13) and back-projected with its focal length by
-    DSAC*: it is taken as it is, as DeepVideoMVS takes it (D52). Millimetres, as 16-bit or 32-bit numbers.
+    It was rendered with the poses of 7-Scenes from the mesh of its TSDF volume (vislearn/dsacstar, issue 6) and
+    registered to colour (vislearn/LessMore, issue 13), and is used unchanged, as by DeepVideoMVS (D52). Files hold
+    millimetres as 16-bit or 32-bit numbers.
 
     Raises:
-        DataError: missing, truncated, or no TIFF with one number a pixel.
+        DataError: missing, truncated, or not a TIFF with one number per pixel.
     """
     image = read_image_file(path, where, ("TIFF",))
     if image.mode not in ("F", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(f"{where}: {path} is not a grey TIFF of depth (it has mode {image.mode}).")
     millimetres = np.asarray(image).astype(np.float32)
-    # 65535 and more is beyond what was rendered, as in the sensor's depth; comparing a NaN is false
+    # 65535 and more is invalid, as in the sensor's depth; comparisons with NaN are false
     return np.where((millimetres > 0) & (millimetres < 65535), millimetres, np.float32(0)) / np.float32(1000)
 
 
 def _size_hw(colors: dict[str, Path], where: str) -> tuple[int, int]:
-    """The size of the first image that can be read: one bad frame must not hide a thousand good ones."""
+    """The size of the first readable image: one bad frame must not hide a thousand good ones."""
     errors = []
     for frame, path in colors.items():
         try:
@@ -157,10 +163,9 @@ def register_depth(depth_m: np.ndarray) -> np.ndarray:
         depth_m: (H, W) metres, 0 = invalid.
 
     Returns:
-        float32 (H, W) z-depth in the colour camera, metres, 0 = invalid; of several points in one pixel
-        the nearest. A footprint of one pixel closes the surface: colour has the shorter focal length, so
-        that neighbours in depth are 0.9 px apart in colour, and more than one only on surfaces steeper
-        than 75 degrees. (On the real sequence some 40 pinholes a frame.)
+        float32 (H, W) z-depth in the colour camera, metres, 0 = invalid; the nearest of several points in one pixel.
+        Each point fills one pixel, which closes the surface: neighbours in depth are 0.9 px apart in colour, and more
+        than one pixel only on surfaces steeper than 75 degrees. (About 40 holes per frame of the real sequence.)
     """
     h, w = depth_m.shape
     # (3, h*w) colour pixel of each depth pixel at infinity; colour = infinity * z + offset, homogeneous
@@ -191,18 +196,16 @@ def _pixels_at_infinity(h: int, w: int) -> np.ndarray:
 def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (0.8, 1.0)) -> Dataset:
     """7-Scenes: "train" and "val" are contiguous blocks of every sequence, "test" the paper's sequences.
 
-    Single frames of a video taken at random have near copies of themselves on both sides, hence
-    contiguous blocks. "test" holds whole sequences, also those that "train" and "val" are cut from:
-    score on it only networks that were trained elsewhere, as the paper does. Where TrainSplit.txt and TestSplit.txt
-    are there, "official-train" and "official-test" are Microsoft's splits, of whole sequences.
+    The blocks are contiguous because a single frame of a video has near copies on both sides. "test" holds whole
+    sequences, which overlap with "train" and "val": score on it only networks that were trained elsewhere, as the
+    paper does. With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits.
 
-    Nothing is unpacked before a split that needs it is asked for.
+    An archive is unpacked when a split that needs it is asked for.
 
     Args:
-        root: the folder with the scenes' folders or zips, and the rendered depth where there is any.
-        val_block: start and stop of the "val" block as fractions of each sequence; where it lies in the
-            middle, "train" is what lies before and after it, as one scene: it is one room, and section 3.2.2
-            fuses all its views into one mesh. A triple across the gap is as true as any other.
+        root: the folder with the scenes' folders or zips, and the rendered depth, if any.
+        val_block: start and stop of the "val" block as fractions of each sequence. If the block lies in the middle,
+            "train" is the rest as one scene: it is one room, whose views section 3.2.2 fuses into one mesh.
 
     Raises:
         ConfigError: val_block is not two fractions in order.
@@ -263,10 +266,7 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
 
 def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], list[Scene]]:
-    """Cuts the block between two fractions out of a scene: (the scene without it, the block), in lists.
-
-    A list is empty where nothing is left: a sequence too short for a block of one frame has none.
-    """
+    """Cuts the block between two fractions out of a scene; returns [the rest], [the block], either may be empty."""
     n = len(scene)
     first, last = round(start * n), round(stop * n)
     if 0 < first < last < n:
@@ -274,14 +274,3 @@ def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], lis
     else:
         train = [scene.block(a, b) for a, b in ((0, first), (last, n)) if b > a]
     return train, [scene.block(first, last)] if last > first else []
-
-
-def _read_pose(path: Path, where: str) -> np.ndarray:
-    """A 4x4 text file as float64, checked before it is multiplied with anything."""
-    try:
-        pose = np.array(path.read_text().split(), dtype=np.float64).reshape(4, 4)
-    except FileNotFoundError:
-        raise DataError(f"{where}: {path} is missing.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: {path} does not hold 16 numbers ({error}).") from error
-    return check_pose(pose, where)

@@ -1,4 +1,4 @@
-"""Where the files of 7-Scenes lie, as its users have them: official zips, unpacked folders, depth rendered by others.
+"""Where the files of 7-Scenes lie: official zips, unpacked folders, and depth rendered by others.
 
 <root>/chess.zip                                      holds chess/seq-01.zip, ..., chess/TrainSplit.txt, TestSplit.txt
 <root>/chess/seq-01.zip                               holds seq-01/frame-NNNNNN.{color.png, depth.png, pose.txt}
@@ -32,10 +32,10 @@ class Sequence:
 
     Attributes:
         name: "chess/seq-01".
-        folder: where its frames are, or will be.
-        archive: what it is to be unpacked from; None: the folder is there.
-        inner: the name of the zip in the archive that holds it; "": the archive holds its frames.
-        packed_bytes: of what is to be unpacked; PNGs are no larger unpacked.
+        folder: of its frames; need not exist yet.
+        archive: the zip to unpack; None: the folder exists.
+        inner: the name of the zip inside the archive that holds the frames; "": the archive holds them.
+        packed_bytes: size of what is to be unpacked; PNGs do not grow.
     """
 
     name: str
@@ -45,11 +45,7 @@ class Sequence:
     packed_bytes: int = 0
 
     def unpacked(self) -> Path:
-        """Its folder, unpacked now where that was not done yet.
-
-        Raises:
-            DataError: as `d3d.datasets.archives.unpack_zip`.
-        """
+        """Its folder, unpacked now if need be; raises DataError as `d3d.datasets.archives.unpack_zip`."""
         if self.archive is None or self.folder.exists():
             return self.folder
         if not self.inner:
@@ -62,10 +58,10 @@ class Sequence:
 
 
 def find_sequences(root: Path) -> dict[str, Sequence]:
-    """Every sequence by name ("chess/seq-01"), sorted; an unpacked one before an archive of it.
+    """Every sequence by name ("chess/seq-01"), sorted; a folder comes before an archive of the same sequence.
 
     Raises:
-        DataError: an archive is damaged or may not be unpacked; see `d3d.datasets.archives`.
+        DataError: an archive is damaged or unsafe; see `d3d.datasets.archives`.
     """
     found: dict[str, Sequence] = {}
     for folder in root.glob("*/seq-*"):
@@ -95,11 +91,7 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
 
 
 def check_space(root: Path, sequences: Iterable[Sequence]) -> None:
-    """Refuses to begin unpacking where the disk has no room for all of them.
-
-    Raises:
-        DataError: says how much there is and how much it takes.
-    """
+    """Raises DataError where the disk has no room to unpack all sequences."""
     sizes = [s.packed_bytes for s in sequences if s.archive is not None and not s.folder.exists()]
     if sizes:
         # the inner zip is beside its frames until these are there
@@ -107,11 +99,7 @@ def check_space(root: Path, sequences: Iterable[Sequence]) -> None:
 
 
 def _frames_below(archive: Path, sequence: str) -> str:
-    """The folder of an archive that holds a sequence's frames.
-
-    Raises:
-        DataError: none, or several.
-    """
+    """The one folder of an archive that holds a sequence's frames; raises DataError where there is none, or several."""
 
     def holds(member: Member) -> bool:
         path = PurePosixPath(member.name)
@@ -136,10 +124,11 @@ def official_split(root: Path, scene: str, name: str) -> list[str]:
         DataError: the file is not such a list.
     """
     file, archive = f"{name}Split.txt", root / f"{scene}.zip"
-    content, where = b"", str(root / scene / file)
-    if Path(where).is_file():
+    path, content = root / scene / file, b""
+    where = str(path)
+    if path.is_file():
         try:
-            content = Path(where).read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{where}: cannot be read ({error}).") from error
     elif archive.is_file():
@@ -150,11 +139,7 @@ def official_split(root: Path, scene: str, name: str) -> list[str]:
 
 
 def read_split(content: bytes, where: str) -> list[str]:
-    """The sequences ("seq-01") of a split file, which has a line "sequence1" for each.
-
-    Raises:
-        DataError: a line is not a sequence; says which.
-    """
+    """The sequences ("seq-01") of a split file, one line "sequence1" each; raises DataError for any other line."""
     try:
         lines = content.decode("ascii").split("\n")
     except ValueError as error:
@@ -169,12 +154,12 @@ def read_split(content: bytes, where: str) -> list[str]:
             raise DataError(f"{where}, line {number}: {text[:80]!r} is not a sequence, as sequence1.")
         sequences.append(f"seq-{int(match[1]):02d}")
     if len(set(sequences)) != len(sequences):
-        raise DataError(f"{where}: a sequence is there twice.")
+        raise DataError(f"{where}: a sequence appears twice.")
     return sequences
 
 
 def rendered_depth(root: Path, name: str) -> Callable[[str], Path] | None:
-    """From a frame's id to the file of its rendered depth, for a sequence that has any; else None."""
+    """The function from a frame's id to the file of its rendered depth; None for a sequence that has none."""
     scene, _, sequence = name.partition("/")
     stem = sequence.replace("-", "")
     for parent in _RENDERED_IN:

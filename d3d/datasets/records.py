@@ -1,0 +1,70 @@
+"""Files of JSON and numbers that come with a data set: parsed and checked, or a `DataError` names what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d3d.errors import DataError
+
+_MAX_TEXT = 4096  # bytes of a file with a 4x4 matrix
+
+
+class Record(BaseModel):
+    """Base class of a JSON object: types are strict ("3" and true are no numbers), further keys are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
+    """Parses a JSON object.
+
+    Args:
+        kind: what it must have.
+        where: names the file in errors.
+        advice: what to do; ends the error's message.
+
+    Raises:
+        DataError: not JSON, or a value is missing or of the wrong type; names the first.
+    """
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise DataError(f"{where}: not readable as JSON ({first['msg']}). {advice}".rstrip()) from error
+        at = ".".join(map(str, first["loc"]))
+        raise DataError(f"{where}: {f'{at}: ' * bool(at)}{first['msg']}. {advice}".rstrip()) from error
+
+
+def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """Nested lists as a float64 array of the given shape; raises DataError where they are not."""
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{where}: not numbers ({error}).") from error
+    if array.shape != shape:
+        raise DataError(f"{where}: numbers of shape {array.shape} instead of {shape}.")
+    return array
+
+
+def read_matrix(path: Path, where: str) -> np.ndarray:
+    """A text file with the 16 numbers of a 4x4 matrix, as float64; they need not be finite.
+
+    Raises:
+        DataError: missing, or not 16 numbers.
+    """
+    try:
+        if path.stat().st_size > _MAX_TEXT:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        return np.array(path.read_text(encoding="ascii").split(), dtype=np.float64).reshape(4, 4)
+    except FileNotFoundError:
+        raise DataError(f"{where}: {path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: {path} does not hold the 16 numbers of a 4x4 matrix ({error}).") from error
