@@ -117,7 +117,7 @@ def test_parts_of_a_batch_are_the_batch():
     parts = [list(EpochBatches(23, 6, seed=1, last=5, part=(k, 3))) for k in range(3)]
     assert [a + b + c for a, b, c in zip(*parts, strict=True)] == whole
     with pytest.raises(
-        ConfigError, match=r"batch of 6 .* by 4 processes: set a batch_size that is a multiple of 4"
+        ConfigError, match=r"4 processes cannot share a batch of 6 equally: set batch_size to a multiple of 4"
     ):
         EpochBatches(23, 6, seed=1, part=(0, 4))
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sens_writer import SMALL_K, matrix, walk, write_small
+from sens_writer import SMALL_K, SensWriter, matrix, walk, write_small
 
 from d3d.datasets import open_dataset
 from d3d.datasets.lists import with_given
 from d3d.datasets.records import read_matrix
 from d3d.datasets.scannet import dataset as scannet
 from d3d.datasets.scannet import lists as scannet_lists
-from d3d.datasets.scannet.dataset import FolderScene, find_scenes, pose_fault, registration_px
+from d3d.datasets.scannet.dataset import FolderScene, SensScene, find_scenes, pose_fault, registration_px
 from d3d.datasets.scannet.lists import SPLITS, official_list, split_scenes
 from d3d.datasets.scannet.sens import SensFile
 from d3d.errors import ConfigError, DataError
@@ -347,6 +347,19 @@ def test_broken_files_of_a_scene_name_themselves(root, tmp_path):
     (folder / "color" / "00.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"0\.jpg and 00\.jpg.*same frame|00\.jpg and 0\.jpg.*same frame"):
         FolderScene(folder, NAME, "exported")
+
+
+def test_a_frame_of_a_sens_file_without_depth_is_unscored(tmp_path):
+    image, depth = np.zeros((36, 48, 3), np.uint8), np.ones((18, 24), np.uint16)
+    with SensWriter(tmp_path / f"{NAME}.sens", (36, 48), (18, 24), SMALL_K, SMALL_K) as file:
+        file.add(image, b"", np.eye(4))
+        file.add(image, depth, np.eye(4))
+        file.add(image, b"broken", np.eye(4))
+    scene = SensScene(tmp_path / f"{NAME}.sens", NAME)
+    assert scene.depth(0) is None
+    assert (scene.depth(1) == np.float32(0.001)).all()
+    with pytest.raises(DataError, match="not zlib data"):
+        scene.depth(2)
 
 
 def test_no_image_can_be_read(root, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,6 +73,22 @@ def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JP
         raise DataError(f"{where}: {path} is missing.") from None
     except ValueError as error:
         raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
+
+
+def first_size(paths: Iterable[Path], where: str) -> tuple[int, int]:
+    """Height and width of the first valid image file, from its header: one bad file must not hide the others.
+
+    Raises:
+        DataError: no file is an image.
+    """
+    faults = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                return image.height, image.width
+        except Exception as error:  # PIL's decoders raise errors of many kinds
+            faults.append(f"{path} is not an image ({error})")
+    raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")
 
 
 def read_color(path: Path, where: str) -> np.ndarray:

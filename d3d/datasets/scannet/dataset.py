@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from d3d.datasets.dataset import Dataset, require_root
-from d3d.datasets.images import read_color, read_depth_png
+from d3d.datasets.images import first_size, read_color, read_depth_png
 from d3d.datasets.records import read_matrix
 from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, is_whole, split_scenes
 from d3d.datasets.scannet.prepared import is_prepared, open_prepared
@@ -156,8 +155,9 @@ class SensScene(ScanNetScene):
     def _read_K(self, i: int) -> np.ndarray:
         return self._file.header.color_K
 
-    def _read_depth(self, i: int) -> np.ndarray:
-        return self._file.frame(self._numbers[i], color=False).depth_m()
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        frame = self._file.frame(self._numbers[i], color=False)
+        return frame.depth_m() if frame.depth else None  # 0 bytes: none was recorded
 
 
 class FolderScene(ScanNetScene):
@@ -179,10 +179,10 @@ class FolderScene(ScanNetScene):
         if not numbers:
             raise DataError(f"{where}: {folder / self._layout.folder} has no colour image.")
         poses = [self._pose(number) for number in numbers]
-        color_hw = _first_size((self._colors[number] for number in numbers), where)
+        color_hw = first_size((self._colors[number] for number in numbers), where)
         self._K = _intrinsics(folder, "color", where)
         has_depth = any(self._depth(number).exists() for number in numbers)
-        depth_hw = _first_size(filter(Path.exists, map(self._depth, numbers)), where) if has_depth else None
+        depth_hw = first_size(filter(Path.exists, map(self._depth, numbers)), where) if has_depth else None
         self.registration_px, self.depth_K = None, _intrinsics(folder, "depth", where)
         if depth_hw is not None and self._K is not None and self.depth_K is not None:
             self.registration_px = registration_px(self._K, color_hw, self.depth_K, depth_hw)
@@ -357,15 +357,3 @@ def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
         if path.is_file():
             return read_matrix(path, where)[:3, :3]
     return None
-
-
-def _first_size(paths: Iterable[Path], where: str) -> HW:
-    """Height and width of the first valid image file, from its header."""
-    faults = []
-    for path in paths:
-        try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                return image.height, image.width
-        except Exception as error:  # PIL's decoders raise errors of many kinds
-            faults.append(f"{path} is not an image ({error})")
-    raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")

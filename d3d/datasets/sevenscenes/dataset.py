@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from d3d.datasets.dataset import Dataset, require_root
-from d3d.datasets.images import read_color, read_depth_png, read_image_file
+from d3d.datasets.images import first_size, read_color, read_depth_png, read_image_file
 from d3d.datasets.records import read_matrix
 from d3d.datasets.scene import Scene
 from d3d.datasets.sevenscenes.files import check_space, find_sequences, official_split, rendered_depth
@@ -89,7 +89,7 @@ class SevenScenesSequence(Scene):
             )
         world_T_cams = np.stack(list(poses.values())) @ np.linalg.inv(COLOR_T_DEPTH)
         has_depth = self.rendered or any((folder / f"{frame}.depth.png").exists() for frame in colors)
-        size_hw = _size_hw(colors, f"scene {name!r}")
+        size_hw = first_size(colors.values(), f"scene {name!r}")
         colors = {frame: path for frame, path in colors.items() if frame not in corrupt}
         self._colors = list(colors.values())
         numbers = list(poses) if corrupt else None
@@ -141,19 +141,6 @@ def read_rendered(path: Path, where: str) -> np.ndarray:
     millimetres = np.asarray(image).astype(np.float32)
     # 65535 and more is invalid, as in the sensor's depth; comparisons with NaN are false
     return np.where((millimetres > 0) & (millimetres < 65535), millimetres, np.float32(0)) / np.float32(1000)
-
-
-def _size_hw(colors: dict[str, Path], where: str) -> tuple[int, int]:
-    """The size of the first readable image: one bad frame must not hide a thousand good ones."""
-    errors = []
-    for frame, path in colors.items():
-        try:
-            image = read_image_file(path, f"{where}, {frame}")
-        except DataError as error:
-            errors.append(error)
-        else:
-            return image.height, image.width
-    raise errors[0]
 
 
 def register_depth(depth_m: np.ndarray) -> np.ndarray:
