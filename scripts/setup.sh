@@ -67,7 +67,7 @@ find_python() {
         fi
     done
     [ -n "$python" ] || fail \
-        "d3d needs Python 3.11 or 3.12, but ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 | tail -n 1)" \
+        "d3d needs Python 3.11 or 3.12; found: ${PYTHON:-python3}, $("${PYTHON:-python3}" --version 2>&1 | tail -n 1)" \
         "Debian 12:    apt-get install python3 python3-venv" \
         "Ubuntu 24.04: apt-get install python3 python3-venv" \
         "other:        install Python 3.11 or 3.12, then: make setup PYTHON=/path/to/python3.12"
