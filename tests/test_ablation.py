@@ -1,6 +1,5 @@
 """The ablation: which labels, their quality against the truth, and the students' table; another data set scored."""
 
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import notebook_environment
 
 from d3d import tables
 from d3d.errors import ConfigError, DataError
@@ -95,12 +95,10 @@ def test_the_notebook_scores_a_real_sequence(cfg, shared_dir, repo_dir, tmp_path
     out = tmp_path / "out.ipynb"
     parameters = {"eval_dataset": "7scenes", "eval_root": root, "labels": "diff", "eval_every": 200}
     words = [w for name, value in parameters.items() for w in ("-p", name, str(value))]
-    environment = {**os.environ, "D3D_RUNS": cfg.runs_dir, "JUPYTER_PLATFORM_DIRS": "1"}
-    environment.pop("MPLBACKEND", None)
     result = subprocess.run(
         [sys.executable, "-m", "papermill", "06_sevenscenes.ipynb", str(out), *words],
         cwd=repo_dir / "notebooks",
-        env=environment,
+        env=notebook_environment(cfg.runs_dir),
         capture_output=True,
         text=True,
         timeout=600,

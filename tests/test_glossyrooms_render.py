@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import children_of, is_alive
 from scipy import ndimage
 
 from d3d.datasets import find_triples, open_dataset
@@ -319,16 +320,16 @@ def test_the_command_makes_a_set_goes_on_after_a_kill_and_leaves_no_process(tmp_
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end = time.monotonic() + 60
-    while len(children := _children(first.pid)) < 2 and time.monotonic() < end:
+    while len(children := children_of(first.pid)) < 2 and time.monotonic() < end:
         time.sleep(0.1)
     assert len(children) >= 2
     time.sleep(2)  # the workers are at work
     first.send_signal(signal.SIGKILL)
     first.wait()
     end = time.monotonic() + 20
-    while any(_alive(pid) for pid in children) and time.monotonic() < end:
+    while any(is_alive(pid) for pid in children) and time.monotonic() < end:
         time.sleep(0.2)
-    assert not [pid for pid in children if _alive(pid)], "workers go on after their parent was killed"
+    assert not [pid for pid in children if is_alive(pid)], "workers go on after their parent was killed"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "2 rooms" in done.stdout
     assert "rejected" in done.stdout
@@ -339,18 +340,6 @@ def test_the_command_makes_a_set_goes_on_after_a_kill_and_leaves_no_process(tmp_
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "2 of 2 rooms exist already" in again.stdout
     assert before == {p: p.read_bytes() for p in (tmp_path / "set").rglob("*") if p.is_file()}
-
-
-def _children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(p) for p in found.stdout.split()]
-
-
-def _alive(pid: int) -> bool:
-    state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True
-    ).stdout.strip()
-    return bool(state) and not state.startswith("Z")
 
 
 def test_bad_options_are_one_line(capsys):

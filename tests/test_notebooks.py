@@ -9,9 +9,7 @@ the cell itself). Pictures, tables and timings are not compared: they change wit
 from __future__ import annotations
 
 import ast
-import importlib.util
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from helpers import load_script, notebook_environment
 
 from d3d.pipeline.config import PARAMETERS, make_config
 
@@ -41,9 +40,7 @@ NAMES = (
 )
 MAX_BYTES = 700_000
 
-_spec = importlib.util.spec_from_file_location("notebooks_script", REPO / "scripts" / "notebooks.py")
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+script = load_script("notebooks")
 
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
@@ -163,13 +160,10 @@ def test_a_tidy_notebook_has_no_injected_cell_bars_or_widgets() -> None:
 
 
 def run(command: list[str], runs_dir: Path, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "D3D_RUNS": str(runs_dir), "JUPYTER_PLATFORM_DIRS": "1"}
-    # the kernel sets its own backend; the Agg of these tests would hide the pictures from a notebook
-    environment.pop("MPLBACKEND", None)
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=cwd,
-        env=environment,
+        env=notebook_environment(runs_dir),
         capture_output=True,
         text=True,
         timeout=600,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -13,10 +12,10 @@ import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
+from helpers import load_script
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -46,13 +45,6 @@ def environment(repo_dir) -> dict:
 def extras_of_all(project: dict) -> set[str]:
     (everything,) = project["optional-dependencies"]["all"]
     return Requirement(everything).extras
-
-
-def load_script(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_constraints_are_plain_exact_sorted_pins(repo_dir):
@@ -94,18 +86,18 @@ def test_constraints_cover_all_that_this_environment_needed(repo_dir, pins):
         pytest.skip(f"this environment was not made by make setup: {error}")
     if any(pins[name] != found for name, found in ours.items()):
         pytest.skip(f"this environment was not made from constraints.txt: {ours}")
-    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    constraints = load_script("constraints")
     assert constraints.closure("d3d[all]") == pins
 
 
 def test_local_builds_cannot_become_constraints(repo_dir):
-    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    constraints = load_script("constraints")
     with pytest.raises(ValueError, match=r"torch==2\.11\.0\+cu130"):
         constraints.render({"torch": "2.11.0+cu130", "numpy": "2.4.6"})
 
 
 def test_a_package_that_is_not_there_cannot_be_pinned(repo_dir):
-    constraints = load_script(repo_dir / "scripts" / "constraints.py")
+    constraints = load_script("constraints")
     with pytest.raises(ValueError, match="you asks for no-such-package>=1, which is not installed"):
         constraints.closure("no-such-package>=1")
 
@@ -330,7 +322,7 @@ def test_setup_goes_on_without_what_is_not_demanded(sandbox, user):
 
 
 def test_missing_packages_are_told_from_what_loads(repo_dir, monkeypatch):
-    libraries = load_script(repo_dir / "scripts" / "system_libraries.py")
+    libraries = load_script("system_libraries")
     assert libraries.missing_packages(loads=lambda _: True, exists=lambda _: False) == []
     assert libraries.missing_packages(loads=lambda _: False, exists=lambda _: False) == [
         *("libgl1", "libegl1", "libgomp1", "libxrender1", "libegl-mesa0", "libatomic1", "libgl1-mesa-dri")

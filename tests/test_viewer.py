@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import ipywidgets
 import nbformat
 import pytest
+from helpers import load_script
 from known_run import known_run
 from PIL import Image
 
@@ -20,10 +20,7 @@ from d3d.notebook import label_view, mesh, viewer
 from d3d.pipeline import stages
 from d3d.pipeline.config import PROFILES, Config
 
-_path = Path(__file__).resolve().parent.parent / "scripts" / "notebooks.py"
-_spec = importlib.util.spec_from_file_location("notebooks_script", _path)
-script = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(script)
+script = load_script("notebooks")
 
 
 def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:

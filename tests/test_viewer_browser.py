@@ -7,9 +7,7 @@ local one is refused and fails the test: viewer and mesh must work without a net
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
 import re
 import shutil
 import socket
@@ -24,15 +22,13 @@ from urllib.parse import urlsplit
 import jupytext
 import nbformat
 import pytest
+from helpers import load_script, notebook_environment
 from known_run import known_run
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 REPO = Path(__file__).resolve().parent.parent
-_spec = importlib.util.spec_from_file_location("system_libraries", REPO / "scripts" / "system_libraries.py")
-system_libraries = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(system_libraries)
-CHROMIUM = next(filter(None, map(shutil.which, system_libraries.BROWSERS)), None)
+CHROMIUM = next(filter(None, map(shutil.which, load_script("system_libraries").BROWSERS)), None)
 TOKEN = "a-token-of-this-test"
 SECONDS = 90  # for what a busy machine does slowly
 
@@ -68,14 +64,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     environment = {
-        **os.environ,
-        "D3D_RUNS": str(folder / "runs"),
+        **notebook_environment(folder / "runs"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         **{f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")},
         "IPYTHONDIR": str(folder / "ipython"),
     }
-    # the kernel sets its own backend; the Agg of these tests would hide the pictures from a notebook
-    environment.pop("MPLBACKEND", None)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
     command += [
