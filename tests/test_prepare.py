@@ -536,6 +536,21 @@ def test_a_frame_without_a_depth_map_is_kept_and_not_scored(root, tmp_path, monk
     assert not manifest["scenes"][-1]["corrupt"]
 
 
+def test_an_evaluated_scene_without_any_depth_has_none_afterwards(root, tmp_path):
+    folder = root / "scans" / VAL
+    file = SensFile(sens_of(root, VAL))
+    for kind in ("color", "pose", "intrinsic"):
+        (folder / kind).mkdir()
+    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", np.eye(4))
+    for frame in file:
+        (folder / "color" / f"{frame.index}.jpg").write_bytes(frame.color)
+        np.savetxt(folder / "pose" / f"{frame.index}.txt", frame.world_T_cam)
+    sens_of(root, VAL).unlink()
+    run(root, tmp_path / "out", splits=["val"])
+    (scene,) = open_dataset("scannet", tmp_path / "out").scenes("val")
+    assert (len(scene), scene.has_depth) == (6, False)
+
+
 def test_a_manifest_cannot_lead_out_of_its_folder(prepared):
     out, folder, index, manifest = prepared
     (folder / INDEX).write_bytes(index)

@@ -118,13 +118,14 @@ def plan_frames(
         listed: numbers of frames to keep whatever `Settings.eval_every` says; frames without a valid pose are left out.
         without: numbers of unreadable frames; triples are found as if the video did not have them.
     """
-    s, bad = settings, set(without)
+    s, bad, wanted = settings, set(without), set(listed)
     good = [i for i, number in enumerate(scene.numbers) if number not in bad]
-    if split != "train":
-        wanted = {*scene.every(s.eval_every), *(i for i in good if scene.numbers[i] in set(listed))}
-        kept = [i for i in good if i in wanted]
-        return Plan(kept, frozenset(kept), None)
     numbers = np.array(scene.numbers)[good]
+    if split != "train":
+        kept = [
+            i for i, n in zip(good, numbers.tolist(), strict=True) if n % s.eval_every == 0 or n in wanted
+        ]
+        return Plan(kept, frozenset(kept if scene.has_depth else ()), None)
     targets = np.flatnonzero(numbers % s.every == 0)
     found = find_triples(
         scene.world_T_cams[good], s.every, s.translation_m, s.max_rotation_deg, targets=targets
@@ -212,10 +213,10 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
     """Writes a scene's frames into a folder; returns its index."""
     if len(scene.corrupt) > job.max_corrupt * scene.video_frames:
         raise _too_many(scene.name, list(scene.corrupt.values()), scene.video_frames, job)
-    written: dict[int, dict[str, list[int] | None]] = {}
+    numbers, written = scene.numbers, {}
     corrupt: dict[int, str] = {}
     while True:
-        bad = [scene.numbers[i] for i in corrupt]
+        bad = [numbers[i] for i in corrupt]
         plan = plan_frames(scene, job.split, job.settings, job.listed, bad)
         todo = [
             i for i in plan.colors if i not in written or (i in plan.depths and "depth" not in written[i])
@@ -247,13 +248,13 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
         "depth_hw": depth_hw,
         "K": K.tolist(),
         "registration_px": scene.registration_px,
-        "numbers": [scene.numbers[i] for i in plan.colors],
+        "numbers": [numbers[i] for i in plan.colors],
         "world_T_cam": [scene.world_T_cams[i].ravel().tolist() for i in plan.colors],
         "color": [written[i]["color"] for i in plan.colors],
         "depth": [written[i].get("depth") for i in plan.colors],
         "left_out": {
             **scene.invalid,
-            **({"frame cannot be read": sorted(scene.numbers[i] for i in corrupt)} if corrupt else {}),
+            **({"frame cannot be read": sorted(numbers[i] for i in corrupt)} if corrupt else {}),
         },
         "corrupt": scene.corrupt | {scene.frame_ids[i]: why for i, why in corrupt.items()},
         "listed": sorted(job.listed),

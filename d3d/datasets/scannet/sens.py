@@ -37,10 +37,8 @@ COUNT = struct.Struct("<Q")
 FRAME = struct.Struct("<16f4Q")  # world_T_cam, time of colour and depth, bytes of colour and depth
 
 _MAX_NAME = 4096
-# At 30 a second nearly ten hours; the headers of so many take 109 MB
-_MAX_FRAMES = 2**20
-# Beyond its pixels what a compressed image may take: headers, tables, and zlib's own where nothing compresses
-_SLACK = 2**16
+_MAX_FRAMES = 2**20  # nearly ten hours at 30 per second; their headers take 109 MB
+_SLACK = 2**16  # bytes that a compressed image may take beyond its pixels: headers and tables
 _COPY_AGAIN = "Download or copy the file again."
 _HEADERS = np.dtype(
     [
@@ -55,16 +53,16 @@ _HEADERS = np.dtype(
 
 @dataclass(frozen=True)
 class SensHeader:
-    """What a file says of all its frames.
+    """The header of a file, which holds for all its frames.
 
     Attributes:
         name: of the sensor.
-        color_K, depth_K: (3, 3) float64 intrinsics of the native sizes, pixel centres at integers.
+        color_K, depth_K: (3, 3) float64 intrinsics at the native sizes, pixel centres at integers.
         color_extrinsic, depth_extrinsic: (4, 4) float64; the identity in ScanNet.
-        color_codec, depth_codec: of `COLOR_CODECS`, `DEPTH_CODECS`.
+        color_codec, depth_codec: one of `COLOR_CODECS`, `DEPTH_CODECS`.
         color_hw, depth_hw: native sizes.
-        depth_shift: depth units a metre; 1000 in ScanNet.
-        frames: as many as there should be.
+        depth_shift: depth units per metre; 1000 in ScanNet.
+        frames: the number of frames.
     """
 
     name: str
@@ -254,16 +252,14 @@ class SensFile:
         matrices = np.array(values[:64]).reshape(4, 4, 4)
         color_codec, depth_codec, color_w, color_h, depth_w, depth_h, shift = values[64:]
         (frames,) = COUNT.unpack(self._read(file, COUNT.size, "the header"))
-        for what, codec, known in (
-            ("colour", color_codec, COLOR_CODECS),
-            ("depth", depth_codec, DEPTH_CODECS),
+        for what, codec, known, w, h, K in (
+            ("colour", color_codec, COLOR_CODECS, color_w, color_h, matrices[0]),
+            ("depth", depth_codec, DEPTH_CODECS, depth_w, depth_h, matrices[2]),
         ):
             if codec not in known:
                 raise DataError(f"{self.path}: damaged, {what} has a compression of number {codec}.")
-        for what, w, h in (("colour", color_w, color_h), ("depth", depth_w, depth_h)):
             if not 0 < w * h <= MAX_PIXELS:
                 raise DataError(f"{self.path}: damaged, {what} would have {w}x{h} pixels.")
-        for what, K in (("colour", matrices[0]), ("depth", matrices[2])):
             if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
                 raise DataError(f"{self.path}: damaged, the intrinsics of {what} are {K[:3, :3].tolist()}.")
         if not 0 < shift < np.inf:
