@@ -107,6 +107,15 @@ def test_the_papers_rows_stand_beside_its_own_way_of_scoring_only():
         assert sources(**other) == {"ours"}, other
 
 
+def test_a_list_of_another_data_set_is_a_set_of_its_own():
+    results = {("hrdepth", labels): images([v, 1, 1, 1]) for labels, v in (("", 4), ("uncer", 2))}
+    about = {"scale": "median", "trained_on": "glossyrooms"}
+    table = tables.table(results, "7scenes", "test", {"Glass": LISTS["Reflection"]}, **about)
+    assert list(dict.fromkeys(table["set"])) == ["7-Scenes", "7-Scenes-Glass Test Set"]
+    assert set(table[table["source"] == "paper"]["list"]) == {"Test"}
+    assert tables.to_markdown(table).count("| Architecture |") == 2
+
+
 def test_what_a_terminal_shows():
     results = {("hrdepth", "pred"): images([3, 1, 1, 9]), ("hrdepth", "uncer"): images([1, 0, 1.5, 9])}
     lines = tables.printed(tables.table(results, "glossyrooms", "val", LISTS)).splitlines()

@@ -111,7 +111,8 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
             continue
         paper = paper_rows(dataset, split, frames, images, layout.scale, scores.trained_on, layout.ablation)
         name = set_name(dataset, split, frames)
-        if layout.scale != "none" and scores.trained_on != dataset:  # Table 5 has another name for its split
+        if layout.scale != "none" and scores.trained_on != dataset and not frames:
+            # Table 5 has another name for its split
             name = PAPER_SPLITS.get((dataset, split), name)
         block = {"set": name, "dataset": dataset, "split": split, "list": frames, "scale": layout.scale}
         for row_arch, labels, round in _rows(evaluations, layout, arch):

@@ -78,9 +78,9 @@ def markdown(table: Table) -> str:
     """A table as Markdown: its caption, then a block for each set of images; best bold, second best in italics."""
     note = "Of a network's trainings (over the same seeds) best bold, second best in italics."
     text = f"**{table.caption}.** {note}\n\n{to_markdown(table.frame, LAYOUTS[table.key].ablation)}"
-    return text + (
-        "\n– is not there:\n\n" + "".join(f"- {m}\n" for m in table.missing) if table.missing else ""
-    )
+    if table.missing:
+        text += "\n– is not there:\n\n" + "".join(f"- {line}\n" for line in table.missing)
+    return text
 
 
 def to_markdown(frame: pd.DataFrame, ablation: bool = False) -> str:
