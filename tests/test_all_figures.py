@@ -1,4 +1,4 @@
-"""Every figure of a run whose depth is known: what it shows is in its CSV, and what is not there is said."""
+"""Every figure of a run with known depth: its CSV has the numbers it shows, and a skipped figure says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and pictures: also where it knows less than GlossyRooms does."""
+"""A data set in numbers and pictures, also one with less ground truth than GlossyRooms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The premise of Figure 1a: diffuse pixels are explained by their true depth, highlights by the mirror image's."""
+"""Figure 1a: the error of diffuse pixels is smallest at their true depth, that of highlights at the mirror image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures whose axes or numbers could be wrong without looking so."""
+"""The drawing functions: axes, arrays and numbers are those of the arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels held against the truth of training frames: shares counted by hand, and fusion where the answer is known."""
+"""Labels compared with the ground truth of training frames, on depth with known errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live viewer over a run whose depth is known: what is read, chosen, drawn and counted at a threshold."""
+"""The label viewer over a run with known depth: maps, labels, pictures and scores at a threshold."""
 
 from __future__ import annotations
 
@@ -13,57 +13,61 @@ from d3d.errors import ConfigError
 from d3d.figures import colours
 from d3d.figures import frames as figure_frames
 from d3d.notebook import label_view
-from d3d.notebook.label_view import Frames, View
+from d3d.notebook.label_view import TargetFrames, View
 from d3d.pipeline import stages
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    return Frames(known_run(tmp_path_factory.mktemp("runs")))
+def frames(tmp_path_factory: pytest.TempPathFactory) -> TargetFrames:
+    return TargetFrames(known_run(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.fixture(scope="module")
-def view(frames: Frames) -> View:
+def view(frames: TargetFrames) -> View:
     """Of the frame with most of highlights, where the networks disagree."""
     example = figure_frames.example_frame(frames.config)
     return View(example.scene.name, example.frame, "monodepth2", "uncer", stages.threshold(frames.config))
 
 
 @pytest.fixture(scope="module")
-def shown(frames: Frames, view: View) -> label_view.Shown:
+def shown(frames: TargetFrames, view: View) -> label_view.ShownFrame:
     return frames.read(view.scene, view.frame, view.arch, view.labels)
 
 
-def test_it_shows_what_the_stages_left(frames: Frames, view: View, shown: label_view.Shown) -> None:
+def test_it_shows_what_the_stages_left(
+    frames: TargetFrames, view: View, shown: label_view.ShownFrame
+) -> None:
     example = figure_frames.example_frame(frames.config, scene_name=view.scene, frame=view.frame)
     assert np.array_equal(shown.inputs.pred, example.preds[view.arch])
     assert np.array_equal(shown.inputs.proj, example.projs[view.arch])
     assert np.array_equal(shown.uncertainty, example.uncertainty)
     assert np.array_equal(shown.truth, example.gt)
-    assert frames.of(view.scene) == [example.scene.frame_ids[i] for i in _targets(frames, view.scene)]
+    assert frames.ids(view.scene) == [example.scene.frame_ids[i] for i in _targets(frames, view.scene)]
 
 
-def _targets(frames: Frames, scene: str) -> list[int]:
+def _targets(frames: TargetFrames, scene: str) -> list[int]:
     (found,) = [s for s in stages.training_scenes(frames.config) if s.scene.name == scene]
     return found.targets
 
 
 @pytest.mark.parametrize("labels", list(fusion.STRATEGIES))
-def test_the_label_is_the_one_that_the_stage_stores(frames: Frames, view: View, labels: str) -> None:
+def test_the_label_is_the_one_that_the_stage_stores(frames: TargetFrames, view: View, labels: str) -> None:
     shown = frames.read(view.scene, view.frame, view.arch, labels)
-    _, label = label_view.choice(shown, labels, view.threshold_m)
+    _, label = label_view.apply_rule(shown, labels, view.threshold_m)
     stored = stages.fuse(frames.config, view.arch, labels).read(view.scene, view.frame)
     assert np.array_equal(label, stored)
 
 
-def test_a_higher_threshold_takes_less_of_the_mesh_until_nothing(view: View, shown: label_view.Shown) -> None:
-    taken = [label_view.choice(shown, "uncer", t)[0].sum() for t in (0.0, 0.1, 0.4, 100.0)]
+def test_a_higher_threshold_takes_less_of_the_mesh_until_nothing(
+    view: View, shown: label_view.ShownFrame
+) -> None:
+    taken = [label_view.apply_rule(shown, "uncer", t)[0].sum() for t in (0.0, 0.1, 0.4, 100.0)]
     assert taken == sorted(taken, reverse=True)
     assert taken[0] == shown.uncertainty.size
     assert taken[1] > taken[2] > taken[3] == 0
 
 
-def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: label_view.Shown) -> None:
+def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: label_view.ShownFrame) -> None:
     known = (shown.truth > 0) & shown.highlight
     expected = np.std(list(ON.values())) * shown.truth[known]
     assert np.abs(shown.uncertainty[known] - expected).max() < 0.002  # two roundings to millimetres
@@ -71,7 +75,9 @@ def test_uncertainty_is_what_the_networks_were_made_to_disagree(shown: label_vie
     assert np.abs(shown.uncertainty[off] - np.std(list(OFF.values())) * shown.truth[off]).max() < 0.002
 
 
-def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View, shown: label_view.Shown) -> None:
+def test_the_numbers_are_those_of_an_evaluation(
+    frames: TargetFrames, view: View, shown: label_view.ShownFrame
+) -> None:
     share, table = label_view.numbers(shown, view)
     stored = stages.fuse(frames.config, view.arch, "uncer")
     (scene,) = [s.scene for s in stages.training_scenes(frames.config) if s.scene.name == view.scene]
@@ -86,7 +92,7 @@ def test_the_numbers_are_those_of_an_evaluation(frames: Frames, view: View, show
 
 
 def test_moving_the_threshold_changes_the_mask_the_label_and_its_error_and_no_other_panel(
-    view: View, shown: label_view.Shown
+    view: View, shown: label_view.ShownFrame
 ) -> None:
     low = np.asarray(label_view.picture(shown, view, 0.8))
     high = np.asarray(label_view.picture(shown, replace(view, threshold_m=0.6), 0.8))
@@ -112,13 +118,13 @@ def test_no_panel_is_coloured_where_there_is_nothing() -> None:
     assert (signed[3] == 255).all()
 
 
-def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: label_view.Shown) -> None:
+def test_a_frame_without_truth_or_highlights_is_drawn_too(view: View, shown: label_view.ShownFrame) -> None:
     bare = replace(shown, truth=None, highlight=None)
     assert label_view.picture(bare, view, 0.4).size == label_view.picture(shown, view, 0.4).size
 
 
-def test_an_unknown_scene_or_frame_names_what_there_is(frames: Frames, view: View) -> None:
+def test_an_unknown_scene_or_frame_names_what_there_is(frames: TargetFrames, view: View) -> None:
     with pytest.raises(ConfigError, match=f"training scene 'nowhere'.*{view.scene}"):
-        frames.of("nowhere")
+        frames.ids("nowhere")
     with pytest.raises(ConfigError, match=f"target frame of {view.scene} '99'"):
         frames.read(view.scene, "99", "monodepth2", "uncer")

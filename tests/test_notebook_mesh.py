@@ -1,4 +1,4 @@
-"""The mesh that is turned in the browser: how small it becomes, and that its page asks for nothing."""
+"""The mesh to turn in the browser: its size after simplification, and a page that loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The review: each decision is kept at once, undone to the very beginning, gone on with; its keys and its list."""
+"""The review of a list: decisions are stored at once and can be undone; its keys, its controls and its list."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_nothing_to_review(path):
     ],
 )
 def test_keys_are_what_a_text_field_gained(before, after, keys):
-    assert controls.typed(before, after) == keys
+    assert controls.keys_typed(before, after) == keys
 
 
 def test_keys_and_what_they_do(begun):

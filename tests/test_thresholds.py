@@ -1,4 +1,4 @@
-"""Label quality on training frames: against hand-made depth where every figure is known."""
+"""Label rules and thresholds on hand-made depth whose errors are known."""
 
 from __future__ import annotations
 

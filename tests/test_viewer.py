@@ -1,4 +1,4 @@
-"""The controls: start where they are told, redraw by their value, tell of errors, and make no Output widget."""
+"""The controls of the viewer: first view, redraw, errors, and no Output widget."""
 
 from __future__ import annotations
 

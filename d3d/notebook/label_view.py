@@ -42,7 +42,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownFrame:
     """One target frame of a run, as the viewer shows it; maps (h, w) at the network's size, metres.
 
     Attributes:
@@ -63,7 +63,7 @@ class Shown:
     sq_rel: Mapping[str, Mapping[str, float]]
 
 
-class Frames:
+class TargetFrames:
     """The target frames of a run, read on demand. What earlier stages should have left is computed first."""
 
     def __init__(self, config: Config):
@@ -87,7 +87,7 @@ class Frames:
         """Names of the scenes that have target frames."""
         return list(self._rows)
 
-    def of(self, scene: str) -> list[str]:
+    def ids(self, scene: str) -> list[str]:
         """Ids of a scene's target frames.
 
         Raises:
@@ -106,10 +106,10 @@ class Frames:
         """Whether the data set has true depth of a scene."""
         return self._scenes[scene].has_depth
 
-    def _read(self, scene: str, frame: str, arch: str, labels: str) -> Shown:
+    def _read(self, scene: str, frame: str, arch: str, labels: str) -> ShownFrame:
         """A frame, as one network and one label rule see it."""
-        if frame not in self.of(scene):
-            raise unknown(f"target frame of {scene}", frame, self.of(scene))
+        if frame not in self.ids(scene):
+            raise unknown(f"target frame of {scene}", frame, self.ids(scene))
         config, size_hw = self.config, self.config.data.size_hw
         row, opened = self._rows[scene][frame], self._scenes[scene]
         i = int(row[0])
@@ -120,7 +120,7 @@ class Frames:
         def score(depth: np.ndarray) -> Mapping[str, float]:
             return sq_rel_by_pixels(config, depth, gt, highlight)
 
-        return Shown(
+        return ShownFrame(
             opened.image(i, size_hw),
             inputs,
             self._ensemble.read_of(opened, i) if inputs.uncertainty is None else inputs.uncertainty,
@@ -131,7 +131,7 @@ class Frames:
         )
 
 
-def choice(shown: Shown, labels: str, threshold_m: float) -> tuple[np.ndarray, np.ndarray]:
+def apply_rule(shown: ShownFrame, labels: str, threshold_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Apply Eq. 3, or another label rule, at a threshold.
 
     Returns:
@@ -149,13 +149,13 @@ def uses_threshold(labels: str) -> bool:
     return "uncertainty" in fusion.find_strategy(labels).needs
 
 
-def picture(shown: Shown, view: View, limit_m: float) -> Image.Image:
+def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
     """One picture with legends: image, D, P, ground truth; U, the pixels that take P, label L, its error.
 
     Args:
         limit_m: upper end of the colours of uncertainty. The threshold is marked on their bar.
     """
-    wanted, label = choice(shown, view.labels, view.threshold_m)
+    wanted, label = apply_rule(shown, view.labels, view.threshold_m)
     pred, proj, truth = shown.inputs.pred, shown.inputs.proj, shown.truth
     far = colours.upper_limit((pred, proj, truth), "depth")
     error = None if truth is None else np.where(truth > 0, label - truth, np.nan)
@@ -265,9 +265,9 @@ def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, 
         x += 20 + round(font.getlength(name)) + 18
 
 
-def numbers(shown: Shown, view: View) -> tuple[float, pd.DataFrame]:
+def numbers(shown: ShownFrame, view: View) -> tuple[float, pd.DataFrame]:
     """The share of pixels that take P, and Sq Rel (metres) of D, P and L by kind of pixel (empty without truth)."""
-    wanted, label = choice(shown, view.labels, view.threshold_m)
+    wanted, label = apply_rule(shown, view.labels, view.threshold_m)
     share = float((wanted & (shown.inputs.proj > 0)).mean())
     return share, pd.DataFrame({**shown.sq_rel, "L": shown.score(label)})
 

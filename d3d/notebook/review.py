@@ -19,7 +19,7 @@ KEYS = {"y": "accept", "n": "reject", "u": "undo", "b": "back", "s": "skip"}
 _HELP = ", ".join(f"{key} {action}" for key, action in KEYS.items())
 
 
-def typed(before: str, after: str) -> str:
+def keys_typed(before: str, after: str) -> str:
     """The keys pressed between two values of a text field; "u" if characters were only deleted.
 
     The kernel never clears the field: keys typed in the meantime would be lost or counted twice.
@@ -122,7 +122,7 @@ def show(config: Config, review: Review) -> Any:
 
     for key, button in buttons.items():
         button.on_click(lambda _, key=key: pressed(key))
-    keys.observe(lambda change: pressed(typed(change["old"], change["new"])), "value")
+    keys.observe(lambda change: pressed(keys_typed(change["old"], change["new"])), "value")
     place.observe(moved, "value")
     show()
     return ipywidgets.VBox([line, ipywidgets.HBox(list(buttons.values())), keys, place, view, message])

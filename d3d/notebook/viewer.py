@@ -13,7 +13,7 @@ import pandas as pd
 
 from d3d import evaluation
 from d3d.notebook import label_view
-from d3d.notebook.label_view import Frames, View
+from d3d.notebook.label_view import TargetFrames, View
 from d3d.notebook.messages import errors_shown_in
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
@@ -34,9 +34,9 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     import ipywidgets
     from IPython.display import Image, display
 
-    frames = Frames(config)
+    frames = TargetFrames(config)
     scene = scene or next(filter(frames.has_truth, frames.scenes), frames.scenes[0])
-    frame = frame or frames.of(scene)[0]
+    frame = frame or frames.ids(scene)[0]
     threshold = stages.threshold(config)
     limit = 4 * threshold or 1.0
     scenes = [(n + (" (true depth)" if frames.has_truth(n) else ""), n) for n in frames.scenes]
@@ -44,7 +44,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     slider = {"min": 0, "max": limit, "step": limit / 120, "readout_format": ".3f"}
     controls = {
         "scene": ipywidgets.Dropdown(options=scenes, value=scene, description="scene"),
-        "frame": ipywidgets.SelectionSlider(options=frames.of(scene), value=frame, description="frame"),
+        "frame": ipywidgets.SelectionSlider(options=frames.ids(scene), value=frame, description="frame"),
         "arch": ipywidgets.Dropdown(options=archs, value=config.arch, description="network"),
         "labels": ipywidgets.Dropdown(options=frames.labels, value=config.labels, description="labels"),
         "threshold_m": ipywidgets.FloatSlider(value=threshold, description="threshold", **slider),
@@ -74,7 +74,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
 
     def to_scene(change: Any) -> None:
         with errors_shown_in(message):
-            controls["frame"].options = frames.of(change["new"])
+            controls["frame"].options = frames.ids(change["new"])
             redraw()
 
     def step(by: int) -> None:
