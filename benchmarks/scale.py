@@ -26,8 +26,9 @@ from d3d import io
 from d3d.datasets import DATASETS, Dataset, Scene
 from d3d.datasets.samples import EpochBatches
 from d3d.parallel.tasks import run_tasks
-from d3d.pipeline import runs, scenes
+from d3d.pipeline import graph, runs, scenes
 from d3d.pipeline.config import Config, make_config
+from d3d.pipeline.graph import Key
 from d3d.prediction import DepthStore
 
 RATE_HZ = 30.0
@@ -124,7 +125,7 @@ def measure(count: int, frames: int, folder: Path) -> list[dict]:
     with step("a finished stage looked at again: what is there, and its hashes") as row:
         store = DepthStore(folder / "none")
         outputs = {s.scene.name: store.sha256(s.scene.name) for s in found if store.has(s.scene.name)}
-        with runs.open_stage(config, "predict", "monodepth2") as stage:
+        with graph.open_stage(config, Key("predict", "monodepth2")) as stage:
             stage.finish(outputs)
         row["amount"] = f"{len(json.dumps(stage.outputs)) / 1e3:.0f} kB of hashes"
     return rows

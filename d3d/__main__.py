@@ -1,4 +1,5 @@
 """``python -m d3d``: see `d3d.cli`."""
+# PYTHON_ARGCOMPLETE_OK
 
 import sys
 

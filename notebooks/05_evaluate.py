@@ -62,7 +62,7 @@ print(d3d.config.describe(cfg))
 
 # %%
 results = d3d.stages.results(cfg)
-table = d3d.stages.tables(cfg, [(cfg.arch, labels) for labels in results])
+table = d3d.tables.run_table(cfg, [(cfg.arch, labels) for labels in results])
 Markdown(d3d.tables.to_markdown(table))
 
 # %% [markdown]

@@ -52,7 +52,7 @@ d3d.check_environment()
 
 cfg = d3d.config.resolve(globals())
 print(d3d.config.describe(cfg))
-d3d.stages.run_all(cfg, (cfg.arch,))
+d3d.tables.run_table(cfg, d3d.stages.train_all(cfg, (cfg.arch,)))
 print(f"the figures are of run {cfg.run}")
 
 # %% [markdown]

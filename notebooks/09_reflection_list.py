@@ -115,7 +115,7 @@ print("\n".join(path.read_text().splitlines()[:8]))
 
 # %%
 trainings = [(cfg.arch, "")]
-table = d3d.stages.tables(d3d.lists.ranking.with_lists(cfg, path), trainings)
+table = d3d.tables.run_table(d3d.lists.ranking.with_lists(cfg, path), trainings)
 Markdown(d3d.tables.to_markdown(table))
 
 # %% [markdown]

@@ -8,8 +8,9 @@ import numpy as np
 
 from d3d.datasets import Scene
 from d3d.geometry import nearest_depth
-from d3d.pipeline import runs, stages
+from d3d.pipeline import graph, stages
 from d3d.pipeline.config import ENSEMBLE, Config, make_config
+from d3d.pipeline.graph import Key
 from d3d.prediction import DepthStore
 
 # Each network's depth over the truth, off highlights and on them: they agree to 2 % but for highlights
@@ -24,10 +25,9 @@ def known_run(runs_dir: Path) -> Config:
     config = make_config(profile="smoke", runs_dir=str(runs_dir))
     scenes = stages.training_scenes(config)
     for arch in ENSEMBLE:
-        with runs.open_stage(config, "pretrain", arch) as stage:
+        with graph.open_stage(config, Key("pretrain", arch)) as stage:
             stage.finish({"weights.safetensors": f"none of {arch}"})
-            inputs = stage.outputs
-        with runs.open_stage(config, "predict", arch, inputs=inputs) as stage:
+        with graph.open_stage(config, Key("predict", arch)) as stage:
             store = DepthStore(stage.folder)
             for s in scenes:
                 wanted = s.frames_to_predict(config.fusion.integrate_every)

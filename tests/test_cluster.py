@@ -16,7 +16,8 @@ import pytest
 from d3d.errors import ConfigError, DataError, RunError, TasksError, WriteError
 from d3d.parallel import tasks as cluster
 from d3d.parallel.tasks import advance, check_scheduler, own_cores, run_tasks
-from d3d.pipeline.config import make_config, stage_config
+from d3d.pipeline.config import make_config
+from d3d.pipeline.stages import identity_of
 
 pytest.importorskip("distributed")
 
@@ -158,9 +159,9 @@ def test_no_scheduler_at_the_address_is_an_error(monkeypatch):
 def test_where_scenes_are_worked_on_does_not_change_a_stage():
     a, b = make_config(), make_config(scheduler="tcp://login:8786", scene_workers=7)
     for stage in ("predict", "project", "uncertainty", "fuse", "evaluate"):
-        assert stage_config(
-            a, stage, "monodepth2", "uncer" if stage != "uncertainty" else ""
-        ) == stage_config(b, stage, "monodepth2", "uncer" if stage != "uncertainty" else "")
+        assert identity_of(
+            a, stage, "monodepth2", "uncer" if stage != "uncertainty" else "ensemble"
+        ) == identity_of(b, stage, "monodepth2", "uncer" if stage != "uncertainty" else "ensemble")
 
 
 @pytest.mark.parametrize("scheduler", ["none", "local"])

@@ -1,6 +1,7 @@
 """Profiles, strict parameters, and what identifies a stage."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from d3d.errors import ConfigError
 from d3d.pipeline import config as c
 from d3d.pipeline import profiles
 from d3d.pipeline.runs import differences
+from d3d.pipeline.stages import identity_of
 
 
 def test_every_registered_name_is_a_parameter_and_the_ensemble_is_the_papers():
@@ -150,19 +152,24 @@ def test_resolve_outside_ipython_takes_every_literal():
         c.resolve({"profil": "smoke"})
 
 
-def test_stage_identity_holds_what_matters_and_nothing_else():
+def test_stage_identity_holds_what_matters_and_nothing_else(repo_dir, tmp_path):
+    copied_rooms = tmp_path / "rooms"
+    shutil.copytree(repo_dir / "data" / "glossyrooms", copied_rooms)
     base = c.make_config(profile="smoke")
     for stage in ("pretrain", "predict", "project", "fuse", "distill", "evaluate"):
-        plain = c.stage_config(base, stage, "hrdepth", "uncer")
+        plain = identity_of(base, stage, "hrdepth", "uncer")
         assert json.loads(json.dumps(plain)) == plain  # survives being read back
-        elsewhere = c.make_config(profile="smoke", root="elsewhere", device="cpu", workers=2, run="other")
-        assert c.stage_config(elsewhere, stage, "hrdepth", "uncer") == plain
-        assert c.stage_config(c.make_config(profile="smoke", seed=1), stage, "hrdepth", "uncer") != plain
+        elsewhere = c.make_config(profile="smoke", device="cpu", workers=2, run="other")
+        assert identity_of(elsewhere, stage, "hrdepth", "uncer") == plain
+        assert identity_of(c.make_config(profile="smoke", seed=1), stage, "hrdepth", "uncer") != plain
+        # a copy of the data in another folder is the same data
+        copied = c.make_config(profile="smoke", root=str(copied_rooms))
+        assert identity_of(copied, stage, "hrdepth", "uncer") == plain
 
     def changed(stage, labels="uncer", **parameters):
         other = c.make_config(profile="smoke", **parameters)
         return differences(
-            c.stage_config(other, stage, "hrdepth", labels), c.stage_config(base, stage, "hrdepth", labels)
+            identity_of(other, stage, "hrdepth", labels), identity_of(base, stage, "hrdepth", labels)
         )
 
     assert not changed("project", threshold_m=0.33)

@@ -16,8 +16,9 @@ import torch
 from d3d import io
 from d3d.errors import DataError, RunError
 from d3d.models import create_model, save_weights
-from d3d.pipeline import runs, stages
+from d3d.pipeline import graph, runs, stages
 from d3d.pipeline.config import make_config
+from d3d.pipeline.graph import Key
 from d3d.prediction import DepthStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -80,17 +81,17 @@ def test_a_folder_that_is_read_only_is_named_before_anything_is_computed(mount):
 
 def test_finished_stages_can_be_read_where_nobody_can_write(tmp_path, monkeypatch):
     cfg = make_config(profile="smoke", runs_dir=str(tmp_path))
-    with runs.open_stage(cfg, "pretrain", "monodepth2") as stage:
+    with graph.open_stage(cfg, Key("pretrain", "monodepth2")) as stage:
         stage.finish({"a": "1"})
 
     def refuse(lock, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", lock.lock_file)
 
     monkeypatch.setattr(runs.FileLock, "acquire", refuse)
-    with runs.open_stage(cfg, "pretrain", "monodepth2") as again:
+    with graph.open_stage(cfg, Key("pretrain", "monodepth2")) as again:
         assert again.outputs == {"a": "1"}
     with pytest.raises(RunError, match="no permission to write there; name another folder"):
-        runs.open_stage(cfg, "pretrain", "hrdepth").__enter__()
+        graph.open_stage(cfg, Key("pretrain", "hrdepth")).__enter__()
 
 
 def test_an_error_of_another_kind_is_left_alone(tmp_path):

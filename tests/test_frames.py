@@ -21,9 +21,10 @@ from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.errors import DataError, RunError
 from d3d.io import read_json, sha256
 from d3d.models import create_model, save_weights
-from d3d.pipeline import runs, scenes, stages
-from d3d.pipeline.config import make_config, stage_config
-from d3d.pipeline.stages import frames
+from d3d.pipeline import graph, runs, scenes, stages
+from d3d.pipeline import readable as frames
+from d3d.pipeline.config import make_config
+from d3d.pipeline.graph import Key
 
 pytest.importorskip("open3d")
 N = 40
@@ -92,8 +93,15 @@ def spoil_three(root):
     spoil(depth, depth.read_bytes()[:500])
 
 
+def checks(config, split=frames.TRAINING):
+    """The folders of the checks of a split: one for each set of frames."""
+    folders = (runs.run_folder(config) / "frames" / split).iterdir()
+    return [folder for folder in folders if folder.name != "scenes"]
+
+
 def bad_of(config, split=frames.TRAINING):
-    listed = frames.read_unreadable(runs.stage_folder(config, "frames", labels=split) / frames.UNREADABLE)
+    (folder,) = checks(config, split)
+    listed = frames.read_unreadable(folder / frames.UNREADABLE)
     return {(scene, frame): reason for scene, rows in listed.items() for frame, reason in rows.items()}
 
 
@@ -128,8 +136,8 @@ def test_the_chain_runs_without_the_bad_frames_and_lists_them(root, tmp_path, ca
     scored = set(zip(per_image["scene"], per_image["frame"], strict=True))
     wanted = {(f"{s}-seq-01.32-39", f"frame-{i:06d}") for s in ("chess", "fire") for i in range(32, 40, 2)}
     assert scored == wanted - {key}
-    stored = read_json(runs.stage_folder(config, "pretrain", "monodepth2") / "config.json")
-    assert list(stored["inputs"]) == ["frames/unreadable.csv"]
+    stored = read_json(stages.stage_folder(config, "pretrain", "monodepth2") / "config.json")
+    assert stored["identity"]["data"] == scenes.training_data(config)
 
 
 def test_too_many_bad_frames_are_an_error_before_any_training(root, tmp_path, capsys):
@@ -140,7 +148,7 @@ def test_too_many_bad_frames_are_an_error_before_any_training(root, tmp_path, ca
     ):
         stages.pretrain(config)
     assert len(bad_of(config)) == 3
-    assert not runs.stage_folder(config, "pretrain", "monodepth2").exists()
+    assert not (runs.run_folder(config) / "pretrain").exists()
     # repaired, only the bad ones are decoded again
     write_room(tmp_path / "again" / "seq-01")
     for frame in ("frame-000004", "frame-000011"):
@@ -160,14 +168,11 @@ def arguments(root, tmp_path):
 def test_without_a_bad_frame_nothing_is_otherwise(sound, tmp_path):
     config = config_of(sound, tmp_path)
     whole, found = scenes.all_training_scenes(config), stages.training_scenes(config)
-    assert scenes.frames_digest(found) == scenes.frames_digest(whole)
     assert [s.scene for s in found] == [s.scene for s in whole], "the very same scenes"
-    assert frames.inputs(config) == {}
     assert bad_of(config) == {}
-    # what recorded runs were made from has no new key
     for stage in ("pretrain", "predict", "project", "evaluate"):
-        assert not {"max_bad_share", "frames", "keyframes"} & set(
-            str(stage_config(config, stage, "monodepth2")).split("'")
+        assert not {"max_bad_share", "keyframes"} & set(
+            str(stages.identity_of(config, stage, "monodepth2")).split("'")
         )
 
 
@@ -197,7 +202,7 @@ main({["prepare", *arguments(root, tmp_path)]!r})
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     config = config_of(root, tmp_path, max_bad_share=0.1)
-    folder = runs.stage_folder(config, "frames", labels=frames.TRAINING)
+    (folder,) = checks(config)
     assert not (folder / "DONE").exists()
     decoded, image = [], Scene.image
 
@@ -222,9 +227,8 @@ def test_a_frame_that_goes_bad_later_is_named_and_what_was_trained_with_it_is_no
     # the check is done once: its folder is what says so
     with pytest.raises(DataError, match="frame-000008"):
         stages.pretrain(config)
-    for path in sorted(runs.stage_folder(config, "frames", labels=frames.TRAINING).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(RunError, match="made from other inputs"):
+    shutil.rmtree(runs.run_folder(config) / "frames")
+    with pytest.raises(RunError, match=r"holds another result:\n  data.sha256"):
         stages.pretrain(config)
 
 
@@ -237,7 +241,7 @@ def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
     for thread in both:
         thread.join(timeout=120)
     assert len(found) == 2
-    assert scenes.frames_digest(found[0]) == scenes.frames_digest(found[1])
+    assert [s.scene.digest() for s in found[0]] == [s.scene.digest() for s in found[1]]
     assert capsys.readouterr().out.count("decoding each") == 1
 
 
@@ -249,7 +253,9 @@ def trained(sound, tmp_path_factory):
         sound, runs_dir, eval_dataset="7scenes", eval_root=str(sound), split="test", scale="median"
     )
     stages.training_scenes(config)
-    with runs.open_stage(config, "pretrain", "monodepth2") as stage:  # of no training: any scores will do
+    with graph.open_stage(
+        config, Key("pretrain", "monodepth2")
+    ) as stage:  # of no training: any scores will do
         path = save_weights(
             create_model("monodepth2", pretrained=False), stage.folder / "weights.safetensors"
         )
@@ -285,7 +291,7 @@ def test_keyframes_are_all_that_is_evaluated(trained, root, tmp_path, monkeypatc
     listed.rename(again)
     assert stages.evaluate(evaluated_on(trained, root, keyframes=f"Key={again}"), "monodepth2").equals(scored)
     again.write_text("chess-seq-01 8\n")
-    with pytest.raises(RunError, match="made from other inputs"):
+    with pytest.raises(RunError, match=r"data.frames: 3 there, 1 now"):
         stages.evaluate(evaluated_on(trained, root, keyframes=f"Key={again}"), "monodepth2")
     with pytest.raises(DataError, match=r"nothing of table 5|no evaluation"):
         tables.of_run(trained, "5")
@@ -305,7 +311,7 @@ def test_bad_keyframes_are_left_out_like_any_other(trained, root, tmp_path):
 def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, root, tmp_path, capsys):
     config = evaluated_on(replace(trained, run="truth", base=trained.run), root, every=20)
     stages.evaluate(config, "monodepth2")
-    of_stage = runs.stage_folder(config, "evaluate", path=stages.evaluated(config, "monodepth2"))
+    of_stage = stages.stage_folder(config, "evaluate", "monodepth2")
     assert read_json(of_stage / "provenance.json")["ground_truth"] == "sensor depth registered to colour"
     made = tables.of_run(config, "5")
     assert "Ground truth of 7-Scenes: sensor depth registered to colour" in made.caption
@@ -319,7 +325,7 @@ def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, 
                 folder / f"seq01_frame-{i:06d}.pose.depth.tiff"
             )
     scenes._opened.clear()  # as a new process has it
-    with pytest.raises(RunError, match=r"scored against sensor depth .* now has rendered depth"):
+    with pytest.raises(RunError, match=r"data.ground_truth: 'sensor depth.* there, 'rendered depth.* now"):
         stages.evaluate(config, "monodepth2")
     for path in sorted(of_stage.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -348,7 +354,7 @@ def test_a_pose_that_cannot_be_read_counts_like_an_image(root, tmp_path):
     assert "frame-000005" not in chess.scene.frame_ids
     fused = [chess.scene.frame_ids[i] for i in chess.scene.every(5)]
     assert fused == [f"frame-{i:06d}" for i in (0, 10, 15, 20, 25, 30)]
-    provenance = read_json(runs.stage_folder(config, "frames", labels=frames.TRAINING) / "provenance.json")
+    provenance = read_json(checks(config)[0] / "provenance.json")
     assert (provenance["frames"], provenance["unreadable"]) == (64, 1)
 
 
@@ -385,7 +391,7 @@ def test_a_list_that_is_not_one(tmp_path, text):
 def test_a_list_that_was_edited_is_not_believed(root, tmp_path):
     config = config_of(root, tmp_path)
     stages.training_scenes(config)
-    listed = runs.stage_folder(config, "frames", labels=frames.TRAINING) / frames.UNREADABLE
+    listed = checks(config)[0] / frames.UNREADABLE
     frames.write_unreadable(listed, {"chess-seq-01.0-31": {"frame-000001": "I do not like it"}})
     with pytest.raises(RunError, match="not the list that the check left"):
         stages.training_scenes(config)

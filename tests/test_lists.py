@@ -9,7 +9,8 @@ from d3d.cli import main
 from d3d.datasets import Dataset, Scene, lists
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline import scenes, stages
-from d3d.pipeline.config import make_config, stage_config
+from d3d.pipeline.config import make_config
+from d3d.pipeline.stages import trainings
 
 
 def scene(name: str, ids: list[str]) -> Scene:
@@ -197,13 +198,13 @@ def test_a_wrong_list_stops_before_anything_is_trained(tmp_path, monkeypatch, ca
     def never(*args, **kwargs):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(stages.networks, "train", never)
+    monkeypatch.setattr(trainings, "train", never)
     config = smoke(tmp_path, lists=str(tmp_path))
-    for stage in (stages.pretrain, stages.distill, stages.evaluate, stages.run_all):
+    for stage in (stages.pretrain, stages.distill, stages.evaluate, stages.train_all):
         with pytest.raises(DataError, match=r"val_Found.txt, line 2: .* has no frame '4000', but 18"):
             stage(config)
     arguments = ["all", "--profile", "smoke", "--runs-dir", str(tmp_path / "runs"), "--lists", str(tmp_path)]
-    assert main(arguments) == 2
+    assert main(arguments) == 1
     assert "val_Found.txt, line 2" in capsys.readouterr().err
     (tmp_path / "val_Found.txt").write_text("val-0000 3\n")
     with pytest.raises(AssertionError, match="trained"):
@@ -216,6 +217,6 @@ def test_a_list_written_anew_is_read_anew_and_changes_no_stage(tmp_path):
     for frame in ("000003", "000006"):
         path.write_text(f"val-0000 {frame}\n")
         assert scenes.evaluated_dataset(config).lists("val")["Found"] == {("val-0000", frame)}
-    assert stage_config(config, "evaluate", "monodepth2") == stage_config(
+    assert stages.identity_of(config, "evaluate", "monodepth2") == stages.identity_of(
         smoke(tmp_path), "evaluate", "monodepth2"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,10 @@ import pytest
 from d3d.datasets import Dataset, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.lists import ranking
-from d3d.pipeline import scenes
+from d3d.pipeline import graph, scenes
 from d3d.pipeline.config import ENSEMBLE, make_config
+from d3d.pipeline.graph import Key
+from d3d.pipeline.stages import trainings
 
 pytest.importorskip("open3d")
 
@@ -58,9 +61,13 @@ def config(tmp_path, monkeypatch):
     walls = [Wall("dull"), Wall("shiny/one")]
     walls[1].name = "shiny"
     monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
-    (tmp_path / ranking.WEIGHTS).write_bytes(b"weights")
-    monkeypatch.setattr(ranking.stages, "pretrain", lambda config, arch: tmp_path)
-    monkeypatch.setattr(ranking, "saved", lambda config, arch: arch)
+    monkeypatch.setattr(trainings, "training_data", lambda config: {"sha256": "walls"})
+    made_up = replace(
+        graph.stage_of(Key("pretrain")),
+        compute=lambda config, key, opened: opened.finish({"weights": key.arch}),
+    )
+    monkeypatch.setitem(graph._STAGES, "pretrain", made_up)
+    monkeypatch.setattr(ranking, "saved", lambda config, key: key.arch)
 
     def map_scenes(make, arch, of, frames, store, size_hw, **_):
         assert size_hw == config.data.size_hw

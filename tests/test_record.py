@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from d3d import io
-from d3d.cli import _configs, _without, main
+from d3d.cli import _configs, main
+from d3d.commands import without
 from d3d.errors import BusyError, ConfigError, RunError
-from d3d.pipeline import record, runs
+from d3d.pipeline import graph, record, stages
 from d3d.pipeline.config import ENSEMBLE, make_config
+from d3d.pipeline.graph import Key
 
 
 @pytest.fixture
@@ -81,14 +83,15 @@ def test_a_failure_costs_only_what_waits_for_it():
 def test_a_student_is_ready_when_every_teacher_of_its_uncertainty_is(configs):
     job = record.Job(configs[0], "monodepth2", "uncer")
     assert not job.ready
-    from d3d.pipeline.config import stage_config
-
     for arch in ENSEMBLE:
-        folder = runs.stage_folder(configs[0], "pretrain", arch)
-        io.write_json(folder / "config.json", {"config": stage_config(configs[0], "pretrain", arch)})
+        folder = stages.stage_folder(configs[0], "pretrain", arch)
+        io.write_json(
+            folder / "config.json",
+            {"identity": stages.identity_of(configs[0], "pretrain", arch), "inputs": {}},
+        )
         io.write_json(folder / "DONE", {"outputs": {"weights.safetensors": arch}})
         alone = record.Job(configs[0], "monodepth2", "pred").ready
-        assert alone == (runs.stage_folder(configs[0], "pretrain", "monodepth2") / "DONE").is_file()
+        assert alone == (stages.stage_folder(configs[0], "pretrain", "monodepth2") / "DONE").is_file()
     assert job.ready
     assert not record.Job(replace(configs[0], round=2), "monodepth2", "uncer").ready
 
@@ -97,7 +100,7 @@ def test_a_folder_in_use_is_busy_and_not_a_failure(configs):
     inside, leave = threading.Event(), threading.Event()
 
     def hold():
-        with runs.open_stage(configs[0], "pretrain", "hrdepth"):
+        with graph.open_stage(configs[0], Key("pretrain", "hrdepth")):
             inside.set()
             leave.wait(30)
 
@@ -105,7 +108,10 @@ def test_a_folder_in_use_is_busy_and_not_a_failure(configs):
     holder.start()
     try:
         assert inside.wait(30)
-        with pytest.raises(BusyError, match="in use"), runs.open_stage(configs[0], "pretrain", "hrdepth"):
+        with (
+            pytest.raises(BusyError, match="in use"),
+            graph.open_stage(configs[0], Key("pretrain", "hrdepth")),
+        ):
             pass
     finally:
         leave.set()
@@ -151,5 +157,5 @@ def test_seeds_name_their_runs_and_nothing_else_may(capsys):
     assert "whole numbers" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="at least 1"):
         record.work_in_processes([], [], 0)
-    assert _without(["record", "--processes", "2", "--seeds=0"], "--processes") == ["record", "--seeds=0"]
-    assert _without(["record", "--processes=2", "--seeds", "0"], "--processes") == ["record", "--seeds", "0"]
+    assert without(["record", "--processes", "2", "--seeds=0"], "--processes") == ["record", "--seeds=0"]
+    assert without(["record", "--processes=2", "--seeds", "0"], "--processes") == ["record", "--seeds", "0"]

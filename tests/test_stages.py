@@ -12,17 +12,19 @@ import time
 import numpy as np
 import pytest
 
-from d3d import prediction
+from d3d import prediction, tables
 from d3d.cli import main
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.geometry import nearest_depth
 from d3d.pipeline import runs, scenes, stages
 from d3d.pipeline.config import make_config
-from d3d.pipeline.stages import depth, networks, scores
+from d3d.pipeline.stages import depth, scores, trainings
 from d3d.pipeline.stages import labels as label_stages
 from d3d.prediction import DepthStore, read_depth, write_depth
 
 pytest.importorskip("open3d")
+
+UNLABELLED = ("pretrain", "predict", "project")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,12 @@ def test_every_stage_left_its_artefact_and_provenance(cfg, chain):
         provenance = json.loads((done.parent / "provenance.json").read_text())
         assert provenance["seed"] == 0
         assert provenance["peak_memory_mb"] > 100
-        assert stage not in ("pretrain", "distill") or len(provenance["frames_sha256"]) == 64
-        assert json.loads((done.parent / "config.json").read_text())["config"]["arch"] == "monodepth2"
+        if stage in ("pretrain", "distill"):
+            assert provenance["initial"] == {"source": "random", "sha256": None, "note": ""}
+        assert json.loads((done.parent / "config.json").read_text()) == {
+            "identity": stages.identity_of(cfg, stage, "monodepth2", "" if stage in UNLABELLED else "diff"),
+            "inputs": provenance["inputs"],
+        }
     assert not list(folder.rglob("training_state.pt"))
     assert not list(folder.rglob(".*part-*"))
     # the images of the validation room that are evaluated, each on three kinds of pixels
@@ -88,7 +94,7 @@ def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("computed again")
 
-    for module, name in ((networks, "train"), (depth, "map_scenes"), (scores, "map_scenes")):
+    for module, name in ((trainings, "train"), (depth, "map_scenes"), (scores, "map_scenes")):
         monkeypatch.setattr(module, name, never)
     again = stages.evaluate(cfg, "monodepth2", "diff")
     assert again.equals(chain)
@@ -97,7 +103,7 @@ def test_what_is_done_is_not_computed_again(cfg, chain, monkeypatch):
 def test_tables_have_rows_for_each_list_of_images(cfg, chain, monkeypatch):
     frame = chain["scene"].iloc[0], chain["frame"].iloc[0]
     monkeypatch.setattr(stages.dataset(cfg), "lists", lambda split: {"Reflection": frozenset({frame})})
-    table = stages.tables(cfg)
+    table = tables.run_table(cfg)
     assert list(zip(table["list"], table["images"], strict=True)) == [("Val", 6), ("Reflection", 1)]
     assert table["sq_rel"].iloc[1] == chain["sq_rel"].iloc[0]
     folder = runs.run_folder(cfg) / "tables"
@@ -124,9 +130,8 @@ def test_stored_frames_keep_their_order_and_one_that_cannot_be_stored_leaves_not
 def test_the_whole_chain_makes_what_its_table_needs_and_no_more(monkeypatch):
     done = []
     for name in ("pretrain", "distill"):
-        monkeypatch.setattr(scores, name, lambda config, *what: done.append(what))
-    monkeypatch.setattr(scores, "tables", lambda config, trainings: trainings)
-    trainings = stages.run_all(make_config(profile="demo"))
+        monkeypatch.setattr(stages, name, lambda config, *what: done.append(what))
+    trainings = stages.train_all(make_config(profile="demo"))
     assert done == [
         ("monodepth2",),
         ("hrdepth",),
@@ -138,8 +143,8 @@ def test_the_whole_chain_makes_what_its_table_needs_and_no_more(monkeypatch):
         [(a, "") for a in ("monodepth2", "hrdepth", "monovit")]
         + [("monodepth2", "pred"), ("monodepth2", "uncer")]
     )
-    assert len(stages.run_all(make_config(profile="laptop"))) == 9
-    assert len(stages.run_all(make_config(profile="laptop"), ("hrdepth",))) == 5
+    assert len(stages.train_all(make_config(profile="laptop"))) == 9
+    assert len(stages.train_all(make_config(profile="laptop"), ("hrdepth",))) == 5
 
 
 def test_another_configuration_in_the_same_place_is_refused(cfg, chain):
@@ -244,26 +249,31 @@ def test_predict_takes_arrays_and_tensors_alike():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("code", "arguments", "message"),
     [
-        (["pretrian"], "unknown stage 'pretrian'. Did you mean 'pretrain'"),
-        (["pretrain", "--arch", "resnet"], "unknown arch 'resnet'"),
-        (["pretrain", "--archh", "hrdepth"], "unknown option 'archh'. Did you mean 'arch"),
-        (["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
-        (["prepare", "--dataset", "7scenes"], "7scenes"),
-        (["prepare", "--dataset", "7scenes", "--root", "nowhere"], "there is no folder nowhere"),
-        (["pretrain", "--epochs", "many"], "invalid int value"),
-        (["tables", "--run", "never-made", "--profile", "smoke"], "no evaluation of split"),
-        (["all", "--archs", "monodepth2,hrdep"], "unknown arch 'hrdep'. Did you mean 'hrdepth'"),
+        (2, ["pretrian"], "unknown command 'pretrian'. Did you mean 'pretrain'"),
+        (2, ["pretrain", "--arch", "resnet"], "unknown arch 'resnet'"),
+        (2, ["pretrain", "--archh", "hrdepth"], "unknown option of pretrain 'archh'. Did you mean 'arch"),
+        (1, ["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
+        (1, ["prepare", "--dataset", "7scenes"], "7scenes"),
+        (1, ["prepare", "--dataset", "7scenes", "--root", "nowhere"], "there is no folder nowhere"),
+        (2, ["pretrain", "--epochs", "many"], "invalid int value"),
+        (1, ["tables", "--run", "never-made", "--profile", "smoke"], "no evaluation of split"),
+        (
+            2,
+            ["pretrain", "--threshold-m", "1"],
+            "--threshold-m is not an option of pretrain, but of: project",
+        ),
+        (2, ["all", "--archs", "monodepth2,hrdep"], "unknown arch 'hrdep'. Did you mean 'hrdepth'"),
     ],
 )
-def test_the_command_line_names_what_is_wrong(arguments, message, capsys):
+def test_the_command_line_names_what_is_wrong(code, arguments, message, capsys):
     try:
         status = main(arguments)
     except SystemExit as stop:
         status = stop.code
     error = capsys.readouterr().err
-    assert status == 2
+    assert status == code
     assert message in error
     assert "Traceback" not in error
 
@@ -304,7 +314,7 @@ def test_a_run_takes_what_is_the_same_from_its_base(cfg, based):
 
 def test_what_differs_is_not_taken_from_the_base(based):
     other = based("slow", learning_rate=1e-4)
-    assert runs.stage_folder(other, "pretrain", "monodepth2").parent.parent.name == "slow"
+    assert stages.stage_folder(other, "pretrain", "monodepth2").parent.parent.name == "slow"
 
 
 def test_round_two_is_taught_by_the_students_of_round_one(cfg, chain):
@@ -326,9 +336,7 @@ def test_round_two_is_taught_by_the_students_of_round_one(cfg, chain):
 def test_a_student_of_small_images_is_tested_on_whole_ones(cfg, chain):
     assert stages.distill(cfg, "monodepth2", "proj_lowres").name == "proj_lowres"
     stages.evaluate(cfg, "monodepth2", "proj_lowres")
-    folder = runs.stage_folder(
-        cfg, "evaluate", path=f"{stages.evaluated(cfg, 'monodepth2', 'proj_lowres')}/depth"
-    )
+    folder = stages.stage_folder(cfg, "evaluate", "monodepth2", "proj_lowres") / "depth"
     scene = stages.dataset(cfg).scenes("val")[0]
     assert DepthStore(folder).read_of(scene, 0).shape == cfg.data.size_hw
 
@@ -357,7 +365,8 @@ def test_a_threshold_from_the_data_leaves_its_share_of_pixels(cfg, chain, monkey
         def read_of(self, scene, i):
             return values[i]
 
-    monkeypatch.setattr(label_stages, "uncertainty", lambda config, name, arch: Store())
+    monkeypatch.setattr(label_stages, "ensure", lambda config, key: None)
+    monkeypatch.setattr(label_stages, "DepthStore", lambda folder: Store())
     monkeypatch.setattr(label_stages, "training_scenes", lambda config: [scene])
     config = dataclasses.replace(cfg, fusion=dataclasses.replace(cfg.fusion, threshold_quantile=0.75))
     found = stages.threshold(config, "uncer")

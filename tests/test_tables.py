@@ -12,8 +12,8 @@ from d3d import io, tables
 from d3d.cli import main, parser
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.metrics import METRICS
-from d3d.pipeline import runs
-from d3d.pipeline.config import make_config, stage_config
+from d3d.pipeline import graph, runs, stages
+from d3d.pipeline.config import make_config
 from d3d.tables import Evaluation, Scores
 from d3d.tables.from_runs import without_seed
 from d3d.tables.text import ranks
@@ -320,7 +320,7 @@ def test_every_command_of_a_missing_cell_is_one_that_d3d_takes():
         values = {
             k: v
             for k, v in vars(arguments).items()
-            if k not in ("stage", "archs", "seeds", "processes", "export", "stored", "readme")
+            if k not in ("command", "archs", "seeds", "processes", "export", "stored", "readme")
         }
         assert not rest
         assert make_config(**{k: v for k, v in values.items() if v is not None}).profile == "laptop"
@@ -589,10 +589,9 @@ def test_a_readme_without_its_markers_is_left_alone(tmp_path, text):
 # runs
 
 
-def finished(config, arch="monodepth2", labels="", values=(1, 2, 3, 4), folder=""):
+def finished(config, arch="monodepth2", labels="", values=(1, 2, 3, 4)):
     """What `stages.evaluate` leaves, without its training."""
-    path = folder or f"{arch}/{labels or 'self-supervised'}/{config.evaluation.split}"
-    with runs.open_stage(config, "evaluate", arch, labels, path=path) as stage:
+    with graph.open_stage(config, stages.key_of(config, "evaluate", arch, labels)) as stage:
         per_image(values).to_csv(stage.folder / "per_image.csv", index=False)
         stage.finish({"per_image.csv": io.sha256(stage.folder / "per_image.csv")})
     return stage.folder
@@ -603,9 +602,9 @@ def config_of(tmp_path, seed=0, **more):
 
 
 def test_gathered_is_what_runs_have_evaluated_and_nothing_is_computed(tmp_path, monkeypatch):
-    import d3d.pipeline.stages.networks as networks
+    from d3d.pipeline.stages import trainings
 
-    monkeypatch.setattr(networks, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(trainings, "train", lambda *a, **k: pytest.fail("trained"))
     configs = [config_of(tmp_path, s) for s in (0, 1)]
     for c in configs:
         finished(c, values=(c.seed, 2, 3, 4))
@@ -615,8 +614,8 @@ def test_gathered_is_what_runs_have_evaluated_and_nothing_is_computed(tmp_path, 
         # another data set may be large and every tenth frame enough
         other = {"dataset": "glossyrooms", "scale": "median", "every": 10}
         relative = replace(test, evaluation=replace(test.evaluation, **other))
-        finished(relative, folder="monodepth2/self-supervised/glossyrooms-test")
-    finished(replace(configs[0], round=2), labels="uncer", folder="monodepth2/uncer-round2/val")
+        finished(relative)
+    finished(replace(configs[0], round=2), labels="uncer")
     half = runs.run_folder(configs[0]) / "evaluate" / "monovit" / "pred" / "val"
     half.mkdir(parents=True)  # killed before DONE
     (half / "per_image.csv").write_text("scene")
@@ -655,7 +654,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path):
 
 def test_a_run_of_another_configuration_or_a_changed_file_is_refused(tmp_path):
     folder = finished(config_of(tmp_path, steps=5))
-    with pytest.raises(RunError, match=r"pretrain.steps: 5 there, 6 now"):
+    with pytest.raises(RunError, match=r"training.steps: 5 there, 6 now"):
         tables.gather([config_of(tmp_path)])
     assert len(tables.gather([config_of(tmp_path, steps=5)]).evaluations) == 1
     csv = folder / "per_image.csv"
@@ -702,7 +701,7 @@ def test_settings_are_the_same_for_every_seed_and_for_nothing_else(tmp_path):
         made += [e.settings for e in tables.gather([config]).evaluations]
     assert made[0] == made[1] != made[2]
     assert "seed" in json.dumps(
-        stage_config(config_of(tmp_path), "evaluate", "monodepth2", "uncer")["ensemble"]
+        stages.identity_of(config_of(tmp_path), "evaluate", "monodepth2", "uncer")["needs"]
     )
 
 
@@ -757,16 +756,16 @@ def test_the_command_writes_the_tables_of_several_seeds(tmp_path, capsys, monkey
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("code", "words", "said"),
     [
-        (["evaluate", "--seeds", "0,1"], "--seeds is no option of evaluate"),
-        (["all", "--readme"], "--readme is no option of all"),
-        (["tables", "--seeds", "0,x"], "must be whole numbers"),
-        (["tables", "--seeds", "0,1", "--run", "r"], "must have {seed} in it"),
-        (["tables", "--seeds", "0,1"], "no evaluation in"),
+        (2, ["evaluate", "--seeds", "0,1"], "--seeds is not an option of evaluate, but of: record, tables"),
+        (2, ["all", "--readme"], "--readme is not an option of all, but of: tables"),
+        (2, ["tables", "--seeds", "0,x"], "must be whole numbers"),
+        (2, ["tables", "--seeds", "0,1", "--run", "r"], "must have {seed} in it"),
+        (1, ["tables", "--seeds", "0,1"], "no evaluation in"),
     ],
 )
-def test_wrong_use_of_the_command_is_one_line(words, said, tmp_path, capsys, monkeypatch):
+def test_wrong_use_of_the_command_is_one_line(code, words, said, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("D3D_RUNS", str(tmp_path))
-    assert main([*words, "--profile", "smoke"]) == 2
+    assert main([*words, "--profile", "smoke"]) == code
     assert said in capsys.readouterr().err

@@ -46,9 +46,11 @@ def room(monkeypatch):
         monkeypatch.setattr(thresholds.stages, name, lambda *a: None)
     monkeypatch.setattr(
         thresholds.stages,
-        "label_inputs",
-        lambda config, arch, scene, triple, rule, t: fusion.LabelInputs(
-            pred, proj, uncertainty=std, threshold_m=t, truth=scene.depth(0), highlight=scene.mask
+        "label_sources",
+        lambda config, arch, rule, t: SimpleNamespace(
+            inputs=lambda scene, triple: fusion.LabelInputs(
+                pred, proj, uncertainty=std, threshold_m=t, truth=scene.depth(0), highlight=scene.mask
+            )
         ),
     )
     return scene

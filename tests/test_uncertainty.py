@@ -18,8 +18,9 @@ from d3d.figures import uncertainty as uncertainty_figures
 from d3d.losses import laplacian_nll, log_depth_loss
 from d3d.models.layers import ConvBlock
 from d3d.pipeline import runs, stages
-from d3d.pipeline.config import TrainConfig, make_config, stage_config
-from d3d.pipeline.stages import networks, spread
+from d3d.pipeline.config import TrainConfig, make_config
+from d3d.pipeline.stages import labels as label_stages
+from d3d.pipeline.stages import trainings
 from d3d.training import WEIGHTS, RegressionTask, train
 from d3d.uncertainty import COLOURS, PASSES, UNCERTAINTY, measure
 
@@ -284,23 +285,23 @@ def test_labels_by_another_uncertainty(cfg):
     scene, i = at
     image = torch.from_numpy(scene.image(i, cfg.data.size_hw).transpose(2, 0, 1)[None] / 255).float()
     assert np.abs(measure("tta", [network], image)[0, 0].numpy() - std).max() < 0.001
-    assert spread.cost(cfg, "tta")["trainings"] == 0
+    assert stages.uncertainty_cost(cfg, "tta")["trainings"] == 0
     assert not (runs.run_folder(cfg) / "variant").exists()
 
 
 @pytest.mark.parametrize("name", ["mcdropout", "regression"])
 def test_what_needs_a_network_of_its_own_trains_it_once(cfg, name, monkeypatch, capsys):
     store = stages.uncertainty(cfg, name)
-    assert f"[variant monodepth2 {name}] not there yet" in capsys.readouterr().out
+    assert f"[variant/monodepth2/{name}] not there yet" in capsys.readouterr().out
     std = store.read_of(*first(cfg))
     assert std.shape == cfg.data.size_hw
     assert (std > 0).all()
     folder = runs.run_folder(cfg) / "variant" / "monodepth2" / name
     assert (folder / "DONE").is_file()
-    cost = spread.cost(cfg, name)
+    cost = stages.uncertainty_cost(cfg, name)
     assert cost["trainings"] == 1
     assert cost["training_s"] > 0 < cost["prediction_s"]
-    monkeypatch.setattr(networks, "train", None)
+    monkeypatch.setattr(trainings, "train", None)
     assert stages.uncertainty(cfg, name).folder == store.folder
 
 
@@ -326,7 +327,7 @@ def test_snapshots_that_a_pretraining_has_kept_cost_no_training(cfg, tmp_path):
         shutil.copy(teacher / WEIGHTS, teacher / f"snapshot-{step:06}.safetensors")
     copy = make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
     assert not stages.uncertainty(copy, "snapshots").read_of(*first(copy)).any()  # they are all alike
-    assert spread.cost(copy, "snapshots")["trainings"] == 0
+    assert stages.uncertainty_cost(copy, "snapshots")["trainings"] == 0
     assert not (folder / "variant").exists()
 
 
@@ -335,7 +336,7 @@ def test_an_interrupted_uncertainty_goes_on_after_the_last_whole_scene(cfg, tmp_
     copy = make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
     (whole,) = stages.training_scenes(copy)
     twins = [type(whole)(whole.scene.subset(tuple(range(18)), name), whole.triples) for name in ("a", "b")]
-    for module in (spread, stages.depth):
+    for module in (label_stages, stages.depth):
         monkeypatch.setattr(module, "training_scenes", lambda config: twins)
     calls = []
 
@@ -345,7 +346,7 @@ def test_an_interrupted_uncertainty_goes_on_after_the_last_whole_scene(cfg, tmp_
             raise KeyboardInterrupt
         return measure(*args)
 
-    monkeypatch.setattr(spread, "measure", counted)
+    monkeypatch.setattr(label_stages, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
         stages.uncertainty(copy, "tta")
     folder = tmp_path / "r" / "uncertainty" / "monodepth2" / "tta"
@@ -360,15 +361,18 @@ def test_an_interrupted_uncertainty_goes_on_after_the_last_whole_scene(cfg, tmp_
 def test_what_determines_a_variant_is_in_its_configuration(cfg):
     def of(name, **values):
         config = make_config(profile="smoke", **values)
-        return stage_config(config, "uncertainty", "monodepth2", name)
+        return stages.identity_of(config, "uncertainty", "monodepth2", name)
 
-    assert of("mcdropout")["dropout"] == uncertainty.DROPOUT
-    assert of("snapshots")["snapshots"] == uncertainty.SNAPSHOTS
-    # the teacher is pretrained, the regression a student: longer students change it alone
-    assert "distill" not in of("mcdropout")
-    assert of("regression")["distill"]["steps"] == 6
-    second = stage_config(make_config(profile="smoke", round=2), "variant", "monodepth2", "mcdropout")
-    assert second["teacher"]["labels"] == "uncer"
+    def variant_of(name, **values):
+        return of(name, **values)["needs"][f"variant/monodepth2/{name}"]
+
+    assert variant_of("mcdropout")["settings"]["dropout"] == uncertainty.DROPOUT
+    assert of("snapshots")["settings"]["snapshots"] == uncertainty.SNAPSHOTS
+    # the teacher is pretrained, the regression a student: it learns the teacher's depth
+    assert "needs" not in variant_of("mcdropout")
+    assert list(variant_of("regression")["needs"]) == ["predict/monodepth2"]
+    second = stages.identity_of(make_config(profile="smoke", round=2), "variant", "monodepth2", "mcdropout")
+    assert list(second["needs"]) == ["fuse/monodepth2/uncer"]
 
 
 # --- how well it finds what is wrong ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ its rows. Rules and thresholds are thus chosen without the evaluated split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,17 +123,22 @@ def label_table(
         thresholds.append(stages.threshold(config, labels, arch) if threshold_m is None else threshold_m)
     chosen = [(s.scene, triple) for s in scenes for triple in evenly(s.triples.indices, frames)]
     cases = list(zip((labels for labels, _ in rules), thresholds, strict=True))
+    sources = {labels: stages.label_sources(config, arch, labels, 0.0) for labels in dict(cases)}
     rows = []
     with track(what="labels", total=len(chosen), unit="frame") as bar:
         for scene, triple in chosen:
-            rows += _frame_rows(config, arch, scene, triple, cases)
+            rows += _frame_rows(config, sources, scene, triple, cases)
             bar.update()
     columns = ["scene", "frame", "rule", "labels", "threshold_m", "pixels", "count", "projected", *METRICS]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _frame_rows(
-    config: Config, arch: str, scene: Scene, triple: np.ndarray, cases: Sequence[tuple[str, float]]
+    config: Config,
+    sources: Mapping[str, stages.LabelSources],
+    scene: Scene,
+    triple: np.ndarray,
+    cases: Sequence[tuple[str, float]],
 ) -> Iterator[dict[str, Any]]:
     """The rows of `label_table` of one frame."""
     i = int(triple[0])
@@ -145,7 +150,7 @@ def _frame_rows(
         if "truth" in strategy.needs and (gt is None or highlight is None):
             continue
         if labels not in inputs:
-            inputs[labels] = stages.label_inputs(config, arch, scene, triple, labels, 0.0)
+            inputs[labels] = sources[labels].inputs(scene, triple)
         seen = replace(inputs[labels], threshold_m=threshold_m)
         other = strategy.other(seen)
         use = strategy.use_proj(seen) & (other > 0)

@@ -14,7 +14,7 @@ import pandas as pd
 from d3d import fusion, io, reconstruction
 from d3d.analysis.labels import evenly, sq_rel_by_pixels, training_scenes
 from d3d.pipeline import stages
-from d3d.pipeline.config import Config, stage_config
+from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import TrainingScene
 from d3d.prediction import DepthStore
 from d3d.progress import track
@@ -58,7 +58,7 @@ def truncation_sweep(
     threshold = stages.threshold(config, "uncer", arch)
     names = [s.scene.name for s in scenes]
     key = {
-        "project": stage_config(config, "project", arch),
+        "project": stages.identity_of(config, "project", arch),
         "tried": [list(t) for t in tried],
         "threshold_m": threshold,
         "frames": frames,

@@ -19,7 +19,6 @@ from d3d.errors import DataError
 from d3d.geometry import nearest_depth
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
-from d3d.pipeline.stages import chain, spread
 from d3d.prediction import DepthStore
 from d3d.progress import track
 
@@ -117,7 +116,7 @@ def available(config: Config, arch: str = "") -> tuple[str, ...]:
     return tuple(
         name
         for name in fusion.UNCERTAINTIES
-        if chain.outputs(config, "uncertainty", "" if name == "ensemble" else arch, name) is not None
+        if stages.is_finished(config, "uncertainty", "" if name == "ensemble" else arch, name)
     )
 
 
@@ -147,7 +146,7 @@ def compare(
         scores |= zip(REFERENCES, (pred, np.where(proj > 0, pred - proj, -np.inf)), strict=True)
         scored.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
     result = compare_frames(scored, share, **metric_options(config))
-    costs = pd.DataFrame({name: spread.cost(config, name, arch) for name in stores}).T
+    costs = pd.DataFrame({name: stages.uncertainty_cost(config, name, arch) for name in stores}).T
     return replace(result, table=result.table.join(costs))
 
 

@@ -15,7 +15,7 @@ from d3d.figures.labels import signed_error_panel
 from d3d.figures.needs import command, trained_students, trainings
 from d3d.figures.panels import PRINT, Panel, grid
 from d3d.models import ARCHITECTURES
-from d3d.pipeline import runs, stages
+from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.prediction import DepthStore
 from d3d.progress import say
@@ -67,8 +67,7 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
 
 def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
     """The depth that `stages.evaluate` predicted for the evaluated split."""
-    path = stages.evaluated(config, arch, labels)
-    return DepthStore(runs.stage_folder(config, "evaluate", arch, labels, path) / "depth")
+    return DepthStore(stages.stage_folder(config, "evaluate", arch, labels) / "depth")
 
 
 def draw(frames: Sequence[Frame]) -> Figure:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from d3d.errors import DataError
 from d3d.models import ARCHITECTURES
+from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config, make_config
-from d3d.pipeline.stages.chain import outputs
 
 
 def trainings(config: Config) -> tuple[str, ...]:
@@ -17,7 +17,7 @@ def trainings(config: Config) -> tuple[str, ...]:
 
 def untrained(config: Config, arch: str, labels: Sequence[str]) -> list[str]:
     """Those of a network's trainings that this run has not finished; "" is the self-supervised one."""
-    return [t for t in labels if outputs(config, "distill" if t else "pretrain", arch, t) is None]
+    return [t for t in labels if not stages.is_finished(config, "distill" if t else "pretrain", arch, t)]
 
 
 def trained_students(config: Config) -> list[str]:

@@ -8,8 +8,9 @@ Entry E12 of docs/experiments.md measures how well it finds frames that are know
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,20 @@ from d3d import figures, fusion, io, reconstruction
 from d3d.datasets import Scene
 from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
-from d3d.parallel.tasks import advance
-from d3d.pipeline import runs, stages
+from d3d.parallel.tasks import advance, run_tasks
+from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
-from d3d.pipeline.scenes import evaluated_dataset, evaluated_frames, evaluated_name, evaluated_scenes
-from d3d.pipeline.stages.chain import for_workers, over_scenes, saved, where
+from d3d.pipeline.graph import Key, Stage, declare, ensure
+from d3d.pipeline.runs import StageFolder
+from d3d.pipeline.scenes import (
+    evaluated_data,
+    evaluated_dataset,
+    evaluated_frames,
+    evaluated_name,
+    evaluated_scenes,
+)
+from d3d.pipeline.stages.depth import saved, where, where_networks
 from d3d.prediction import DepthStore, map_scenes, saved_network
-from d3d.training import WEIGHTS
 
 TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would hide them
 SCORES = ("score", "uncertainty", "disagreement")
@@ -80,70 +88,89 @@ def rank_frames(config: Config) -> pd.DataFrame:
     Returns:
         one row per frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
     """
-    inputs = {arch: io.sha256(stages.pretrain(config, arch) / WEIGHTS) for arch in ENSEMBLE}
-    with runs.open_stage(config, "rank", inputs=inputs, path=evaluated_name(config)) as stage:
-        csv = stage.folder / "frames.csv"
-        if not stage.done:
-            scenes = evaluated_scenes(config)
-            wanted = {s.name: evaluated_frames(config, s) for s in scenes}
-            stores = _predict(config, scenes, wanted)
-            for_worker = for_workers(config)
-            parts = over_scenes(
-                config,
-                rank_scene,
-                {s.name: (for_worker, s, wanted[s.name], stores, stage.folder) for s in scenes},
-                what=f"rank/{evaluated_name(config)}",
-                sizes={name: len(frames) for name, frames in wanted.items()},
-            )
-            with io.atomic(csv) as temporary:
-                pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
-            stage.finish({"frames.csv": io.sha256(csv)})
-        ranking = pd.read_csv(csv, dtype={"scene": str, "frame": str})
+    folder = ensure(config, Key("rank"))
+    ranking = pd.read_csv(folder / "frames.csv", dtype={"scene": str, "frame": str})
     ranking = ranking.sort_values("score", ascending=False, kind="stable", ignore_index=True)
     ranking.insert(0, "rank", np.arange(1, len(ranking) + 1))
     return ranking
 
 
+def _rank(config: Config, key: Key, opened: StageFolder) -> None:
+    scenes = evaluated_scenes(config)
+    wanted = {s.name: evaluated_frames(config, s) for s in scenes}
+    stores = _predict(config, scenes, wanted, opened.folder)
+    parts = run_tasks(
+        rank_scene,
+        {s.name: (config, s, wanted[s.name], stores, opened.folder) for s in scenes},
+        what=f"rank/{evaluated_name(config)}",
+        sizes={name: len(frames) for name, frames in wanted.items()},
+        unit="frame",
+        **where(config),
+    )
+    with io.atomic(opened.folder / "frames.csv") as temporary:
+        pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
+    opened.finish({"frames.csv": io.sha256(opened.folder / "frames.csv")})
+
+
+def _rank_settings(config: Config, key: Key) -> dict[str, Any]:
+    return {
+        "fusion": {k: v for k, v in asdict(config.fusion).items() if not k.startswith("threshold")},
+        "evaluation": {"split": config.evaluation.split, "every": config.evaluation.every},
+        "precision": config.predict_precision,
+    }
+
+
+declare(
+    Stage(
+        "rank",
+        settings=_rank_settings,
+        compute=_rank,
+        needs=lambda c, k: tuple(Key("pretrain", arch) for arch in ENSEMBLE),
+        data=lambda c, k: evaluated_data(c),
+        path=lambda c, k: f"rank/{evaluated_name(c)}",
+    )
+)
+
+
 def folder_of(config: Config) -> Path:
-    """``runs/<run>/rank/<split>``: the ranking and its projected depth."""
-    return runs.stage_folder(config, "rank", path=evaluated_name(config))
+    """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
+    return stages.stage_folder(config, "rank")
 
 
-def _stores(config: Config) -> list[DepthStore]:
-    """Depth of the split by each self-supervised network: of its evaluation or, without ground truth, the ranking's."""
+def _stores(config: Config, folder: Path) -> list[DepthStore]:
+    """Each self-supervised network's depth of the split: that of its evaluation or, without truth, the ranking's."""
     if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
-        paths = {arch: stages.evaluated(config, arch) for arch in ENSEMBLE}
-        folders = [runs.stage_folder(config, "evaluate", a, path=p) / "depth" for a, p in paths.items()]
+        folders = [stages.stage_folder(config, "evaluate", arch) / "depth" for arch in ENSEMBLE]
     else:
-        folders = [folder_of(config) / "depth" / arch for arch in ENSEMBLE]
-    return [DepthStore(folder) for folder in folders]
+        folders = [folder / "depth" / arch for arch in ENSEMBLE]
+    return [DepthStore(of) for of in folders]
 
 
 def _predict(
-    config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]]
+    config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]], folder: Path
 ) -> list[DepthStore]:
-    """The stores of each network's depth of the split, which is predicted where it is missing."""
-    stores = _stores(config)
+    """Depth of the split by each network, made where it is not there yet; where it is stored."""
+    stores = _stores(config, folder)
     for arch, store in zip(ENSEMBLE, stores, strict=True):
         if any(s.has_depth for s in scenes):
             stages.evaluate(config, arch)  # tables need it anyway
         else:
             map_scenes(
                 saved_network,
-                saved(config, arch),
+                saved(config, Key("pretrain", arch)),
                 scenes,
                 [wanted[s.name] for s in scenes],
                 store,
                 config.data.size_hw,
                 what=f"rank/{evaluated_name(config)}/{arch}",
-                **where(config),
+                **where_networks(config),
             )
     return stores
 
 
 def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
-    """The evidence for a ranked frame's score, read from the run's folder."""
-    depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config)])
+    """What a ranked frame was judged by, read from the run's folder."""
+    depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config, folder_of(config))])
     return Evidence(
         scene.image(i, _legible(scene.size_hw, 640)),
         np.median(depths, axis=0),

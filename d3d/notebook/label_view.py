@@ -81,6 +81,7 @@ class TargetFrames:
         }
         # a moving slider reads the same frame again and again
         self.read = functools.lru_cache(maxsize=8)(self._read)
+        self._sources = functools.cache(functools.partial(stages.label_sources, config, threshold_m=0.0))
 
     @property
     def scenes(self) -> list[str]:
@@ -114,7 +115,7 @@ class TargetFrames:
         row, opened = self._rows[scene][frame], self._scenes[scene]
         i = int(row[0])
         # the viewer sets its own threshold
-        inputs = stages.label_inputs(config, arch, opened, row, labels, 0.0)
+        inputs = self._sources(arch, labels).inputs(opened, row)
         gt, highlight = opened.depth(i), opened.highlight_mask(i)
 
         def score(depth: np.ndarray) -> Mapping[str, float]:

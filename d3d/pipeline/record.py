@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from d3d import fusion
 from d3d.errors import BusyError, ConfigError, RunError
 from d3d.parallel.processes import start as start_process
-from d3d.pipeline import runs, stages
+from d3d.pipeline import graph, runs, stages
 from d3d.pipeline.config import ENSEMBLE, Config
-from d3d.pipeline.stages.chain import outputs
+from d3d.pipeline.stages.trainings import trained
 from d3d.progress import say
 
 # Table 6, and one rule beyond it
@@ -48,25 +47,17 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether every split's scores are there."""
-        return all((self._scores(c) / "DONE").is_file() for c in self._evaluations())
-
-    def _scores(self, config: Config) -> Path:
-        path = stages.evaluated(config, self.arch, self.labels)
-        return runs.stage_folder(config, "evaluate", self.arch, self.labels, path=path)
+        """Whether the scores of every split are there."""
+        return all(stages.is_finished(c, "evaluate", self.arch, self.labels) for c in self._evaluations())
 
     @property
     def ready(self) -> bool:
         """Whether the trainings that this one learns from are finished."""
-        if not self.labels:
-            return True
-        strategy = fusion.find_strategy(self.labels)
-        ensemble = "uncertainty" in strategy.needs and strategy.uncertainty == "ensemble"
-        teachers = ENSEMBLE if ensemble else (self.arch,)
-        if self.config.round == 1:
-            return all(outputs(self.config, "pretrain", a) is not None for a in teachers)
-        before, labels = replace(self.config, round=self.config.round - 1), self.config.labels
-        return all(outputs(before, "distill", a, labels) is not None for a in teachers)
+        training = trained(self.config, self.arch, self.labels)
+        learns_from = [
+            k for k in graph.all_needs(self.config, training) if k.stage in ("pretrain", "distill")
+        ]
+        return all(graph.is_finished(self.config, key) for key in learns_from)
 
     def run(self) -> None:
         """Computes what is not there.

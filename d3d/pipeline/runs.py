@@ -1,8 +1,8 @@
-"""Where each stage's artefacts live, and what makes them trustworthy: provenance, skip if done, resume, refuse.
+"""Run folders: where a stage's artefacts lie, and what makes them trustworthy.
 
-``runs/<name>/<stage>/<arch>[/<labels>]/`` holds ``config.json`` (written first), the artefact,
-``provenance.json`` and, last of all, ``DONE``. Everything is written under a temporary name and
-renamed, so a killed run leaves no half file that looks whole.
+``runs/<run>/<stage>/<arch>[/<labels>]/`` holds ``config.json`` (written first), the artefacts, ``provenance.json``
+and, last of all, ``DONE``. Files are written under a temporary name and renamed, so that an interrupted run leaves
+no half-written file that looks whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,42 +23,25 @@ from filelock import FileLock, Timeout
 
 from d3d.errors import BusyError, RunError
 from d3d.io import project_root, read_json, remove_left, write_json, writing
-from d3d.pipeline.config import Config, stage_config
+from d3d.pipeline.settings import Config
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
+# Stands in an identity for data or weights that are not there any more; it equals every stored value
+UNKNOWN = "unknown"
 
 
-def run_folder(config: Config) -> Path:
-    """``runs/<name>``; the notebook kernel's working folder never matters.
+def run_folder(config: Config, run: str = "") -> Path:
+    """``runs/<run>``, whatever the working folder of the notebook's kernel is.
 
-    The folder that holds the runs is the parameter ``runs_dir``, else the environment variable
-    ``D3D_RUNS`` (tests point it to a temporary folder), else ``runs`` in the checkout.
+    The folder that holds the runs is the parameter ``runs_dir``, else the environment variable ``D3D_RUNS``,
+    else ``runs`` in the checkout.
+
+    Args:
+        run: another run's name.
     """
     given = config.runs_dir or os.environ.get("D3D_RUNS")
     base = Path(given).expanduser() if given else project_root() / "runs"
-    return base.absolute() / config.run
-
-
-def stage_folder(config: Config, stage: str, arch: str = "", labels: str = "", path: str = "") -> Path:
-    """``runs/<run>/<stage>/<arch>[/<labels>]``, where a stage's artefact is or will be.
-
-    A later round of distillation has a level of its own, ``round2/<stage>/...``, for all but the pretraining and
-    what is evaluated. Where the run has a ``base``, and that has finished the very same stage, it is the base's folder.
-
-    Args:
-        path: what stands below ``<stage>`` where it is not ``<arch>[/<labels>]``.
-    """
-    same_in_all = ("pretrain", "evaluate", "rank")
-    levels = [] if config.round == 1 or stage in same_in_all else [f"round{config.round}"]
-    levels += [stage, path or "/".join(p for p in (arch, labels) if p)]
-    folder = run_folder(config).joinpath(*levels)
-    if config.base and not (folder / "config.json").is_file():
-        theirs = run_folder(replace(config, run=config.base)).joinpath(*levels)
-        if (theirs / "DONE").is_file() and not differences(
-            stage_config(config, stage, arch, labels), read_json(theirs / "config.json", "config")["config"]
-        ):
-            return theirs
-    return folder
+    return base.absolute() / (run or config.run)
 
 
 def _git_state() -> dict[str, Any]:
@@ -113,61 +95,96 @@ def provenance(config: Config, **extra: Any) -> dict[str, Any]:
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """The leaves in which two nested configurations differ, as "path: theirs -> ours"."""
+    """The leaves in which two nested identities differ, as "path: theirs there, ours now"."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         lines = []
         for key in sorted({*ours, *theirs}):
-            lines += differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
+            # "needs" and "settings" are the levels between the names that a reader knows
+            below = path if key in ("needs", "settings") else f"{path}.{key}" if path else key
+            lines += differences(ours.get(key), theirs.get(key), below)
         return lines
-    return [] if ours == theirs else [f"{path}: {theirs!r} there, {ours!r} now"]
+    return [] if ours in (theirs, UNKNOWN) else [f"{path}: {theirs!r} there, {ours!r} now"]
 
 
-class Stage:
-    """One stage's folder, held by one process at a time. Use `open_stage`."""
+def is_done(folder: Path) -> bool:
+    """Whether a stage's folder is finished."""
+    return (folder / "DONE").is_file()
 
-    def __init__(self, folder: Path, config: Config, what: dict[str, Any], inputs: Mapping[str, str]):
+
+def outputs(folder: Path) -> dict[str, str]:
+    """Name -> sha256 of a finished stage's artefacts."""
+    return read_json(folder / "DONE", "outputs")["outputs"]
+
+
+def stored_identity(folder: Path) -> dict[str, Any]:
+    """The identity of the result that a stage's folder holds."""
+    return read_json(folder / "config.json", "identity", "inputs")["identity"]
+
+
+class StageFolder:
+    """One stage's folder, held by one process at a time. Use `open_folder`."""
+
+    def __init__(self, folder: Path, config: Config, identity: dict[str, Any], inputs: Mapping[str, str]):
         self.folder = folder
         self.config = config
         self.inputs = dict(inputs)
-        self._what = what
+        self._identity = identity
         self._start = time.monotonic()
-        # as of now: during the hours of a training the checkout may be moved to another commit
+        # as of now: during the hours of a training the checkout may move to another commit
         self._code = {} if self.done else _git_state()
 
     @property
     def done(self) -> bool:
-        return (self.folder / "DONE").is_file()
+        return is_done(self.folder)
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Name -> sha256 of the finished stage's artefacts: the next stage's inputs."""
-        return read_json(self.folder / "DONE", "outputs")["outputs"]
+        """Name -> sha256 of the finished stage's artefacts."""
+        return outputs(self.folder)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Claim an empty folder for this identity, or compare the identity of one that is in use.
+
+        Raises:
+            RunError: the folder holds another result, or was made from other artefacts.
+        """
         path = self.folder / "config.json"
         if not path.is_file():
             if self.folder.is_dir() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise RunError(
-                    f"{self.folder} holds files but no config.json: not a run of d3d. Name another run."
+                    f"{self.folder} holds files but no config.json: it is not a stage of d3d. Name another run."
                 )
-            write_json(path, {"config": self._what, "inputs": self.inputs})
+            write_json(path, {"identity": self._identity, "inputs": self.inputs})
             return
         stored = read_json(path)
-        lines = differences(self._what, stored.get("config"))
-        if lines:
+        if "identity" not in stored:
+            raise RunError(
+                f"{path} was written by an earlier version of d3d, or is damaged. Give this run another name "
+                f"(run=...), or delete {self.folder}."
+            )
+        if lines := differences(self._identity, stored["identity"]):
             shown = "\n  ".join(lines[:12]) + (f"\n  and {len(lines) - 12} more" if len(lines) > 12 else "")
             raise RunError(
-                f"{self.folder} belongs to a run of another configuration:\n  {shown}\n"
-                f"Give this run a name of its own (run=...), or delete that folder to compute it anew."
+                f"{self.folder} holds another result:\n  {shown}\n"
+                f"Give this run another name (run=...), or delete that folder to compute it again."
             )
-        if stored.get("inputs") != self.inputs:
+        made_from = stored.get("inputs", {})
+        # what a finished stage was made from may be deleted, but not replaced
+        if any(made_from.get(k) != v for k, v in self.inputs.items()) or (
+            not self.done and made_from != self.inputs
+        ):
             raise RunError(
-                f"{self.folder} was made from other inputs than those there now (an earlier stage was computed "
-                f"anew). Delete that folder to compute it from the present ones."
+                f"{self.folder} was made from other inputs than those there now: an earlier stage was computed "
+                f"again. Delete that folder to compute it from the present ones."
             )
 
     def finish(self, outputs: Mapping[str, str], **extra: Any) -> None:
-        """Writes the provenance and then DONE; ``outputs`` maps artefact names to sha256."""
+        """Write the provenance and then DONE.
+
+        Args:
+            outputs: name -> sha256 of the artefacts.
+            **extra: more for the provenance.
+        """
         seconds = round(time.monotonic() - self._start, 1)
         write_json(
             self.folder / "provenance.json",
@@ -177,39 +194,34 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(
-    config: Config,
-    stage: str,
-    arch: str = "",
-    labels: str = "",
-    inputs: Mapping[str, str] | None = None,
-    path: str = "",
-) -> Iterator[Stage]:
-    """Opens ``runs/<run>/<stage>/<arch>[/<labels>]`` for this process alone.
+def open_folder(
+    folder: Path, config: Config, identity: dict[str, Any], inputs: Mapping[str, str]
+) -> Iterator[StageFolder]:
+    """Open a stage's folder for this process alone.
 
     Args:
-        inputs: name -> sha256 of what earlier stages left; another set than the stored one is refused.
-        path: the folder below ``<stage>`` where it is not ``<arch>[/<labels>]``.
+        identity: of the result that the folder holds, or will hold (`d3d.pipeline.graph.identity`).
+        inputs: name -> sha256 of the artefacts that the stage reads.
 
     Raises:
-        RunError: the folder belongs to another configuration, to other inputs, or to a running process.
+        RunError: the folder holds another result, or was made from other inputs.
+        BusyError: another process is at it.
     """
-    folder = stage_folder(config, stage, arch, labels, path)
     lock = FileLock(folder / ".lock")
     try:
         with writing(folder / ".lock"):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except RunError:
-        if not (folder / "DONE").is_file():  # a finished stage may be read where nobody can write
+        if not is_done(folder):  # a finished stage may be read where nobody can write
             raise
     except Timeout:
         raise BusyError(
             f"{folder} is in use by another process. Wait for it, or give this run another name."
         ) from None
     try:
-        result = Stage(folder, config, stage_config(config, stage, arch, labels), inputs or {})
-        result._check()
+        result = StageFolder(folder, config, identity, inputs)
+        result.check()
         if not result.done:
             remove_left(folder)
         yield result

@@ -1,12 +1,11 @@
 """Which scenes and frames a run trains on and is scored on: data sets, and triples of the train split (section 4.1).
 
-Frames that cannot be read are left out here, and nowhere else (`d3d.pipeline.stages.frames`).
+Frames that cannot be read are left out here, and nowhere else (`d3d.pipeline.readable`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +17,11 @@ import numpy as np
 
 from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
 from d3d.datasets.lists import given_files, indices_on, read_list, with_given
-from d3d.datasets.scene import FrameList
+from d3d.datasets.scene import FrameList, digest_of
 from d3d.errors import ConfigError, DataError
-from d3d.pipeline.config import Config, keyframes_name
+from d3d.pipeline.config import keyframes_name
+from d3d.pipeline.readable import TRAINING, unreadable
+from d3d.pipeline.settings import Config
 from d3d.progress import say
 
 
@@ -77,15 +78,11 @@ def training_scenes(config: Config) -> list[TrainingScene]:
         DataError: no scene has one, with the number of targets and the count of each reason; or too many frames
             cannot be read.
     """
-    from d3d.pipeline.stages import frames
-
     found = all_training_scenes(config)
     if dataset(config).verified:
         return found
     every = config.fusion.integrate_every
-    bad = frames.unreadable(
-        config, frames.TRAINING, lambda: [(s.scene, s.frames_to_predict(every)) for s in found]
-    )
+    bad = unreadable(config, TRAINING, [(s.scene, s.frames_to_predict(every)) for s in found])
     kept = [left for s in found if (left := _without(s, bad.get(s.scene.name, {}))) is not None]
     if not kept:
         raise DataError(
@@ -192,20 +189,16 @@ def evaluated_scenes(config: Config) -> list[Scene]:
     Raises:
         DataError: too many cannot be read, or none is left.
     """
-    from d3d.pipeline.stages import frames
-
     e = config.evaluation
-    data, made_from = evaluated_dataset(config), keyframes_digest(config)
+    data = evaluated_dataset(config)
+    if e.keyframes is not None:
+        keyframes(config)  # checks the list
     needed = {s.name: (s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))}
     scenes = [s for s, _ in needed.values()]
     if data.verified:
         return scenes
-    bad = frames.unreadable(
-        config,
-        evaluated_name(config),
-        lambda: list(needed.values()),
-        depth=any(s.has_depth for s in scenes),
-        made_from=made_from,
+    bad = unreadable(
+        config, evaluated_name(config), list(needed.values()), depth=any(s.has_depth for s in scenes)
     )
     kept = []
     for scene, used in needed.values():
@@ -221,8 +214,16 @@ def evaluated_frames(config: Config, scene: Scene) -> list[int]:
     """Indices of a scene's frames that are scored: every Nth, or those of the parameter ``keyframes``."""
     if config.evaluation.keyframes is None:
         return scene.every(config.evaluation.every)
-    # without the scenes, all of which would be looked at for each of them; `keyframes_digest` checks the list once
+    # without the scenes: `keyframes` has checked the list against all of them
     return indices_on(read_list(_keyframes_file(config)), scene)
+
+
+def split_frames(config: Config, scene: Scene) -> frozenset[int]:
+    """Indices of the scored frames that count for the whole split; the others are scored for a list alone."""
+    e = config.evaluation
+    if e.keyframes is not None:
+        return frozenset(evaluated_frames(config, scene))
+    return evaluated_dataset(config).split_frames(e.split, scene, e.every)
 
 
 def evaluated_name(config: Config) -> str:
@@ -252,17 +253,49 @@ def _keyframes_file(config: Config) -> Path:
     return next(iter(files.values()))
 
 
-def keyframes_digest(config: Config) -> dict[str, str]:
-    """Of which keyframes an evaluation was made: the list may change under its name. Empty where there is none."""
-    if config.evaluation.keyframes is None:
-        return {}
-    return {"keyframes": hashlib.sha256(json.dumps(sorted(keyframes(config))).encode()).hexdigest()}
+def training_data(config: Config) -> dict[str, Any]:
+    """The identity of the data that a training reads: scenes, frames, poses, intrinsics and triples.
 
-
-def frames_digest(scenes: list[TrainingScene]) -> str:
-    """sha256 of names, frames, poses and triples: which data a network was trained on."""
-    digest = hashlib.sha256()
+    Raises:
+        DataError: as `training_scenes`; or a frame has no intrinsics.
+    """
+    scenes = training_scenes(config)
+    digest = hashlib.sha256(digest_of([s.scene for s in scenes]).encode())
     for s in scenes:
-        digest.update(json.dumps([s.scene.name, s.scene.frame_ids, s.triples.indices.tolist()]).encode())
-        digest.update((s.scene.world_T_cams.round(6) + 0.0).tobytes())  # no negative zeros
-    return digest.hexdigest()
+        digest.update(np.ascontiguousarray(s.triples.indices, "<i8").tobytes())
+    counts = {"scenes": len(scenes), "triples": sum(len(s.triples) for s in scenes)}
+    return {"dataset": config.data.dataset, **counts, "sha256": digest.hexdigest()}
+
+
+def predicted_data(config: Config) -> dict[str, Any]:
+    """The identity of the training frames whose depth is predicted (`TrainingScene.frames_to_predict`)."""
+    scenes = training_scenes(config)
+    frames = [s.frames_to_predict(config.fusion.integrate_every) for s in scenes]
+    return {"frames": sum(map(len, frames)), "sha256": digest_of([s.scene for s in scenes], frames)}
+
+
+def evaluated_data(config: Config) -> dict[str, Any]:
+    """The identity of the evaluated frames, and the kind of their ground truth where a data set has several."""
+    e = config.evaluation
+    scenes = evaluated_scenes(config)
+    frames = [evaluated_frames(config, s) for s in scenes]
+    truth = evaluated_dataset(config).truth(e.split)
+    return {
+        "dataset": e.dataset or config.data.dataset,
+        "frames": sum(map(len, frames)),
+        "sha256": digest_of(scenes, frames),
+        **({"ground_truth": truth} if truth else {}),
+    }
+
+
+def require_depth(config: Config) -> None:
+    """Refuse to evaluate a split without ground-truth depth, before anything is trained.
+
+    Raises:
+        DataError: no scene of the split has depth; or as `evaluated_scenes`.
+    """
+    if not any(s.has_depth for s in evaluated_scenes(config)):
+        e = config.evaluation
+        raise DataError(
+            f"split {e.split!r} of {e.dataset or config.data.dataset!r} has no ground-truth depth to evaluate against."
+        )

@@ -8,7 +8,7 @@ A row of the paper stands beside ours only where the scored images are the paper
 """
 
 from d3d._lazy import submodules
-from d3d.tables.from_runs import gather, of_run
+from d3d.tables.from_runs import gather, of_run, run_table
 from d3d.tables.paper import ABLATION, PAPER_SPLITS, TRAININGS, label_name, paper_tables, set_name
 from d3d.tables.run import by_pixels, gains, printed, table
 from d3d.tables.scores import Evaluation, Scores, over_seeds
@@ -28,7 +28,7 @@ from d3d.tables.text import (
 __all__ = ["ABLATION", "APART", "LAYOUTS", "PAPER_SPLITS", "TRAININGS", "Evaluation", "Scores", "Table"]
 __all__ += ["by_pixels", "csv", "escape", "export", "gains", "gather", "label_name", "latex", "make_table"]
 __all__ += ["markdown", "missing", "of_run", "over_seeds", "paper_table", "paper_tables", "printed", "read"]
-__all__ += ["readme_block", "results_folder", "set_name", "table", "to_markdown", "write_readme"]
+__all__ += ["readme_block", "results_folder", "run_table", "set_name", "table", "to_markdown", "write_readme"]
 __all__ += ["write_tables"]
 
 __getattr__ = submodules(__name__, __path__)

@@ -12,13 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from d3d import io
+from d3d import fusion, io
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
-from d3d.pipeline import runs, scenes
-from d3d.pipeline.config import Config, EvalConfig, keyframes_name, stage_config
+from d3d.models import ARCHITECTURES
+from d3d.pipeline import graph, runs, scenes, stages
+from d3d.pipeline.config import Config, EvalConfig, keyframes_name
+from d3d.pipeline.stages.trainings import trained
+from d3d.tables.run import table
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import Table, missing, paper_table
+from d3d.tables.text import to_markdown
 
 # The entries of a provenance that are stored: enough to repeat the run and to judge its cost
 _KEPT = (
@@ -77,13 +81,54 @@ def of_run(config: Config, key: str) -> Table:
     return table
 
 
+def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Make one table of all that a run has evaluated on its split, also as CSV and Markdown in the run's ``tables/``.
+
+    It has the whole split and each list of its images; highlights and the other pixels have files of their own.
+
+    Args:
+        trainings: (arch, labels) to evaluate; by default every training that was evaluated.
+
+    Raises:
+        DataError: nothing was evaluated.
+    """
+    e = config.evaluation
+    if trainings is None:
+        every = ((arch, labels) for arch in ARCHITECTURES for labels in ("", *fusion.LABELS))
+        trainings = [t for t in every if stages.is_finished(config, "evaluate", *t)]
+    if not trainings:
+        raise DataError(
+            f"{runs.run_folder(config)} has no evaluation of split {e.split!r} yet: run `evaluate` first."
+        )
+    trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
+    results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
+    found = scenes.evaluated_dataset(config)
+    about = {"seed": config.seed, "profile": config.profile, "trained_on": config.data.dataset}
+    about |= {"scale": e.scale, "round": config.round}
+    about["provenance"] = {"evaluation": {"in_part": not found.whole(e.split, e.every)}}
+    made = {
+        pixels: table(
+            results, e.dataset or config.data.dataset, e.split, found.lists(e.split), pixels=pixels, **about
+        )
+        for pixels in sorted({p for r in results.values() for p in r["pixels"]})
+    }
+    for pixels, part in made.items():
+        stem = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
+        path = stages.folder_of(config, "tables") / stem
+        with io.atomic(path.with_name(f"{stem}.csv")) as temporary:
+            part.to_csv(temporary, index=False, float_format="%.6g")
+        with io.atomic(path.with_name(f"{stem}.md")) as temporary:
+            temporary.write_text(to_markdown(part))
+    return made["all"]
+
+
 def _name(config: Config) -> str:
     return f"profile {config.profile}, seed {config.seed}"
 
 
 def _but_seed(config: Config) -> dict[str, Any]:
     """What runs of several seeds must share."""
-    values = asdict(replace(config, seed=0, run="", runs_dir=None, device=""))
+    values = asdict(replace(config, seed=0, run="", runs_dir=None, device="auto"))
     # every evaluation that is found has its own
     for name in ("arch", "labels", "strategies", "round", "evaluation", "base"):
         del values[name]
@@ -120,22 +165,30 @@ def _of_run(config: Config) -> list[Evaluation]:
 
 def _stored_identity(folder: Path) -> dict[str, Any]:
     """What determined the result of a finished stage, as nested values."""
-    return io.read_json(folder / "config.json")["config"]
+    return runs.stored_identity(folder)
 
 
 def _expected_identity(config: Config, labels: str) -> dict[str, Any]:
     """What would determine this evaluation with this configuration."""
-    return stage_config(config, "evaluate", config.arch, labels)
+    # another data set that was evaluated need not be at hand
+    return graph.identity(config, stages.key_of(config, "evaluate", config.arch, labels), lambda error: None)
 
 
 def _evaluation_settings(identity: dict[str, Any]) -> dict[str, Any]:
     """How an evaluation was scored: the fields of `EvalConfig`."""
-    return identity["evaluation"]
+    return identity["settings"]["evaluation"]
 
 
 def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
     """The labels that the teachers of a later round were trained with; the configuration's in the first round."""
-    return identity["teacher"]["labels"] if "teacher" in identity else config.labels
+    before = f"round{config.round - 1}/" if config.round > 2 else ""
+    for name, need in identity.get("needs", {}).items() if config.round > 1 else ():
+        if name.startswith(f"{before}distill/{config.arch}/"):
+            return name.rpartition("/")[2]
+        found = _teachers_labels(need, replace(config, labels=""))
+        if found:
+            return found
+    return config.labels
 
 
 def _config_of(config: Config, folder: Path, stored: dict[str, Any]) -> tuple[Config, str]:
@@ -157,7 +210,7 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
     csv = folder / "per_image.csv"
     if not csv.is_file() or io.sha256(csv) != io.read_json(folder / "DONE")["outputs"].get(csv.name):
         raise RunError(f"{csv} is not what its evaluation left there. Delete {folder} and evaluate again.")
-    trained = runs.stage_folder(config, "distill" if labels else "pretrain", config.arch, labels)
+    network = graph.folder_of(config, trained(config, config.arch, labels))
     return Evaluation(
         arch=config.arch,
         labels=labels,
@@ -172,7 +225,7 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
         per_image=pd.read_csv(csv, dtype={"scene": str, "frame": str}),
         provenance={
             kind: _kept(io.read_json(f / "provenance.json"))
-            for kind, f in (("training", trained), ("evaluation", folder))
+            for kind, f in (("training", network), ("evaluation", folder))
             if (f / "provenance.json").is_file()
         },
     )

@@ -2,91 +2,92 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from d3d import reconstruction
 from d3d.datasets import Scene
-from d3d.parallel.tasks import advance
-from d3d.pipeline import runs
-from d3d.pipeline.config import Config
-from d3d.pipeline.scenes import training_scenes
-from d3d.pipeline.stages.chain import TRAINING, missing, outputs, over_scenes, saved, teacher_round, where
+from d3d.parallel.distributed import select_device
+from d3d.parallel.tasks import advance, run_tasks
+from d3d.pipeline.graph import Key, Stage, declare, outputs, require_finished
+from d3d.pipeline.runs import StageFolder
+from d3d.pipeline.scenes import predicted_data, training_scenes
+from d3d.pipeline.settings import Config
+from d3d.pipeline.stages.trainings import teacher_of
 from d3d.prediction import DepthStore, map_scenes, saved_network
+from d3d.training import WEIGHTS
 
 
-def predict(config: Config, arch: str = "") -> DepthStore:
-    """Section 3.2.1: stores the teacher's depth of the training frames.
-
-    The teacher is the pretrained network; in a later round of distillation the student of the round before.
-    """
-    # a student is made from labels, and these from depth: the chain goes round where there are rounds
-    from d3d.pipeline.stages import networks
-
-    arch = arch or config.arch
-    teacher = teacher_round(config)
-    made_by = ("pretrain", arch) if teacher is None else ("distill", arch, config.labels)
-    inputs = outputs(teacher or config, *made_by)
-    if inputs is None:
-        with missing(" ".join(made_by), TRAINING):
-            if teacher is None:
-                networks.pretrain(config, arch)
-            else:
-                networks.distill(teacher, arch, config.labels)
-        inputs = outputs(teacher or config, *made_by)
-    with runs.open_stage(config, "predict", arch, inputs=inputs) as stage:
-        store = DepthStore(stage.folder)
-        if stage.done:
-            return store
-        scenes = training_scenes(config)
-        map_scenes(
-            saved_network,
-            saved(teacher or config, arch, "" if teacher is None else config.labels),
-            [s.scene for s in scenes],
-            [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
-            store,
-            config.data.size_hw,
-            what=f"predict/{arch}",
-            **where(config),
-        )
-        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
-        return store
+def where(config: Config) -> dict[str, Any]:
+    """Where `run_tasks` and `map_scenes` run, as arguments of both."""
+    return {"scheduler": config.scheduler, "workers": config.scene_workers}
 
 
-def project(config: Config, arch: str = "") -> DepthStore:
-    """Section 3.2.2: one mesh a scene from the predicted depth, and its depth seen from every target frame."""
-    arch = arch or config.arch
-    inputs = outputs(config, "predict", arch)
-    if inputs is None:
-        with missing(f"predict {arch}", "one pass over the training frames"):
-            predict(config, arch)
-        inputs = outputs(config, "predict", arch)
-    predicted = DepthStore(runs.stage_folder(config, "predict", arch))
-    with runs.open_stage(config, "project", arch, inputs=inputs) as stage:
-        store = DepthStore(stage.folder)
-        if stage.done:
-            return store
-        scenes = training_scenes(config)
-        over_scenes(
-            config,
-            project_scene,
-            {
-                s.scene.name: (config, s.scene, s.targets, predicted, store)
-                for s in scenes
-                if not store.has(s.scene.name)
-            },
-            what=f"project/{arch}",
-            sizes={s.scene.name: len(s.targets) for s in scenes},
-        )
-        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
-        return store
+def where_networks(config: Config) -> dict[str, Any]:
+    """Where a network goes over scenes; this process's GPU is shared only where a scheduler is asked for."""
+    on_gpu = config.scheduler == "auto" and select_device(config.device).type == "cuda"
+    return where(config) | ({"scheduler": "none"} if on_gpu else {})
+
+
+def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
+    """A finished training's network, as arguments of `d3d.prediction.saved_network`."""
+    weights = require_finished(config, key) / WEIGHTS
+    return weights, outputs(config, key)[WEIGHTS], config.device, config.predict_precision
+
+
+def _predict(config: Config, key: Key, opened: StageFolder) -> None:
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    map_scenes(
+        saved_network,
+        saved(config, teacher_of(config, key.arch, key.round)),
+        [s.scene for s in scenes],
+        [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
+        store,
+        config.data.size_hw,
+        what=key.name,
+        **where_networks(config),
+    )
+    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+
+
+declare(
+    Stage(
+        "predict",
+        settings=lambda c, k: {"precision": c.predict_precision},
+        compute=_predict,
+        needs=lambda c, k: (teacher_of(c, k.arch, k.round),),
+        data=lambda c, k: predicted_data(c),
+        takes="one pass over the training frames",
+    )
+)
+
+
+def _project(config: Config, key: Key, opened: StageFolder) -> None:
+    predicted = DepthStore(require_finished(config, key._replace(stage="predict")))
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    run_tasks(
+        project_scene,
+        {
+            s.scene.name: (config, s.scene, s.targets, predicted, store)
+            for s in scenes
+            if not store.has(s.scene.name)
+        },
+        what=key.name,
+        sizes={s.scene.name: len(s.targets) for s in scenes},
+        unit="frame",
+        **where(config),
+    )
+    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
 
 
 def project_scene(
     config: Config, scene: Scene, targets: Sequence[int], predicted: DepthStore, store: DepthStore
 ) -> None:
-    """One scene of `project`: its mesh, and the mesh's depth from the target frames."""
+    """Store one scene's mesh, and the depth of the mesh seen from the target frames (3.2.2)."""
     if store.has(scene.name):
         return
     size_hw = config.data.size_hw
@@ -121,6 +122,17 @@ def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.
     )
 
 
-def read_mesh(config: Config, arch: str, scene: Scene) -> reconstruction.Mesh:
-    """The mesh that `project` left of a scene."""
-    return reconstruction.Mesh.from_npz(project(config, arch).scene_folder(scene.name) / "mesh.npz")
+def _fusion_settings(config: Config, key: Key) -> dict[str, Any]:
+    values = dataclasses.asdict(config.fusion)
+    return {"fusion": {k: v for k, v in values.items() if not k.startswith("threshold")}}
+
+
+declare(
+    Stage(
+        "project",
+        settings=_fusion_settings,
+        compute=_project,
+        needs=lambda c, k: (k._replace(stage="predict"),),
+        takes="fusion and rendering: a few frames a second",
+    )
+)

@@ -1,86 +1,167 @@
-"""Labels of the training frames (section 3.2.3): uncertainty, its threshold, and Eq. 3 or another rule."""
+"""Labels of the training frames (section 3.2.3): the uncertainty, its threshold, and Eq. 3 or another rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from d3d import fusion
+from d3d import fusion, io
 from d3d.datasets import Scene
+from d3d.datasets.samples import EpochBatches
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth, relative_pose
-from d3d.parallel.tasks import advance
-from d3d.pipeline import runs
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.parallel.distributed import select_device
+from d3d.parallel.tasks import advance, run_tasks
+from d3d.pipeline.graph import Key, Stage, declare, ensure, folder_of, require_finished
+from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
-from d3d.pipeline.stages import depth
-from d3d.pipeline.stages.chain import for_workers, missing, outputs, over_scenes
-from d3d.prediction import MM, DepthStore
-from d3d.training import select_device
+from d3d.pipeline.settings import ENSEMBLE, Config
+from d3d.pipeline.stages.depth import where, where_networks
+from d3d.pipeline.stages.trainings import snapshots_of, teacher_of
+from d3d.prediction import MM, DepthStore, load_checked, map_scenes, network_precision
+from d3d.training import SNAPSHOT, WEIGHTS
+from d3d.uncertainty import find_uncertainty, measure
 
 
-def uncertainty(config: Config, name: str = "ensemble", arch: str = "") -> DepthStore:
-    """Section 3.2.3: how unsure the depth of every target frame is, a standard deviation in metres.
+def uncertainty_key(labels: str, arch: str, round: int) -> Key | None:
+    """The uncertainty that a label strategy looks at; None where it looks at none."""
+    strategy = fusion.find_strategy(labels)
+    if "uncertainty" not in strategy.needs:
+        return None
+    name = strategy.uncertainty
+    return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
 
-    Args:
-        name: "ensemble", the paper's: of the three networks' depth; the others of `d3d.uncertainty` are one network's.
-        arch: that network.
-    """
-    if name != "ensemble":
-        from d3d.pipeline.stages import spread
 
-        return spread.uncertainty(config, name, arch or config.arch)
-    for arch in ENSEMBLE:
-        if outputs(config, "predict", arch) is None:
-            with missing(f"predict {arch}", "one pass over the training frames"):
-                depth.predict(config, arch)
-    inputs = {f"{a}/{k}": v for a in ENSEMBLE for k, v in outputs(config, "predict", a).items()}
-    stores = [DepthStore(runs.stage_folder(config, "predict", a)) for a in ENSEMBLE]
-    with runs.open_stage(config, "uncertainty", labels="ensemble", inputs=inputs) as stage:
-        store = DepthStore(stage.folder)
-        if stage.done:
-            return store
-        scenes = training_scenes(config)
-        over_scenes(
-            config,
+def _uncertainty_needs(config: Config, key: Key) -> tuple[Key, ...]:
+    if key.labels == "ensemble":
+        return tuple(Key("predict", arch, round=key.round) for arch in ENSEMBLE)
+    kind = find_uncertainty(key.labels).networks
+    variant = (key._replace(stage="variant"),) if kind == "variant" else ()
+    return teacher_of(config, key.arch, key.round), *variant
+
+
+def _uncertainty_settings(config: Config, key: Key) -> dict[str, Any]:
+    if key.labels == "ensemble":
+        return {"uncertainty": "ensemble"}
+    kept = find_uncertainty(key.labels).networks == "snapshots"
+    return {
+        "uncertainty": key.labels,
+        "seed": config.seed,
+        "precision": config.predict_precision,
+        **find_uncertainty(key.labels).options,
+        **({"snapshots": snapshots_of(config, key.arch, key.round)} if kept else {}),
+    }
+
+
+def _uncertainty(config: Config, key: Key, opened: StageFolder) -> None:
+    """Section 3.2.3: the uncertainty of the depth of every target frame, a standard deviation in metres."""
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    if key.labels == "ensemble":
+        predicted = [DepthStore(require_finished(config, need)) for need in _uncertainty_needs(config, key)]
+        run_tasks(
             ensemble_scene,
             {
-                s.scene.name: (s.scene.name, [s.scene.frame_ids[i] for i in s.targets], stores, store)
+                s.scene.name: (s.scene.name, [s.scene.frame_ids[i] for i in s.targets], predicted, store)
                 for s in scenes
                 if not store.has(s.scene.name)
             },
-            what="uncertainty/ensemble",
+            what=key.name,
             sizes={s.scene.name: len(s.targets) for s in scenes},
+            unit="frame",
+            **where(config),
         )
-        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
-        return store
+    else:
+        networks = tuple((path, io.sha256(path)) for path in _weights(config, key))
+        map_scenes(
+            _measured,
+            (key.labels, networks, config.device, config.predict_precision, config.seed),
+            [s.scene for s in scenes],
+            [s.targets for s in scenes],
+            store,
+            config.data.size_hw,
+            what=key.name,
+            **where_networks(config),
+        )
+    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
 
 
 def ensemble_scene(
     scene: str, frames: Sequence[str], predicted: Sequence[DepthStore], store: DepthStore
 ) -> None:
-    """One scene of the ensemble's `uncertainty`."""
+    """Store the standard deviation of the networks' depth for the frames of one scene."""
 
-    def spread() -> Iterator[tuple[str, np.ndarray]]:
+    def deviations() -> Iterator[tuple[str, np.ndarray]]:
         for frame in frames:
             yield frame, fusion.ensemble_std([d.read(scene, frame) for d in predicted])
             advance()
 
     if not store.has(scene):
-        store.write_scene(scene, spread())
+        store.write_scene(scene, deviations())
+
+
+def _measured(
+    name: str, weights: tuple[tuple[Path, str], ...], device: str, precision: str, seed: int
+) -> Callable[[Tensor], Tensor]:
+    """A function for `map_scenes`: the uncertainty of networks for a batch of images."""
+    models = [load_checked(path, sha256).to(select_device(device)) for path, sha256 in weights]
+
+    def measured(images_b3hw: Tensor) -> Tensor:
+        with network_precision(models[0], precision):
+            return measure(name, models, images_b3hw, seed)
+
+    return measured
+
+
+def _weights(config: Config, key: Key) -> list[Path]:
+    """The weights of the networks that an uncertainty looks at."""
+    kind, teacher = find_uncertainty(key.labels).networks, teacher_of(config, key.arch, key.round)
+    if kind == "teacher":
+        return [require_finished(config, teacher) / WEIGHTS]
+    variant = key._replace(stage="variant")
+    if kind == "variant":
+        return [require_finished(config, variant) / WEIGHTS]
+    # snapshots of the teacher's own training, where it kept them; else it is trained once more
+    return _snapshots(config, key, require_finished(config, teacher)) or _snapshots(
+        config, key, ensure(config, variant)
+    )
+
+
+def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
+    """The snapshots of a training and its last weights; none where they are not all there."""
+    settings = config.training("pretrain" if key.round == 1 else "distill", key.arch)
+    samples = sum(len(s.targets) for s in training_scenes(config))
+    total = settings.total_steps(EpochBatches(samples, settings.batch_size, config.seed).per_epoch)
+    steps = replace(settings, snapshots=snapshots_of(config, key.arch, key.round)).snapshot_steps(total)
+    kept = [folder / SNAPSHOT.format(step=step) for step in dict.fromkeys(steps)]
+    return [*kept, folder / WEIGHTS] if all(path.is_file() for path in kept) else []
+
+
+declare(
+    Stage(
+        "uncertainty",
+        settings=_uncertainty_settings,
+        compute=_uncertainty,
+        needs=_uncertainty_needs,
+    )
+)
 
 
 def threshold(config: Config, labels: str = "", arch: str = "") -> float:
     """The threshold of Eq. 3 in metres: as configured, or the quantile that ``threshold_quantile`` asks for.
 
-    The quantile is over every pixel of every target frame that the labels' uncertainty is stored of.
+    The quantile is over every pixel of every target frame whose uncertainty the labels look at.
     """
     quantile = config.fusion.threshold_quantile
-    if quantile is None:
+    key = uncertainty_key(labels or config.labels, arch or config.arch, config.round)
+    if quantile is None or key is None:
         return config.fusion.threshold_m
-    store = uncertainty(config, fusion.find_strategy(labels or config.labels).uncertainty, arch)
-    # stored as 16-bit millimetres: a histogram of these is exact, and as small for a thousand scenes as for one
+    store = DepthStore(ensure(config, key))
+    # stored as 16-bit millimetres: their histogram is exact, and as small for a thousand scenes as for one
     counts = np.zeros(2**16, np.int64)
     for s in training_scenes(config):
         for i in s.targets:
@@ -89,116 +170,148 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
     return float(np.searchsorted(counts.cumsum(), quantile * counts.sum()) / MM)
 
 
-def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
-    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer").
+@dataclass(frozen=True)
+class LabelSources:
+    """The stored maps from which the labels of one network are made, without the run that they are from.
 
-    Raises:
-        DataError: an oracle is asked for, and a scene has no truth.
+    Attributes:
+        predicted, projected: D and P of every target frame.
+        uncertainty: U, where the strategy looks at it.
+        threshold_m: the threshold of Eq. 3, metres.
+        size_hw: size of the maps.
+        device: where a rule that is much arithmetic computes.
     """
-    arch, labels = arch or config.arch, labels or config.labels
-    if "truth" in fusion.find_strategy(labels).needs:
-        for s in training_scenes(config):  # before the hours that everything else may take
-            _truth(s.scene, s.targets[0], labels, config.data.size_hw)
-    if outputs(config, "project", arch) is None:
-        with missing(f"project {arch}", "fusion and rendering: a few frames a second"):
-            depth.project(config, arch)
-    depth.project(config, arch)  # also where it is there: this refuses one made from other inputs
-    strategy = fusion.find_strategy(labels)
-    uncertain = "uncertainty" in strategy.needs
-    if uncertain:
-        uncertainty(config, strategy.uncertainty, arch)
-    inputs = {f"predict/{k}": v for k, v in outputs(config, "predict", arch).items()}
-    inputs |= {f"project/{k}": v for k, v in outputs(config, "project", arch).items()}
-    if uncertain:
-        of = "" if strategy.uncertainty == "ensemble" else arch
-        stored = outputs(config, "uncertainty", of, strategy.uncertainty)
-        inputs |= {f"uncertainty/{k}": v for k, v in stored.items()}
-    with runs.open_stage(config, "fuse", arch, labels, inputs=inputs) as stage:
-        store = DepthStore(stage.folder)
-        if stage.done:
-            return store
-        scenes = training_scenes(config)
-        above = threshold(config, labels, arch) if uncertain else None
-        over_scenes(
-            config,
-            fuse_scene,
-            {
-                s.scene.name: (for_workers(config), arch, labels, s, above, store)
-                for s in scenes
-                if not store.has(s.scene.name)
-            },
-            what=f"fuse/{arch}/{labels}",
-            sizes={s.scene.name: len(s.targets) for s in scenes},
+
+    labels: str
+    predicted: DepthStore
+    projected: DepthStore
+    uncertainty: DepthStore | None
+    threshold_m: float
+    size_hw: tuple[int, int]
+    device: str
+
+    def inputs(self, scene: Scene, triple: Sequence[int]) -> fusion.LabelInputs:
+        """What the label strategy looks at for one target frame.
+
+        Args:
+            triple: frame indices of the target, the backward and the forward source.
+
+        Raises:
+            DataError: an oracle is asked for, and the frame has no truth.
+        """
+        target, *sources = map(int, triple)
+        needs, more = fusion.find_strategy(self.labels).needs, {}
+        if self.uncertainty is not None:
+            more["uncertainty"] = self.uncertainty.read_of(scene, target)
+            more["threshold_m"] = self.threshold_m
+        if "sources" in needs:
+            more["source_preds"] = np.stack([self.predicted.read_of(scene, i) for i in sources])
+            more["K"] = scene.K(target, self.size_hw)
+            poses = scene.world_T_cams
+            more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
+        if "truth" in needs:
+            more["truth"], more["highlight"] = _truth(scene, target, self.labels, self.size_hw)
+        return fusion.LabelInputs(
+            pred=self.predicted.read_of(scene, target),
+            proj=self.projected.read_of(scene, target),
+            device=self.device,
+            **more,
         )
-        more = {} if above is None else {"threshold_m": above}
-        stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **more)
-        return store
 
 
-def fuse_scene(
-    config: Config, arch: str, labels: str, training: TrainingScene, above: float | None, store: DepthStore
-) -> None:
-    """One scene of `fuse`; ``above`` is the threshold in metres."""
-    scene = training.scene
-
-    def made() -> Iterator[tuple[str, np.ndarray]]:
-        for row in training.triples.indices:
-            seen = label_inputs(config, arch, scene, row, labels, above)
-            yield scene.frame_ids[row[0]], fusion.make_label(labels, seen)
-            advance()
-
-    if not store.has(scene.name):
-        store.write_scene(scene.name, made())
-
-
-def label_inputs(
-    config: Config,
-    arch: str,
-    scene: Scene,
-    triple: np.ndarray,
-    labels: str,
-    threshold_m: float | None = None,
-) -> fusion.LabelInputs:
-    """What a label strategy sees of one target frame, read from the run's folder.
+def label_sources(
+    config: Config, arch: str = "", labels: str = "", threshold_m: float | None = None
+) -> LabelSources:
+    """The stored maps of this run that labels are made from; what is not there is computed.
 
     Args:
-        triple: frame indices of target, backward and forward source.
-        threshold_m: by default `threshold`; given, to try others.
-
-    Raises:
-        DataError: an earlier stage is not there, or the truth that an oracle looks at.
+        threshold_m: by default the run's `threshold`; another value, to try it.
     """
-    target, *sources = map(int, triple)
-    frame = scene.frame_ids[target]
-    predicted = DepthStore(runs.stage_folder(config, "predict", arch))
-    strategy, more = fusion.find_strategy(labels), {}
-    if "uncertainty" in strategy.needs:
-        of = "" if strategy.uncertainty == "ensemble" else arch
-        store = DepthStore(runs.stage_folder(config, "uncertainty", of, strategy.uncertainty))
-        more["uncertainty"] = store.read(scene.name, frame)
-        more["threshold_m"] = threshold(config, labels, arch) if threshold_m is None else threshold_m
-    if "sources" in strategy.needs:
-        more["source_preds"] = np.stack([predicted.read(scene.name, scene.frame_ids[i]) for i in sources])
-        more["K"] = scene.K(target, config.data.size_hw)
-        poses = scene.world_T_cams
-        more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
-    if "truth" in strategy.needs:
-        more["truth"], more["highlight"] = _truth(scene, target, labels, config.data.size_hw)
-    return fusion.LabelInputs(
-        pred=predicted.read(scene.name, frame),
-        proj=DepthStore(runs.stage_folder(config, "project", arch)).read(scene.name, frame),
+    arch, labels = arch or config.arch, labels or config.labels
+    key = uncertainty_key(labels, arch, config.round)
+    of = {stage: Key(stage, arch, round=config.round) for stage in ("predict", "project")}
+    projected = ensure(config, of["project"])
+    return LabelSources(
+        labels=labels,
+        predicted=DepthStore(folder_of(config, of["predict"])),
+        projected=DepthStore(projected),
+        uncertainty=None if key is None else DepthStore(ensure(config, key)),
+        threshold_m=threshold(config, labels, arch) if threshold_m is None else threshold_m,
+        size_hw=config.data.size_hw,
         device=str(select_device(config.device)),
-        **more,
     )
 
 
 def _truth(scene: Scene, i: int, labels: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and mask of highlights of a frame, at the network's size."""
+    """Ground truth and highlight mask of a frame, at the network's size."""
     depth, highlight = scene.depth(i), scene.highlight_mask(i)
     if depth is None or highlight is None:
         raise DataError(
-            f"labels {labels!r} are an oracle's: they need ground truth and masks of highlights of every training "
+            f"labels {labels!r} are an oracle's: they need ground truth and highlight masks of every training "
             f"frame, and {scene.name} has none. `python -m glossyrooms.truth --out FOLDER` adds them to the rooms "
             f"that ship: then root = 'FOLDER'."
         )
     return nearest_depth(depth, size_hw), nearest_depth(highlight, size_hw)
+
+
+def _require_truth(config: Config, key: Key) -> None:
+    """Refuse an oracle's labels where a scene has no truth, before the hours that everything else may take."""
+    if "truth" in fusion.find_strategy(key.labels).needs:
+        for s in training_scenes(config):
+            _truth(s.scene, s.targets[0], key.labels, config.data.size_hw)
+
+
+def _fuse_needs(config: Config, key: Key) -> tuple[Key, ...]:
+    of_network = tuple(Key(stage, key.arch, round=key.round) for stage in ("predict", "project"))
+    uncertain = uncertainty_key(key.labels, key.arch, key.round)
+    return of_network if uncertain is None else (*of_network, uncertain)
+
+
+def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:
+    f, result = config.fusion, {"labels": key.labels}
+    if uncertainty_key(key.labels, key.arch, key.round) is None:
+        return result
+    if f.threshold_quantile is not None:
+        return result | {"threshold_quantile": f.threshold_quantile}
+    return result | {"threshold_m": f.threshold_m}
+
+
+def _fuse(config: Config, key: Key, opened: StageFolder) -> None:
+    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    sources = label_sources(config, key.arch, key.labels)
+    run_tasks(
+        fuse_scene,
+        {s.scene.name: (sources, s, store) for s in scenes if not store.has(s.scene.name)},
+        what=key.name,
+        sizes={s.scene.name: len(s.targets) for s in scenes},
+        unit="frame",
+        **where(config),
+    )
+    used = {} if sources.uncertainty is None else {"threshold_m": sources.threshold_m}
+    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **used)
+
+
+def fuse_scene(sources: LabelSources, training: TrainingScene, store: DepthStore) -> None:
+    """Store the labels of one scene."""
+    scene = training.scene
+
+    def labels() -> Iterator[tuple[str, np.ndarray]]:
+        for triple in training.triples.indices:
+            yield scene.frame_ids[triple[0]], fusion.make_label(sources.labels, sources.inputs(scene, triple))
+            advance()
+
+    if not store.has(scene.name):
+        store.write_scene(scene.name, labels())
+
+
+declare(
+    Stage(
+        "fuse",
+        settings=_fuse_settings,
+        compute=_fuse,
+        needs=_fuse_needs,
+        check=_require_truth,
+        takes="many frames a second",
+    )
+)

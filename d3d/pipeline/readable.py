@@ -1,8 +1,8 @@
-"""Frames that cannot be read, found before hours are spent: each that is needed is decoded once.
+"""Frames that cannot be read, found before hours are spent: each frame that is needed is decoded once.
 
-One truncated image among thousands would otherwise end a training whenever its turn comes. What is bad is listed in
-``runs/<run>/frames/<split>/unreadable.csv`` and left out by everything downstream; more of it than a
-stated share is an error. A data set whose frames are verified already (`Dataset.verified`) has no such stage.
+One truncated image among thousands would otherwise end a training at any time. The bad frames are listed in
+``runs/<run>/frames/<split>/<digest>/unreadable.csv``, where the digest is that of the frames that were needed, and
+`d3d.pipeline.scenes` leaves them out. A data set whose frames are verified already (`Dataset.verified`) is not checked.
 """
 
 from __future__ import annotations
@@ -11,98 +11,101 @@ import csv
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from d3d import io
 from d3d.datasets import Scene
+from d3d.datasets.scene import digest_of
 from d3d.errors import BusyError, D3DError, DataError, RunError
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline import runs
-from d3d.pipeline.config import Config
-from d3d.pipeline.stages.chain import outputs
+from d3d.pipeline.settings import Config
 from d3d.progress import say
 
-TRAINING = "training"  # the folder of what a training needs; what is evaluated has one a split
+TRAINING = (
+    "training"  # the folder of the frames that a training needs; each evaluated split has one of its own
+)
 UNREADABLE = "unreadable.csv"
 _COLUMNS = ("scene", "frame", "reason")
 
 # scene -> frame id -> why it cannot be read
 Unreadable = Mapping[str, Mapping[str, str]]
+# scenes with the indices of their frames
+Frames = Sequence[tuple[Scene, Sequence[int]]]
 
 
-def unreadable(
-    config: Config,
-    split: str,
-    needed: Callable[[], Sequence[tuple[Scene, Sequence[int]]]],
-    depth: bool = False,
-    made_from: Mapping[str, str] | None = None,
-) -> Unreadable:
-    """The frames of a split that cannot be read, by scene; decodes what nobody has decoded yet.
+def unreadable(config: Config, split: str, needed: Frames, depth: bool = False) -> Unreadable:
+    """The frames of a split that cannot be read, by scene; decodes what was not decoded before.
 
-    A check that was killed goes on with the scenes that are left; one that ended with too many bad frames decodes
-    those again, and those alone.
+    An interrupted check resumes with the scenes that are left. A check that ended with too many bad frames decodes
+    only these again.
 
     Args:
-        split: the stage's folder, `TRAINING` or the name of what is evaluated.
-        needed: makes (scene, indices of its frames); called only where something is left to be done.
+        split: `TRAINING`, or the name of what is evaluated.
         depth: whether ground truth is needed, too.
-        made_from: name -> sha256 of what else, besides the configuration, determines which frames are needed.
 
     Raises:
-        DataError: more than ``max_bad_share`` of the frames are bad; names the list.
-        RunError: the check in the run's folder is of another configuration, or of other frames; or its list is not
-            what it left.
+        DataError: more than ``max_bad_share`` of the frames are bad; names the list. Or intrinsics are missing.
+        RunError: the list is not the one that the check left.
     """
-    while made_from or outputs(config, "frames", labels=split) is None:
+    folder = check_folder(config, split, needed, depth)
+    identity = {"frames": folder.name}
+    while not runs.is_done(folder):
         try:
-            with runs.open_stage(config, "frames", labels=split, inputs=made_from) as stage:
-                if not stage.done:
-                    _check(config, stage, needed(), depth)
-                break
+            with runs.open_folder(folder, config, identity, {}) as opened:
+                if not opened.done:
+                    _check(config, opened, needed, depth)
         except BusyError:  # another process of this run decodes the very same frames
             time.sleep(1)
-    listed = runs.stage_folder(config, "frames", labels=split) / UNREADABLE
+    listed = folder / UNREADABLE
     bad = read_unreadable(listed)
-    if (outputs(config, "frames", labels=split) or {}).get(UNREADABLE) != io.sha256(listed):
-        raise RunError(f"{listed} is not the list that the check left. Delete its folder to check anew.")
+    if runs.outputs(folder).get(UNREADABLE) != io.sha256(listed):
+        raise RunError(f"{listed} is not the list that the check left. Delete its folder to check again.")
     return bad
 
 
-def inputs(config: Config, split: str = TRAINING) -> dict[str, str]:
-    """What a stage that leaves frames out was made from: the list's sha256; nothing where no frame was bad."""
-    left = outputs(config, "frames", labels=split) or {}
-    listed = runs.stage_folder(config, "frames", labels=split) / UNREADABLE
-    return {f"frames/{k}": v for k, v in left.items()} if left and read_unreadable(listed) else {}
+def check_folder(config: Config, split: str, needed: Frames, depth: bool = False) -> Path:
+    """The folder of the check of these very frames; the base's, where the base has finished it."""
+    scenes, frames = [s for s, _ in needed], [f for _, f in needed]
+    about = [digest_of(scenes, frames), depth, {s.name: dict(s.corrupt) for s in scenes if s.corrupt}]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    own, theirs = (runs.run_folder(config, run) / "frames" / split / digest for run in ("", config.base))
+    return theirs if config.base and runs.is_done(theirs) and not own.exists() else own
 
 
-def _check(
-    config: Config, stage: runs.Stage, needed: Sequence[tuple[Scene, Sequence[int]]], depth: bool
-) -> None:
-    # a frame whose pose cannot be read is none of the scene's
+def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool) -> None:
+    # a frame whose pose cannot be read is not among the scene's frames
     number = sum(len(frames) + len(scene.corrupt) for scene, frames in needed)
+    kept = opened.folder.parent / "scenes"  # shared with the checks of other frames of this split
     tasks = {
-        scene.name: (scene, list(frames), depth, stage.folder / "scenes" / f"{_file_name(scene.name)}.json")
+        scene.name: (scene, list(frames), depth, kept / f"{scene.name.replace('/', '__')}.json")
         for scene, frames in needed
     }
-    what = f"frames/{stage.folder.name}: decoding each of {number:,} once"
-    say(what)
-    sizes = {scene.name: len(frames) for scene, frames in needed}
-    where = {"scheduler": config.scheduler, "workers": config.scene_workers}
-    found = run_tasks(check_scene, tasks, what=what.split(":")[0], sizes=sizes, unit="frame", **where)
+    split = opened.folder.parent.name
+    say(f"frames/{split}: decoding each of {number:,} once")
+    found = run_tasks(
+        check_scene,
+        tasks,
+        what=f"frames/{split}",
+        sizes={scene.name: len(frames) for scene, frames in needed},
+        unit="frame",
+        scheduler=config.scheduler,
+        workers=config.scene_workers,
+    )
     bad = {s.name: reasons for s, _ in needed if (reasons := {**s.corrupt, **found[s.name]})}
     count = sum(map(len, bad.values()))
-    listed = stage.folder / UNREADABLE
+    listed = opened.folder / UNREADABLE
     write_unreadable(listed, bad)
     if count > config.max_bad_share * number:
         raise DataError(
             f"{count:,} of {number:,} frames cannot be read, more than max_bad_share = {config.max_bad_share:g} "
-            f"allows: the list, with reasons, is {listed}. Copy them again and run the same once more (only these "
+            f"allows: the list, with reasons, is {listed}. Copy them again and repeat the command (only these "
             f"are decoded again), or set max_bad_share higher to leave them out."
         )
     if count:
         say(f"{count:,} of {number:,} frames cannot be read and are left out: the list is {listed}")
-    stage.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
+    opened.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
 
 
 def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) -> dict[str, str]:
@@ -171,7 +174,3 @@ def read_unreadable(path: Path) -> Unreadable:
     for scene, frame, reason in rows[1:]:
         bad.setdefault(scene, {})[frame] = reason
     return bad
-
-
-def _file_name(scene: str) -> str:
-    return scene.replace("/", "__")

@@ -1,0 +1,284 @@
+"""The commands of the command line: what each does, which parameters it takes, and an example."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from d3d.pipeline.config import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a command is called with."""
+
+    config: Config
+    archs: tuple[str, ...]
+    configs: list[Config]  # one for each of --seeds
+    options: argparse.Namespace
+    words: list[str]  # of the command line
+
+
+def _prepare(call: Call) -> None:
+    from d3d.pipeline import stages
+
+    scenes = stages.training_scenes(call.config)
+    for s in scenes:
+        found = f"{len(s.triples)} triples of {s.triples.targets_tried} targets"
+        print(f"{s.scene.name}: {len(s.scene)} frames, {found}")
+        for reason, count in s.triples.dropped.items():
+            print(f"    dropped {count}: {reason}")
+    print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
+
+
+def _stage(name: str) -> Callable[[Call], None]:
+    """A command that computes one stage for each network and prints its folder."""
+
+    def command(call: Call) -> None:
+        from d3d.pipeline import stages
+
+        for arch in call.archs:
+            result = getattr(stages, name)(call.config, arch)
+            print(getattr(result, "folder", result))
+
+    return command
+
+
+def _evaluate(call: Call) -> None:
+    from d3d.pipeline import stages
+
+    for arch in call.archs:
+        for labels in ("", call.config.labels):
+            stages.evaluate(call.config, arch, labels)
+    _run_table(call)
+
+
+def _run_table(call: Call) -> None:
+    from d3d import tables
+
+    _print_table(call.config, tables.run_table(call.config))
+
+
+def _tables(call: Call) -> None:
+    """Tables 2 to 6 over the runs of several seeds, or from the scores in results/; else the table of one run."""
+    from d3d import tables
+    from d3d.pipeline import runs
+
+    options, first, folder = call.options, call.config, tables.results_folder(call.config)
+    if not (options.seeds or options.export or options.stored or options.readme):
+        _run_table(call)
+        return
+    if options.export:
+        written = tables.export(tables.gather(call.configs), folder)
+        print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB, in {folder}")
+    if options.export or options.stored or options.readme:
+        scores, out = tables.read(folder), folder / "tables"
+    else:
+        seeds = "-".join(str(c.seed) for c in call.configs)
+        scores, out = tables.gather(call.configs), runs.run_folder(first) / "tables" / f"seeds-{seeds}"
+    paths = tables.write_tables(scores, out, first.arch)
+    print(f"{len(scores.evaluations)} evaluations, seeds {', '.join(map(str, scores.seeds))}")
+    print("\n".join(map(str, paths)))
+    lines = [line for key in tables.LAYOUTS for line in tables.missing(scores, key, first.arch)]
+    if todo := dict.fromkeys(line.split(": ", 1)[1] for line in lines):
+        print("Each table lists the rows that it lacks, with the command that makes them. All such commands:")
+        print("\n".join(f"  {command}" for command in todo))
+    if options.readme:
+        path = runs.project_root() / "README.md"
+        tables.write_readme(path, tables.readme_block(out))
+        print(path)
+
+
+def _print_table(config: Config, table: pd.DataFrame) -> None:
+    from d3d import tables
+    from d3d.pipeline import stages
+
+    e = config.evaluation
+    truth = stages.evaluated_dataset(config).truth(e.split)
+    unit = "metres" if e.scale == "none" else "relative depth"
+    print(
+        f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
+        f"means over images (their number in brackets){f', against {truth}' if truth else ''}\n\n"
+        f"{tables.printed(table)}\n"
+        f"all metrics, highlights and other pixels: {stages.folder_of(config, 'tables')}"
+    )
+
+
+def _rank(call: Call) -> None:
+    from d3d import figures
+    from d3d.lists import ranking
+
+    config = call.config
+    ranked = ranking.rank_frames(config)
+    print(ranked.head(20).round(3).to_string(index=False))
+    known = ranking.found_known(config, ranked)
+    if len(known):
+        print(
+            f"\nhow well each score finds the frames known to be reflective\n\n{known.round(3).to_string()}\n"
+        )
+    sheet = ranking.folder_of(config) / "contact_sheet.png"
+    print(f"all {len(ranked)} frames: {sheet.with_name('frames.csv')}")
+    print(figures.save_png(ranking.contact_sheet(config, ranked), sheet))
+
+
+def _figures(call: Call) -> None:
+    from d3d.figures import all as all_figures
+    from d3d.pipeline import runs
+
+    for name, made in all_figures.make(call.config, runs.project_root() / "paper_figures"):
+        if isinstance(made, str):
+            print(f"{name}: skipped, {made}", flush=True)
+        else:
+            print(f"{name}: {', '.join(map(str, made))}", flush=True)
+
+
+def _labels(call: Call) -> None:
+    from d3d.analysis.thresholds import rule_sweep
+
+    for arch in call.archs:
+        print(f"\nSq Rel of {arch}'s labels on training frames with ground truth\n")
+        print(rule_sweep(call.config, arch).round(3).to_string(index=False, na_rep="-"))
+
+
+def _record(call: Call) -> None:
+    from d3d.parallel.processes import end_with_parent
+    from d3d.pipeline import record
+
+    jobs, processes = record.plan(call.configs), call.options.processes
+    if processes == 1:
+        end_with_parent()
+        record.work(jobs)
+    else:
+        record.work_in_processes(jobs, without(call.words, "--processes"), processes)
+
+
+def _all(call: Call) -> None:
+    from d3d import tables
+    from d3d.figures.all import run_figures
+    from d3d.pipeline import runs, stages
+
+    _print_table(call.config, tables.run_table(call.config, stages.train_all(call.config, call.archs)))
+    for path in run_figures(call.config, call.archs[0]):
+        print(f"figure: {path}")
+    print(f"everything is in {runs.run_folder(call.config)}")
+
+
+def without(words: Sequence[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value, in either spelling."""
+    result, skip = [], False
+    for word in words:
+        if not skip and word != option and not word.startswith(f"{option}="):
+            result.append(word)
+        skip = word == option
+    return result
+
+
+# Parameters by the heading under which ``--help`` shows them
+GROUPS = {
+    "run": ("profile", "seed", "run", "base", "runs_dir"),
+    "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
+    "networks": ("arch",),
+    "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
+    "fusion": ("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
+    "labels": ("labels", "threshold_m", "threshold_quantile", "round"),
+    "ablation": ("strategies",),
+    "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
+    "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
+}
+_PRETRAIN = ("run", "data", "networks", "training", "machine")
+_LABELS = ("run", "data", "networks", "training", "fusion", "labels", "machine")
+_EVALUATE = (*_LABELS, "evaluation")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, the groups of parameters that it takes, and an example of its options."""
+
+    run: Callable[[Call], None]
+    help: str
+    groups: tuple[str, ...]
+    example: str
+
+    @property
+    def parameters(self) -> list[str]:
+        return [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
+
+
+# options of a few commands only, beside the parameters
+MORE = {"seeds": ("record", "tables"), "processes": ("record",)} | dict.fromkeys(
+    ("export", "stored", "readme"), ("tables",)
+)
+
+COMMANDS = {
+    "prepare": Command(
+        _prepare,
+        "list the training triples; `prepare scannet` makes ScanNet small (see `prepare scannet --help`)",
+        ("run", "data", "fusion", "machine"),
+        "--dataset 7scenes --root /data/7scenes",
+    ),
+    "pretrain": Command(
+        _stage("pretrain"), "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
+    ),
+    "project": Command(
+        _stage("project"),
+        "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)",
+        _LABELS,
+        "--arch hrdepth --voxel-m 0.04",
+    ),
+    "fuse": Command(
+        _stage("fuse"),
+        "uncertainty and pseudo-labels (3.2.3, Eq. 3)",
+        _LABELS,
+        "--labels uncer --threshold-m 0.2",
+    ),
+    "labels": Command(
+        _labels,
+        "quality of the labels by rule and threshold, on training frames with ground truth",
+        _LABELS,
+        "--profile demo",
+    ),
+    "distill": Command(
+        _stage("distill"),
+        "train a student on the labels (3.2.4, Eq. 4)",
+        _LABELS,
+        "--profile demo --arch hrdepth",
+    ),
+    "evaluate": Command(
+        _evaluate, "score the self-supervised network and the student (4)", _EVALUATE, "--split test"
+    ),
+    "tables": Command(
+        _tables,
+        "the table of everything that a run has evaluated; with --seeds or --stored Tables 2 to 6",
+        _EVALUATE,
+        "--profile laptop --stored",
+    ),
+    "rank": Command(
+        _rank,
+        "rank the frames of a split by how reflective they look: the start of a list (4.1)",
+        _EVALUATE,
+        "--split val",
+    ),
+    "figures": Command(
+        _figures,
+        "every figure whose data the run has, into paper_figures/",
+        (*_EVALUATE, "ablation"),
+        "--profile demo",
+    ),
+    "record": Command(
+        _record,
+        "the recorded runs of several --seeds: every training behind the results in the README",
+        _EVALUATE,
+        "--profile laptop --seeds 0,1,2 --processes 2",
+    ),
+    "all": Command(
+        _all,
+        "all of it: three networks, self-taught and distilled students, table, figures",
+        _EVALUATE,
+        "--profile demo",
+    ),
+}

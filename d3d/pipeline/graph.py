@@ -1,0 +1,264 @@
+"""The stages as a graph: each is declared once, with the stages that it needs and what identifies its result.
+
+`ensure` walks the needs of a stage: it computes what is missing and takes what is finished. A finished result is
+taken only if its identity is the one that is asked for: the configuration that determines it, a digest of the data
+that it reads, the weights that a network was initialised from, and the identities of the stages that it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from d3d.errors import D3DError, RunError, unknown
+from d3d.pipeline import runs
+from d3d.pipeline.runs import UNKNOWN, StageFolder, is_done
+from d3d.pipeline.settings import Config
+from d3d.progress import say
+
+
+class Key(NamedTuple):
+    """Which result of a run is meant.
+
+    Attributes:
+        stage: the stage's name.
+        arch: the network; "" where the result is of several.
+        labels: the label strategy, or the uncertainty's name; "" where the stage has neither.
+        round: the round of distillation.
+    """
+
+    stage: str
+    arch: str = ""
+    labels: str = ""
+    round: int = 1
+
+    @property
+    def name(self) -> str:
+        """The folder below the run, as ``round2/fuse/monodepth2/uncer``; for messages and identities, too."""
+        rounds = f"round{self.round}" if self.round > 1 else ""
+        return "/".join(part for part in (rounds, self.stage, self.arch, self.labels) if part)
+
+
+def _nothing(config: Config, key: Key) -> Any:
+    return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The declaration of a stage. Every function takes the configuration and the key of the result.
+
+    Attributes:
+        name: the stage's name, and its folder's.
+        settings: the part of the configuration that determines the result, without that of its needs.
+        compute: writes the artefacts into the open folder and calls its `finish`.
+        needs: the results that the stage reads.
+        data: the identity of the data that the stage itself reads.
+        initial: the identity of the weights that a training starts from.
+        check: raises an error for what can be known to fail before the needs are computed.
+        path: the result's folder below the run, where it is not `Key.name`.
+        takes: how long the stage takes, in words.
+    """
+
+    name: str
+    settings: Callable[[Config, Key], dict[str, Any]]
+    compute: Callable[[Config, Key, StageFolder], None]
+    needs: Callable[[Config, Key], Sequence[Key]] = lambda config, key: ()
+    data: Callable[[Config, Key], dict[str, Any] | None] = _nothing
+    initial: Callable[[Config, Key], dict[str, Any] | None] = _nothing
+    check: Callable[[Config, Key], None] = _nothing
+    path: Callable[[Config, Key], str] = lambda config, key: key.name
+    takes: str = ""
+
+
+_STAGES: dict[str, Stage] = {}
+
+
+def declare(stage: Stage) -> Stage:
+    """Register a stage."""
+    _STAGES[stage.name] = stage
+    return stage
+
+
+def stage_of(key: Key) -> Stage:
+    """The declaration of a key's stage; a `ConfigError` names all stages."""
+    if key.stage not in _STAGES:
+        raise unknown("stage", key.stage, _STAGES)
+    return _STAGES[key.stage]
+
+
+def identity(config: Config, key: Key, gone: Callable[[D3DError], None] | None = None) -> dict[str, Any]:
+    """What identifies a result, as plain JSON values.
+
+    Args:
+        gone: called with the error where data or weights cannot be had; they are `UNKNOWN` then, which equals all.
+
+    Raises:
+        D3DError: data or weights cannot be had, and ``gone`` is not given.
+    """
+    stage = stage_of(key)
+    result = {"settings": _plain(stage.settings(config, key))}
+    for part in ("data", "initial"):
+        try:
+            value = getattr(stage, part)(config, key)
+        except D3DError as error:
+            if gone is None:
+                raise
+            gone(error)
+            value = UNKNOWN
+        if value is not None:
+            result[part] = _plain(value)
+    if needs := stage.needs(config, key):
+        result["needs"] = {need.name: identity(config, need, gone) for need in needs}
+    return result
+
+
+def located(config: Config, key: Key) -> tuple[Path, dict[str, Any]]:
+    """The folder of a result, finished or not, and its identity.
+
+    Where the run has a ``base`` which has finished the same result, it is the base's folder. Where the data or
+    the weights behind a finished result cannot be had any more, the rest of its identity is compared.
+
+    Raises:
+        D3DError: the data or the weights cannot be had, and the result is not finished.
+    """
+    relative = stage_of(key).path(config, key)
+    own = runs.run_folder(config) / relative
+    theirs = runs.run_folder(config, config.base) / relative
+    from_base = bool(config.base) and is_done(theirs) and not (own / "config.json").is_file()
+    try:
+        wanted = identity(config, key)
+    except D3DError as error:
+        reasons: list[D3DError] = []
+        wanted = identity(config, key, reasons.append)
+        found = theirs if from_base else own
+        if not is_done(found) or runs.differences(wanted, runs.stored_identity(found)):
+            raise
+        _say_once(f"[{key.name}] finished; its data or weights cannot be compared: {error}")
+    if from_base and not runs.differences(wanted, runs.stored_identity(theirs)):
+        return theirs, wanted
+    return own, wanted
+
+
+def folder_of(config: Config, key: Key) -> Path:
+    """The folder of a result, finished or not."""
+    return located(config, key)[0]
+
+
+def is_finished(config: Config, key: Key) -> bool:
+    """Whether a result is there, with the identity that is asked for."""
+    relative = stage_of(key).path(config, key)
+    places = [runs.run_folder(config, run) / relative for run in ("", config.base)]
+    if not any(map(is_done, places)):
+        return False
+    folder, wanted = located(config, key)
+    return is_done(folder) and not runs.differences(wanted, runs.stored_identity(folder))
+
+
+def outputs(config: Config, key: Key) -> dict[str, str]:
+    """Artefact -> sha256 of a finished result."""
+    return runs.outputs(folder_of(config, key))
+
+
+def _inputs(config: Config, key: Key) -> dict[str, str]:
+    """Artefact -> sha256 of the results that a stage reads, as far as they are there."""
+    return {
+        f"{need.name}/{artefact}": sha256
+        for need in stage_of(key).needs(config, key)
+        if is_finished(config, need)
+        for artefact, sha256 in outputs(config, need).items()
+    }
+
+
+def ensure(config: Config, key: Key) -> Path:
+    """Compute a result, and first what it needs; take what is finished, resume what was interrupted.
+
+    Returns:
+        The finished result's folder.
+
+    Raises:
+        RunError: the folder holds another result, or was made from other inputs.
+        BusyError: another process is computing it.
+        D3DError: as the stage raises it.
+    """
+    stage = stage_of(key)
+    folder, wanted = located(config, key)
+    if is_done(folder):
+        StageFolder(folder, config, wanted, _inputs(config, key)).check()
+        return folder
+    stage.check(config, key)
+    for need in stage.needs(config, key):
+        if is_done(folder_of(config, need)):
+            ensure(config, need)
+        else:
+            with _announced(need):
+                ensure(config, need)
+    with open_stage(config, key) as opened:
+        if not opened.done:
+            stage.compute(at_round(config, key), key, opened)
+        return opened.folder
+
+
+@contextlib.contextmanager
+def open_stage(config: Config, key: Key) -> Iterator[StageFolder]:
+    """Open the folder of a result for this process alone; `ensure` does it, after what the stage needs.
+
+    Raises:
+        RunError, BusyError: as `d3d.pipeline.runs.open_folder`.
+    """
+    folder, wanted = located(config, key)
+    with runs.open_folder(folder, config, wanted, _inputs(config, key)) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _announced(key: Key) -> Iterator[None]:
+    takes = stage_of(key).takes
+    say(f"[{key.name}] not there yet, computing it first{f' ({takes})' if takes else ''}")
+    start = time.monotonic()
+    yield
+    say(f"[{key.name}] took {time.monotonic() - start:.0f} s")
+
+
+def all_needs(config: Config, key: Key) -> list[Key]:
+    """Every result that a result is made from, directly or not, each once."""
+    found: dict[Key, None] = {}
+    for need in stage_of(key).needs(config, key):
+        found |= dict.fromkeys((*all_needs(config, need), need))
+    return list(found)
+
+
+def require_finished(config: Config, key: Key) -> Path:
+    """The folder of a result that must be finished.
+
+    Raises:
+        RunError: it is not; names the command.
+    """
+    if not is_finished(config, key):
+        raise RunError(
+            f"{key.name} of run {config.run!r} is not finished: run `python -m d3d {key.stage}` first."
+        )
+    return folder_of(config, key)
+
+
+def at_round(config: Config, key: Key) -> Config:
+    """The configuration with the round of a key."""
+    return config if config.round == key.round else replace(config, round=key.round)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them, so that an identity that is read back compares equal."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    say(message)

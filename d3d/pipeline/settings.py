@@ -1,0 +1,190 @@
+"""The configuration of a run: one frozen class for each part, checked by pydantic.
+
+A field made with `parameter` may be set on the command line and in notebooks, under its own name or the one given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+# The networks whose standard deviation is the uncertainty (3.2.3): the paper's three, whatever else is registered
+ENSEMBLE = ("monodepth2", "hrdepth", "monovit")
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def parameter(default: Any, help: str, *, name: str = "", **bounds: Any) -> Any:
+    """Return a field that users may set.
+
+    Args:
+        help: what the field means, for ``--help`` and error messages.
+        name: the parameter's name where it differs from the field's.
+        **bounds: ``ge`` and ``le``, as in `pydantic.Field`.
+    """
+    return Field(default, description=help, json_schema_extra={"parameter": name}, **bounds)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """The data set, the image size, and the rule for triples (section 4.1)."""
+
+    dataset: str = parameter("glossyrooms", "data set to train on, by its name in d3d.datasets")
+    root: str | None = parameter(None, "folder of the data set")
+    height: int = parameter(288, "height of the network's input in pixels, a multiple of 32", ge=64)
+    width: int = parameter(384, "width of the network's input in pixels, a multiple of 32", ge=64)
+    every: int = parameter(10, "every Nth frame is a target", ge=1)
+    translation_m: tuple[float, float] = (0.05, 0.10)
+    max_rotation_deg: float = 3.0
+    min_depth: float = 0.1
+    max_depth: float = 10.0
+    options: dict[str, Any] = field(default_factory=dict)  # in a profile: by data set; passed to open_dataset
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """One training, pretraining (section 3.1) or distillation (3.2.4); the defaults are the paper's (3.3).
+
+    The length is ``steps`` where given, else ``epochs``. The learning rate drops at the same shares of either.
+    """
+
+    epochs: int = parameter(41, "epochs of every training; the drops of the rate keep their share", ge=1)
+    milestones: tuple[int, ...] = (26, 36)  # learning rate x0.1 at the end of these epochs
+    steps: int | None = parameter(None, "steps of every training, instead of epochs", ge=1)
+    batch_size: int = parameter(12, "images in a batch", ge=1)
+    learning_rate: float = parameter(1e-4, "initial learning rate of Adam", ge=1e-9)
+    warmup_steps: int = 0
+    checkpoint_steps: int | None = None  # steps between checkpoints; None: an epoch
+    scales: tuple[int, ...] = (0, 1, 2, 3)
+    smoothness: float = 1e-3
+    automask: bool = False
+    pretrained: bool = parameter(True, "start the encoders from ImageNet weights")
+    weights: str | None = parameter(
+        None, "local files of initial weights: FILE, arch=FILE, several with commas, or a folder"
+    )
+    init_depth_m: float | None = None  # depth that the untrained heads predict; None: the usual start, 0.2 m
+    precision: Literal["float32", "bf16"] = parameter(
+        "float32", "float32 or bf16 (autocast), in training and prediction"
+    )
+    channels_last: bool = True
+    compile: bool = parameter(False, "compile the photometric loss with torch.compile (for a GPU)")
+    workers: int = parameter(0, "processes that load images", ge=0)
+    snapshots: int = 0  # weights kept from the second half of the training, for the uncertainty "snapshots"
+
+    def scaled(self, epochs: int) -> TrainConfig:
+        """The same schedule over another number of epochs: the drops keep their share of it."""
+        milestones = tuple(max(1, round(m * epochs / self.epochs)) for m in self.milestones)
+        return replace(self, epochs=epochs, steps=None, milestones=milestones)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the training in steps."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def snapshot_steps(self, total_steps: int) -> tuple[int, ...]:
+        """Steps after which the weights are kept; the last step is not among them."""
+        half = total_steps // 2
+        return tuple(half + k * (total_steps - half) // self.snapshots for k in range(self.snapshots))
+
+    def drops(self, total_steps: int) -> tuple[int, ...]:
+        """Steps (0-based) from which on the learning rate is ten times lower than before."""
+        return tuple(round(total_steps * m / self.epochs) for m in self.milestones)
+
+    @property
+    def length(self) -> str:
+        """The length in words."""
+        return f"{self.epochs} epochs" if self.steps is None else f"{self.steps} steps"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FusionConfig:
+    """TSDF fusion and rendering (3.2.2, 3.3), and the threshold of Eq. 3 (3.2.3)."""
+
+    voxel_m: float = parameter(0.05, "edge of a TSDF voxel, metres", ge=1e-3)
+    trunc_m: float = parameter(1.0, "truncation of the TSDF, metres", ge=1e-3)
+    integrate_every: int = parameter(10, "every Nth frame of a scene is integrated into the TSDF", ge=1)
+    renderer: Literal["open3d", "pyrender"] = parameter(
+        "open3d", "open3d (ray casting) or pyrender (the paper's)"
+    )
+    threshold_m: float = parameter(0.4, "uncertainty threshold of Eq. 3, metres", ge=0)
+    threshold_quantile: float | None = parameter(
+        None,
+        "the threshold as a quantile of the uncertainty of all training pixels, instead of metres",
+        ge=0,
+        le=1,
+    )
+    passes: int = parameter(
+        1,
+        "TSDF passes; from the 2nd on, depth behind the previous mesh is left out",
+        name="fusion_passes",
+        ge=1,
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EvalConfig:
+    """How predictions are scored (4.1), and on which data set where it is not the training's (4.2, Table 5)."""
+
+    dataset: str | None = parameter(
+        None, "data set to evaluate on, where it is not the training's", name="eval_dataset"
+    )
+    root: str | None = parameter(None, "folder of the data set to evaluate on", name="eval_root")
+    options: dict[str, Any] = field(default_factory=dict)
+    split: str = parameter("val", "split to evaluate")
+    scale: Literal["none", "median"] = parameter("none", "none (absolute depth) or median (relative depth)")
+    every: int = parameter(1, "every Nth frame is evaluated", name="eval_every", ge=1)
+    lists: str | None = parameter(
+        None, "your own lists of frames to score apart: a folder, a file, or Name=file"
+    )
+    keyframes: str | None = parameter(
+        None, "evaluate only the frames of this list: <split>_<Name>.txt, or Name=file"
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    """Everything that a run needs: the result of `make_config` and `resolve`."""
+
+    profile: str = parameter("paper", "image size, steps and thresholds together")
+    arch: str = parameter("monodepth2", "network of this run")
+    labels: str = parameter("uncer", "label strategy of the student (Table 6)")
+    strategies: str = parameter(
+        "all", "label strategies of the ablation, with commas; all: the six of Table 6"
+    )
+    students: tuple[str, ...] = ENSEMBLE  # networks that `all` distills; all three are pretrained
+    seed: int = parameter(0, "seed of initialisation, order and augmentation", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = parameter("auto", "auto, cpu or cuda")
+    max_bad_share: float = parameter(
+        0.01, "largest share of unreadable frames that is left out; more is an error", ge=0
+    )
+    round: int = parameter(1, "round of distillation: 2 takes the students of round 1 as teachers", ge=1)
+    run: str = parameter("", "name of the run's folder under runs/")
+    base: str = parameter("", "another run, whose finished stages are used where they are the same")
+    runs_dir: str | None = parameter(None, "folder that holds the runs")
+    scheduler: str = parameter(
+        "auto", "where scenes are processed: auto, local, none, or the address of a dask scheduler"
+    )
+    scene_workers: int = parameter(0, "processes of a local scheduler; 0: one a core", ge=0)
+    train_processes: int = parameter(1, "processes of this machine that share a training, one a GPU", ge=1)
+    data: DataConfig = DataConfig()
+    pretrain: TrainConfig = TrainConfig()
+    distill: TrainConfig = TrainConfig()
+    # exceptions of one architecture, in both trainings: {"monovit": {"batch_size": 8}}
+    per_arch: dict[str, dict[str, Any]] = field(default_factory=lambda: {"monovit": {"batch_size": 8}})
+    # length of one architecture's training by stage: {"pretrain": {"monovit": 380}}; the costs of a step differ
+    steps: dict[str, dict[str, int]] = field(default_factory=dict)
+    predict_precision: Literal["float32", "bf16"] = "float32"  # of the networks whose depth is stored
+    fusion: FusionConfig = FusionConfig()
+    evaluation: EvalConfig = EvalConfig()
+
+    def training(self, stage: str, arch: str) -> TrainConfig:
+        """The training configuration of "pretrain" or "distill" for one architecture."""
+        train = replace(getattr(self, stage), **self.per_arch.get(arch, {}))
+        steps = self.steps.get(stage, {}).get(arch)
+        return train if steps is None else replace(train, steps=steps)

@@ -1,0 +1,225 @@
+"""A result is identified by what made it: settings, data, initial weights, and the results before it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from polished_floor import PolishedFloor
+
+from d3d.datasets import Dataset, Scene
+from d3d.errors import ConfigError, DataError, RunError
+from d3d.io import read_json
+from d3d.pipeline import graph, scenes, stages
+from d3d.pipeline.config import describe, make_config
+from d3d.pipeline.graph import Key
+from d3d.pipeline.stages import scores
+
+pytest.importorskip("open3d")
+
+
+def floor(name="floor", frames=12, **more):
+    """A polished floor as a scene of its own name; ``K=None`` has no intrinsics, ``depth=False`` no ground truth."""
+
+    class Floor(PolishedFloor):
+        def _read_K(self, i):
+            return super()._read_K(i) if more.get("K", True) is True else more["K"]
+
+    scene = Floor(frames)
+    scene.name, scene.has_depth = name, more.get("depth", True)
+    return scene
+
+
+@pytest.fixture
+def data(monkeypatch):
+    """Sets the data set that every run reads; its frames are taken for verified."""
+
+    def use(**splits):
+        made = {split: (lambda found=found: list(found)) for split, found in splits.items()}
+        found = Dataset("floors", made, verified=True)
+        monkeypatch.setattr(scenes, "dataset", lambda config: found)
+        return found
+
+    return use
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_config(profile="smoke", runs_dir=str(tmp_path), run="r", labels="diff")
+
+
+def finish(config, *key):
+    with graph.open_stage(config, Key(*key)) as stage:
+        stage.finish({"artefact": "made"})
+    return stage.folder
+
+
+def test_fifty_scenes_are_not_taken_for_all_of_them(data, config):
+    data(train=[floor("a")])
+    finish(config, "pretrain", "monodepth2")
+    data(train=[floor("a"), floor("b")])
+    assert not stages.is_finished(config, "pretrain", "monodepth2")
+    with pytest.raises(
+        RunError, match=r"(?s)monodepth2 holds another result:\n  data\.scenes: 1 there, 2 now.*Give this run"
+    ):
+        stages.pretrain(config)
+    # the same data again: the result is there
+    data(train=[floor("a")])
+    assert stages.pretrain(config).name == "monodepth2"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"frames": 11}, {"K": np.array([[81.0, 0, 47.5], [0, 80, 31.5], [0, 0, 1]])}, {"moved": 0.001}],
+)
+def test_other_frames_poses_or_intrinsics_are_other_data(data, config, changed):
+    data(train=[floor()])
+    before = stages.identity_of(config, "pretrain", "monodepth2")
+    scene = floor(**{k: v for k, v in changed.items() if k != "moved"})
+    scene.world_T_cams[3, 0, 3] += changed.get("moved", 0)
+    data(train=[scene])
+    assert stages.identity_of(config, "pretrain", "monodepth2") != before
+
+
+def test_scores_of_a_part_of_a_split_are_not_those_of_the_whole(data, config):
+    data(train=[floor()], val=[floor("a")])
+    finish(config, "pretrain", "monodepth2")
+    finish(config, "evaluate", "monodepth2")
+    assert stages.is_finished(config, "evaluate", "monodepth2")
+    data(train=[floor()], val=[floor("a"), floor("b")])
+    assert not stages.is_finished(config, "evaluate", "monodepth2")
+    with pytest.raises(RunError, match=r"data\.frames: 4 there, 8 now"):
+        stages.evaluate(config, "monodepth2")
+
+
+def test_a_base_that_predicted_other_frames_is_not_taken(data, config):
+    """Frames that are integrated but are no targets: a capture's frames, most of them far from their neighbours."""
+    sparse = PolishedFloor(40)
+    sparse.world_T_cams[20:, 2, 3] += 3.0 * np.arange(20)  # no triple among these
+    data(train=[sparse])
+    config = replace(config, fusion=replace(config.fusion, integrate_every=10))
+    finish(config, "pretrain", "monodepth2")
+    first = finish(config, "predict", "monodepth2")
+    denser = replace(config, run="denser", base="r", fusion=replace(config.fusion, integrate_every=2))
+    assert stages.stage_folder(denser, "pretrain", "monodepth2").parent.parent.name == "r"
+    assert stages.stage_folder(denser, "predict", "monodepth2") != first
+    same = replace(config, run="same", base="r", fusion=replace(config.fusion, voxel_m=0.1))
+    assert stages.stage_folder(same, "predict", "monodepth2") == first
+
+
+def test_results_outlive_their_data_and_say_so(data, config, capsys, monkeypatch):
+    data(train=[floor()])
+    folder = finish(config, "pretrain", "monodepth2")
+
+    def gone(config):
+        raise DataError("there is no folder /data")
+
+    monkeypatch.setattr(scenes, "dataset", gone)
+    assert stages.pretrain(config) == folder
+    assert "finished; its data or weights cannot be compared: there is no folder" in capsys.readouterr().out
+    # what differs otherwise is refused all the same, and nothing new is computed
+    with pytest.raises(DataError, match="no folder"):
+        stages.pretrain(replace(config, seed=1))
+    with pytest.raises(DataError, match="no folder"):
+        stages.pretrain(config, "hrdepth")
+
+
+def test_initial_weights_are_part_of_the_identity_by_content(config, tmp_path):
+    from d3d.models import create_model, save_weights
+
+    def started_from(name, depth_m):
+        path = tmp_path / name
+        save_weights(create_model("monodepth2", pretrained=False, init_depth_m=depth_m), path)
+        with_file = make_config(profile="smoke", runs_dir=config.runs_dir, weights=str(path))
+        return stages.identity_of(with_file, "pretrain", "monodepth2")["initial"]
+
+    import torch
+
+    torch.manual_seed(0)
+    first = started_from("a.safetensors", 2.0)
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())
+    copied = make_config(profile="smoke", weights=str(tmp_path / "b.safetensors"))
+    assert stages.identity_of(copied, "pretrain", "monodepth2")["initial"] == first
+    assert len(first["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(first)
+    assert started_from("c.safetensors", 3.0) != first
+    random = stages.identity_of(config, "pretrain", "monodepth2")["initial"]
+    assert random == {"source": "random", "sha256": None}
+
+
+def test_one_folder_of_weights_serves_three_networks(config, tmp_path):
+    from d3d.models import create_model, save_weights
+    from d3d.pipeline.config import ENSEMBLE
+
+    for arch in ENSEMBLE:
+        save_weights(create_model(arch, pretrained=False), tmp_path / f"{arch}.safetensors")
+    given = make_config(profile="smoke", weights=str(tmp_path))
+    found = [stages.identity_of(given, "pretrain", arch)["initial"]["sha256"] for arch in ENSEMBLE]
+    assert len(set(found)) == 3
+    assert None not in found
+
+
+def test_profile_paper_does_not_train_from_random_values_unasked(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data(train=[PolishedFloor(40)])
+    paper = make_config(profile="paper", runs_dir=str(tmp_path), every=1)
+    with pytest.raises(ConfigError, match=r"ImageNet.*--weights"):
+        stages.pretrain(paper, "monodepth2")
+    unasked = make_config(profile="paper", runs_dir=str(tmp_path), every=1, pretrained=False)
+    assert stages.identity_of(unasked, "pretrain", "monodepth2")["initial"]["source"] == "random"
+
+
+def test_a_split_without_depth_is_refused_before_anything_is_trained(data, config, monkeypatch):
+    data(train=[floor()], val=[floor("a", depth=False)])
+    with pytest.raises(DataError, match="no ground-truth depth to evaluate against"):
+        stages.evaluate(config, "monodepth2", "diff")
+    with pytest.raises(DataError, match="no ground-truth depth to evaluate against"):
+        stages.train_all(config)
+    assert not (stages.folder_of(config)).exists()
+
+
+def test_missing_intrinsics_are_found_before_anything_is_trained(data, config):
+    data(train=[floor(K=None)])
+    with pytest.raises(DataError, match="no intrinsics K"):
+        stages.pretrain(config)
+    assert not (stages.folder_of(config)).exists()
+
+
+def test_a_base_cannot_lie_elsewhere():
+    with pytest.raises(ConfigError, match=r"base = '\.\./\.\./etc' must be a plain folder name"):
+        make_config(base="../../etc")
+
+
+def test_a_threshold_quantile_is_described_as_such():
+    said = describe(make_config(profile="demo", threshold_quantile=0.7))
+    assert "quantile 0.7" in said
+    assert "0.15 m" not in said
+
+
+def test_only_the_splits_own_frames_count_for_it(data, config, monkeypatch):
+    """A prepared folder holds the frames of the user's lists besides every Nth frame of the split."""
+    found = data(train=[floor()], val=[floor("a")])
+    monkeypatch.setattr(found, "prepared", {"eval_every": 6})
+    finish(config, "pretrain", "monodepth2")
+    flat = np.full((64, 96), 2.0, np.float32)
+    monkeypatch.setattr(scores, "saved", lambda *a: ())
+    monkeypatch.setattr(scores, "map_scenes", lambda *a, **k: None)
+    monkeypatch.setattr(scores.DepthStore, "read_of", lambda self, scene, i: flat)
+    per_image = stages.evaluate(config, "monodepth2")
+    every = per_image[per_image["pixels"] == "all"]
+    assert list(every["frame"][every["in_split"]]) == ["000", "006"]
+    assert list(every["frame"]) == ["000", "003", "006", "009"]
+
+
+def test_a_folder_of_an_earlier_version_is_refused_by_name(data, config):
+    data(train=[floor()])
+    folder = finish(config, "pretrain", "monodepth2")
+    (folder / "config.json").write_text(json.dumps({"config": {"arch": "monodepth2"}, "inputs": {}}))
+    with pytest.raises(RunError, match=r"lacks identity|earlier version"):
+        stages.pretrain(config)
+    assert read_json(folder / "DONE")["outputs"] == {"artefact": "made"}
+
+
+def test_every_scene_can_be_identified():
+    assert len(Scene.digest(PolishedFloor(3))) == 64
