@@ -35,8 +35,8 @@ from d3d.io import read_json
 from d3d.lists import review
 from d3d.models import create_model, load_model, load_public_checkpoint, load_weights, save_weights
 from d3d.models.tensors import read_tensors
+from d3d.pipeline import readable as frames
 from d3d.pipeline.config import make_config
-from d3d.pipeline.stages import frames
 from d3d.prediction import DepthStore, read_depth, write_depth
 from d3d.reconstruction import Mesh
 from d3d.training import _resume

@@ -86,7 +86,8 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     with io.atomic(opened.folder / SCORES) as temporary:
         per_image.to_csv(temporary, index=False, float_format="%.6g")
     found = evaluated_dataset(config)
-    truth, whole = found.truth(e.split), found.whole(e.split, e.every)
+    # the frames of a list are a part of the split, too
+    truth, whole = found.truth(e.split), found.whole(e.split, e.every) and e.keyframes is None
     opened.finish(
         {SCORES: io.sha256(opened.folder / SCORES)},
         summary=evaluation.summary(per_image).to_dict(),
