@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3d import tables
+from d3d import evaluation, tables
 from d3d.cli import main
 from d3d.datasets import Scene
 from d3d.datasets.sevenscenes import dataset as sevenscenes
@@ -230,6 +230,19 @@ def test_a_frame_that_goes_bad_later_is_named_and_what_was_trained_with_it_is_no
     shutil.rmtree(runs.run_folder(config) / "frames")
     with pytest.raises(RunError, match=r"holds another result:\n  data.sha256"):
         stages.pretrain(config)
+
+
+def test_a_missing_depth_map_makes_a_frame_unscored_not_unreadable(root, tmp_path):
+    """Issue 12, 1.10; a damaged one is still unreadable."""
+    (root / "chess" / "seq-01" / "frame-000036.depth.png").unlink()
+    spoil(root / "chess" / "seq-01" / "frame-000037.depth.png", b"")
+    config = config_of(root, tmp_path)
+    (scene,) = (s for s in scenes.evaluated_dataset(config).scenes("val") if s.name.startswith("chess"))
+    at = [scene.frame_ids.index(f"frame-{i:06d}") for i in (35, 36, 37)]
+    bad = frames.check_scene(scene, at, True, tmp_path / "checked.json")
+    assert list(bad) == ["frame-000037"]
+    rows = evaluation.score_scene(lambda scene, i: np.ones((96, 128)), scene, at[:2], "none", 0.1, 10.0)
+    assert {row["frame"] for row in rows} == {"frame-000035"}
 
 
 def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):

@@ -18,16 +18,7 @@ from d3d.datasets.sevenscenes.dataset import open_sevenscenes
 from d3d.datasets.triples import Triples, find_triples
 from d3d.errors import unknown
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Scene",
-    "SensFile",
-    "Triples",
-    "digest_of",
-    "find_triples",
-    "open_dataset",
-]
+__all__ = ["DATASETS", "Dataset", "Scene", "SensFile", "Triples", "digest_of", "find_triples", "open_dataset"]
 
 # name -> function(root, **options) -> Dataset
 DATASETS: dict[str, Callable[..., Dataset]] = {

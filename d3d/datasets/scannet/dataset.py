@@ -335,9 +335,7 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
         return is_whole(split, len(splits[split]), math.lcm(every, 100) if sparse else every)
 
     return Dataset(
-        NAME,
-        {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]},
-        whole=whole,
+        NAME, {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]}, whole=whole
     )
 
 
