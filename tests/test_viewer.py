@@ -82,6 +82,21 @@ def test_with_a_quantile_the_slider_starts_at_the_threshold_that_is_used(
     assert f"threshold {used:.3f} m" in text(box)
 
 
+def test_with_a_quantile_each_network_has_the_threshold_that_it_uses(
+    config: Config, displayed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = {"monodepth2": 0.1, "hrdepth": 0.12, "monovit": 0.9}
+    monkeypatch.setattr(stages, "threshold", lambda config, labels="", arch="": used[arch or config.arch])
+    box = viewer.show(replace(config, fusion=replace(config.fusion, threshold_quantile=0.95)))
+    for arch, threshold in used.items():
+        control(box, "network").value = arch
+        assert control(box, "threshold").value == pytest.approx(threshold)
+        assert f"threshold {threshold:.3f} m" in text(box)
+    control(box, "threshold").value = 0.5
+    control(box, "labels").value = "proj"
+    assert control(box, "threshold").value == 0.5, "these labels look at no threshold"
+
+
 def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
     box = viewer.show(config)
     for name, value, said in (

@@ -23,7 +23,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     """Show Eq. 3 live: choose scene, frame, network and label rule, and move the threshold.
 
     The picture of the first view also becomes an output of the cell, as a PNG; the widget works in a running notebook
-    only. The threshold starts at the one that the run uses.
+    only. The threshold starts at the one that the run uses; with a quantile, at that of each label rule and network.
 
     Args:
         scene, frame: the first view; by default the first target frame of the first scene with true depth.
@@ -41,13 +41,13 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     limit = 4 * threshold or 1.0
     scenes = [(n + (" (true depth)" if frames.has_truth(n) else ""), n) for n in frames.scenes]
     archs = [(evaluation.arch_name(a), a) for a in ENSEMBLE]
-    slider = {"min": 0, "max": limit, "step": limit / 120, "readout_format": ".3f"}
+    numbers = {"min": 0, "max": limit, "step": limit / 120, "readout_format": ".3f"}
     controls = {
         "scene": ipywidgets.Dropdown(options=scenes, value=scene, description="scene"),
         "frame": ipywidgets.SelectionSlider(options=frames.ids(scene), value=frame, description="frame"),
         "arch": ipywidgets.Dropdown(options=archs, value=config.arch, description="network"),
         "labels": ipywidgets.Dropdown(options=frames.labels, value=config.labels, description="labels"),
-        "threshold_m": ipywidgets.FloatSlider(value=threshold, description="threshold", **slider),
+        "threshold_m": ipywidgets.FloatSlider(value=threshold, description="threshold", **numbers),
     }
     for control in controls.values():
         control.style.description_width = "5.5em"
@@ -72,6 +72,16 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
         with errors_shown_in(message):
             redraw()
 
+    def to_rule(_change: Any) -> None:
+        with errors_shown_in(message):
+            labels, arch = controls["labels"].value, controls["arch"].value
+            if config.fusion.threshold_quantile is not None and label_view.uses_threshold(labels):
+                used = stages.threshold(config, labels, arch)  # each uncertainty has a quantile of its own
+                slider = controls["threshold_m"]
+                slider.max = max(slider.max, used)
+                slider.value = used
+            redraw()
+
     def to_scene(change: Any) -> None:
         with errors_shown_in(message):
             controls["frame"].options = frames.ids(change["new"])
@@ -82,7 +92,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
         controls["frame"].value = ids[(ids.index(controls["frame"].value) + by) % len(ids)]
 
     for name, control in controls.items():
-        control.observe(to_scene if name == "scene" else safely, "value")
+        control.observe({"scene": to_scene, "arch": to_rule, "labels": to_rule}.get(name, safely), "value")
     buttons = []
     for text, icon, by in (("previous", "step-backward", -1), ("next", "step-forward", 1)):
         buttons.append(ipywidgets.Button(description=text, icon=icon, layout={"width": "auto"}))
