@@ -1,11 +1,11 @@
-"""Kills a training and each per-scene stage with SIGKILL at random moments, and compares what comes out.
+"""Kills a training and each per-scene stage with SIGKILL at random moments, and compares the results.
 
     python benchmarks/faults.py --kills 20 [--stages pretrain,project] [--scheduler local] [--json FILE]
 
-Each stage is run once undisturbed. Then it is started again and again, from what the kill before has left, and killed
-at a moment drawn between its start and its usual end, until it has been killed so many times; where it ends before
-its kill, it starts anew. After each kill every file that is there must be whole; at the end all must be equal to the
-undisturbed run's, byte for byte (one thread, on a CPU).
+Each stage runs once undisturbed. Then it is started and killed ``--kills`` times, each time at a random moment of its
+usual duration, and continues with the files that the previous kill left. A stage that ends before its kill starts
+again from nothing. After each kill every file must be complete; at the end all files must be equal to those of the
+undisturbed run, byte for byte (one thread, on a CPU).
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from d3d.pipeline.config import ENSEMBLE, Config, make_config
 from d3d.prediction import read_depth
 
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
-# of the files of a stage, what says when, where and by whom it was made
-TOLD = ("provenance.json", "DONE", ".lock")
+# files of a stage that describe when, where and by whom it was computed: they may differ
+PROVENANCE = ("provenance.json", "DONE", ".lock")
 
 
 @dataclass
 class Result:
-    """What became of one stage.
+    """The result for one stage.
 
     Attributes:
-        kills: how often it was killed in the middle.
-        starts: how often it was started, the last time to its end.
-        seconds: it takes undisturbed.
-        equal: whether all its files are those of the undisturbed run.
-        different: names of those that are not.
+        kills: number of kills.
+        starts: number of starts; the last one ran to the end.
+        seconds: duration without a kill.
+        equal: whether all files are equal to those of the undisturbed run.
+        different: names of the files that are not.
     """
 
     stage: str
@@ -56,7 +56,7 @@ class Result:
 
 
 def small_config(folder: Path, run: str, scheduler: str) -> Config:
-    """A run whose stages take seconds: six rooms of 18 frames, 24 steps, a checkpoint after each second one."""
+    """A run whose stages take seconds: six rooms of 18 frames, 24 steps, a checkpoint after every second one."""
     cfg = make_config(profile="smoke", device="cpu", runs_dir=str(folder), run=run, scheduler=scheduler)
     options = {**cfg.data.options, "rooms": 6}
     training = {"steps": 24, "checkpoint_steps": 2}
@@ -86,18 +86,18 @@ def do(config: Config, stage: str, arch: str = "") -> None:
 def run(
     folder: Path, names: Sequence[str] = STAGES, kills: int = 20, seed: int = 0, scheduler: str = "none"
 ) -> list[Result]:
-    """Kills each named stage so many times.
+    """Kills each named stage ``kills`` times.
 
     Args:
-        folder: an empty one to work in.
+        folder: an empty folder.
         scheduler: the parameter ``scheduler`` of the runs.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")  # each start costs a fork, not an import of torch
+    context = multiprocessing.get_context("forkserver")  # a start is a fork instead of an import of torch
     context.set_forkserver_preload(
         ["d3d.pipeline.stages", "d3d.training", "d3d.models", "d3d.figures", "open3d"]
     )
-    warm = context.Process(target=os.getpid)  # the imports are no part of the first stage's time
+    warm = context.Process(target=os.getpid)  # so that the first stage's time has no imports
     warm.start()
     warm.join()
     rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def run(
     results = []
     for stage in STAGES:
         if stage == "uncertainty" and {stage, *STAGES[STAGES.index(stage) :]} & set(names):
-            for arch in ENSEMBLE:  # it is of all three networks
+            for arch in ENSEMBLE:  # the uncertainty needs all three networks
                 _finish(context, calm, "predict", arch)
         before = runs.run_folder(killed)
         shutil.rmtree(before, ignore_errors=True)
@@ -154,7 +154,7 @@ def _kill(context, calm: Config, killed: Config, stage: str, kills: int, seconds
 
 
 def _wait_for_others(folder: Path, longest_s: float = 30.0) -> None:
-    """Until processes that the killed one had started have noticed and let go of its lock."""
+    """Waits until the processes that the killed one started have ended and released its lock."""
     start = time.monotonic()
     for lock in folder.rglob(".lock"):
         while time.monotonic() - start < longest_s:
@@ -164,10 +164,10 @@ def _wait_for_others(folder: Path, longest_s: float = 30.0) -> None:
 
 
 def check_whole(folder: Path) -> None:
-    """Opens every file of a stage that is not under a temporary name.
+    """Opens every file of a stage, except those with a temporary name.
 
     Raises:
-        Exception: one of them is not whole.
+        Exception: a file is incomplete.
     """
     import torch
     from safetensors.torch import load_file
@@ -189,11 +189,11 @@ def check_whole(folder: Path) -> None:
 
 
 def differences(calm: Path, killed: Path) -> list[str]:
-    """Names of the files that are in one of two stage folders only, or differ; but those `TOLD`."""
+    """Names of the files that are missing in one of two stage folders or differ, except `PROVENANCE`."""
 
     def files(folder: Path) -> dict[str, bytes]:
         found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-        return {name: p.read_bytes() for name, p in found.items() if p.name not in TOLD}
+        return {name: p.read_bytes() for name, p in found.items() if p.name not in PROVENANCE}
 
     a, b = files(calm), files(killed)
     different = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
@@ -205,7 +205,7 @@ def differences(calm: Path, killed: Path) -> list[str]:
 
 
 def main() -> int:
-    """The command line; the status is 1 if anything came out otherwise."""
+    """The command line; the status is 1 if any result differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

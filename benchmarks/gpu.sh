@@ -6,7 +6,8 @@
 # It needs Python 3.11 or 3.12 with torch, torchvision, timm, numpy, scipy, pandas, matplotlib, pillow, safetensors, tqdm,
 # filelock, pytest, hypothesis and, for one test, accelerate. No open3d, no pyrender, no dask, no network. Packages of a
 # folder wheels/ in the checkout are installed first; where pydantic is missing, put four wheels there:
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels \
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+#       --platform manylinux_2_17_x86_64 -d wheels \
 #       pydantic pydantic-core==VERSION_THAT_PYDANTIC_ASKS_FOR annotated-types typing-inspection
 #
 # Everything is written to FOLDER (by default $OUT, or gpu-results) as soon as it is known: summary.md, speed.json,

@@ -1,10 +1,9 @@
-"""What a set as large as ScanNet costs before any pixel is touched: triples, planning, scheduling, resuming.
+"""Time and memory for a data set as large as ScanNet, without any pixels: triples, planning, scheduling, resuming.
 
     python benchmarks/scale.py [--scenes 1613] [--frames 1550] [--json FILE]
 
-The scenes are made up: their poses are a hand-held camera's, and there is nothing else of them. They go through the
-package's own `training_scenes`, batches, stores and `run_tasks`. Each row says how long it took and how much memory
-this process had used by then at most.
+The scenes are artificial: they have the poses of a simulated hand-held camera and no images. They go through d3d's own
+`training_scenes`, batches, stores and `run_tasks`. Each row has the duration and the process's peak memory so far.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PAPER_TRIPLES = 45_539
 
 
 def _smooth(rng: np.random.Generator, n: int, spread: float, seconds: float) -> np.ndarray:
-    """Three velocities (n, 3) of this spread that change within so many seconds (an Ornstein-Uhlenbeck process)."""
+    """Three velocities (n, 3) with this standard deviation and correlation time (an Ornstein-Uhlenbeck process)."""
     keep = np.exp(-1 / (seconds * RATE_HZ))
     noise = rng.normal(0, spread * np.sqrt(1 - keep**2), (n, 3))
     velocity = np.empty((n, 3))
@@ -47,7 +46,7 @@ def _smooth(rng: np.random.Generator, n: int, spread: float, seconds: float) -> 
 
 
 def hand_held(rng: np.random.Generator, n: int, speed: float = 0.25, turn_deg: float = 15.0) -> np.ndarray:
-    """Poses (n, 4, 4) of a camera that moves at some metres, and turns some degrees, a second and axis."""
+    """Poses (n, 4, 4) of a camera with these speeds along and around each axis, in m/s and degrees/s."""
     from scipy.spatial.transform import Rotation
 
     poses = np.tile(np.eye(4), (n, 1, 1))
@@ -58,7 +57,7 @@ def hand_held(rng: np.random.Generator, n: int, speed: float = 0.25, turn_deg: f
 
 
 class MadeUp(Scene):
-    """A scene of poses alone, at ScanNet's size."""
+    """A scene with poses only, at ScanNet's image size."""
 
     def __init__(self, name: str, n: int, seed: int) -> None:
         poses = hand_held(np.random.default_rng(seed), n)
@@ -66,7 +65,7 @@ class MadeUp(Scene):
 
 
 def open_made_up(root: str | None = None, count: int = 1613, frames: int = 1550) -> Dataset:
-    """A data set of so many scenes with so many frames each on average; all of them in the train split."""
+    """A data set of ``count`` scenes with ``frames`` frames on average, all in the train split."""
     lengths = np.random.default_rng(0).gamma(2.0, frames / 2, count).astype(int) + 100
 
     def train() -> list[Scene]:
@@ -76,7 +75,7 @@ def open_made_up(root: str | None = None, count: int = 1613, frames: int = 1550)
 
 
 def touch(folder: str, name: str) -> str:
-    """A task that does what a per-scene stage does but for the work: a scene's folder, whole or not at all."""
+    """A task that writes a scene's folder like a per-scene stage, without computing anything."""
     store = DepthStore(Path(folder))
     if not store.has(name):
         store.write_scene(name, [("0", np.ones((2, 2)))])
@@ -84,7 +83,7 @@ def touch(folder: str, name: str) -> str:
 
 
 def measure(count: int, frames: int, folder: Path) -> list[dict]:
-    """One row a step: what, how many, seconds, peak memory in MB."""
+    """One row for each step: name, amount, seconds, peak memory in MB."""
     rows: list[dict] = []
 
     @contextmanager
@@ -119,10 +118,10 @@ def measure(count: int, frames: int, folder: Path) -> list[dict]:
         row["amount"] = f"{sum(1 for _ in EpochBatches(targets, 12, 0, 0, total)):,} batches"
     for scheduler in ("none", "local"):
         tasks = {s.scene.name: (str(folder / scheduler), s.scene.name) for s in found}
-        with step(f"tasks that do next to nothing, scheduler {scheduler}") as row:
+        with step(f"tasks that compute nothing, scheduler {scheduler}") as row:
             done = run_tasks(touch, tasks, what=f"scale/{scheduler}", scheduler=scheduler)
             row["amount"] = f"{len(done):,} tasks"
-    with step("a finished stage looked at again: what is there, and its hashes") as row:
+    with step("a finished stage opened again: its scenes and their hashes") as row:
         store = DepthStore(folder / "none")
         outputs = {s.scene.name: store.sha256(s.scene.name) for s in found if store.has(s.scene.name)}
         with graph.open_stage(config, Key("predict", "monodepth2")) as stage:

@@ -1,4 +1,4 @@
-"""Stored depth, and trained networks over scenes (section 3.2.1)."""
+"""Prediction of depth, for one image or all scenes, and the store that keeps it (section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ from d3d.models.base import DepthNetwork
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
 
-# 16-bit millimetres hold 0 .. 65.5 m with an error of at most 0.5 mm; float16 is off by up to 4 mm at 5 m
+# 16-bit millimetres hold 0 to 65.5 m with an error of at most 0.5 mm; the error of float16 is up to 4 mm at 5 m
 MM = 1000.0
-# Frames that wait for the disk at most: two batches of views that are rendered at once, 14 MB at 384x288
-AHEAD = 64
+AHEAD = 64  # frames that may wait for the disk: 14 MB at 384x288
 
 
 def write_depth(path: Path, depth_hw: np.ndarray) -> bytes:
     """Writes depth in metres as a 16-bit PNG in millimetres; returns the sha256 of the pixels.
 
     Raises:
-        DataError: a value is not finite, negative or beyond 65.5 m.
+        DataError: a value is not finite, negative or above 65.5 m.
     """
     return _write_png(path, _millimetres(path, depth_hw))
 
@@ -54,7 +53,7 @@ def _millimetres(path: Path, depth_hw: np.ndarray) -> np.ndarray:
 
 
 def _write_png(path: Path, millimetres: np.ndarray) -> bytes:
-    # level 1: three times faster than the default for 15 % more bytes
+    # level 1 is three times as fast as the default, for 15 % more bytes
     Image.fromarray(millimetres).save(path, format="PNG", compress_level=1)
     return hashlib.sha256(millimetres.tobytes()).digest()
 
@@ -63,7 +62,7 @@ def read_depth(path: Path) -> np.ndarray:
     """Depth (h, w) float32 in metres from a 16-bit PNG in millimetres.
 
     Raises:
-        DataError: missing or damaged, with the file's name.
+        DataError: the file is missing or damaged.
     """
     try:
         values = np.asarray(decode_image(path, ("PNG",)))
@@ -85,21 +84,22 @@ class DepthStore:
         self.folder = Path(folder)
 
     def scene_folder(self, scene: str) -> Path:
-        """A scene's folder; a name with slashes ("redkitchen/seq-01") stays one level deep."""
+        """A scene's folder; slashes in the name ("redkitchen/seq-01") do not make it deeper."""
         name = scene.replace("/", "__")
         if not name or name.startswith(".") or "\\" in name:
-            raise DataError(f"scene name {scene!r} cannot be a folder's: it must not begin with a dot.")
+            raise DataError(f"scene name {scene!r} cannot be a folder's name: it must not begin with a dot.")
         return self.folder / name
 
     def has(self, scene: str) -> bool:
-        """Whether the scene is there, whole."""
+        """Whether the scene is complete."""
         return (self.scene_folder(scene) / "index.json").is_file()
 
     def write_scene(self, scene: str, frames: Iterable[tuple[str, np.ndarray]], **files: bytes) -> None:
-        """Writes a scene's (frame id, depth (h, w) in metres), all or nothing.
+        """Writes the depth maps of a scene: all of them or none.
 
         Args:
-            **files: more files by name with the dot as "__" ("mesh__ply"), as bytes.
+            frames: (frame id, depth (h, w) in metres).
+            **files: contents of further files; "__" in a name stands for the dot ("mesh__ply").
         """
         with atomic(self.scene_folder(scene)) as temporary:
             temporary.mkdir()
@@ -115,11 +115,11 @@ class DepthStore:
             )
 
     def frames(self, scene: str) -> list[str]:
-        """Ids of the stored frames of a scene, in the order they were written."""
+        """Ids of the stored frames of a scene, in the order in which they were written."""
         return self._index(scene)["frames"]
 
     def sha256(self, scene: str) -> str:
-        """Digest of all of a scene's depth."""
+        """Digest of all depth of a scene."""
         return self._index(scene)["sha256"]
 
     def _index(self, scene: str) -> dict:
@@ -133,25 +133,25 @@ class DepthStore:
         return index
 
     def read(self, scene: str, frame_id: str) -> np.ndarray:
-        """Depth (h, w) float32 in metres, 0 where there is none."""
+        """Depth (h, w) float32 in metres, 0 where unknown."""
         return read_depth(self.scene_folder(scene) / _file_name(frame_id))
 
     def read_of(self, scene: Scene, i: int) -> np.ndarray:
-        """As `read`, of frame i of a scene."""
+        """`read` for frame i of a scene."""
         return self.read(scene.name, scene.frame_ids[i])
 
 
 def _file_name(frame_id: str) -> str:
-    """A frame's file; its id comes out of a data set that somebody else made."""
+    """A frame's file name; the id comes from a data set and may be anything."""
     if any(c in frame_id for c in "/\\\0") or not frame_id.strip("."):
         raise DataError(f"frame id {frame_id!r} cannot be a file's name.")
     return f"{frame_id}.png"
 
 
 def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
-    """Writes frames in threads while the next ones are made; frame ids and sha256 of the pixels, in order."""
+    """Writes frames in threads while the next ones are computed; yields ids and hashes of the pixels in order."""
     waiting: deque[tuple[str, Future[bytes]]] = deque()
-    # Two: Open3D keeps Python's lock while it casts a view's rays, and writing a PNG needs that several times
+    # two: Open3D holds Python's lock while it casts the rays of a view, and writing a PNG needs the lock several times
     with ThreadPoolExecutor(2) as pool:
         for frame_id, depth in frames:
             path = folder / _file_name(frame_id)
@@ -168,30 +168,28 @@ def predict(model: DepthNetwork, image: Tensor | np.ndarray) -> Tensor | np.ndar
     """Depth in metres of one image or a batch.
 
     Args:
-        model: from `d3d.create_model` or `d3d.models.load_model`; put in eval mode here.
+        model: of `d3d.create_model` or `d3d.models.load_model`; is put in eval mode.
         image: (B, 3, H, W) or (3, H, W) float in [0, 1], or a uint8 array (H, W, 3); H and W multiples of 32.
 
     Returns:
-        depth (B, 1, H, W), (1, H, W), or for a uint8 array an array (H, W); float32, metres.
+        depth (B, 1, H, W) or (1, H, W), for a uint8 array an array (H, W); float32, metres.
     """
     model.eval()
-    parameter = next(model.parameters())
+    device = next(model.parameters()).device
+    given = image
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(
                 f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}."
             )
-        batch = (
-            torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(parameter.device) / 255
+        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device) / 255
+    elif image.dim() not in (3, 4) or image.shape[-3] != 3:
+        raise DataError(
+            f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}."
         )
-    else:
-        if image.dim() not in (3, 4) or image.shape[-3] != 3:
-            raise DataError(
-                f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}."
-            )
-        batch = (image if image.dim() == 4 else image[None]).to(parameter.device)
-    depth = disp_to_depth(model(batch.float(), scales=(0,))[0].float(), model.min_depth, model.max_depth)
-    if isinstance(image, np.ndarray):
+    batch = (image if image.dim() == 4 else image[None]).to(device).float()
+    depth = disp_to_depth(model(batch, scales=(0,))[0].float(), model.min_depth, model.max_depth)
+    if isinstance(given, np.ndarray):
         return depth[0, 0].cpu().numpy()
     return depth if image.dim() == 4 else depth[0]
 
@@ -201,27 +199,27 @@ def saved_network(path: Path, sha256: str, device: str, precision: str) -> Calla
 
     Args:
         path: the weights.
-        sha256: of that file; what a process keeps of an earlier file at the same place is not this network.
-        device: as the parameter ``device``; "auto" is decided where the function is made.
+        sha256: of the file; distinguishes it from an earlier file at the same place.
+        device: "cpu", "cuda" or "auto", which each process decides for itself.
         precision: "float32" or "bf16".
 
     Raises:
-        DataError: the file is another one, or not a checkpoint.
+        DataError: the file has another content, or is no checkpoint.
     """
     return partial(_predict_with, load_checked(path, sha256).to(select_device(device)), precision)
 
 
 def load_checked(path: Path, sha256: str) -> DepthNetwork:
-    """The network of a checkpoint that must have this content, on the CPU.
+    """Loads a checkpoint that must have this content, on the CPU.
 
     Raises:
-        DataError: the file is another one, or not a checkpoint.
+        DataError: the file has another content, or is no checkpoint.
     """
     found = io.sha256(path)
     if found != sha256:
         raise DataError(
-            f"{path} has sha256 {found[:12]}, not {sha256[:12]}: it was trained anew, or this machine's view of the "
-            f"folder is old. Run the same once more."
+            f"{path} has sha256 {found[:12]}, not {sha256[:12]}: it was trained again, or this machine sees an old "
+            f"state of the folder. Repeat the command."
         )
     return load_model(path)
 
@@ -232,7 +230,7 @@ def _predict_with(model: DepthNetwork, precision: str, images_b3hw: Tensor) -> T
 
 
 def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
-    """A context in which the network computes in "float32", or with "bf16" as far as autocast has it."""
+    """A context in which the network computes in "float32", or for "bf16" under autocast."""
     device = next(model.parameters()).device.type
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
@@ -250,13 +248,13 @@ def map_scenes(
     scheduler: str = "none",
     workers: int = 0,
 ) -> None:
-    """Stores what a function makes of the given frames of each scene; scenes already there are left as they are.
+    """Applies a function to the given frames of each scene and stores the maps; skips scenes that are complete.
 
     Args:
-        make: makes the function, once in every process: from images (B, 3, h, w) float in [0, 1], on the CPU, to maps
-            (B, 1, h, w) in metres. Of a module, where other processes are to find it.
-        arguments: of ``make``, hashable; two functions made of equal ones are the same.
-        scheduler, workers: as `d3d.parallel.tasks.run_tasks`.
+        make: makes the function, once in every process. The function takes images (B, 3, h, w) float in [0, 1] on
+            the CPU and returns maps (B, 1, h, w) in metres. ``make`` must be a function of a module.
+        arguments: of ``make``, hashable; equal arguments make equal functions.
+        scheduler, workers: as in `d3d.parallel.tasks.run_tasks`.
     """
     wanted = {s.name: (s, list(f)) for s, f in zip(scenes, frames, strict=True) if not store.has(s.name)}
     try:
@@ -270,7 +268,7 @@ def map_scenes(
             unit="frame",
         )
     finally:
-        _made.cache_clear()  # a network must not stay in memory during the stages that follow
+        _made.cache_clear()  # frees the memory of the network for the next stages
 
 
 @functools.lru_cache(maxsize=1)

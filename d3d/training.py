@@ -108,17 +108,13 @@ class DistillTask:
 
 
 @dataclass
-class RegressionTask:
+class RegressionTask(DistillTask):
     """Eq. 4 with a predicted scale (`laplacian_nll`): the uncertainty "regression".
 
     ``samples`` are `LabelSamples` of the teacher's depth; the network has a second output (``log_scale=True``).
     """
 
-    samples: TorchDataset
-    min_depth: float = 0.1
-    max_depth: float = 10.0
     name: str = "regression"
-    scales: tuple[int, ...] = (0,)
 
     def loss(
         self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
@@ -278,12 +274,11 @@ def _train(
         # a resumed training writes those after the last checkpoint again, with the same content
         if done in snapshots and leads:
             save_weights(model, folder / SNAPSHOT.format(step=done))
-        at_checkpoint = done % every == 0 or done == total
-        if at_checkpoint or done - first == FIRST_CHECK or time.monotonic() - checked > CHECK_S:
-            # of this process alone: the clocks of several processes would not check at the same step
-            _check_finite(sums["loss"].item() / (done - since), what, since + 1, done)
-            checked = time.monotonic()
-        if not at_checkpoint:
+        if done % every and done != total:
+            if done - first == FIRST_CHECK or time.monotonic() - checked > CHECK_S:
+                # of this process alone: the clocks of several processes would not check at the same step
+                _check_finite(sums["loss"].item(), what, since + 1, done)
+                checked = time.monotonic()
             continue
         means = {name: value / (done - since) for name, value in distributed.mean(sums).items()}
         _check_finite(means["loss"], what, since + 1, done)
@@ -353,29 +348,21 @@ def _fit_shared_memory(workers: int, batch_bytes: int, what: str) -> tuple[int, 
         return workers, PREFETCH
     fitting = min(workers, room)
     prefetch = room // fitting if fitting else 0
+    instead = (
+        f"{fitting} of them prepare {prefetch} batches each" if fitting else "images are loaded without them"
+    )
     say(
         f"{what}: {workers} loading processes need {(workers * PREFETCH + 2) * batch_bytes / 2**20:.0f} MB of shared "
-        f"memory, but /dev/shm has {free / 2**20:.0f} MB: "
-        + (
-            f"{fitting} of them prepare {prefetch} batches each"
-            if fitting
-            else "images are loaded without them"
-        )
-        + " instead. The result is the same. A container gets more with docker run --shm-size=8g."
+        f"memory, but /dev/shm has {free / 2**20:.0f} MB: {instead} instead. The result is the same. A container gets "
+        f"more with docker run --shm-size=8g."
     )
     return fitting, prefetch
 
 
-def _checkpoint(
-    folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict[str, float]]
-) -> None:
+def _checkpoint(folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict]) -> None:
     # one file: a kill between two renames would leave files that do not belong together
-    state = {
-        "step": step,
-        "history": history,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
+    state = {"step": step, "history": history}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with atomic(folder / STATE) as temporary:
         torch.save(state, temporary)
     with atomic(folder / CURVE) as temporary, open(temporary, "w", newline="") as f:
@@ -384,9 +371,7 @@ def _checkpoint(
         writer.writerows(history)
 
 
-def _resume(
-    path: Path, model: nn.Module, optimizer: Any, device: torch.device
-) -> tuple[int, list[dict[str, float]]]:
+def _resume(path: Path, model: nn.Module, optimizer: Any, device: torch.device) -> tuple[int, list[dict]]:
     if not path.is_file():
         return 0, []
     try:

@@ -163,7 +163,13 @@ def share(model: nn.Module) -> nn.Module:
         return model
     if _accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return _convert(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) in _MASKED:
+                setattr(module, name, SharedDropout(child))
+            elif type(child) is nn.BatchNorm2d:
+                child.__class__ = SharedBatchNorm2d  # has the same parameters and buffers
+    return model
 
 
 def wrap(model: nn.Module) -> nn.Module:
@@ -263,18 +269,3 @@ class SharedDropout(nn.Module):
         ones = torch.ones_like(x[(..., *[slice(1)] * (x.ndim - varying))])  # keeps the memory format
         mask = self.layer(torch.cat([ones] * size()))
         return x * mask.chunk(size())[rank()]
-
-
-def _convert(model: nn.Module) -> nn.Module:
-    for name, child in model.named_children():
-        if type(child) in _MASKED:
-            setattr(model, name, SharedDropout(child))
-        elif type(child) is nn.BatchNorm2d:
-            shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
-            shared.weight, shared.bias = child.weight, child.bias
-            for buffer, value in child.named_buffers():
-                setattr(shared, buffer, value)
-            setattr(model, name, shared)
-        else:
-            _convert(child)
-    return model

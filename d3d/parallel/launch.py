@@ -26,7 +26,7 @@ def call_in_processes(count: int, device: str, function: Callable[..., Any], *ar
     """Calls a function in each of several new processes that form a group.
 
     Args:
-        count: number of processes, at least 2.
+        count: number of processes.
         device: "cpu", "cuda" or "auto".
         function: of a module; it and its arguments are pickled.
 
