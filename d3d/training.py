@@ -35,7 +35,7 @@ from d3d.parallel.distributed import select_device
 from d3d.progress import say, track
 
 if TYPE_CHECKING:
-    from d3d.pipeline.config import TrainConfig
+    from d3d.pipeline.settings import TrainConfig
 
 __all__ = ["DistillTask", "PretrainTask", "RegressionTask", "Task", "learning_rate", "select_device", "train"]
 
