@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from d3d.datasets import open_dataset
+from d3d.io import atomic
 from d3d.progress import say
 from glossyrooms import command, rooms
 from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Geometry, Material
@@ -183,7 +184,8 @@ def _compare_rooms(a: argparse.Namespace) -> None:
             for name, values in differences.items():
                 found.setdefault(name, []).append(values)
             columns.append(np.concatenate((develop(ours), develop(reference))))
-    Image.fromarray(np.concatenate(columns, axis=1)).save(a.out)
+    with atomic(Path(a.out)) as temporary:
+        Image.fromarray(np.concatenate(columns, axis=1)).save(temporary)
     for name, values in found.items():
         ratio, off = np.mean([v[0] for v in values]), np.median([v[1] for v in values])
         say(f"{name}: mean radiance x{ratio:.3f}, median difference {100 * off:.1f} %")

@@ -1,4 +1,4 @@
-"""A run of profile smoke whose networks were never trained: their depth is made from the truth, so that it is known."""
+"""A run of profile smoke with known depth: the networks are not trained, their depth is made from the truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d3d.pipeline.config import ENSEMBLE, Config, make_config
 from d3d.pipeline.graph import Key
 from d3d.prediction import DepthStore
 
-# Each network's depth over the truth, off highlights and on them: they agree to 2 % but for highlights
+# Depth divided by the truth for each network, off and on highlights: off highlights they agree to 2 %
 OFF, ON = (
     dict(zip(ENSEMBLE, (1.0, 1.01, 0.99), strict=True)),
     dict(zip(ENSEMBLE, (1.5, 1.2, 1.0), strict=True)),
@@ -21,7 +21,7 @@ OFF, ON = (
 
 
 def known_run(runs_dir: Path) -> Config:
-    """Leaves the stages "pretrain" and "predict" as if they had been run; what follows from them is computed."""
+    """Write the results of the stages "pretrain" and "predict"; the later stages compute theirs from them."""
     config = make_config(profile="smoke", runs_dir=str(runs_dir))
     scenes = stages.training_scenes(config)
     for arch in ENSEMBLE:

@@ -1,4 +1,4 @@
-"""A scene whose answer is known exactly: a polished floor that mirrors a panel of lamps hanging above it."""
+"""A scene with an exactly known answer: a polished floor that mirrors a panel of lamps above it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PANEL_M = ((1.0, 2.8), (2.6, 5.0))  # extent of the lamps in x and z; the first 
 
 
 class PolishedFloor(Scene):
-    """Exact depth, poses, highlight masks and depth of the mirror image; every pixel sees the floor.
+    """A scene with exact depth, poses, highlight masks and depth of the mirror image; every pixel sees the floor.
 
     The camera walks to the right in steps of 7 cm and looks ahead and down. World: x right, y down, z ahead,
     metres, the floor at y = 0. Lamps outshine the floor they are mirrored in, so that only they are seen there.
@@ -30,7 +30,7 @@ class PolishedFloor(Scene):
         super().__init__("floor", [f"{i:03d}" for i in range(frames)], poses, (64, 96), has_depth=True)
 
     def virtual_depth(self, i: int) -> np.ndarray:
-        """Depth at which the lamps' mirror image appears, metres; 0 at pixels that do not show it."""
+        """Return the depth of the lamps' mirror image in metres, 0 at pixels that do not show it."""
         depth, _, in_lamps = self._look(i)
         return np.where(_is_lit(*in_lamps), MIRROR_RATIO * depth, 0)
 
@@ -53,7 +53,7 @@ class PolishedFloor(Scene):
         return (255 * (total / 16).clip(0, 1) + 0.5).astype(np.uint8)
 
     def _look(self, i: int, dx: float = 0, dy: float = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Z-depth (h, w) of the floor, and (x, z) where rays meet it and, mirrored, the plane of the lamps."""
+        """Return z-depth (h, w) of the floor, (x, z) where rays meet the floor and the plane of the mirrored lamps."""
         y, x = np.indices(self.size_hw)
         rays = np.linalg.inv(self._read_K(i)) @ np.stack((x.ravel() + dx, y.ravel() + dy, np.ones(x.size)))
         pose = self.world_T_cams[i]

@@ -31,7 +31,7 @@ def plain(kind: int, value: float, roughness: float = 1e-3) -> Material:
 
 
 def pose_at(x: float, y: float, z: float, pitch_deg: float = 90.0) -> np.ndarray:
-    """A camera that looks along +y of the world and down by the pitch."""
+    """Return the pose of a camera that looks along +y of the world and down by the pitch."""
     a = np.deg2rad(pitch_deg)
     forward, right = np.array([0, np.cos(a), -np.sin(a)]), np.array([1.0, 0, 0])
     pose = np.eye(4)
@@ -60,14 +60,14 @@ def mi():
 
 @pytest.fixture
 def few_samples(monkeypatch):
-    """A coarser bake: these tests look at structure, not at noise."""
+    """Bake coarsely, for tests that do not depend on noise."""
     monkeypatch.setattr(render, "DIRECT_SAMPLES", 8)
     monkeypatch.setattr(render, "GATHER_RAYS", 4)
     monkeypatch.setattr(render, "BOUNCES", 1)
 
 
 def test_in_a_furnace_everything_is_as_bright_as_the_walls(mi):
-    """Inside walls that all glow with radiance 1 every matt point gets irradiance pi, whatever hides from it."""
+    """Inside walls that all glow with radiance 1 every matt point gets irradiance pi, also where it sees little."""
     b = Builder(np.random.default_rng(0))
     box_room(b, plain(LIGHT, 1.0), plain(LIGHT, 1.0))
     with b.at(2, 2, 1.5):
@@ -252,7 +252,7 @@ def tiny_job(tmp_path, split="train", **settings):
 
 @pytest.fixture
 def any_room(monkeypatch):
-    """Keeps the first candidate: eight frames may well show no highlight."""
+    """Accept the first candidate, since eight frames may show no highlight."""
     monkeypatch.setattr(make, "fault", lambda *_: "")
 
 
@@ -352,7 +352,7 @@ def test_bad_options_are_one_line(capsys):
 
 
 def test_the_rooms_that_ship_are_what_the_generator_makes(mi):
-    """Another machine may round otherwise, so this compares pictures, not bytes (`make rooms` there and here does)."""
+    """Compares images, not bytes, since another machine may round differently."""
     scene = open_dataset("glossyrooms").scenes("val")[0]
     room = rooms.build(scene.seed, scene.spec["floor"])
     poses = camera.walk(scene.seed, len(scene), room.focus, room.radius)

@@ -1,4 +1,4 @@
-"""Truth added to rooms that ship without: that of the rooms that ship with it comes out bit by bit."""
+"""Depth and masks added to rooms that ship without them: for the rooms that ship with them, the same bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def bare(tmp_path) -> Path:
-    """A set of one room, which has its truth in what ships, without it."""
+    """A set of one room without depth; the same room ships with depth."""
     found = members(SHIPPED / "train" / "train-0006.zip")
     scene = json.loads(found["scene.json"])
     scene["spec"]["with_depth"] = False

@@ -1,4 +1,4 @@
-"""mitsuba and the denoiser: what is said where they or their LLVM are missing, and what the denoiser does."""
+"""mitsuba and the denoiser: messages if a package or LLVM is missing, and the denoiser's result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from d3d.errors import ConfigError, DataError
-from glossyrooms import mitsuba_setup
+from glossyrooms import make, mitsuba_setup, reference, truth
 from glossyrooms.mitsuba_setup import load_denoiser
 
 HEIGHT, WIDTH = 96, 128
 
 
 def run_python(code: str, **environment: str) -> tuple[subprocess.CompletedProcess, object]:
-    """A fresh interpreter that does not know which variant works; what it prints last is JSON."""
+    """Run code in a fresh interpreter that has not tried a variant; its last line of output is JSON."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -70,6 +70,16 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, call, m
         getattr(mitsuba_setup, call)()
     assert 'pip install -e ".[rooms]" -c constraints.txt' in str(caught.value)
     assert "make setup" in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [make, truth, reference], ids=lambda module: module.__name__)
+def test_a_command_without_mitsuba_ends_with_one_line(monkeypatch, capsys, tmp_path, command):
+    monkeypatch.setitem(sys.modules, "mitsuba", None)
+    options = {make: ["--out", str(tmp_path / "set")], truth: ["--out", str(tmp_path / "set")], reference: []}
+    assert command.main(options[command]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: rendering rooms needs mitsuba")
+    assert not (tmp_path / "set").exists()
 
 
 def test_without_libatomic_the_error_names_its_package(monkeypatch):

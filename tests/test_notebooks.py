@@ -1,4 +1,4 @@
-"""The notebooks: pairs agree, outputs are clean, every one runs, and a wrong parameter fails loudly.
+"""The notebooks: pairs agree, outputs are clean, every notebook runs, and a wrong parameter is an error.
 
 nbval runs the committed notebooks with --nbval-lax: an exception in any cell fails, and outputs are
 compared in the cells marked ``# NBVAL_CHECK_OUTPUT`` alone. Those print a sentence that must hold by
@@ -191,7 +191,7 @@ def test_a_wrong_parameter_fails_with_a_clear_message(
 
 @pytest.mark.slow
 def test_distill_from_nothing_then_every_notebook(tmp_path: Path) -> None:
-    """04 computes all that it needs; then nbval runs all of them over the same folder, so nothing is computed twice."""
+    """04 computes every stage it needs; nbval then runs all notebooks over the same folder, computing nothing twice."""
     runs_dir, out = tmp_path / "runs", tmp_path / "out.ipynb"
     result = run(["papermill", "04_distill.ipynb", str(out), "-p", "arch", "hrdepth"], runs_dir, FOLDER)
     assert result.returncode == 0, result.stderr

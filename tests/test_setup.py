@@ -1,4 +1,4 @@
-"""Setting up from nothing: the scripts, the two lists of packages, and what importing d3d costs."""
+"""Setup from nothing: the scripts, the two lists of packages, and the cost of importing d3d."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from helpers import load_script
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from test_architecture import imports
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="scripts/setup.sh asks for Linux's libraries")
 
@@ -62,6 +63,24 @@ def test_every_requirement_has_a_pin_that_it_allows(project, pins):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not in constraints.txt: make constraints"
         assert pins[name] in requirement.specifier, f"{requirement} does not allow {pins[name]}"
+
+
+def test_every_package_that_is_imported_is_declared(project):
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [line for extra in extras_of_all(project) for line in extras[extra]]
+    # dask[distributed] declares distributed; torch brings triton for a GPU, and mitsuba its own version of drjit
+    requirements = [Requirement(line) for line in lines]
+    declared = {
+        *("triton", "drjit"),
+        *(canonicalize_name(r.name) for r in requirements),
+        *(e for r in requirements for e in r.extras),
+    }
+    found = {i.imported.split(".")[0] for i in imports()} - {"d3d", "glossyrooms"} - sys.stdlib_module_names
+    of = packages_distributions()
+    undeclared = [
+        name for name in found if not declared & {canonicalize_name(d) for d in of.get(name, [name])}
+    ]
+    assert undeclared == []
 
 
 def test_all_means_every_extra(project):
@@ -129,7 +148,7 @@ def write_executable(path: Path, text: str) -> None:
 
 
 class Sandbox:
-    """A copy of the project's setup with its own PATH: `bin/` holds the stand-ins."""
+    """A copy of the project's setup with its own PATH: `bin/` holds the fake commands."""
 
     def __init__(self, folder: Path, repo: Path) -> None:
         self.folder = folder / "project"
@@ -147,7 +166,7 @@ class Sandbox:
         write_executable(self.bin / name, text)
 
     def lack_library(self) -> None:
-        """From now on libgl1 is missing until apt-get, a stand-in too, has run."""
+        """Make libgl1 missing until the fake apt-get has run."""
         installed = self.folder.parent / "installed"
         (self.folder / "scripts" / "system_libraries.py").write_text(
             "import os, sys\n"
@@ -156,7 +175,7 @@ class Sandbox:
         self.fake("apt-get", f'#!/bin/bash\necho "apt-get $*" >>"{self.log}"\ntouch "{installed}"\n')
 
     def lack_optional(self) -> None:
-        """Missing are libllvm19, which apt-get, a stand-in too, does not find, and chromium, which it does."""
+        """Make libllvm19 and chromium missing; the fake apt-get finds only chromium."""
         (self.folder / "scripts" / "system_libraries.py").write_text(
             "import sys\n"
             "if '--optional' in sys.argv: print('libllvm19: it is slower\\nchromium: a test is skipped')\n"
@@ -174,7 +193,7 @@ class Sandbox:
         )
 
     def calls(self) -> list[str]:
-        """What the stand-ins were asked since the last look."""
+        """Return the calls of the fake commands since the last call of this method."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
@@ -217,10 +236,10 @@ def test_a_failed_or_interrupted_setup_is_not_taken_for_whole(sandbox):
     sandbox.calls()
 
     assert sandbox.setup(**NO_SYSTEM_CHECK).returncode == 0
-    assert len(sandbox.calls()) == 1  # pip only: the environment itself was whole
+    assert len(sandbox.calls()) == 1  # pip only: the environment was complete
     assert sandbox.stamp.exists()
 
-    # An update that fails takes the old stamp with it
+    # A failed update removes the old stamp
     (sandbox.folder / "pyproject.toml").open("a").write("\n# changed\n")
     assert sandbox.setup(FAKE_PIP_EXIT="1", **NO_SYSTEM_CHECK).returncode != 0
     assert not sandbox.stamp.exists()
@@ -310,13 +329,13 @@ def test_setup_goes_on_without_what_is_not_demanded(sandbox, user):
     assert "apt-get install -y --no-install-recommends libllvm19" in by_hand[0]
     assert ("su" in by_hand[0]) == (user != "root")
     tried = [call.split()[-1] for call in sandbox.calls() if call.startswith("apt-get install")]
-    if user == "root":  # what cannot be had does not keep out the rest
+    if user == "root":  # a package that is not found does not prevent the others
         assert tried == ["libllvm19", "chromium"]
         assert len(by_hand) == 1
     else:
         assert tried == []
         assert "without chromium a test is skipped" in result.stdout
-    # Said where something is installed, not with every make command
+    # Printed only when something is installed, not by every make command
     again = sandbox.setup()
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
@@ -336,7 +355,7 @@ def test_missing_packages_are_told_from_what_loads(repo_dir, monkeypatch):
     def missing(loads, finds=lambda name: f"/usr/bin/{name}"):
         return libraries.missing_optional(loads=loads, finds=finds)
 
-    # LLVM 15, which OpenGL's drivers bring, does not count; a newer one than Debian's does
+    # LLVM 15 of the OpenGL drivers does not count; a version newer than Debian's does
     assert missing(lambda name: name == "libLLVM-15.so.1") == ["libllvm19"]
     assert missing(lambda name: name == "libLLVM.so.21.1") == []
     monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "/opt/llvm/lib/libLLVM.so")
@@ -394,11 +413,21 @@ def test_ci_runs_the_readme_s_commands(repo_dir):
 
 # --- import d3d ------------------------------------------------------------------------------------------
 
-OPTIONAL = ["open3d", "pyrender", "mitsuba", "drjit", "pyoidn"]
+OPTIONAL = [
+    "open3d",
+    "pyrender",
+    "pycolmap",
+    "mitsuba",
+    "drjit",
+    "pyoidn",
+    "accelerate",
+    "dask",
+    "distributed",
+]
 
 
 def run_python(code: str) -> dict:
-    """What the code, run in a fresh interpreter, prints last, as JSON."""
+    """Run code in a fresh interpreter; return its last line of output, which is JSON."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -407,7 +436,7 @@ def run_python(code: str) -> dict:
 def test_import_is_fast_and_leaves_the_heavy_packages_alone():
     found = run_python(
         "import json, sys, time, torch\n"
-        "start = time.process_time()\n"  # not the clock on the wall: the machine may be busy
+        "start = time.process_time()\n"  # CPU time: the machine may be busy
         "import d3d\n"
         f"print(json.dumps([time.process_time() - start, [m for m in {OPTIONAL} if m in sys.modules]]))"
     )
@@ -420,9 +449,10 @@ def test_every_module_imports_without_the_optional_packages():
     failed = run_python(
         "import importlib, json, pkgutil, sys\n"
         f"sys.modules.update(dict.fromkeys({OPTIONAL}))\n"  # None: importing it raises ImportError
-        "import d3d\n"
+        "import d3d, glossyrooms\n"
         "failed = {}\n"
-        "for module in pkgutil.walk_packages(d3d.__path__, 'd3d.'):\n"
+        "found = [m for p in (d3d, glossyrooms) for m in pkgutil.walk_packages(p.__path__, p.__name__ + '.')]\n"
+        "for module in found:\n"
         "    if not module.name.endswith('__main__'):\n"
         "        try: importlib.import_module(module.name)\n"
         "        except ImportError as error: failed[module.name] = repr(error)\n"
