@@ -3,12 +3,12 @@
 #
 #   benchmarks/gpu.sh [--device cuda|cpu] [--minutes 10] [--out FOLDER] [--parts tests,steps,teachers] [--archs A,B]
 #
-# It needs Python 3.11 or 3.12 with torch, torchvision, timm, numpy, scipy, pandas, matplotlib, pillow, safetensors, tqdm,
-# filelock, pytest, hypothesis and, for one test, accelerate. No open3d, no pyrender, no dask, no network. Packages of a
-# folder wheels/ in the checkout are installed first; where pydantic is missing, put four wheels there:
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-#       --platform manylinux_2_17_x86_64 -d wheels \
-#       pydantic pydantic-core==VERSION_THAT_PYDANTIC_ASKS_FOR annotated-types typing-inspection
+# It needs Python 3.11 or 3.12 with the packages of d3d without extras, pytest and hypothesis, and for one test accelerate;
+# no open3d, no pyrender, no dask, no network. Packages in a folder wheels/ of the checkout are installed first. An image
+# with PyTorch, torchvision, timm, pandas, scipy, matplotlib, safetensors and tqdm usually lacks these (for Python 3.12):
+#   pip download --only-binary=:all: --no-deps --python-version 3.12 --implementation cp \
+#       --platform manylinux_2_17_x86_64 -d wheels -c constraints.txt \
+#       pydantic pydantic-core annotated-types typing-inspection pooch platformdirs
 #
 # Everything is written to FOLDER (by default $OUT, or gpu-results) as soon as it is known: summary.md, speed.json,
 # teachers.json, and the teachers' weights in pieces with SHA256SUMS; benchmarks/teachers.py says how to join them.
@@ -53,15 +53,17 @@ part() {
 
 : >"$summary"
 say "# A machine with a GPU: $(date -u +%F)"
-"$python" - "$device" 2>&1 <<'PY' | tee -a "$summary"
+"$python" - "$device" "$0" 2>&1 <<'PY' | tee -a "$summary"
 import importlib.util, platform, sys
 import torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 print(f"{name}, PyTorch {torch.__version__}, Python {platform.python_version()}, device {sys.argv[1]}")
-missing = [m for m in ("timm", "torchvision", "pandas", "scipy", "matplotlib", "safetensors", "tqdm", "filelock", "PIL")
-           if importlib.util.find_spec(m) is None]
-print(f"missing packages: {', '.join(missing)}" if missing else "all needed packages are there")
+needed = ("timm torchvision numpy pandas scipy matplotlib PIL safetensors tqdm filelock pydantic pooch pytest hypothesis")
+missing = [m for m in needed.split() if importlib.util.find_spec(m) is None]
+print("all needed packages are there" if not missing else f"missing packages: {', '.join(missing)}; see {sys.argv[2]}")
+sys.exit(bool(missing))
 PY
+[ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 
 if [ "$device" = cpu ]; then
     sizes=64x64 more="--batch 2 --repeat 1" compile="" teachers="--size 64x64 --max-steps 3 --workers 0"

@@ -5,7 +5,7 @@ the mean over the pixels in one pass. Autograd would write some forty maps of th
 and read them back. Here the gradient is computed together with the error, a few images at a time, and only the
 gradient is kept. The tests compare both forms in float64; a GPU runs the plain form of `d3d.losses`.
 
-Adam (section 3.3). `Adam` updates all weights in one kernel, whatever their memory format.
+Adam (section 3.3). `Adam` updates all weights in one kernel, whatever their memory layout; a GPU uses it, too.
 """
 
 from __future__ import annotations
@@ -187,11 +187,12 @@ def _sum3(x: Tensor, dim: int, transposed: bool = False) -> Tensor:
 
 
 class Adam(torch.optim.Adam):
-    """torch's Adam on a CPU, in one kernel for each tensor.
+    """torch's Adam in its fused kernel, on one-dimensional views of all tensors.
 
-    torch's plain Adam reads and writes each tensor a dozen times. Its fused Adam first copies tensors that are not
-    contiguous, as are all convolutions in channels-last memory. This class passes the fused kernel one-dimensional
-    views of the memory. The state is that of `torch.optim.Adam`: each can load the state of the other.
+    torch's plain Adam reads and writes each tensor a dozen times. Its fused kernel expects tensors of one layout: on a
+    CPU it first copies tensors that are not contiguous, as all convolutions in channels-last memory; on a GPU it
+    refuses gradients with other strides than their weights, which some 1x1 convolutions have. The state is that of
+    `torch.optim.Adam`: each can load the state of the other.
     """
 
     @torch.no_grad()
@@ -202,6 +203,7 @@ class Adam(torch.optim.Adam):
                 "this Adam takes no closure: compute loss and gradient before the step."
             )
         for group in self.param_groups:
+            group["fused"] = True  # also after a state of torch's Adam was loaded
             for parameter in group["params"]:
                 self._align_state(parameter)
             parameters, gradients, means, squares, steps = [], [], [], [], []
@@ -225,16 +227,19 @@ class Adam(torch.optim.Adam):
             )
 
     def _align_state(self, parameter: Tensor) -> None:
-        """Gives a loaded state the parameter's memory format."""
+        """Gives a loaded state the parameter's device and memory layout."""
         state = self.state[parameter]
         for name in ("exp_avg", "exp_avg_sq"):
             if name in state:
                 state[name] = _like(state[name], parameter)
+        if "step" in state:
+            state["step"] = state["step"].to(parameter.device)
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor in the parameter's memory format; a copy only where they differ."""
-    same = tensor.stride() == parameter.stride()
+    """The tensor in the parameter's memory layout; a copy only where they differ."""
+    strides = zip(parameter.shape, tensor.stride(), parameter.stride(), strict=True)
+    same = all(a == b for n, a, b in strides if n > 1)
     return tensor if same else torch.empty_like(parameter).copy_(tensor)
 
 

@@ -41,10 +41,12 @@ __all__ = ["DistillTask", "PretrainTask", "RegressionTask", "Task", "learning_ra
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
 SNAPSHOT = "snapshot-{step:06}.safetensors"
-PREFETCH = (
-    4  # batches that each loading process prepares in advance: evens out frames read for the first time
-)
+PREFETCH = 4  # batches that each loading process prepares: evens out frames that are read for the first time
 FIRST_CHECK, CHECK_S = 10, 30.0  # the loss is checked after so many steps, then every so many seconds
+
+Batch = dict[str, Tensor]
+Disparities = dict[int | str, Tensor]
+LossAndParts = tuple[Tensor, dict[str, Tensor]]
 
 
 class Task(Protocol):
@@ -54,9 +56,7 @@ class Task(Protocol):
     samples: TorchDataset
     scales: tuple[int, ...]
 
-    def loss(
-        self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
         """The loss (scalar) and its parts (detached) from the network's outputs, mirrored back."""
 
 
@@ -73,7 +73,7 @@ class PretrainTask:
     name: str = "pretrain"
     compile: bool = False
 
-    def loss(self, disps: dict[int, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
         loss = _compiled_loss() if self.compile else self_supervised_loss
         return loss(
             disps,
@@ -101,7 +101,7 @@ class DistillTask:
     name: str = "distill"
     scales: tuple[int, ...] = (0,)
 
-    def loss(self, disps: dict[int, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
         depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
         loss = log_depth_loss(depth, batch["label"], count=distributed.mean_count(batch["label"] > 0))
         return loss, {"log_depth": loss.detach()}
@@ -116,9 +116,7 @@ class RegressionTask(DistillTask):
 
     name: str = "regression"
 
-    def loss(
-        self, disps: dict[int | str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
         depth = disp_to_depth(disps[0].float(), self.min_depth, self.max_depth)
         log_scale = disps["log_scale"].float()
         count = distributed.mean_count(batch["label"] > 0)
@@ -142,21 +140,17 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
 
 
 @functools.cache
-def _compiled_loss() -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+def _compiled_loss() -> Callable[..., LossAndParts]:
     # fullgraph: an error if the loss cannot be compiled as one graph, instead of a slow loss
     return torch.compile(self_supervised_loss, dynamic=False, fullgraph=True)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam (section 3.3) in one kernel, on a GPU and on a CPU."""
-    if next(model.parameters()).is_cuda:
-        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     return Adam(model.parameters(), lr=config.learning_rate)
 
 
-def batch_loss(
-    network: nn.Module, task: Task, batch: dict[str, Tensor], config: TrainConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
+def batch_loss(network: nn.Module, task: Task, batch: Batch, config: TrainConfig) -> LossAndParts:
     """The loss of a batch on the network's device, as in each step of `train`, and its parts, detached.
 
     It reads no value back from the device: otherwise a GPU would wait for Python in every step.
@@ -310,7 +304,7 @@ def _check_finite(loss: float, what: str, first: int, last: int) -> None:
 
 def _load(
     task: Task, batches: EpochBatches, workers: int, device: torch.device, what: str
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[Batch]:
     """The batches, loaded by as many processes as the shared memory has room for."""
     prefetch = PREFETCH
     if workers and len(batches):

@@ -1,6 +1,9 @@
 """The benchmarks run and say what they should; how fast anything is, no test asks."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ from torch.nn import functional as F
 
 from benchmarks import reference, training_step
 from d3d.losses import self_supervised_loss
+
+REPO = Path(__file__).resolve().parents[1]
 
 
 def test_the_training_benchmark_runs_and_both_steps_minimise_the_same(tmp_path, capsys):
@@ -28,6 +33,15 @@ def test_the_loader_benchmark_reads_rooms_and_files():
     rows = list(training_step.loader_rows(["pretrain", "distill"], (64, 64), samples=8, workers=[0]))
     assert {r.frames for r in rows} >= set(training_step.LARGE)
     assert all(r.samples > 0 for r in rows)
+
+
+def test_what_a_gpu_runs_needs_no_optional_package():
+    """An image with PyTorch has no open3d, and `benchmarks/gpu.sh` names all that it needs."""
+    script = "import sys, benchmarks.teachers, benchmarks.training_step; print(*{m.split('.')[0] for m in sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
+    optional = "open3d pyrender trimesh dask distributed accelerate argcomplete IPython ipywidgets mitsuba"
+    assert not {*optional.split()} & {*ran.stdout.split()}
+    subprocess.run(["bash", "-n", REPO / "benchmarks" / "gpu.sh"], check=True)
 
 
 @pytest.mark.parametrize("scales", [(0,), (0, 1, 2, 3)])

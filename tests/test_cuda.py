@@ -107,7 +107,7 @@ def test_fused_adam_is_that_of_a_cpu_and_reads_its_state():
     models[1].load_state_dict(models[0].state_dict())
     models[0].to(DEVICE)
     on_device, on_cpu = (make_optimizer(m, config()) for m in models)
-    assert on_device.defaults["fused"] or isinstance(on_device, Adam)
+    assert isinstance(on_device, Adam)
     for step in range(4):
         for model, optimizer in zip(models, (on_device, on_cpu), strict=True):
             generator = torch.Generator().manual_seed(step)

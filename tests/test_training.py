@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from d3d import training
+from d3d import kernels, training
 from d3d.datasets import Scene, find_triples
 from d3d.datasets import samples as samples_module
 from d3d.datasets.augment import Augmentation, shift_hue, unflip
@@ -32,6 +32,7 @@ from d3d.training import (
     PretrainTask,
     batch_loss,
     learning_rate,
+    make_optimizer,
     select_device,
     train,
 )
@@ -469,6 +470,21 @@ def test_the_hue_turns_as_torchvision_turns_it():
         assert torch.equal(
             shift_hue(torch.stack((image, image)), shift)[1], shift_hue(image, shift)
         )  # batches, too
+
+
+def test_adam_gives_its_kernel_one_memory_layout(monkeypatch):
+    """On a GPU the fused kernel refuses gradients with other strides than their weights, which HR-Depth has."""
+    model = create_model("hrdepth", pretrained=False).train()
+    sum(disp.mean() for disp in model(torch.rand(2, 3, 64, 64)).values()).backward()
+    assert any(p.grad.stride() != p.stride() for p in model.parameters() if p.grad is not None)
+    seen = []
+    monkeypatch.setattr(kernels, "adam", lambda *tensors, **options: seen.append((tensors, options)))
+    make_optimizer(model, config()).step()
+    ((*tensors, _, steps), options) = seen[0]
+    for parameter, *others in zip(*tensors, steps, strict=True):
+        assert {t.stride() for t in others[:-1]} == {parameter.stride()} == {(1,)}
+        assert others[-1].device == parameter.device
+    assert options["fused"]
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["new", "read"])
