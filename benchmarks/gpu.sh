@@ -28,10 +28,14 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 summary="$out/summary.md" end=$(($(date +%s) + ${minutes%.*} * 60)) failed=0
+scratch=$(mktemp -d)
+collect() { cat "$scratch/output" >>"$summary"; : >"$scratch/output"; }
+touch "$scratch/output"
+trap 'collect; rm -rf "$scratch"' EXIT
+trap 'exit 143' TERM INT
 if compgen -G "wheels/*.whl" >/dev/null; then
-    site=$(mktemp -d)
-    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" wheels/*.whl || exit 1
-    PYTHONPATH="$PYTHONPATH:$site"
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$scratch/site" wheels/*.whl || exit 1
+    PYTHONPATH="$PYTHONPATH:$scratch/site"
 fi
 
 say() { printf '%s\n' "$@" | tee -a "$summary"; }
@@ -45,9 +49,11 @@ part() {
     say "" "## $name"
     [ "$limit" -lt 10 ] && { say "left out: no time"; failed=1; return 0; }
     start=$(date +%s)
-    timeout -k 5 "$limit" "$@" 2>"$out/errors.txt" | tee -a "$summary"
+    # not into the summary at once: the tests fail if a file of the checkout changes
+    timeout -k 5 "$limit" "$@" 2>"$scratch/errors" | tee "$scratch/output"
     code=${PIPESTATUS[0]}
-    [ "$code" -ne 0 ] && { failed=1; say "status $code (124: out of time)"; tail -n 15 "$out/errors.txt" | tee -a "$summary"; }
+    collect
+    [ "$code" -ne 0 ] && { failed=1; say "status $code (124: out of time)"; tail -n 15 "$scratch/errors" | tee -a "$summary"; }
     say "" "$name: $(($(date +%s) - start)) s"
 }
 
@@ -76,6 +82,5 @@ part steps 270 "$python" benchmarks/training_step.py --device "$device" --parts 
     $compile $more --json "$out/speed.json"
 part teachers 100000 "$python" benchmarks/teachers.py --device "$device" --archs "$archs" --out "$out" $teachers \
     --minutes "$(($(left) > 40 ? $(left) / 60 : 1))"
-rm -f "$out/errors.txt"
 say "" "Finished with $(left) s to spare; results in $out"
 exit "$failed"
