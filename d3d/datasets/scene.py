@@ -6,6 +6,7 @@ demand, so that a data set of thousands of scenes opens quickly.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,6 +175,10 @@ class Scene:
         Raises:
             DataError: the intrinsics of a frame are missing or invalid.
         """
+        return self._digest
+
+    @functools.cached_property  # every stage asks for it several times
+    def _digest(self) -> str:
         about = [self.name, self.frame_ids, self.numbers, self.size_hw, self.depth_hw, self.has_depth]
         digest = hashlib.sha256(json.dumps(about).encode())
         for array in (self.world_T_cams, self.intrinsics()):

@@ -149,19 +149,27 @@ def folder_of(config: Config, key: Key) -> Path:
     return located(config, key)[0]
 
 
-def is_finished(config: Config, key: Key) -> bool:
-    """Whether a result is there, with the identity that is asked for."""
+def finished(config: Config, key: Key) -> Path | None:
+    """The folder of a result with the identity that is asked for; None where it is not finished."""
     relative = stage_of(key).path(config, key)
-    places = [runs.run_folder(config, run) / relative for run in ("", config.base)]
-    if not any(map(is_done, places)):
-        return False
+    if not any(is_done(runs.run_folder(config, run) / relative) for run in ("", config.base)):
+        return None
     folder, wanted = located(config, key)
-    return is_done(folder) and not runs.differences(wanted, runs.stored_identity(folder))
+    same = is_done(folder) and not runs.differences(wanted, runs.stored_identity(folder))
+    return folder if same else None
 
 
-def outputs(config: Config, key: Key) -> dict[str, str]:
-    """Artefact -> sha256 of a finished result."""
-    return runs.outputs(folder_of(config, key))
+def require_finished(config: Config, key: Key) -> Path:
+    """The folder of a result that must be finished.
+
+    Raises:
+        RunError: it is not; names the command.
+    """
+    if folder := finished(config, key):
+        return folder
+    raise RunError(
+        f"{key.name} of run {config.run!r} is not finished: run `python -m d3d {key.stage}` first."
+    )
 
 
 def _inputs(config: Config, key: Key) -> dict[str, str]:
@@ -169,8 +177,8 @@ def _inputs(config: Config, key: Key) -> dict[str, str]:
     return {
         f"{need.name}/{artefact}": sha256
         for need in stage_of(key).needs(config, key)
-        if is_finished(config, need)
-        for artefact, sha256 in outputs(config, need).items()
+        if (folder := finished(config, need))
+        for artefact, sha256 in runs.outputs(folder).items()
     }
 
 
@@ -230,19 +238,6 @@ def all_needs(config: Config, key: Key) -> list[Key]:
     for need in stage_of(key).needs(config, key):
         found |= dict.fromkeys((*all_needs(config, need), need))
     return list(found)
-
-
-def require_finished(config: Config, key: Key) -> Path:
-    """The folder of a result that must be finished.
-
-    Raises:
-        RunError: it is not; names the command.
-    """
-    if not is_finished(config, key):
-        raise RunError(
-            f"{key.name} of run {config.run!r} is not finished: run `python -m d3d {key.stage}` first."
-        )
-    return folder_of(config, key)
 
 
 def at_round(config: Config, key: Key) -> Config:

@@ -57,7 +57,7 @@ class Job:
         learns_from = [
             k for k in graph.all_needs(self.config, training) if k.stage in ("pretrain", "distill")
         ]
-        return all(graph.is_finished(self.config, key) for key in learns_from)
+        return all(graph.finished(self.config, key) for key in learns_from)
 
     def run(self) -> None:
         """Computes what is not there.

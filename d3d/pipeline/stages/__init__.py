@@ -80,7 +80,7 @@ def identity_of(config: Config, stage: str, arch: str = "", labels: str = "") ->
 
 def is_finished(config: Config, stage: str, arch: str = "", labels: str = "") -> bool:
     """Whether this run, or its base, has finished a result of this very configuration and data."""
-    return graph.is_finished(config, key_of(config, stage, arch, labels))
+    return graph.finished(config, key_of(config, stage, arch, labels)) is not None
 
 
 def folder_of(config: Config, *parts: str) -> Path:
@@ -135,7 +135,7 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
         others = [a for a in ENSEMBLE if a != arch]
         trainings = [teacher_of(config, a, r) for a in others]
         computed += [Key("predict", a, round=r) for a in others]
-    elif graph.is_finished(config, variant := Key("variant", arch, name, r)):
+    elif graph.finished(config, variant := Key("variant", arch, name, r)):
         trainings = [variant]
 
     def seconds(keys: Sequence[Key]) -> float:

@@ -13,8 +13,8 @@ from d3d import reconstruction
 from d3d.datasets import Scene
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline.graph import Key, Stage, declare, outputs, require_finished
-from d3d.pipeline.runs import StageFolder
+from d3d.pipeline.graph import Key, Stage, declare, require_finished
+from d3d.pipeline.runs import StageFolder, outputs
 from d3d.pipeline.scenes import predicted_data, training_scenes
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.trainings import teacher_of
@@ -35,8 +35,8 @@ def where_networks(config: Config) -> dict[str, Any]:
 
 def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
     """A finished training's network, as arguments of `d3d.prediction.saved_network`."""
-    weights = require_finished(config, key) / WEIGHTS
-    return weights, outputs(config, key)[WEIGHTS], config.device, config.predict_precision
+    folder = require_finished(config, key)
+    return folder / WEIGHTS, outputs(folder)[WEIGHTS], config.device, config.predict_precision
 
 
 def _predict(config: Config, key: Key, opened: StageFolder) -> None:
