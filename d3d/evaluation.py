@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ _TRAINING_NAMES = {"": "Self-Supervised", "pred": "Self-Teaching", "uncer": "3D 
 SELF_SUPERVISED = "self-supervised"
 
 Row = dict[str, Any]  # of a table of scores, by its columns
+DepthOf = Callable[[Scene, int], np.ndarray]  # (scene, frame index) -> depth (h, w), metres
 
 
 def arch_name(arch: str) -> str:
@@ -32,21 +34,28 @@ def training_name(labels: str) -> str:
 
 
 def score(
-    depth: Callable[[Scene, int], np.ndarray],
-    scenes: Sequence[Scene],
-    frames: Sequence[Sequence[int]],
-    *,
+    depth: DepthOf, scenes: Sequence[Scene], frames: Sequence[Sequence[int]], **how: Any
+) -> pd.DataFrame:
+    """Compute the metrics of each image of several scenes; ``frames`` has a scene's frame indices.
+
+    See `score_scene` for the options and the rows. Its errors are raised, and a `DataError` if there is no row.
+    """
+    pairs = track(list(zip(scenes, frames, strict=True)), "score", unit="scene")
+    return to_frame({scene.name: score_scene(depth, scene, wanted, **how) for scene, wanted in pairs})
+
+
+def score_scene(
+    depth: DepthOf,
+    scene: Scene,
+    frames: Sequence[int],
     scale: str = "none",
     min_depth: float = 0.1,
     max_depth: float = 10.0,
-    what: str = "score",
-) -> pd.DataFrame:
-    """Compute the metrics of each image against the scenes' ground truth.
+) -> list[Row]:
+    """Compute the metrics of a scene's frames against its ground truth.
 
     Args:
-        depth: function of (scene, frame index) that returns depth (h, w) in metres. A depth of 0 is scored like any
-            other wrong value, clamped to ``min_depth``.
-        frames: frame indices of each scene.
+        depth: a depth of 0 is scored like any other wrong value, clamped to ``min_depth``.
         scale: "none" or "median", see `metrics.depth_metrics`. One scale an image, the same for every kind of pixel.
 
     Returns:
@@ -54,25 +63,8 @@ def score(
         data set has a mask), count (pixels), the seven metrics. A frame without ground truth has no row.
 
     Raises:
-        DataError: no image has ground truth, or a prediction cannot be scored.
+        DataError: a prediction cannot be scored.
     """
-    rows = []
-    with track(what=what, total=sum(map(len, frames)), unit="image") as bar:
-        for scene, wanted in zip(scenes, frames, strict=True):
-            rows += score_scene(depth, scene, wanted, scale, min_depth, max_depth)
-            bar.update(len(wanted))
-    return to_frame(rows, [s.name for s in scenes])
-
-
-def score_scene(
-    depth: Callable[[Scene, int], np.ndarray],
-    scene: Scene,
-    frames: Sequence[int],
-    scale: str,
-    min_depth: float,
-    max_depth: float,
-) -> list[Row]:
-    """Compute the rows of `score` for one scene; an empty list if no frame has ground truth."""
     rows = []
     for i in frames:
         advance()
@@ -90,16 +82,16 @@ def score_scene(
     return rows
 
 
-def to_frame(rows: Sequence[Row], scenes: Sequence[str]) -> pd.DataFrame:
-    """Make one table of the rows of all scenes.
+def to_frame(rows: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
+    """Make one table of the rows of each scene, given by the scenes' names.
 
     Raises:
         DataError: there are no rows; names the scenes.
     """
-    if not rows:
-        names = ", ".join(scenes[:3])
-        raise DataError(f"nothing to score: no ground-truth depth in the frames of {names}.")
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(chain.from_iterable(rows.values()))
+    if table.empty:
+        raise DataError(f"nothing to score: no ground-truth depth in the frames of {', '.join([*rows][:3])}.")
+    return table
 
 
 def in_split(per_image: pd.DataFrame) -> pd.Series:
@@ -110,22 +102,19 @@ def in_split(per_image: pd.DataFrame) -> pd.Series:
     return per_image.get("in_split", pd.Series(True, index=per_image.index)).astype(bool)
 
 
+def on_list(rows: pd.DataFrame, frames: FrameList) -> np.ndarray:
+    """Tell which rows with a scene and a frame are of a list."""
+    return np.array([key in frames for key in zip(rows["scene"], rows["frame"], strict=True)], dtype=bool)
+
+
 def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
-    """Average each metric over images, as the paper does.
+    """Average each metric over images, as the paper does; ``images`` is their number.
 
     Args:
         per_image: from `score`.
         pixels: "all", "highlight" or "diffuse".
         frames: the (scene, frame) of a list. None: the whole split, without frames that are on a list only.
-
-    Returns:
-        the mean of each metric, and ``images``, the number of images.
     """
     part = per_image[per_image["pixels"] == pixels]
-    if frames is None:
-        part = part[in_split(part)]
-    else:
-        part = part[[key in frames for key in zip(part["scene"], part["frame"], strict=True)]]
-    means = part[list(METRICS)].mean()
-    means["images"] = len(part)
-    return means
+    part = part[in_split(part) if frames is None else on_list(part, frames)]
+    return pd.Series({**part[list(METRICS)].mean(), "images": len(part)}, dtype=float)

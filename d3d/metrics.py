@@ -8,6 +8,8 @@ from d3d.errors import ConfigError, DataError
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 HIGHER_IS_BETTER = frozenset(("a1", "a2", "a3"))
+# The kinds of pixels: all with ground truth, those of highlights, and the others
+PIXELS = ("all", "highlight", "diffuse")
 
 
 def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -22,10 +24,6 @@ def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     depth_11hw = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
     resized = torch.nn.functional.interpolate(depth_11hw, tuple(size_hw), mode="bilinear")
     return resized[0, 0].numpy()
-
-
-# The kinds of pixels: all with ground truth, those of highlights, and the others
-PIXELS = ("all", "highlight", "diffuse")
 
 
 def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -44,12 +42,9 @@ def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np
 def align(
     pred: np.ndarray, gt: np.ndarray, scale: str = "none", min_depth: float = 0.1, max_depth: float = 10.0
 ) -> np.ndarray:
-    """Return the prediction as it is scored: at the truth's size, scaled, then clamped.
+    """Return the prediction as it is scored, float64 metres: at the truth's size (H, W), scaled, then clamped.
 
     See `depth_metrics` for the arguments and errors.
-
-    Returns:
-        depth (H, W), metres, float64.
     """
     if scale not in ("none", "median"):
         raise ConfigError(f"scale must be 'none' or 'median', got {scale!r}.")
@@ -76,12 +71,12 @@ def depth_metrics(
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> dict[str, float]:
-    """Compute the seven metrics of one image.
+    """Compute the seven metrics of one image; all are NaN if no pixel counts.
 
-    The prediction is clamped, the truth is not: every pixel with gt > 0 counts. The clamp keeps log(pred) finite and
-    bounds the weight of a few far pixels. The scripts for KITTI (Eigen et al., Monodepth2) clamp likewise, but leave
-    out the pixels whose truth lies outside min_depth .. max_depth. The paper names no range of depths, so none is
-    left out here.
+    The prediction is clamped: this keeps log(pred) finite and bounds the weight of a few far pixels. The truth is
+    not: every pixel with gt > 0 counts, as the paper names no range of depths. The scripts for KITTI (Eigen et al.,
+    Monodepth2) leave out the pixels whose truth lies outside min_depth .. max_depth. As everywhere in the field,
+    Sq Rel (metres, like RMSE) divides the squared error by gt, not by its square.
 
     Args:
         pred: predicted depth (h, w), metres. It is resized bilinearly to the size of ``gt``.
@@ -89,12 +84,7 @@ def depth_metrics(
         mask: bool (H, W), the pixels to count, on top of gt > 0. It has no influence on the scale.
         scale: "none" for absolute depth (ScanNet), "median" for relative depth (7-Scenes). "median" multiplies the
             prediction by median(gt) / median(pred), both over all pixels of the image with gt > 0.
-        min_depth: lower end of the clamp of the scaled prediction, metres.
-        max_depth: upper end, metres.
-
-    Returns:
-        abs_rel, sq_rel (metres), rmse (metres), rmse_log, a1, a2, a3. All are NaN if no pixel counts. As everywhere
-        in the field, Sq Rel divides the squared error by gt, not by its square.
+        min_depth, max_depth: the clamp of the scaled prediction, metres.
 
     Raises:
         DataError: mask and ``gt`` differ in size, the prediction is not finite where there is truth, or its median
@@ -116,7 +106,5 @@ def depth_metrics(
         "sq_rel": float(np.mean(error**2 / g)),
         "rmse": float(np.sqrt(np.mean(error**2))),
         "rmse_log": float(np.sqrt(np.mean((np.log(p) - np.log(g)) ** 2))),
-        "a1": float(np.mean(ratio < 1.25)),
-        "a2": float(np.mean(ratio < 1.25**2)),
-        "a3": float(np.mean(ratio < 1.25**3)),
+        **{f"a{k}": float(np.mean(ratio < 1.25**k)) for k in (1, 2, 3)},
     }

@@ -16,34 +16,23 @@ from d3d.metrics import METRICS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One trained network, scored on one split.
-
-    Attributes:
-        arch: the network's registered name.
-        labels: the labels it was trained with; "" is the self-supervised network.
-        seed: the run's seed.
-        profile: the run's profile.
-        trained_on: name of the data set it was trained on.
-        dataset: name of the data set it was scored on.
-        split: the split it was scored on.
-        scale: "none" (absolute depth) or "median" (relative depth).
-        round: round of distillation; rounds after the first are beyond the paper.
-        settings: sha256 of everything that determined the scores except the seed: the same for every seed.
-        per_image: from `evaluation.score`.
-        provenance: commands, versions, machine, seconds of the training and of the evaluation.
-    """
+    """One trained network, scored on one split."""
 
     arch: str
-    labels: str
+    labels: str  # that it was trained with; "" is the self-supervised network
     seed: int
     profile: str
-    trained_on: str
-    dataset: str
+    trained_on: str  # data set
+    dataset: str  # that it was scored on
     split: str
-    scale: str = "none"
-    round: int = 1
-    settings: str = ""
+    scale: str = "none"  # absolute depth; "median" is relative depth
+    round: int = 1  # of distillation; rounds after the first are beyond the paper
+    settings: str = (
+        ""  # sha256 of everything that determined the scores except the seed: the same for every seed
+    )
+    # from `evaluation.score`
     per_image: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
+    # commands, versions, machine, seconds of the training and of the evaluation
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -62,17 +51,15 @@ class Evaluation:
 class Scores:
     """Evaluations that may stand in one table, and the lists of frames of the splits they were scored on.
 
-    Attributes:
-        evaluations: all of one profile and one training set.
-        lists: (data set, split) -> `Dataset.lists` of that split.
-
     Raises:
         DataError: there are no evaluations; they have several profiles or training sets; one appears twice; seeds
             differ in more than the seed; or those of one split were not all scored on the same images.
     """
 
     evaluations: tuple[Evaluation, ...]
-    lists: Mapping[tuple[str, str], Mapping[str, FrameList]] = field(default_factory=dict)
+    lists: Mapping[tuple[str, str], Mapping[str, FrameList]] = field(
+        default_factory=dict
+    )  # (data set, split) -> lists
 
     def __post_init__(self) -> None:
         if not self.evaluations:
@@ -117,10 +104,6 @@ class Scores:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({e.seed for e in self.evaluations}))
 
-    def of(self, dataset: str, split: str, scale: str = "none") -> list[Evaluation]:
-        """The evaluations on one split."""
-        return [e for e in self.evaluations if (e.dataset, e.split, e.scale) == (dataset, split, scale)]
-
     def in_part(self, dataset: str, split: str) -> bool:
         """Whether images of the split were left out when it was scored (`Dataset.whole`)."""
         here = (e.provenance for e in self.evaluations if (e.dataset, e.split) == (dataset, split))
@@ -128,12 +111,7 @@ class Scores:
 
 
 def over_seeds(evaluations: Iterable[Evaluation], frames: FrameList | None, pixels: str = "all") -> pd.Series:
-    """Average over images, then over seeds.
-
-    Args:
-        evaluations: one training, a seed each; may be empty.
-        frames: the (scene, frame) of a list; None: the whole split.
-        pixels: "all", "highlight" or "diffuse".
+    """Average the evaluations of one training, a seed each, over images, then over seeds; see `evaluation.summary`.
 
     Returns:
         each metric; ``<metric>_std``, the sample standard deviation (n - 1) of the seeds' means, NaN for one seed;

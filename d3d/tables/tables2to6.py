@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,15 +15,7 @@ from d3d.errors import unknown
 from d3d.evaluation import arch_name, summary, training_name
 from d3d.metrics import METRICS
 from d3d.pipeline.config import ENSEMBLE
-from d3d.tables.paper import (
-    ABLATION,
-    PAPER_SPLITS,
-    TRAININGS,
-    dataset_name,
-    label_name,
-    paper_rows,
-    set_name,
-)
+from d3d.tables.paper import ABLATION, PAPER_SPLITS, TRAININGS, dataset_name, label_name, paper_rows, set_name
 from d3d.tables.scores import Evaluation, Scores, over_seeds
 
 # Lists of images that have a table of their own, and why
@@ -30,21 +24,19 @@ APART = {"Mirror": "images of mirrors, which the paper leaves unsolved"}
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table shows.
+    """What a table shows."""
 
-    Attributes:
-        title: what it is about, for the caption.
-        sets: (split, list of frames; "" is the whole split) of each block.
-        scale: "median" is relative depth.
-        ablation: a row for each label of one network. Otherwise a row for each network and training.
-        grid: rows for all trainings of the paper, evaluated or not. Otherwise for all that was evaluated.
-    """
+    title: str  # for the caption
+    sets: tuple[tuple[str, str], ...]  # (split, list of frames; "" is the whole split) of each block
+    scale: str = "none"  # "median" is relative depth
+    ablation: bool = False  # a row for each label of one network; otherwise for each network and training
+    grid: bool = (
+        True  # rows for all trainings of the paper, evaluated or not; otherwise for all that was evaluated
+    )
 
-    title: str
-    sets: tuple[tuple[str, str], ...]
-    scale: str = "none"
-    ablation: bool = False
-    grid: bool = True
+    def training(self, labels: str, round: int) -> str:
+        """The paper's words for a row's training."""
+        return label_name(labels, round) if self.ablation else training_name(labels)
 
 
 LAYOUTS = {
@@ -59,27 +51,33 @@ LAYOUTS = {
 _NUMBERS = [*METRICS, *(f"{m}_std" for m in METRICS)]
 COLUMNS = [
     *("table", "set", "dataset", "split", "list", "scale", "architecture", "training", "beyond", "source"),
-    *("trained_on", "profile", "seeds", "n", "images"),
-    *_NUMBERS,
+    *("trained_on", "profile", "seeds", "n", "images", *_NUMBERS),
 ]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table, ready to be printed.
+    """One table, ready to be printed."""
 
-    Attributes:
-        key: a key of `LAYOUTS`: "2" to "6" for the paper's tables, "mirror" for the images that stand apart.
-        frame: one row for each set of images, network, training and source ("ours", "paper"), with `COLUMNS`. In a
-            row of ours that was not evaluated n is 0 and the metrics are NaN.
-        caption: data set, images, profile, seeds; without a full stop at its end.
-        missing: what was not evaluated, and the command that does it, a line each.
-    """
+    key: str  # of `LAYOUTS`: "2" to "6" for the paper's tables, "mirror" for the images that stand apart
+    frame: pd.DataFrame  # from `make_table`
+    caption: str  # without a full stop at its end
+    missing: tuple[str, ...] = ()  # from `missing`
 
-    key: str
-    frame: pd.DataFrame
-    caption: str
-    missing: tuple[str, ...] = ()
+
+class _Block(NamedTuple):
+    """A set of images in a table."""
+
+    dataset: str
+    split: str
+    list_name: str  # "" is the whole split
+    evaluations: Sequence[Evaluation]
+    frames: FrameList | None  # of the list, empty if it is unknown; None for the whole split
+    images: int  # scored, the same number in all evaluations of a split
+
+    @property
+    def name(self) -> str:
+        return set_name(self.dataset, self.split, self.list_name)
 
 
 def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFrame:
@@ -91,8 +89,10 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
         arch: the network of Table 6. The paper's ablation is of Monodepth2 and stands beside no other network.
 
     Returns:
-        `COLUMNS`; empty if nothing of this table was evaluated. Within a set, networks and trainings have the paper's
-        order and rows beyond the paper come last. The paper's row stands under ours.
+        one row for each set of images, network, training and source ("ours", "paper"), with `COLUMNS`; empty if
+        nothing of this table was evaluated. In a row of ours that was not evaluated n is 0 and the metrics are NaN.
+        Within a set, networks and trainings have the paper's order and rows beyond the paper come last. The paper's
+        row stands under ours.
 
     Raises:
         ConfigError: no such table.
@@ -106,75 +106,67 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
     """Make the rows of a layout: `COLUMNS`, a block for each of its sets of which an image was scored."""
     rows = []
     run = {"source": "ours", "trained_on": scores.trained_on, "profile": scores.profile}
-    for dataset, split, frames, evaluations, listed, images in _sets(scores, layout, pixels):
-        if not images:
+    for block in _blocks(scores, layout, pixels):
+        if not block.images:
             continue
-        paper = paper_rows(dataset, split, frames, images, layout.scale, scores.trained_on, layout.ablation)
-        name = set_name(dataset, split, frames)
-        if layout.scale != "none" and scores.trained_on != dataset and not frames:
+        dataset, split, listed = block[:3]
+        paper = paper_rows(*block[:3], block.images, layout.scale, scores.trained_on, layout.ablation)
+        name = block.name
+        if layout.scale != "none" and scores.trained_on != dataset and not listed:
             # Table 5 has another name for its split
             name = PAPER_SPLITS.get((dataset, split), name)
-        block = {"set": name, "dataset": dataset, "split": split, "list": frames, "scale": layout.scale}
-        for row_arch, labels, round in _rows(evaluations, layout, arch):
-            training = label_name(labels, round) if layout.ablation else training_name(labels)
-            row = {**block, "architecture": arch_name(row_arch), "training": training}
+        about = {"set": name, "dataset": dataset, "split": split, "list": listed, "scale": layout.scale}
+        for (row_arch, labels, round), evaluations in _trainings(block, layout, arch).items():
+            row = about | {"architecture": arch_name(row_arch), "training": layout.training(labels, round)}
             row["beyond"] = layout.ablation and (labels not in ABLATION or round > 1)
-            ours = over_seeds(_of(evaluations, row_arch, labels, round), listed, pixels)
-            rows.append({**row, **run, **ours})
+            rows.append({**row, **run, **over_seeds(evaluations, block.frames, pixels)})
             if pixels != "all" or round > 1 or scores.in_part(dataset, split):
                 continue
-            same = (paper["architecture"] == row["architecture"]) & (paper["training"] == training)
-            rows += [{**row, "source": "paper", **p} for p in paper[same][list(METRICS)].to_dict("records")]
+            same = (paper[["architecture", "training"]] == [row["architecture"], row["training"]]).all(axis=1)
+            rows += [{**row, "source": "paper", **p} for p in paper[same][[*METRICS]].to_dict("records")]
     types = {"n": "Int64", "images": "Int64", "beyond": bool, **dict.fromkeys(_NUMBERS, float)}
     return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
-def _sets(
-    scores: Scores, layout: Layout, pixels: str = "all"
-) -> Iterator[tuple[str, str, str, list[Evaluation], FrameList | None, int]]:
-    """Yield data set, split, list, evaluations, the list's (scene, frame) and the number of images of each block.
+def _blocks(scores: Scores, layout: Layout, pixels: str = "all") -> Iterator[_Block]:
+    """The sets of a table, also those without an evaluation.
 
-    The frames are None for the whole split and empty for an unknown list. The number of images is the same for all
-    evaluations of a split, 0 if there is none. The data set is the one trained on; for relative depth it is every
-    data set that was scored so, the paper's first, or the paper's alone if there is none.
+    The data set is the one trained on. For relative depth it is every data set that was scored so, the paper's first,
+    or the paper's alone if there is none.
     """
     names = [scores.trained_on]
     if layout.scale != "none" or not layout.grid:
         there = {e.dataset for e in scores.evaluations if e.scale == layout.scale}
         names = sorted(there, key=lambda d: ((d, "test") not in PAPER_SPLITS, d)) or ["7scenes"]
-    for dataset in names:
-        for split, frames in layout.sets:
-            evaluations = scores.of(dataset, split, layout.scale)
-            listed = scores.lists.get((dataset, split), {}).get(frames, frozenset()) if frames else None
-            images = summary(evaluations[0].per_image, pixels, listed)["images"] if evaluations else 0
-            yield dataset, split, frames, evaluations, listed, int(images)
+    for dataset, (split, listed) in product(names, layout.sets):
+        at = (dataset, split, layout.scale)
+        evaluations = [e for e in scores.evaluations if (e.dataset, e.split, e.scale) == at]
+        frames = scores.lists.get((dataset, split), {}).get(listed, frozenset()) if listed else None
+        images = summary(evaluations[0].per_image, pixels, frames)["images"] if evaluations else 0
+        yield _Block(dataset, split, listed, evaluations, frames, int(images))
 
 
-def _rows(evaluations: Sequence[Evaluation], layout: Layout, arch: str) -> list[tuple[str, str, int]]:
-    """(arch, labels, round) of a set's rows: the paper's, evaluated or not, then others of the same kind."""
-    there = list(dict.fromkeys((e.arch, e.labels, e.round) for e in evaluations))
+def _trainings(block: _Block, layout: Layout, arch: str) -> dict[tuple[str, str, int], list[Evaluation]]:
+    """(arch, labels, round) of a set's rows -> its evaluations, a seed each.
+
+    The paper's rows come first, evaluated or not, then others of the same kind.
+    """
+    there: dict[tuple[str, str, int], list[Evaluation]] = {}
+    for e in block.evaluations:
+        there.setdefault((e.arch, e.labels, e.round), []).append(e)
     if not layout.grid:
         return there
     if layout.ablation:
         own = sorted((t for t in there if t[0] == arch and t[1]), key=lambda t: (t[2], t[1]))
-        return list(dict.fromkeys([*((arch, labels, 1) for labels in ABLATION), *own]))
-    archs = dict.fromkeys([*ENSEMBLE, *(a for a, _, _ in there)])
-    return [(a, labels, 1) for a in archs for labels in TRAININGS]
-
-
-def _of(evaluations: Sequence[Evaluation], arch: str, labels: str, round: int) -> list[Evaluation]:
-    """One training's evaluations, a seed each."""
-    return [e for e in evaluations if (e.arch, e.labels, e.round) == (arch, labels, round)]
+        wanted = [*((arch, labels, 1) for labels in ABLATION), *own]
+    else:
+        archs = dict.fromkeys([*ENSEMBLE, *(a for a, _, _ in there)])
+        wanted = product(archs, TRAININGS, (1,))
+    return {training: there.get(training, []) for training in wanted}
 
 
 def paper_table(scores: Scores, key: str, arch: str = "monodepth2") -> Table | None:
-    """Make one table with its caption and what it lacks; None if nothing of it was evaluated.
-
-    Args:
-        scores: everything that was evaluated.
-        key: "2" to "6" or "mirror".
-        arch: the network of Table 6.
-    """
+    """`make_table` with its caption and what it lacks; None if nothing of it was evaluated."""
     frame = make_table(scores, key, arch)
     if not (frame["n"].fillna(0) > 0).any():
         return None
@@ -189,11 +181,9 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     sets = "; ".join(f"{name}: {count} images" for name, count in counts)
     depth = "relative depth (median scaling of each image)" if layout.scale == "median" else "depth in metres"
     network = f"{ours['architecture'].iloc[0]} trained" if layout.ablation else "Trained"
-    seeds, trained_on = ", ".join(map(str, scores.seeds)), dataset_name(scores.trained_on)
-    if (n := len(scores.seeds)) > 1:
-        spread = f"mean ± sample standard deviation over n = {n} seeds ({seeds})"
-    else:
-        spread = f"one seed ({seeds})"
+    n, trained_on = len(scores.seeds), dataset_name(scores.trained_on)
+    spread = f"mean ± sample standard deviation over n = {n} seeds" if n > 1 else "one seed"
+    spread += f" ({', '.join(map(str, scores.seeds))})"
     sentences = [f"{title}: {layout.title}", f"{sets}; {depth}"]
     sentences.append(f"{network} on {trained_on}, profile {scores.profile}; {spread}")
     if layout.scale == "median" and scores.trained_on in set(ours["dataset"]):
@@ -201,13 +191,11 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
     for dataset, split in dict.fromkeys(zip(ours["dataset"], ours["split"], strict=True)):
         if scores.in_part(dataset, split):
             sentences.append(f"Not all images of {dataset_name(dataset)} {split} were scored")
+    shown = [e for e in scores.evaluations if e.dataset in set(ours["dataset"]) and e.scale == layout.scale]
     truths = {
-        f"Ground truth of {dataset_name(e.dataset)}: {truth}"
-        for e in scores.evaluations
-        if e.dataset in set(ours["dataset"]) and e.scale == layout.scale
-        if (truth := e.provenance.get("evaluation", {}).get("ground_truth"))
+        (dataset_name(e.dataset), e.provenance.get("evaluation", {}).get("ground_truth")) for e in shown
     }
-    sentences += sorted(truths)
+    sentences += sorted(f"Ground truth of {name}: {truth}" for name, truth in truths if truth)
     if (frame["source"] == "paper").any():
         sentences.append("Rows (paper): its printed figures, over all its images of that set")
     return ". ".join(sentences)
@@ -220,31 +208,28 @@ def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ..
     """
     layout = LAYOUTS[key]
     lines: dict[str, str] = {}  # what to do -> for which cell
-    for dataset, split, frames, evaluations, _, images in _sets(scores, layout):
-        name = set_name(dataset, split, frames)
-        command = partial(_command, scores, layout, dataset, split)
-        if not evaluations:
+    for block in _blocks(scores, layout):
+        command = partial(_command, scores, layout.scale, block)
+        if not block.evaluations:
             labels = tuple(ABLATION) if layout.ablation else TRAININGS[1:]
             network = f"--arch {arch}" if layout.ablation else "--archs every"
-            lines.setdefault(command(network, labels, 1, scores.seeds), name)
-        elif frames and not images:
-            lines[f"no image that was scored is on the list {frames} of {split}"] = name
+            lines.setdefault(command(network, labels, 1, scores.seeds), block.name)
+        elif block.list_name and not block.images:
+            lines[f"no image that was scored is on the list {block.list_name} of {block.split}"] = block.name
         else:
-            for row_arch, labels, round in _rows(evaluations, layout, arch):
-                there = {e.seed for e in _of(evaluations, row_arch, labels, round)}
-                if seeds := [s for s in scores.seeds if s not in there]:
-                    training = label_name(labels, round) if layout.ablation else training_name(labels)
+            for (row_arch, labels, round), evaluations in _trainings(block, layout, arch).items():
+                if seeds := sorted(set(scores.seeds) - {e.seed for e in evaluations}):
                     # with any labels, `evaluate` scores the self-supervised network, too
                     what = command(f"--arch {row_arch}", [labels or TRAININGS[1]], round, seeds)
-                    lines.setdefault(what, f"{name}, {arch_name(row_arch)}, {training}")
+                    cell = f"{block.name}, {arch_name(row_arch)}, {layout.training(labels, round)}"
+                    lines.setdefault(what, cell)
     return tuple(f"{name}: {what}" for what, name in lines.items())
 
 
 def _command(
     scores: Scores,
-    layout: Layout,
-    dataset: str,
-    split: str,
+    scale: str,
+    block: _Block,
     network: str,
     labels: Sequence[str],
     round: int,
@@ -253,9 +238,9 @@ def _command(
     """The command that evaluates one training, and the further labels and seeds to repeat it with."""
     words = ["python -m d3d evaluate", f"--profile {scores.profile}", f"--dataset {scores.trained_on}"]
     words += [network, f"--labels {labels[0]}", f"--round {round}" if round > 1 else ""]
-    if layout.scale != "none":
-        words += [f"--scale {layout.scale}", f"--eval-dataset {dataset}"]
-        words.append("--eval-root FOLDER" if dataset != scores.trained_on else "")
-    words += [f"--split {split}", f"--seed {seeds[0]}"]
+    if scale != "none":
+        words += [f"--scale {scale}", f"--eval-dataset {block.dataset}"]
+        words.append("--eval-root FOLDER" if block.dataset != scores.trained_on else "")
+    words += [f"--split {block.split}", f"--seed {seeds[0]}"]
     again = [f"{n} {', '.join(map(str, v[1:]))}" for n, v in (("labels", labels), ("seed", seeds)) if v[1:]]
     return f"`{' '.join(w for w in words if w)}`" + (f" (also {'; '.join(again)})" if again else "")

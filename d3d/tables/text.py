@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -29,14 +29,13 @@ _HEADS = {
 }
 
 
-@dataclass(frozen=True)
-class _Style:
-    """How a format writes the best, the second best, a mean with its spread, and a cell without a number."""
+class _Style(NamedTuple):
+    """How a format writes numbers."""
 
     best: str
     second: str
-    spread: str
-    none: str
+    spread: str  # a mean with its spread
+    none: str  # no number
 
 
 _MARKDOWN = _Style("**{}**", "*{}*", "{} ± {}", "–")
@@ -50,9 +49,9 @@ def ranks(values: pd.Series, higher: bool) -> pd.Series:
     second best.
     """
     printed = values.map(lambda v: float(f"{v:.3f}"))
+    last = 0 if printed.nunique() < 2 else min(printed.count() - 1, 2)
     place = printed.rank(method="min", ascending=not higher)
-    last = 2 if printed.count() > 2 else 1
-    return place.where(place <= last, 0).fillna(0).astype(int) * int(printed.nunique() > 1)
+    return place.where(place <= last, 0).astype(int)
 
 
 def marks(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,15 +90,12 @@ def to_markdown(frame: pd.DataFrame, ablation: bool = False) -> str:
         ablation: the rows are labels of one network, whose name is left out.
     """
     names = _first_cells(ablation)
-    head = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names))
     blocks = []
-    for name, part, rows in _blocks(frame, ablation, _MARKDOWN):
-        lines, beyond = [*head], False
-        for row, cells in rows:
-            if row["beyond"] and not beyond:
-                beyond = True
-                lines.append(f"| *{BEYOND}* |" + " |" * (len(cells) - 1))
-            lines.append(markdown_line(cells))
+    for name, part, cells in _blocks(frame, ablation, _MARKDOWN):
+        lines = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names))
+        lines += map(markdown_line, cells)
+        if part["beyond"].any():
+            lines.insert(2 + int((~part["beyond"]).sum()), f"| *{BEYOND}* |" + " |" * (len(cells[0]) - 1))
         blocks.append(f"{name} ({part['images'].max()} images)\n\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -120,15 +116,15 @@ def _first_cells(ablation: bool) -> list[str]:
 
 def _blocks(
     frame: pd.DataFrame, ablation: bool, style: _Style
-) -> Iterator[tuple[str, pd.DataFrame, list[tuple[pd.Series, list[str]]]]]:
-    """Yield (set of images, its rows, [(row, its cells)]).
+) -> Iterator[tuple[str, pd.DataFrame, list[list[str]]]]:
+    """Yield (set of images, its rows, the cells of each).
 
     The first cells name network (not in an ablation) and training, with its source and the number of its seeds where
     that is not the usual one.
     """
     marked = marks(frame)
     for name, part in frame.groupby("set", sort=False):
-        rows = []
+        lines = []
         for at, row in part.iterrows():
             training = row["training"]
             if row["source"] != "ours":
@@ -136,8 +132,8 @@ def _blocks(
             elif 0 < row["n"] < frame["n"].max():
                 training += f" (n = {row['n']})"
             first = [training] if ablation else [row["architecture"], training]
-            rows.append((row, [*first, *(_cell(row, m, marked.loc[at, m], style) for m in METRICS)]))
-        yield name, part, rows
+            lines.append([*first, *(_cell(row, m, marked.loc[at, m], style) for m in METRICS)])
+        yield name, part, lines
 
 
 def _cell(row: pd.Series, metric: str, mark: int, style: _Style) -> str:
@@ -156,19 +152,19 @@ def latex(table: Table) -> str:
     """
     ablation = LAYOUTS[table.key].ablation
     names = _first_cells(ablation)
-    columns = len(names) + len(METRICS)
+    left, columns = len(names), len(names) + len(METRICS)
     heads = " & ".join(_HEADS[m][1] for m in METRICS)
     body: list[str] = []
-    for name, _, rows in _blocks(table.frame, ablation, _LATEX):
+    for name, part, lines in _blocks(table.frame, ablation, _LATEX):
         span = f"\\multicolumn{{{len(METRICS)}}}{{c}}{{{escape(name)}}}"
         body += [
             r"\midrule" if body else r"\toprule",
-            f"{' & '.join(names)} & {span} \\\\ \\cmidrule(l){{{len(names) + 1}-{columns}}}",
-            f"{'& ' * len(names)}{heads} \\\\",
+            f"{' & '.join(names)} & {span} \\\\ \\cmidrule(l){{{left + 1}-{columns}}}",
+            f"{'& ' * left}{heads} \\\\",
         ]
         network, beyond = "", False
-        for row, cells in rows:
-            first = [escape(c) for c in cells[: len(names)]]
+        for (_, row), cells in zip(part.iterrows(), lines, strict=True):
+            first = [escape(c) for c in cells[:left]]
             if row["beyond"] and not beyond:
                 beyond = True
                 body += [r"\midrule", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{BEYOND}}}}} \\\\"]
@@ -177,17 +173,16 @@ def latex(table: Table) -> str:
             elif row["architecture"] == network and not ablation:
                 first[0] = ""
             network = row["architecture"]
-            body.append(f"{' & '.join([*first, *cells[len(names) :]])} \\\\")
-    note = "Best of a network's trainings bold, second best underlined"
+            body.append(f"{' & '.join([*first, *cells[left:]])} \\\\")
     text = [
         "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.",
         *(f"% missing: {line}" for line in table.missing),
         r"\begin{table*}",
         r"\centering",
-        f"\\caption{{{escape(table.caption)}. {note}.}}",
+        f"\\caption{{{escape(table.caption)}. Best of a network's trainings bold, second best underlined.}}",
         f"\\label{{tab:{'paper' if table.key.isdigit() else ''}{table.key}}}",
         r"\resizebox{\linewidth}{!}{%",
-        f"\\begin{{tabular}}{{{'l' * len(names)}{'c' * len(METRICS)}}}",
+        f"\\begin{{tabular}}{{{'l' * left}{'c' * len(METRICS)}}}",
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
@@ -196,19 +191,15 @@ def latex(table: Table) -> str:
     return "\n".join(text) + "\n"
 
 
+_ESCAPED = {c: f"\\{c}" for c in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--"}
+_ESCAPED |= {
+    c: rf"\text{name}{{}}" for c, name in zip("~^\\", ("asciitilde", "asciicircum", "backslash"), strict=True)
+}
+
+
 def escape(text: str) -> str:
     """Escape plain text for LaTeX."""
-    special = {
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-        "<": "$<$",
-        ">": "$>$",
-        "±": r"$\pm$",
-        "–": "--",
-    }
-    return "".join(special.get(c, c) for c in text)
+    return text.translate(str.maketrans(_ESCAPED))
 
 
 def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import chain
 from typing import Any
 
 from d3d import evaluation, io
@@ -79,10 +78,10 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
         unit="frame",
         **where(config),
     )
-    per_image = evaluation.to_frame(list(chain.from_iterable(rows.values())), list(rows))
-    own = {(s.name, s.frame_ids[i]) for s in scenes for i in split_frames(config, s)}
+    per_image = evaluation.to_frame(rows)
+    own = frozenset((s.name, s.frame_ids[i]) for s in scenes for i in split_frames(config, s))
     # the split's own images; the others are there because a list names them
-    per_image["in_split"] = [key in own for key in zip(per_image["scene"], per_image["frame"], strict=True)]
+    per_image["in_split"] = evaluation.on_list(per_image, own)
     with io.atomic(opened.folder / SCORES) as temporary:
         per_image.to_csv(temporary, index=False, float_format="%.6g")
     found = evaluated_dataset(config)
