@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from d3d.pipeline.stages.trainings import trained
 from d3d.tables.run import table
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import Table, missing, paper_table
-from d3d.tables.text import to_markdown
+from d3d.tables.text import to_markdown, write_text
 
+# What runs of several seeds need not share: the seed, the place, and what each evaluation is found with
+_OWN = {"seed", "run", "runs_dir", "device", "arch", "labels", "strategies", "round", "evaluation", "base"}
 # The entries of a provenance that are stored: enough to repeat the run and to judge its cost
 _KEPT = (
     *("command", "git", "dirty", "versions", "seed", "machine", "threads"),
@@ -44,27 +47,23 @@ def gather(configs: Sequence[Config]) -> Scores:
     """
     if not configs:
         raise ConfigError("no run to gather scores from.")
-    first = _but_seed(configs[0])
-    for config in configs[1:]:
-        lines = runs.differences(_but_seed(config), first)
-        if lines:
+    first, *others = ({k: v for k, v in asdict(c).items() if k not in _OWN} for c in configs)
+    for config, values in zip(configs[1:], others, strict=True):
+        if lines := runs.differences(values, first):
             raise ConfigError(
                 f"runs of {_name(configs[0])} and {_name(config)} differ in more than the seed, so "
                 f"that their mean has no meaning:\n  " + "\n  ".join(lines[:6])
             )
     evaluations = tuple(e for config in configs for e in _of_run(config))
     if not evaluations:
-        raise DataError(
-            f"no evaluation in {', '.join(str(runs.run_folder(c)) for c in configs)}: run `python -m d3d evaluate` "
-            f"first."
-        )
+        folders = ", ".join(str(runs.run_folder(c)) for c in configs)
+        raise DataError(f"no evaluation in {folders}: run `python -m d3d evaluate` first.")
     scores = Scores(evaluations)
     own = sorted({(e.dataset, e.split) for e in evaluations if e.dataset == e.trained_on})
     # the parameter `lists` belongs to the data set that is evaluated: here, if that is the one trained on
     same = configs[0].evaluation.dataset is None
     opened = scenes.evaluated_dataset(configs[0]) if same else scenes.dataset(configs[0])
-    lists = {key: opened.lists(key[1]) for key in own}
-    return replace(scores, lists={key: value for key, value in lists.items() if value})
+    return replace(scores, lists={key: lists for key in own if (lists := opened.lists(key[1]))})
 
 
 def of_run(config: Config, key: str) -> Table:
@@ -94,7 +93,7 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     """
     e = config.evaluation
     if trainings is None:
-        every = ((arch, labels) for arch in ARCHITECTURES for labels in ("", *fusion.LABELS))
+        every = product(ARCHITECTURES, ("", *fusion.LABELS))
         trainings = [t for t in every if stages.is_finished(config, "evaluate", *t)]
     if not trainings:
         raise DataError(
@@ -103,22 +102,16 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
     results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
     found = scenes.evaluated_dataset(config)
+    at = (e.dataset or config.data.dataset, e.split, found.lists(e.split))
     about = {"seed": config.seed, "profile": config.profile, "trained_on": config.data.dataset}
     about |= {"scale": e.scale, "round": config.round}
     about["provenance"] = {"evaluation": {"in_part": not found.whole(e.split, e.every)}}
-    made = {
-        pixels: table(
-            results, e.dataset or config.data.dataset, e.split, found.lists(e.split), pixels=pixels, **about
-        )
-        for pixels in sorted({p for r in results.values() for p in r["pixels"]})
-    }
-    for pixels, part in made.items():
-        stem = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
-        path = stages.folder_of(config, "tables") / stem
-        with io.atomic(path.with_name(f"{stem}.csv")) as temporary:
-            part.to_csv(temporary, index=False, float_format="%.6g")
-        with io.atomic(path.with_name(f"{stem}.md")) as temporary:
-            temporary.write_text(to_markdown(part))
+    folder, made = stages.folder_of(config, "tables"), {}
+    for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
+        made[pixels] = part = table(results, *at, pixels=pixels, **about)
+        name = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
+        write_text(folder / f"{name}.csv", part.to_csv(index=False, float_format="%.6g"))
+        write_text(folder / f"{name}.md", to_markdown(part))
     return made["all"]
 
 
@@ -126,29 +119,25 @@ def _name(config: Config) -> str:
     return f"profile {config.profile}, seed {config.seed}"
 
 
-def _but_seed(config: Config) -> dict[str, Any]:
-    """What runs of several seeds must share."""
-    values = asdict(replace(config, seed=0, run="", runs_dir=None, device="auto"))
-    # every evaluation that is found has its own
-    for name in ("arch", "labels", "strategies", "round", "evaluation", "base"):
-        del values[name]
-    return values
-
-
 def _of_run(config: Config) -> list[Evaluation]:
     """The evaluations of one run and, if it has a base, those of the base that are this run's own."""
     own = runs.run_folder(config)
-    bases = [runs.run_folder(replace(config, run=config.base))] if config.base else []
+    bases = [runs.run_folder(config, config.base)] if config.base else []
     found: dict[Path, Evaluation] = {}
     for run in (own, *bases):
         for done in sorted((run / "evaluate").glob("*/*/*/DONE")):
-            folder = done.parent
-            path, stored = folder.relative_to(run), _stored_identity(folder)
-            keyframes = _evaluation_settings(stored).get("keyframes", "")
-            if path in found or keyframes != keyframes_name(config.evaluation):
+            folder, stored = done.parent, runs.stored_identity(done.parent)
+            path, settings = folder.relative_to(run), stored["settings"]["evaluation"]
+            if path in found or settings.get("keyframes", "") != keyframes_name(config.evaluation):
                 continue  # other frames of the same split do not belong in one table
-            ours, labels = _config_of(config, folder, stored)
-            lines = runs.differences(_expected_identity(ours, labels), stored)
+            arch, training, _ = folder.parts[-3:]
+            labels, _, number = re.fullmatch(r"(.+?)(-round(\d+))?", training).groups()
+            labels = "" if labels == SELF_SUPERVISED else labels
+            ours = replace(config, arch=arch, round=int(number or 1), evaluation=EvalConfig(**settings))
+            ours = replace(ours, labels=_teachers_labels(stored, ours))
+            # another data set that was evaluated need not be at hand
+            expected = graph.identity(ours, stages.key_of(ours, "evaluate", arch, labels), lambda error: None)
+            lines = runs.differences(expected, stored)
             if not lines:
                 found[path] = _read(ours, labels, folder, stored)
             elif run == own:
@@ -158,25 +147,6 @@ def _of_run(config: Config) -> list[Evaluation]:
                     + "\nGive the parameters of that run, or evaluate it again."
                 )
     return list(found.values())
-
-
-# The next four functions alone know how a stage's result is identified
-
-
-def _stored_identity(folder: Path) -> dict[str, Any]:
-    """What determined the result of a finished stage, as nested values."""
-    return runs.stored_identity(folder)
-
-
-def _expected_identity(config: Config, labels: str) -> dict[str, Any]:
-    """What would determine this evaluation with this configuration."""
-    # another data set that was evaluated need not be at hand
-    return graph.identity(config, stages.key_of(config, "evaluate", config.arch, labels), lambda error: None)
-
-
-def _evaluation_settings(identity: dict[str, Any]) -> dict[str, Any]:
-    """How an evaluation was scored: the fields of `EvalConfig`."""
-    return identity["settings"]["evaluation"]
 
 
 def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
@@ -191,26 +161,13 @@ def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
     return config.labels
 
 
-def _config_of(config: Config, folder: Path, stored: dict[str, Any]) -> tuple[Config, str]:
-    """The run's configuration with the network, round and split of a finished evaluation, and its labels."""
-    arch, training, _ = folder.parts[-3:]
-    labels, _, number = re.fullmatch(r"(.+?)(-round(\d+))?", training).groups()
-    ours = replace(config, arch=arch, round=int(number or 1))
-    evaluation = EvalConfig(**_evaluation_settings(stored))
-    ours = replace(ours, labels=_teachers_labels(stored, ours), evaluation=evaluation)
-    return ours, "" if labels == SELF_SUPERVISED else labels
-
-
 def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> Evaluation:
-    """A finished evaluation.
-
-    Raises:
-        RunError: its file of scores has changed.
-    """
+    """A finished evaluation; a `RunError` says that its file of scores has changed."""
     csv = folder / "per_image.csv"
     if not csv.is_file() or io.sha256(csv) != io.read_json(folder / "DONE")["outputs"].get(csv.name):
         raise RunError(f"{csv} is not what its evaluation left there. Delete {folder} and evaluate again.")
     network = graph.folder_of(config, trained(config, config.arch, labels))
+    provenances = {"training": network / "provenance.json", "evaluation": folder / "provenance.json"}
     return Evaluation(
         arch=config.arch,
         labels=labels,
@@ -223,11 +180,7 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
         round=config.round,
         settings=hashlib.sha256(json.dumps(without_seed(stored), sort_keys=True).encode()).hexdigest(),
         per_image=pd.read_csv(csv, dtype={"scene": str, "frame": str}),
-        provenance={
-            kind: _kept(io.read_json(f / "provenance.json"))
-            for kind, f in (("training", network), ("evaluation", folder))
-            if (f / "provenance.json").is_file()
-        },
+        provenance={kind: _kept(io.read_json(path)) for kind, path in provenances.items() if path.is_file()},
     )
 
 

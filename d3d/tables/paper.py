@@ -69,17 +69,15 @@ def paper_tables(path: Path | None = None) -> pd.DataFrame:
 def paper_rows(
     dataset: str, split: str, frames: str, images: int, scale: str, trained_on: str, ablation: bool
 ) -> pd.DataFrame:
-    """Select the paper's rows that may stand beside scores of a set of images.
+    """Select the rows of `paper_tables` that may stand beside scores of a set of images.
+
+    There are none where the set, the scale or the training data are not the paper's. Table 5 is of relative depth
+    ("median") by networks trained on another data set, the others of absolute depth on the data set trained on.
 
     Args:
         frames: name of the list; "" is the whole split.
         images: how many images were scored. A list of another length than the paper's has no rows.
-        scale: Table 5 is relative depth ("median"), the others are absolute depth ("none").
-        trained_on: Table 5 is of networks trained on another data set, the others of networks trained on the same.
         ablation: Table 6; otherwise Tables 2 to 5.
-
-    Returns:
-        the rows of `paper_tables`; none where the set, the scale or the training data are not the paper's.
     """
     own = f"{frames.lower()}_{split}" if frames else split
     name, relative = PAPER_SPLITS.get((dataset, own)), scale != "none"

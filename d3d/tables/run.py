@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,8 @@ from d3d.metrics import PIXELS
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import APART, Layout, make_rows
 from d3d.tables.text import markdown_line
+
+_TRAINING = ["architecture", "training", "source"]
 
 
 def table(
@@ -60,7 +63,7 @@ def gains(frame: pd.DataFrame, metric: str = "sq_rel") -> pd.DataFrame:
     students = frame[~frame["training"].isin([training_name("pred"), training_name("")])]
     both = students.merge(taught, on=key, suffixes=("", "_taught"))
     both["change"] = both[metric] / both[f"{metric}_taught"] - 1
-    return both[["architecture", "training", "source", "list", "change"]]
+    return both[[*_TRAINING, "list", "change"]]
 
 
 def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -72,31 +75,21 @@ def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         pixels, training, the seven metrics, images.
     """
-    there = {kind for per_image in results.values() for kind in per_image["pixels"]}
     rows = [
         {"pixels": kind, "training": training_name(labels), **summary(per_image, kind)}
-        for kind in PIXELS
-        if kind in there
-        for labels, per_image in results.items()
+        for kind, (labels, per_image) in product(PIXELS, results.items())
+        if (per_image["pixels"] == kind).any()
     ]
     return pd.DataFrame(rows).astype({"images": int})
 
 
-_PRINTED = {"abs_rel": "Abs Rel", "sq_rel": "Sq Rel", "rmse": "RMSE"}
-
-
 def printed(frame: pd.DataFrame) -> str:
-    """The table of a run for a terminal: a row a training, three columns a list of images, the gains below.
-
-    Args:
-        frame: from `tables.table`.
-    """
-    names = list(dict.fromkeys(frame["list"]))
+    """The table of a run (`table`) for a terminal: a row a training, three columns a list, the gains below."""
+    names = frame["list"].unique()
     text = _side_by_side(frame, [n for n in names if n not in APART])
-    changes = gains(frame)
-    changes = changes[~changes["list"].isin(APART)]
+    changes = gains(frame[~frame["list"].isin(APART)])
     text += "\n" if len(changes) else ""
-    for (arch, training, source), part in changes.groupby(["architecture", "training", "source"], sort=False):
+    for (arch, training, source), part in changes.groupby(_TRAINING, sort=False):
         values = ", ".join(f"{n} {100 * c:+.1f} %" for n, c in zip(part["list"], part["change"], strict=True))
         whose = "" if source == "ours" else f" ({source})"
         text += f"Sq Rel of {training} against {training_name('pred')}, {arch}{whose}: {values}\n"
@@ -110,18 +103,13 @@ def _side_by_side(frame: pd.DataFrame, lists: Sequence[str]) -> str:
     """Three metrics of some lists side by side, as Markdown in aligned columns."""
     frame = frame[frame["list"].isin(lists)]
     count = frame[frame["source"] == "ours"].groupby("list")["images"].max()
-    lines = [["architecture", "training"]]
-    lines[0] += [
-        f"{n} ({count[n]}): {m}" if k == 0 else m for n in lists for k, m in enumerate(_PRINTED.values())
-    ]
-    for (arch, training, source), part in frame.groupby(["architecture", "training", "source"], sort=False):
-        values = part.set_index("list").reindex(lists)[list(_PRINTED)].to_numpy().ravel()
+    heads = [[f"{n} ({count[n]}): Abs Rel", "Sq Rel", "RMSE"] for n in lists]
+    lines = [["architecture", "training", *chain.from_iterable(heads)]]
+    for (arch, training, source), part in frame.groupby(_TRAINING, sort=False):
+        values = part.set_index("list").reindex(lists)[["abs_rel", "sq_rel", "rmse"]].to_numpy().ravel()
         first = [arch, training if source == "ours" else f"{training} ({source})"]
         lines.append([*first, *("–" if pd.isna(v) else f"{v:.3f}" for v in values)])
-    columns = []
-    for k, column in enumerate(zip(*lines, strict=True)):
-        width = max(map(len, column))
-        padded = [c.ljust(width) if k < 2 else c.rjust(width) for c in column]
-        rule = "-" * width if k < 2 else "-" * (width - 1) + ":"
-        columns.append([padded[0], rule, *padded[1:]])
-    return "".join(markdown_line(line) + "\n" for line in zip(*columns, strict=True))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width if k < 2 else "-" * (width - 1) + ":" for k, width in enumerate(widths)])
+    formats = [f"{'<' if k < 2 else '>'}{width}" for k, width in enumerate(widths)]
+    return "".join(f"{markdown_line(map(format, line, formats))}\n" for line in lines)

@@ -205,9 +205,9 @@ def escape(text: str) -> str:
 def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list[Path]:
     """Write every table of which something was evaluated: ``table2.csv``, ``.md``, ``.tex`` to ``table6``, ``mirror``.
 
+    Files of a table that has nothing to show any more are removed.
+
     Args:
-        scores: from `gather` or `read`.
-        folder: created if it does not exist. Files of a table that has nothing to show any more are removed.
         arch: the network of Table 6.
 
     Returns:
@@ -216,16 +216,20 @@ def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list
     paths = []
     for key in LAYOUTS:
         table = paper_table(scores, key, arch)
-        stem = f"table{key}" if key.isdigit() else key
         for suffix, make in (("csv", csv), ("md", markdown), ("tex", latex)):
-            path = folder / f"{stem}.{suffix}"
+            path = folder / f"{'table' if key.isdigit() else ''}{key}.{suffix}"
             if table is None:
                 path.unlink(missing_ok=True)
-                continue
-            with io.atomic(path) as temporary:
-                temporary.write_text(make(table), encoding="utf-8")
-            paths.append(path)
+            else:
+                write_text(path, make(table))
+                paths.append(path)
     return paths
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with io.atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def readme_block(folder: Path, metric: str = "sq_rel") -> str:
@@ -266,7 +270,7 @@ def readme_block(folder: Path, metric: str = "sq_rel") -> str:
         f"{_HEADS[metric][0][:-2]} on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
         f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
     )
-    return f"{caption}\n\n" + "\n".join(lines) + "\n"
+    return "\n".join([caption, "", *lines, ""])
 
 
 def write_readme(path: Path, block: str) -> None:
@@ -278,7 +282,5 @@ def write_readme(path: Path, block: str) -> None:
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise DataError(f"{path} must have {BEGIN} and below it {END}, each once.")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    with io.atomic(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{after}", encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    write_text(path, f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{after}")
