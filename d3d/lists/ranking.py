@@ -7,8 +7,9 @@ Entry E12 of docs/experiments.md measures how well it finds frames that are know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from d3d import figures, fusion, io, reconstruction
 from d3d.datasets import Scene
 from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
+from d3d.evaluation import on_list
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
@@ -61,27 +63,22 @@ def behind_mesh(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
 
 def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
     """Mean of the largest values: a share of all values, at least one."""
-    flat = np.sort(values, axis=None)
-    return float(flat[-max(1, round(share * flat.size)) :].mean())
+    return float(np.sort(values, axis=None)[-max(1, round(share * values.size)) :].mean())
 
 
-def frame_scores(uncertainty: np.ndarray, excess: np.ndarray) -> dict[str, float]:
-    """How reflective a frame looks; all scores in metres.
-
-    Args:
-        uncertainty: U (h, w), metres.
-        excess: D - P (h, w), metres; only positive values count, as a highlight looks too far away.
+def frame_scores(pred: np.ndarray, proj: np.ndarray, uncertainty: np.ndarray) -> dict[str, float]:
+    """How reflective a frame looks, from D, P and U (h, w); all in metres.
 
     Returns:
-        uncertainty and disagreement, each a mean over the top 5 % of pixels; score, their geometric mean, which is
-        large only where both are large.
+        uncertainty and disagreement, the means of U and of max(D - P, 0) over the top 5 % of pixels (a highlight
+        looks too far away); score, their geometric mean, which is large only where both are large.
     """
-    u, d = top_mean(uncertainty), top_mean(np.maximum(excess, 0))
+    u, d = top_mean(uncertainty), top_mean(np.maximum(behind_mesh(pred, proj), 0))
     return {"score": float(np.sqrt(u * d)), "uncertainty": u, "disagreement": d}
 
 
 def rank_frames(config: Config) -> pd.DataFrame:
-    """Ranks the evaluated frames by how reflective they look; needs poses, but no ground truth.
+    """Rank the evaluated frames by how reflective they look; needs poses, but no ground truth.
 
     Stored scene by scene in ``runs/<run>/rank/<split>``: an interrupted call resumes, a finished ranking is read.
 
@@ -96,20 +93,34 @@ def rank_frames(config: Config) -> pd.DataFrame:
 
 
 def _rank(config: Config, key: Key, opened: StageFolder) -> None:
-    scenes = evaluated_scenes(config)
+    scenes, folder, name = evaluated_scenes(config), opened.folder, f"rank/{evaluated_name(config)}"
     wanted = {s.name: evaluated_frames(config, s) for s in scenes}
-    stores = _predict(config, scenes, wanted, opened.folder)
+    stores = _stores(config, folder)
+    for arch, store in zip(ENSEMBLE, stores, strict=True):
+        if not store.folder.is_relative_to(folder):
+            stages.evaluate(config, arch)  # tables need it anyway
+            continue
+        map_scenes(
+            saved_network,
+            saved(config, Key("pretrain", arch)),
+            scenes,
+            list(wanted.values()),
+            store,
+            config.data.size_hw,
+            what=f"{name}/{arch}",
+            **where_networks(config),
+        )
     parts = run_tasks(
         rank_scene,
-        {s.name: (config, s, wanted[s.name], stores, opened.folder) for s in scenes},
-        what=f"rank/{evaluated_name(config)}",
+        {s.name: (config, s, wanted[s.name], stores, folder) for s in scenes},
+        what=name,
         sizes={name: len(frames) for name, frames in wanted.items()},
         unit="frame",
         **where(config),
     )
-    with io.atomic(opened.folder / "frames.csv") as temporary:
+    with io.atomic(folder / "frames.csv") as temporary:
         pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
-    opened.finish({"frames.csv": io.sha256(opened.folder / "frames.csv")})
+    opened.finish({"frames.csv": io.sha256(folder / "frames.csv")})
 
 
 def _rank_settings(config: Config, key: Key) -> dict[str, Any]:
@@ -140,43 +151,22 @@ def folder_of(config: Config) -> Path:
 def _stores(config: Config, folder: Path) -> list[DepthStore]:
     """Each self-supervised network's depth of the split: that of its evaluation or, without truth, the ranking's."""
     if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
-        folders = [stages.stage_folder(config, "evaluate", arch) / "depth" for arch in ENSEMBLE]
-    else:
-        folders = [folder / "depth" / arch for arch in ENSEMBLE]
-    return [DepthStore(of) for of in folders]
+        return [DepthStore(stages.stage_folder(config, "evaluate", arch) / "depth") for arch in ENSEMBLE]
+    return [DepthStore(folder / "depth" / arch) for arch in ENSEMBLE]
 
 
-def _predict(
-    config: Config, scenes: Sequence[Scene], wanted: Mapping[str, Sequence[int]], folder: Path
-) -> list[DepthStore]:
-    """Depth of the split by each network, made where it is not there yet; where it is stored."""
-    stores = _stores(config, folder)
-    for arch, store in zip(ENSEMBLE, stores, strict=True):
-        if any(s.has_depth for s in scenes):
-            stages.evaluate(config, arch)  # tables need it anyway
-        else:
-            map_scenes(
-                saved_network,
-                saved(config, Key("pretrain", arch)),
-                scenes,
-                [wanted[s.name] for s in scenes],
-                store,
-                config.data.size_hw,
-                what=f"rank/{evaluated_name(config)}/{arch}",
-                **where_networks(config),
-            )
-    return stores
+def evidence(config: Config, scene: Scene, i: int) -> Evidence:
+    """The data that a ranked frame was judged by, read from the run's folder."""
+    folder = folder_of(config)
+    image = scene.image(i, _legible(scene.size_hw, 640))
+    return Evidence(image, *_maps(scene, i, _stores(config, folder), folder))
 
 
-def evidence(config: Config, scene: Scene, i: int, stores: Sequence[DepthStore] | None = None) -> Evidence:
-    """What a ranked frame was judged by, read from the run's folder."""
-    depths = np.stack([store.read_of(scene, i) for store in stores or _stores(config, folder_of(config))])
-    return Evidence(
-        scene.image(i, _legible(scene.size_hw, 640)),
-        np.median(depths, axis=0),
-        DepthStore(folder_of(config) / "projected").read_of(scene, i),
-        fusion.ensemble_std(depths),
-    )
+def _maps(scene: Scene, i: int, stores: Sequence[DepthStore], folder: Path) -> tuple[np.ndarray, ...]:
+    """D, P and U of a ranked frame."""
+    depths = np.stack([store.read_of(scene, i) for store in stores])
+    projected = DepthStore(folder / "projected").read_of(scene, i)
+    return np.median(depths, axis=0), projected, fusion.ensemble_std(depths)
 
 
 def rank_scene(
@@ -194,14 +184,11 @@ def rank_scene(
         projected.write_scene(scene.name, _project(config, scene, frames, stores))
     csv = folder / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
     if not csv.is_file():
-        rows = []
-        for i in frames:
-            depths = np.stack([store.read_of(scene, i) for store in stores])
-            excess = behind_mesh(np.median(depths, axis=0), projected.read_of(scene, i))
-            scores = frame_scores(fusion.ensemble_std(depths), excess)
-            rows.append({"scene": scene.name, "frame": scene.frame_ids[i], **scores})
+        rows = pd.DataFrame([frame_scores(*_maps(scene, i, stores, folder)) for i in frames])
+        rows.insert(0, "scene", scene.name)
+        rows.insert(1, "frame", [scene.frame_ids[i] for i in frames])
         with io.atomic(csv) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+            rows.to_csv(temporary, index=False, float_format="%.6g")
     return pd.read_csv(csv, dtype={"scene": str, "frame": str})
 
 
@@ -212,14 +199,13 @@ def _project(
 
     The mesh is fused from the median of the networks' depth: it finds more than that of one network (E12).
     """
-    f, size_hw = config.fusion, config.data.size_hw
-    used = thinned(scene, frames, f.integrate_every)
-    Ks = np.stack([scene.K(i, size_hw) for i in frames])
-    poses = scene.world_T_cams[list(frames)]
+    f, size_hw, numbers = config.fusion, config.data.size_hw, scene.numbers
+    # one frame of each stretch of the video: as dense as a training scene, also where not every frame is kept
+    used = [next(stretch) for _, stretch in groupby(frames, lambda i: numbers[i] // f.integrate_every)]
     mesh = reconstruction.reconstruct(
         np.stack([np.median([s.read_of(scene, i) for s in stores], axis=0) for i in used]),
         np.stack([scene.K(i, size_hw) for i in used]),
-        scene.world_T_cams[list(used)],
+        scene.world_T_cams[used],
         f.voxel_m,
         f.trunc_m,
         every=1,
@@ -227,23 +213,11 @@ def _project(
         passes=f.passes,
     )
     for start in range(0, len(frames), 32):  # a few views at a time: memory does not grow with the scene
-        part = slice(start, start + 32)
-        depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, f.renderer)
-        yield from zip((scene.frame_ids[i] for i in frames[part]), depths, strict=True)
+        part = list(frames[start : start + 32])
+        Ks = np.stack([scene.K(i, size_hw) for i in part])
+        depths = reconstruction.render_depth(mesh, Ks, scene.world_T_cams[part], size_hw, f.renderer)
+        yield from zip((scene.frame_ids[i] for i in part), depths, strict=True)
         advance(len(depths))
-
-
-def thinned(scene: Scene, frames: Sequence[int], every: int) -> list[int]:
-    """The first of some frames (indices in order) in each stretch of ``every`` frames of the video.
-
-    Their distance is that of the frames fused of a training scene, also where a scene holds a part of the video.
-    """
-    numbers, taken, last = scene.numbers, [], -1
-    for i in frames:
-        if numbers[i] // every != last:
-            taken.append(i)
-            last = numbers[i] // every
-    return taken
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
@@ -283,16 +257,15 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
     Raises:
         DataError: none of the ranked frames is on the list.
     """
-    hits = np.array([key in wanted for key in zip(ranking["scene"], ranking["frame"], strict=True)])
+    hits = on_list(ranking, wanted)
     if not hits.any():
         raise DataError("none of the ranked frames is on the list: nothing to find.")
-    at = [k for k in at if k <= len(hits)]
     rows = {}
     for name in SCORES:
         sorted_hits = hits[np.argsort(-ranking[name].to_numpy(), kind="stable")]
         precision = np.cumsum(sorted_hits) / np.arange(1, len(hits) + 1)
         rows[name] = {"average precision": precision[sorted_hits].mean()}
-        rows[name] |= {f"first {k}": precision[k - 1] for k in at}
+        rows[name] |= {f"first {k}": precision[k - 1] for k in at if k <= len(hits)}
     rows["by chance"] = dict.fromkeys(rows["score"], hits.mean())
     return pd.DataFrame(rows).T
 
@@ -300,9 +273,7 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
 def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
     """As `found`, for one of the data set's lists; empty where the list does not exist or no frame of it is ranked."""
     known = evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
-    if known.isdisjoint(zip(ranking["scene"], ranking["frame"], strict=True)):
-        return pd.DataFrame()
-    return found(ranking, known)
+    return found(ranking, known) if on_list(ranking, known).any() else pd.DataFrame()
 
 
 def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
@@ -312,17 +283,15 @@ def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart:
         apart: least distance between two frames of a scene in the sheet, in ranked frames: neighbours look alike.
     """
     scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
-    places = {}  # of a ranked frame among its scene's
-    for name, ids in ranking.groupby("scene")["frame"].agg(set).items():
-        places |= {(name, f): k for k, f in enumerate(f for f in scenes[name].frame_ids if f in ids)}
-    images, titles, shown = [], [], set()
-    for r in ranking.itertuples():
-        scene, i = scenes[r.scene], scenes[r.scene].frame_ids.index(r.frame)
-        place = places[r.scene, r.frame]
-        if len(images) < count and not any((r.scene, place + k) in shown for k in range(-apart + 1, apart)):
-            shown.add((r.scene, place))
-            images.append(scene.image(i, _legible(scene.size_hw)))
-            titles.append(f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m")
+    indices = [scenes[s].frame_ids.index(f) for s, f in zip(ranking["scene"], ranking["frame"], strict=True)]
+    ranked = ranking.assign(frame_index=indices)
+    ranked["place"] = ranked.groupby("scene")["frame_index"].rank()
+    shown: list[Any] = []  # rows
+    for r in ranked.itertuples():
+        if len(shown) < count and all(r.scene != s.scene or abs(r.place - s.place) >= apart for s in shown):
+            shown.append(r)
+    images = [scenes[r.scene].image(r.frame_index, _legible(scenes[r.scene].size_hw)) for r in shown]
+    titles = [f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m" for r in shown]
     title = f"Most reflective by score, of {len(ranking)} frames; neighbours left out"
     return figures.contact_sheet(images, titles, title=title)
 

@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import io
 from d3d.datasets.lists import check_name, write_list
+from d3d.datasets.records import Record, parse
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError, RunError
 from d3d.figures import SIGNED_LIMIT_M, Panel, grid
@@ -26,8 +27,14 @@ from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import evaluated_dataset
 
 ACCEPT, REJECT = "accept", "reject"
-_FORMAT = 1
 Frame = tuple[str, str]  # scene's name, frame id
+
+
+class _Decisions(Record):
+    """The file of a review."""
+
+    format: Literal[1]
+    decisions: list[tuple[str, str, Literal["accept", "reject"]]]
 
 
 class Review:
@@ -35,10 +42,6 @@ class Review:
 
     The file lists the decisions in the order they were made; the last decision on a frame counts. It may name frames
     that this review does not show; these keep their decision.
-
-    Attributes:
-        frames: in the order they are shown.
-        index: of the current frame.
     """
 
     def __init__(self, frames: Sequence[Frame], path: Path) -> None:
@@ -47,36 +50,33 @@ class Review:
         Raises:
             DataError: there is no frame, a frame is given twice, or the file is not readable.
         """
-        self.frames, self.path = [(str(s), str(f)) for s, f in frames], Path(path)
+        self.frames, self.path = (
+            [(str(s), str(f)) for s, f in frames],
+            Path(path),
+        )  # in the order they are shown
         if not self.frames:
             raise DataError("nothing to review: the ranking has no frame.")
         if len(set(self.frames)) != len(self.frames):
             raise DataError("nothing to review: the ranking has a frame twice.")
         self._events = self._read()
-        self.index = 0
+        self.index = 0  # of the current frame
         if self._events:
-            self._show_next(self._place(self._events[-1][0], 0))
+            self._show_next(self._last(0))
 
-    def _read(self) -> list[tuple[Frame, str]]:
-        if not self.path.is_file():
-            return []
+    def _read(self) -> list[tuple[str, str, str]]:
+        where = f"{self.path}: not readable as decisions of a review"
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if stored["format"] != _FORMAT:
-                raise ValueError(f"format {stored['format']!r}, this version of d3d reads {_FORMAT}")
-            events = [((str(s), str(f)), d) for s, f, d in stored["decisions"]]
-            if not all(d in (ACCEPT, REJECT) for _, d in events):
-                raise ValueError(f"a decision is neither {ACCEPT!r} nor {REJECT!r}")
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: not readable as decisions of a review ({error}). Move it away to start a new review."
-            ) from None
-        return events
+            content = self.path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            return []
+        except OSError as error:
+            raise DataError(f"{where} ({error}).") from None
+        return parse(_Decisions, content, where, "Move it away to start a new review.").decisions
 
     @property
     def decisions(self) -> dict[Frame, str]:
         """Frame -> "accept" or "reject"."""
-        return dict(self._events)
+        return {(scene, frame): decision for scene, frame, decision in self._events}
 
     @property
     def current(self) -> Frame:
@@ -91,8 +91,7 @@ class Review:
     @property
     def left(self) -> int:
         """The number of undecided frames."""
-        decisions = self.decisions
-        return sum(frame not in decisions for frame in self.frames)
+        return len(set(self.frames) - self.decisions.keys())
 
     def accept(self) -> None:
         """Put the current frame on the list and go to the next undecided frame."""
@@ -106,9 +105,9 @@ class Review:
         """Remove the last decision and go to its frame; returns False if there is no decision."""
         if not self._events:
             return False
-        frame, _ = self._events[-1]
+        index = self._last(self.index)
         self._save(self._events[:-1])
-        self.index = self._place(frame, self.index)
+        self.index = index
         return True
 
     def go(self, index: int) -> None:
@@ -116,25 +115,27 @@ class Review:
         self.index = min(max(int(index), 0), len(self.frames) - 1)
 
     def _decide(self, decision: str) -> None:
-        self._save([*self._events, (self.current, decision)])
+        self._save([*self._events, (*self.current, decision)])
         self._show_next(self.index)
 
-    def _place(self, frame: Frame, otherwise: int) -> int:
+    def _last(self, otherwise: int) -> int:
+        """The index of the frame that was decided last, if it is shown."""
+        frame = self._events[-1][:2]
         return self.frames.index(frame) if frame in self.frames else otherwise
 
     def _show_next(self, after: int) -> None:
         """Go to the first undecided frame after this one, else to the first of all; stay if all are decided."""
         decisions, n = self.decisions, len(self.frames)
         order = [*range(after + 1, n), *range(after + 1)]
-        self.index = next((i for i in order if self.frames[i] not in decisions), max(after, 0))
+        self.index = next((i for i in order if self.frames[i] not in decisions), after)
 
-    def _save(self, events: list[tuple[Frame, str]]) -> None:
+    def _save(self, events: list[tuple[str, str, str]]) -> None:
         if self._read() != self._events:
             raise RunError(
                 f"{self.path} was changed by another review since this one was opened. This decision is not stored. "
                 f"Run the cell again to continue from the file."
             )
-        io.write_json(self.path, {"format": _FORMAT, "decisions": [[*frame, d] for frame, d in events]})
+        io.write_json(self.path, {"format": 1, "decisions": events})
         self._events = events
 
 
@@ -150,26 +151,25 @@ def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
 
 
 def open_review(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> Review:
-    """Begin the review for a list, or continue it.
+    """Begin the review for the list of this name, or continue it.
 
     Args:
         ranking: from `d3d.lists.ranking.rank_frames`, or a part of it; the frames are shown in its order.
-        name: of the list.
     """
-    return Review(
-        list(zip(ranking["scene"], ranking["frame"], strict=True)), list_path(config, name, ".json")
-    )
+    frames = list(zip(ranking["scene"], ranking["frame"], strict=True))
+    return Review(frames, list_path(config, name, ".json"))
 
 
-def _header(config: Config, name: str, decided_by: str) -> dict[str, object]:
+def _write(config: Config, name: str, decided_by: str, frames: FrameList) -> Path:
     e = config.evaluation
-    return {
+    header = {
         "list": name,
         "data set": f"{e.dataset or config.data.dataset}, split {e.split}, eval_every {e.every}",
         "decided by": decided_by,
         "ranked by": f"d3d, run {config.run} (profile {config.profile}, seed {config.seed})",
         "date": datetime.now(UTC).date(),
     }
+    return write_list(list_path(config, name), frames, header)
 
 
 def write(config: Config, review: Review, name: str = "Reflection") -> Path:
@@ -180,7 +180,7 @@ def write(config: Config, review: Review, name: str = "Reflection") -> Path:
     """
     n, decided = len(review.accepted), len(review.decisions)
     by = f"a person, frame by frame with d3d.lists.review; {decided} looked at, {n} accepted"
-    return write_list(list_path(config, name), review.accepted, _header(config, name, by))
+    return _write(config, name, by, review.accepted)
 
 
 def write_automatic(
@@ -203,8 +203,7 @@ def write_automatic(
     chosen = by_rule(ranking, share, score_m)
     rule = f"the best {share:.1%} by score" if share is not None else f"score at least {score_m:g} m"
     by = f"an automatic rule, nobody has looked: {rule}, {len(chosen)} of {len(ranking)} frames"
-    name = f"{name}-automatic"
-    return write_list(list_path(config, name), chosen, _header(config, name, by))
+    return _write(config, f"{name}-automatic", by, chosen)
 
 
 def picture(
