@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     Where torchrun started it as one of several processes, the first one runs the command and all train.
 
     Returns:
-        0 when done, 1 after an error, 2 where the command line is wrong, 130 when interrupted.
+        0 when done, 1 after an error, 2 where a parameter or the command line is wrong, 130 when interrupted.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:
@@ -164,16 +164,11 @@ def _run(words: list[str]) -> int:
 
             prepare.run(words[2:])
             return _ended("prepare scannet", start)
-        try:
-            options, command = _parsed(words)
-            call = _called(options, command, words)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return USAGE
-        command.run(call)
+        options, command = _parsed(words)
+        command.run(_called(options, command, words))
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        return USAGE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         print("Interrupted. Repeat the command to resume.", file=sys.stderr)
         return STOPPED

@@ -605,7 +605,7 @@ def test_rooms_in_scannets_sizes_through_preparation_training_and_evaluation(tmp
     scores = stages.evaluate(cfg, "monodepth2")
     assert list(zip(scores["scene"], scores["frame"], strict=True)) == [("scene0700_00", "0")]
     assert (scores["count"] > 0.9 * 480 * 640).all()
-    assert set(stages.tables(cfg)["source"]) == {"ours"}  # the paper's rows are of the whole split
+    assert set(tables.run_table(cfg)["source"]) == {"ours"}  # the paper's rows are of the whole split
     made = tables.of_run(cfg, "2")
     assert set(made.frame["source"]) == {"ours"}
     assert "Not all images of ScanNet val were scored" in made.caption

@@ -254,7 +254,7 @@ def test_predict_takes_arrays_and_tensors_alike():
         (2, ["pretrian"], "unknown command 'pretrian'. Did you mean 'pretrain'"),
         (2, ["pretrain", "--arch", "resnet"], "unknown arch 'resnet'"),
         (2, ["pretrain", "--archh", "hrdepth"], "unknown option of pretrain 'archh'. Did you mean 'arch"),
-        (1, ["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
+        (2, ["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
         (1, ["prepare", "--dataset", "7scenes"], "7scenes"),
         (1, ["prepare", "--dataset", "7scenes", "--root", "nowhere"], "there is no folder nowhere"),
         (2, ["pretrain", "--epochs", "many"], "invalid int value"),
