@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from polished_floor import MIRROR_RATIO, PolishedFloor
@@ -106,7 +108,7 @@ def test_depth_with_holes_is_refused(example) -> None:
 
 
 def test_the_figure_draws_with_and_without_a_mask(example, errors) -> None:
-    for mask, virtual in ((example.highlight, example.virtual), (None, None)):
-        figure = figure1.draw(example.target, errors, example.true_depth, mask, virtual)
+    for shown, kinds in ((example, 2), (replace(example, highlight=None, virtual=None), 1)):
+        figure = figure1.draw_example(shown, errors)
         assert len(figure.axes) == 3
-        assert len(figure.axes[2].get_legend().get_texts()) == (1 if mask is None else 2)
+        assert len(figure.axes[2].get_legend().get_texts()) == kinds

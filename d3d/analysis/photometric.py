@@ -24,17 +24,11 @@ BORDER = 2  # pixels at the edge of the image, where the window of SSIM is padde
 
 @dataclass(frozen=True)
 class Reprojection:
-    """The sources of a triple warped into the target's view (Eq. 1), and their errors (Eq. 2).
+    """The sources of a triple warped into the target's view (Eq. 1), and their errors (Eq. 2)."""
 
-    Attributes:
-        warped: (s, h, w, 3) float in [0, 1].
-        errors: (s, h, w) photometric error, padded at the border as in training.
-        valid: (s, h, w) bool, whether the source sees the point.
-    """
-
-    warped: np.ndarray
-    errors: np.ndarray
-    valid: np.ndarray
+    warped: np.ndarray  # (s, h, w, 3) float in [0, 1]
+    errors: np.ndarray  # (s, h, w) photometric error, padded at the border as in training
+    valid: np.ndarray  # (s, h, w) bool, whether the source sees the point
 
     @property
     def minimum(self) -> np.ndarray:
@@ -43,8 +37,12 @@ class Reprojection:
         return np.where(self.valid.any(axis=0), minimum_reprojection(list(errors)).numpy(), np.nan)
 
 
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()[None] / 255
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]
+
+
+def _image_tensor(image: np.ndarray) -> Tensor:
+    return _tensor(image.transpose(2, 0, 1)) / 255
 
 
 def reproject(
@@ -57,25 +55,22 @@ def reproject(
     """Warp the sources into the target's view by the target's depth, and compare them with it (Eq. 1, 2).
 
     Args:
-        target: uint8 (h, w, 3).
-        sources: uint8 (h, w, 3) each.
+        target, sources: uint8 (h, w, 3) each.
         depth_hw: depth of the target, metres, > 0 everywhere.
         source_T_target_s44: maps points from the target's camera frame to that of each source.
 
     Raises:
         DataError: a pixel has no depth.
     """
-    depth = torch.from_numpy(np.ascontiguousarray(depth_hw, dtype=np.float32))[None, None]
+    depth = _tensor(depth_hw)[None]
     if not bool((depth > 0).all()):
         raise DataError(f"{int((depth <= 0).sum())} pixels have no depth: fill them before warping.")
-    K = torch.from_numpy(np.asarray(K_33)).float()[None]
-    warped, errors, valid = [], [], []
+    views = []
     for source, pose in zip(sources, source_T_target_s44, strict=True):
-        image, seen = warp(_tensor(source), depth, K, torch.from_numpy(np.asarray(pose)).float()[None])
-        warped.append(image[0].numpy().transpose(1, 2, 0).clip(0, 1))
-        errors.append(photometric_error(image, _tensor(target))[0, 0].numpy())
-        valid.append(seen[0, 0].numpy())
-    return Reprojection(np.stack(warped), np.stack(errors), np.stack(valid))
+        image, seen = warp(_image_tensor(source), depth, _tensor(K_33), _tensor(pose))
+        error = photometric_error(image, _image_tensor(target))
+        views.append((image[0].permute(1, 2, 0).clip(0, 1), error[0, 0], seen[0, 0]))
+    return Reprojection(*(torch.stack(maps).numpy() for maps in zip(*views, strict=True)))
 
 
 def photometric_error_along_ray(
@@ -95,9 +90,7 @@ def photometric_error_along_ray(
     )
 
 
-def clearest_pixels(
-    errors: np.ndarray, highlight: np.ndarray | None = None, scales: np.ndarray = SCALES
-) -> dict[str, tuple[int, int]]:
+def clearest_pixels(errors: np.ndarray, highlight: np.ndarray | None = None) -> dict[str, tuple[int, int]]:
     """The (row, column) of the pixels that show the effect best: "highlight", if there is one, and "diffuse".
 
     Diffuse: the pixel whose minimum at the true depth has the steepest sides. Highlight: the pixel whose minimum
@@ -108,15 +101,13 @@ def clearest_pixels(
     """
     inside = np.isfinite(errors).all(axis=0)
     inside[:BORDER] = inside[-BORDER:] = inside[:, :BORDER] = inside[:, -BORDER:] = False
-    at_truth = errors[np.abs(scales - 1).argmin()]
     usable = np.where(inside, errors, 0)
-    below, above = (usable[np.abs(scales - s).argmin()] for s in (0.85, 1.18))
-    gains = {"diffuse": (inside, np.minimum(below, above) - at_truth)}
-    if highlight is not None:
-        gains = {
-            "highlight": (inside & highlight, at_truth - usable.min(axis=0)),
-            "diffuse": (inside & ~highlight, gains["diffuse"][1]),
-        }
+    below, at_truth, above = (usable[np.abs(SCALES - s).argmin()] for s in (0.85, 1, 1.18))
+    lit = np.zeros_like(inside) if highlight is None else highlight
+    gains = {
+        "highlight": (inside & lit, at_truth - usable.min(axis=0)),
+        "diffuse": (inside & ~lit, np.minimum(below, above) - at_truth),
+    }
     result = {
         name: tuple(map(int, np.unravel_index(np.where(mask, gain, -np.inf).argmax(), gain.shape)))
         for name, (mask, gain) in gains.items()

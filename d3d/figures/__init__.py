@@ -15,7 +15,7 @@ from d3d.figures.charts import (
     truncation_curves,
 )
 from d3d.figures.colours import SIGNED_LIMIT_M
-from d3d.figures.files import FigureWithTable, png_bytes, save, save_csv, save_pdf, save_png
+from d3d.figures.files import FigureWithTable, png_bytes, save, save_png
 from d3d.figures.panels import (
     PRINT_FONT_PT,
     PRINT_WIDTH_IN,
@@ -26,29 +26,9 @@ from d3d.figures.panels import (
     signed_error,
 )
 
-__all__ = [
-    "PRINT_FONT_PT",
-    "PRINT_WIDTH_IN",
-    "SIGNED_LIMIT_M",
-    "FigureWithTable",
-    "Panel",
-    "camera_path",
-    "contact_sheet",
-    "draw_outline",
-    "grid",
-    "label_makeup",
-    "loss_curve",
-    "loss_curves",
-    "per_image",
-    "png_bytes",
-    "save",
-    "save_csv",
-    "save_pdf",
-    "save_png",
-    "signed_error",
-    "threshold_curve",
-    "truncation_curves",
-]
+__all__ = ["PRINT_FONT_PT", "PRINT_WIDTH_IN", "SIGNED_LIMIT_M", "FigureWithTable", "Panel", "camera_path"]
+__all__ += ["contact_sheet", "draw_outline", "grid", "label_makeup", "loss_curve", "loss_curves", "per_image"]
+__all__ += ["png_bytes", "save", "save_png", "signed_error", "threshold_curve", "truncation_curves"]
 
 _MOVED = {
     "COLOURS": "colours.COLOURS",
@@ -60,6 +40,8 @@ _MOVED = {
     "fusion_inputs": "figure4.draw",
     "label": "labels.label",
     "label_errors": "labels.draw_error_maps",
+    "save_csv": "files.save",
+    "save_pdf": "files.save",
     "over_estimation": "figure2.draw",
     "precision_recall": "uncertainty.precision_recall",
     "triple": "dataset.warped_sources",

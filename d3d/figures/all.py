@@ -44,15 +44,13 @@ def truncation_sweep(config: Config) -> FigureWithTable:
 
 # The figures of the paper in their order, then those that explain them
 FIGURES: dict[str, Callable[[Config], FigureWithTable]] = {
-    "figure1a": figure1.make_a,
-    "figure1b": figure1.make_b,
-    "figure2": figure2.make,
-    "figure4": figure4.make,
-    "figure5": figure5.make,
-    "error-maps": error_maps,
-    "label-makeup": label_makeup,
-    "threshold-sweep": threshold_sweep,
-    "truncation-sweep": truncation_sweep,
+    "figure1a": figure1.make_a, "figure1b": figure1.make_b, "figure2": figure2.make,
+    "figure4": figure4.make, "figure5": figure5.make, "error-maps": error_maps,
+
+        "label-makeup": label_makeup,
+        "threshold-sweep": threshold_sweep,
+        "truncation-sweep": truncation_sweep
+    ,
 }
 # These show the data alone: their files are named after data set and image size
 OF_DATA = ("figure1a",)
@@ -68,13 +66,12 @@ def make(
     """
     d = config.data
     for name in names:
+        prefix = f"{d.dataset}_{d.width}x{d.height}" if name in OF_DATA else file_prefix(config)
         try:
             made = FIGURES[name](config)
+            yield name, save(made.figure, made.table, folder, f"{prefix}_{name}")
         except DataError as error:
             yield name, str(error)
-            continue
-        prefix = f"{d.dataset}_{d.width}x{d.height}" if name in OF_DATA else file_prefix(config)
-        yield name, save(made.figure, made.table, folder, f"{prefix}_{name}")
 
 
 def file_prefix(config: Config) -> str:
@@ -83,14 +80,8 @@ def file_prefix(config: Config) -> str:
 
 
 def run_figures(config: Config, arch: str = "", count: int = 4) -> list[Path]:
-    """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``.
-
-    Args:
-        arch: the network; "": the run's.
-        count: the images of Figure 5.
-    """
-    arch = arch or config.arch
-    example = example_frame(config)
+    """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``."""
+    arch, example = arch or config.arch, example_frame(config)
     made = {
         "figure4": figure4.make(config, example).figure,
         "label": label(example, arch, stages.threshold(config, "uncer", arch)),

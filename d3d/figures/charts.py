@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from d3d.figures.colours import BLUE, GREEN, ORANGE, VERMILLION
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT
+from d3d.figures.panels import PRINT_WIDTH_IN, SMALLEST_PT, style
 
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
@@ -33,8 +33,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
             if b["learning_rate"] < 0.5 * a["learning_rate"]:
                 axis.axvline(a["steps"], color="gray", linestyle=":", linewidth=1)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("step (dotted: learning rate / 10)")
-        axis.set_ylabel("mean training loss")
+        axis.set(xlabel="step (dotted: learning rate / 10)", ylabel="mean training loss")
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)
     return figure
@@ -58,8 +57,7 @@ def camera_path(
     plane = np.stack((across, np.cross(up, across)))
     centres, views = world_T_cams[:, :3, 3] @ plane.T, world_T_cams[:, :3, 2] @ plane.T
     figure = Figure(figsize=(10, 4), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     whole, near = figure.subplots(1, 2)
     row, spaced = triples[shown], slice(None, None, max(1, len(centres) // 30))
     whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)
@@ -78,21 +76,19 @@ def camera_path(
     ring = {"color": "none", "markeredgecolor": VERMILLION, "markersize": 12}
     whole.plot(*centres[row[0]], "o", **ring, label="this triple")
     near.margins(0.4)
-    whole.set_title("all cameras and where they look, from above", fontsize=10)
-    near.set_title("one triple", fontsize=10)
-    whole.legend(fontsize=7)
-    near.legend(fontsize=7)
+    for axis, name in ((whole, "all cameras and where they look, from above"), (near, "one triple")):
+        axis.set_title(name, fontsize=10)
+        axis.legend(fontsize=7)
     return figure
 
 
-def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDTH_IN) -> Figure:
+def threshold_curve(table: Any, threshold_m: float) -> Figure:
     """The labels of Eq. 3 over the threshold: the share of pixels that take P, and the error.
 
     The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (no pixel does).
 
     Args:
-        table: data frame with threshold_m (0 to infinity), projected (a share) and, where there is ground truth,
-            sq_rel, sq_rel_highlight, sq_rel_diffuse.
+        table: of `d3d.analysis.thresholds.threshold_sweep`.
         threshold_m: the threshold of the run, marked.
     """
     titles = {
@@ -106,52 +102,38 @@ def threshold_curve(table: Any, threshold_m: float, width_in: float = PRINT_WIDT
     places = np.arange(len(ticks))
     finite = np.isfinite(table["threshold_m"])
     own = float(np.interp(threshold_m, table["threshold_m"][finite], places[finite]))
-    figure = Figure(figsize=(width_in, 0.27 * width_in), layout="constrained")
+    figure = Figure(figsize=(PRINT_WIDTH_IN, 0.27 * PRINT_WIDTH_IN), layout="constrained")
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         axis.plot(places, table[column], marker="o", color=BLUE, markersize=3, linewidth=1)
         axis.axvline(own, color="gray", linestyle=":", label=f"this run: {threshold_m:g} m")
         axis.set_xticks(places, ticks, rotation=60)
-        _style(axis, titles[column], "threshold (m)")
+        style(axis, titles[column], "threshold (m)")
+        axis.set_ylim(bottom=0)
     figure.axes[0].legend(fontsize=SMALLEST_PT)
     return figure
-
-
-def _style(axis: Any, title: str, xlabel: str = "", ylabel: str = "") -> None:
-    """Text of the size for print, a vertical axis from zero, a faint grid."""
-    axis.set_title(title, fontsize=PRINT_FONT_PT)
-    axis.set_xlabel(xlabel, fontsize=PRINT_FONT_PT)
-    axis.set_ylabel(ylabel, fontsize=PRINT_FONT_PT)
-    axis.tick_params(labelsize=SMALLEST_PT, length=2)
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
 
 
 def label_makeup(table: Any) -> Figure:
     """Which pixels take the projected depth under each label strategy, and the error of the labels.
 
     Args:
-        table: of `d3d.analysis.labels.label_makeup`: strategy, pixels ("highlight", "diffuse"), projected (a share of
-            the pixels of that kind) and sq_rel of the label.
+        table: of `d3d.analysis.labels.label_makeup`.
     """
     strategies = list(dict.fromkeys(table["strategy"]))
     places = np.arange(len(strategies))
-    styles = {
-        "highlight": {"color": VERMILLION, "hatch": "", "edgecolor": "white", "linewidth": 0.5},
-        "diffuse": {"color": BLUE, "hatch": "////", "edgecolor": "white", "linewidth": 0.5},
-    }
+    looks = (("highlight", VERMILLION, "", "{:.2f}"), ("diffuse", BLUE, "////", "{:.3f}"))
     figure = Figure(figsize=(PRINT_WIDTH_IN, 1.9), layout="constrained")
     share, *errors = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
-    for axis, shift, (kind, style) in zip(errors, (-0.2, 0.2), styles.items(), strict=True):
+    for axis, shift, (kind, colour, hatch, digits) in zip(errors, (-0.2, 0.2), looks, strict=True):
         part = table[table["pixels"] == kind].set_index("strategy").loc[strategies]
-        share.bar(places + shift, part["projected"], 0.4, label=f"{kind} pixels", **style)
-        bars = axis.bar(places, part["sq_rel"], 0.7, **style)
-        digits = "{:.2f}" if kind == "highlight" else "{:.3f}"
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        share.bar(places + shift, part["projected"], 0.4, label=f"{kind} pixels", **look)
+        bars = axis.bar(places, part["sq_rel"], 0.7, **look)
         axis.bar_label(bars, fmt=digits, fontsize=SMALLEST_PT, padding=1)
-        _style(axis, f"Sq Rel of the label, {kind} pixels")
+        style(axis, f"Sq Rel of the label, {kind} pixels")
         axis.set_ylim(0, 1.15 * part["sq_rel"].max())
-    _style(share, "share of pixels that take P")
-    share.set_ylim(0, 1.2)
-    share.set_yticks(np.linspace(0, 1, 6))
+    style(share, "share of pixels that take P")
+    share.set(ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     share.legend(fontsize=SMALLEST_PT, loc="upper center", ncols=2)
     for axis in figure.axes:
         axis.set_xticks(places, strategies, rotation=30)
@@ -163,36 +145,34 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
     """Sq Rel of projected depth and of Eq. 3's labels over truncation and voxel size of the fusion.
 
     Args:
-        table: of `d3d.analysis.truncation.truncation_sweep`: sweep ("truncation" or "voxel"), trunc_m, voxel_m,
-            pixels, and the Sq Rel of pred (D), proj (P) and label (L).
+        table: of `d3d.analysis.truncation.truncation_sweep`.
         trunc_m, voxel_m: those of the run, marked.
     """
-    styles = {
+    looks = {
         "pred": {"label": "predicted D", "color": "gray", "linestyle": "--"},
         "proj": {"label": "projected P", "color": ORANGE, "linestyle": "-", "marker": "o"},
         "label": {"label": "label L, Eq. 3", "color": BLUE, "linestyle": "-.", "marker": "s"},
     }
     kinds = [k for k in ("highlight", "diffuse", "all") if (table["pixels"] == k).any()][:2]
     figure = Figure(figsize=(PRINT_WIDTH_IN, 2.0), layout="constrained")
-    axes = figure.subplots(1, 2 * len(kinds), squeeze=False, sharey=False)[0]
-    for k, kind in enumerate(kinds):
-        pair = axes[k], axes[len(kinds) + k]
-        for axis, sweep, own in zip(pair, ("truncation", "voxel"), (trunc_m, voxel_m), strict=True):
-            column = "trunc_m" if sweep == "truncation" else "voxel_m"
+    axes = figure.subplots(1, 2 * len(kinds), squeeze=False).reshape(2, -1)
+    sweeps = (("truncation", "trunc_m", trunc_m), ("voxel", "voxel_m", voxel_m))
+    for pair, kind in zip(axes.T, kinds, strict=True):
+        for axis, (sweep, column, own) in zip(pair, sweeps, strict=True):
             part = table[(table["sweep"] == sweep) & (table["pixels"] == kind)].sort_values(column)
-            for name, style in styles.items():
-                axis.plot(part[column], part[name], markersize=3, lw=1, **style)
+            for name, look in looks.items():
+                axis.plot(part[column], part[name], markersize=3, lw=1, **look)
             axis.axvline(own, color="gray", linestyle=":", linewidth=0.8, label="this run")
-            _style(axis, f"Sq Rel, {kind} pixels", f"{sweep} (m)")
+            style(axis, f"Sq Rel, {kind} pixels", f"{sweep} (m)")
         top = max(axis.get_ylim()[1] for axis in pair)
         for axis in pair:
             axis.set_ylim(0, top)
-    axes[0].legend(fontsize=SMALLEST_PT, handlelength=2.4)
+    figure.axes[0].legend(fontsize=SMALLEST_PT, handlelength=2.4)
     return figure
 
 
-def per_image(first: Any, others: Mapping[str, Any], metric: str = "sq_rel", label: str = "Sq Rel") -> Figure:
-    """One point for each image: its error before (x) and after (y). Below the diagonal it became better.
+def per_image(first: Any, others: Mapping[str, Any]) -> Figure:
+    """One point for each image: its Sq Rel before (x) and after (y). Below the diagonal it became better.
 
     Args:
         first: per-image metrics of `d3d.evaluation.score`, of the training to compare with.
@@ -200,17 +180,16 @@ def per_image(first: Any, others: Mapping[str, Any], metric: str = "sq_rel", lab
     """
     kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]
     figure = Figure(figsize=(0.5 + 3.6 * len(kinds), 3.6), layout="constrained")
-    keys = ["scene", "frame", "pixels"]
     for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         values = []
         for (name, table), marker in zip(others.items(), "ox^s", strict=False):
-            both = first[first["pixels"] == kind].merge(table, on=keys, suffixes=("", "_after"))
-            x, y = both[metric], both[f"{metric}_after"]
+            both = first[first["pixels"] == kind].merge(table, on=["scene", "frame", "pixels"])
+            x, y = both["sq_rel_x"], both["sq_rel_y"]
             values += [x.max(), y.max()]
             axis.plot(x, y, marker, markersize=4, alpha=0.7, label=f"{name}: {(y < x).mean():.0%} better")
         top = 1.05 * max(values)
         axis.plot([0, top], [0, top], color="gray", linewidth=1)
-        axis.set(xlim=(0, top), ylim=(0, top), xlabel=f"{label}, self-supervised", ylabel=f"{label}, student")
+        axis.set(xlim=(0, top), ylim=(0, top), xlabel="Sq Rel, self-supervised", ylabel="Sq Rel, student")
         axis.set_title(f"{kind} pixels", fontsize=10)
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)

@@ -13,14 +13,9 @@ from matplotlib import colormaps
 from matplotlib.colors import Colormap
 
 # The lightness of viridis and its relatives rises evenly: legible in grey print and to the colour-blind.
-COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r", "mask": "gray"}
-NAMES = {
-    "depth": "depth",
-    "error": "error",
-    "uncertainty": "uncertainty",
-    "signed": "too near (blue) / too far (red)",
-}
-UNITS = {"depth": "m", "error": "m", "uncertainty": "m", "signed": "m"}
+COLOURS = {"depth": "viridis", "error": "magma", "uncertainty": "inferno", "signed": "RdBu_r"}
+NAMES = {name: name for name in COLOURS} | {"signed": "too near (blue) / too far (red)"}
+UNITS = dict.fromkeys(COLOURS, "m")
 SIGNED_LIMIT_M = 1.0  # larger errors have the last colour
 
 # The palette of Okabe and Ito, which the colour-blind can tell apart. Curves differ in line style as well.

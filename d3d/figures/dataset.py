@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from d3d.analysis.labels import evenly
 from d3d.datasets import Scene
 from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.errors import DataError
@@ -20,10 +21,8 @@ from d3d.pipeline import scenes
 from d3d.pipeline.config import Config
 
 MATERIAL_COLOURS = {
-    "matt": (205, 205, 205),
-    "glossy": rgb(BLUE),
-    "mirror": rgb(VERMILLION),
-    "light": rgb(YELLOW),
+    name: rgb(colour)
+    for name, colour in (("matt", "#CDCDCD"), ("glossy", BLUE), ("mirror", VERMILLION), ("light", YELLOW))
 }
 
 
@@ -33,26 +32,18 @@ def overview(config: Config) -> pd.DataFrame:
     rows = []
     for split in dataset.splits:
         found = dataset.scenes(split)
-        numbers = {
-            "scenes": len(found),
-            "frames": sum(map(len, found)),
-            "with depth": sum(len(s) for s in found if s.has_depth),
-        }
-        numbers |= {name: len(frames) for name, frames in dataset.lists(split).items()}
-        rows.append({"split": split, **numbers})
+        numbers = {"split": split, "scenes": len(found), "frames": sum(map(len, found))}
+        numbers["with depth"] = sum(len(s) for s in found if s.has_depth)
+        rows.append(numbers | {name: len(frames) for name, frames in dataset.lists(split).items()})
     return pd.DataFrame(rows).set_index("split").astype("Int64")
 
 
-def one_frame_per_scene(config: Config, most: int = 12, columns: int = 3) -> Figure:
-    """The middle frame of each scene of every split.
-
-    Args:
-        most: at most this many scenes of a split.
-    """
+def one_frame_per_scene(config: Config) -> Figure:
+    """The middle frame of each scene, at most 12 scenes of every split."""
     dataset = scenes.dataset(config)
-    shown = [s for split in dataset.splits for s in dataset.scenes(split)[:most]]
+    shown = [s for split in dataset.splits for s in dataset.scenes(split)[:12]]
     images = [s.image(len(s) // 2) for s in shown]
-    columns = min(len(shown), columns if len(shown) <= 9 else 2 * columns)
+    columns = min(len(shown), 3 if len(shown) <= 9 else 6)
     return contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
 
 
@@ -77,24 +68,18 @@ def ground_truth(scene: Scene, i: int) -> Figure:
 
 @dataclass(frozen=True)
 class TripleExample:
-    """A training triple and the ground truth of its target; maps (h, w) at the network's size, depth in metres.
-
-    Attributes:
-        row: frame indices [target, backward source, forward source].
-        index: the place of the triple among those of the scene.
-        virtual: depth of the mirror images of lights, 0 where there is none; or None.
-    """
+    """A training triple and the ground truth of its target; maps (h, w) at the network's size, depth in metres."""
 
     scene: Scene
-    row: np.ndarray
-    index: int
+    row: np.ndarray  # frame indices [target, backward source, forward source]
+    index: int  # of the triple among those of the scene
     target: np.ndarray
     sources: list[np.ndarray]
     K: np.ndarray
     source_T_target: np.ndarray
     gt: np.ndarray | None
     highlight: np.ndarray | None
-    virtual: np.ndarray | None
+    virtual: np.ndarray | None  # depth of the mirror images of lights, 0 where there is none
 
     @property
     def name(self) -> str:
@@ -117,11 +102,9 @@ def example_triple(config: Config) -> TripleExample:
     found = scenes.training_scenes(config)
     s, j, most = found[0], len(found[0].triples) // 2, 0.0
     for candidate in found[:10]:
-        for k in range(0, len(candidate.triples), max(1, len(candidate.triples) // 30)):
+        for k in evenly(range(len(candidate.triples)), 30):
             mask = candidate.scene.highlight_mask(candidate.targets[k])
-            if mask is None:
-                break
-            if mask.mean() > most:
+            if mask is not None and mask.mean() > most:
                 s, j, most = candidate, k, mask.mean()
     row = s.triples.indices[j]
     target, *sources = map(int, row)
@@ -143,16 +126,14 @@ def example_triple(config: Config) -> TripleExample:
 
 def dropped_targets(config: Config) -> pd.DataFrame:
     """The number of targets and of triples, and why the other targets were dropped (section 4.1)."""
-    found = scenes.training_scenes(config)
-    reasons = Counter()
-    for s in found:
-        reasons.update(s.triples.dropped)
-    rows = [
-        ("targets looked at", sum(s.triples.targets_tried for s in found)),
-        ("training triples", sum(len(s.triples) for s in found)),
-        *((f"dropped: {reason}", count) for reason, count in reasons.most_common()),
-    ]
-    return pd.DataFrame(rows, columns=["", "count"]).set_index("")
+    triples = [s.triples for s in scenes.training_scenes(config)]
+    reasons = sum((Counter(t.dropped) for t in triples), Counter())
+    counts = {
+        "targets looked at": sum(t.targets_tried for t in triples),
+        "training triples": sum(map(len, triples)),
+    }
+    counts |= {f"dropped: {reason}": count for reason, count in reasons.most_common()}
+    return pd.DataFrame({"count": counts}).rename_axis("")
 
 
 def warped_sources(
@@ -169,13 +150,9 @@ def warped_sources(
         errors: photometric error (h, w) of each warped source.
     """
     top = float(np.percentile(np.stack(errors), 99))
-    rows = [
-        [
-            Panel(f"source, {n}", source),
-            Panel(f"source, {n}, warped", w),
-            Panel("photometric error", e, "share", top),
-        ]
-        for n, source, w, e in zip(("backward", "forward"), sources, warped, errors, strict=True)
-    ]
+    rows = []
+    for name, source, seen, error in zip(("backward", "forward"), sources, warped, errors, strict=True):
+        images = [Panel(f"source, {name}", source), Panel(f"source, {name}, warped", seen)]
+        rows.append([*images, Panel("photometric error", error, "share", top)])
     minimum = Panel("minimum reprojection", np.minimum(*errors), "share", top)
     return grid([*rows, [Panel("target", target), Panel("", None), minimum]], title, width_in=6.5)

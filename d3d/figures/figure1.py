@@ -15,7 +15,7 @@ from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from d3d.figures.dataset import TripleExample, example_triple
 from d3d.figures.files import FigureWithTable
 from d3d.figures.needs import require_pretrained
-from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline
+from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline, style
 from d3d.metrics import pixel_masks
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
@@ -31,8 +31,7 @@ def make_a(config: Config) -> FigureWithTable:
     """Figure 1a: the photometric error along the rays of a highlight and a diffuse pixel. Needs no training."""
     example = example_triple(config)
     errors = errors_of(example)
-    table = curves(errors, example.true_depth, example.highlight)
-    return FigureWithTable(draw_example(example, errors, config.data.dataset), pd.DataFrame(table))
+    return FigureWithTable(draw_example(example, errors, config.data.dataset), curves(example, errors))
 
 
 def make_b(config: Config) -> FigureWithTable:
@@ -44,9 +43,8 @@ def make_b(config: Config) -> FigureWithTable:
         evaluation.arch_name(arch): stages.predict(config, arch).read_of(example.scene, target)
         for arch in ENSEMBLE
     }
-    table = marked_depths(errors, example.true_depth, example.highlight, example.virtual, preds)
     figure = draw_example(example, errors, config.data.dataset, preds)
-    return FigureWithTable(figure, pd.DataFrame(table))
+    return FigureWithTable(figure, marked_depths(example, errors, preds))
 
 
 def errors_of(example: TripleExample) -> np.ndarray:
@@ -62,75 +60,51 @@ def draw_example(
     dataset: str = "",
     preds: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """`draw` for a triple, with its name as title."""
-    title = f"{dataset}: {example.name}" if dataset else example.name
-    known = example.true_depth, example.highlight, example.virtual
-    return draw(example.target, errors, *known, preds, title=title)
-
-
-def draw(
-    image: np.ndarray,
-    errors: np.ndarray,
-    depth_hw: np.ndarray,
-    highlight: np.ndarray | None = None,
-    virtual_hw: np.ndarray | None = None,
-    preds: Mapping[str, np.ndarray] | None = None,
-    scales: np.ndarray = SCALES,
-    title: str = "",
-) -> Figure:
     """Three pictures: the two clearest pixels, their errors along the ray, and the mean error of all pixels.
 
     Args:
-        errors: (n, h, w) from `photometric_error_along_ray`.
-        depth_hw: true depth, metres.
-        highlight: bool (h, w), or None if the data set has no mask.
-        virtual_hw: depth of the mirror image, metres, 0 where there is none; or None.
+        errors: (n, h, w) from `errors_of`.
+        dataset: named in the title.
         preds: network's name -> predicted depth (h, w), marked on the curves. The last picture marks the median of
             predicted over true depth.
     """
-    known = depth_hw, highlight, virtual_hw
-    marks = pd.DataFrame(marked_depths(errors, *known, preds, scales)).set_index(["pixels", "depth"])
-    result = Figure(figsize=(PRINT_WIDTH_IN, 2.6 if title else 2.45), layout="constrained")
-    if title:
-        result.suptitle(title, fontsize=PRINT_FONT_PT + 1)
+    truth, marks = example.true_depth, marked_depths(example, errors, preds).set_index(["pixels", "depth"])
+    result = Figure(figsize=(PRINT_WIDTH_IN, 2.6), layout="constrained")
+    result.suptitle(f"{dataset}: {example.name}" if dataset else example.name, fontsize=PRINT_FONT_PT + 1)
     left, middle, right = result.subplots(1, 3, width_ratios=(1.2, 1.45, 1.2))
-    left.imshow(image, interpolation="none")
+    left.imshow(example.target, interpolation="none")
     left.set_axis_off()
-    if highlight is not None and highlight.any():
-        draw_outline(left, highlight, image.shape[:2], PRINT_FONT_PT)
-    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
+    if example.highlight is not None:
+        draw_outline(left, example.highlight, example.target.shape[:2], PRINT_FONT_PT)
+    for name, (y, x) in clearest_pixels(errors, example.highlight).items():
         left.plot(x, y, "o", color=COLOURS[name], markeredgecolor="white", markersize=5)
         depths = marks.loc[f"{name} pixel", "depth_m"].to_dict()
-        _curve(middle, name, f"{name} pixel", scales * depth_hw[y, x], errors[:, y, x], depths)
-        for depth, style in (("true", ":"), ("mirror image", "-.")):
-            if depth in depths:
-                middle.axvline(depths[depth], color=COLOURS[name], linewidth=0.8, linestyle=style)
+        _curve(middle, name, f"{name} pixel", SCALES * truth[y, x], errors[:, y, x], depths)
+        middle.axvline(depths["true"], color=COLOURS[name], linewidth=0.8, linestyle=":")
         if "mirror image" in depths:
+            middle.axvline(depths["mirror image"], color=COLOURS[name], linewidth=0.8, linestyle="-.")
             middle.plot([], [], color="gray", linestyle="-.", linewidth=0.8, label="its mirror image")
     middle.plot([], [], color="gray", linestyle=":", linewidth=0.8, label="true depth")
     middle.plot([], [], "v", color="gray", markersize=5, label="least error")
-    middle.set_xlabel("depth tried along the ray (m)", fontsize=PRINT_FONT_PT)
-    middle.set_ylabel("photometric error, Eq. 2", fontsize=PRINT_FONT_PT)
-    for name, mask in _masks(depth_hw, highlight).items():
+    style(middle, "", "depth tried along the ray (m)", "photometric error, Eq. 2")
+    for name, mask in _masks(example).items():
         factors = marks.loc[f"all {name} pixels", "factor"].to_dict()
         label = f"all {name} pixels: least at {factors['least error']:.2f}"
-        _curve(right, name, label, scales, np.nanmean(errors[:, mask], axis=1), factors)
+        _curve(right, name, label, SCALES, np.nanmean(errors[:, mask], axis=1), factors)
     if preds:
         right.plot([], [], " ", label="networks: median of predicted / true depth")
     right.axvline(1, color="gray", linewidth=0.8, linestyle=":")
-    right.set_xlabel("depth tried / true depth", fontsize=PRINT_FONT_PT)
+    style(right, "", "depth tried / true depth")
     for (marker, colour), name in zip(MARKERS, preds or {}, strict=False):
         middle.plot([], [], marker, color=colour, markeredgecolor="black", markersize=4.5, label=name)
-    for axis in (middle, right):
+    for axis, columns in ((middle, 2), (right, 1)):
         axis.set_xscale("log")
         low, high = axis.get_xlim()
         axis.set_xticks([t for t in TICKS if low <= t <= high])
         axis.set_xticks([], minor=True)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.tick_params(labelsize=SMALLEST_PT, length=2)
-        axis.grid(alpha=0.3)
         where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "frameon": False}
-        axis.legend(fontsize=SMALLEST_PT, ncols=2 if axis is middle else 1, handlelength=2.2, **where)
+        axis.legend(fontsize=SMALLEST_PT, ncols=columns, handlelength=2.2, **where)
     return result
 
 
@@ -146,55 +120,52 @@ def _curve(
         axis.plot(depth, np.interp(depth, x, errors), marker, color=colour, **look)
 
 
-def _masks(depth_hw: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
+def _masks(example: TripleExample) -> dict[str, np.ndarray]:
     """The diffuse and the highlight pixels; all are diffuse if the data set has no mask."""
-    everything = np.ones(depth_hw.shape, bool)
-    masks = pixel_masks(everything, ~everything if highlight is None else highlight)
+    everything = np.ones(example.target.shape[:2], bool)
+    masks = pixel_masks(everything, ~everything if example.highlight is None else example.highlight)
     return {kind: masks[kind] for kind in ("diffuse", "highlight") if kind in masks}
 
 
-def curves(
-    errors: np.ndarray, depth_hw: np.ndarray, highlight: np.ndarray | None = None, scales: np.ndarray = SCALES
-) -> dict[str, np.ndarray]:
+def curves(example: TripleExample, errors: np.ndarray) -> pd.DataFrame:
     """The columns behind Figure 1a: the factor, depth and error of each of the two pixels, and the mean errors."""
-    columns = {"factor": scales}
-    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
-        columns[f"{name}_pixel_depth_m"] = scales * float(depth_hw[y, x])
+    columns = {"factor": SCALES}
+    for name, (y, x) in clearest_pixels(errors, example.highlight).items():
+        columns[f"{name}_pixel_depth_m"] = SCALES * float(example.true_depth[y, x])
         columns[f"{name}_pixel_error"] = errors[:, y, x]
-    for name, mask in _masks(depth_hw, highlight).items():
+    for name, mask in _masks(example).items():
         columns[f"{name}_mean_error"] = np.nanmean(errors[:, mask], axis=1)
-    return columns
+    return pd.DataFrame(columns)
 
 
 def marked_depths(
-    errors: np.ndarray,
-    depth_hw: np.ndarray,
-    highlight: np.ndarray | None = None,
-    virtual_hw: np.ndarray | None = None,
-    preds: Mapping[str, np.ndarray] | None = None,
-    scales: np.ndarray = SCALES,
-) -> list[dict[str, Any]]:
+    example: TripleExample, errors: np.ndarray, preds: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
     """The depths that Figure 1b marks: of the two pixels, and medians over all pixels of their kind.
 
     Returns:
         rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror
         image" or a network's name), depth_m (of a single pixel) and factor (over the true depth).
     """
+    truth, masks = example.true_depth, _masks(example)
+    areas = []
+    for kind, (y, x) in clearest_pixels(errors, example.highlight).items():
+        pixel = np.zeros(truth.shape, bool)
+        pixel[y, x] = True
+        areas.append((f"{kind} pixel", kind, pixel, float(truth[y, x])))
+    areas += [(f"all {kind} pixels", kind, mask, np.nan) for kind, mask in masks.items()]
     rows = []
-    for name, (y, x) in clearest_pixels(errors, highlight, scales).items():
-        truth = float(depth_hw[y, x])
-        found = {"true": truth, "least error": truth * float(scales[errors[:, y, x].argmin()])}
-        if name == "highlight" and virtual_hw is not None and virtual_hw[y, x] > 0:
-            found["mirror image"] = float(virtual_hw[y, x])
-        found |= {network: float(pred[y, x]) for network, pred in (preds or {}).items()}
+    for pixels, kind, mask, true_m in areas:
+        factors = {} if np.isnan(true_m) else {"true": 1.0}
+        factors["least error"] = float(SCALES[np.nanmean(errors[:, mask], axis=1).argmin()])
+        mirrored = np.zeros(()) if example.virtual is None else mask & (example.virtual > 0)
+        if kind == "highlight" and mirrored.any():
+            factors["mirror image"] = float(np.median((example.virtual / truth)[mirrored]))
+        factors |= {
+            network: float(np.median((pred / truth)[mask])) for network, pred in (preds or {}).items()
+        }
         rows += [
-            {"pixels": f"{name} pixel", "depth": depth, "depth_m": metres, "factor": metres / truth}
-            for depth, metres in found.items()
+            {"pixels": pixels, "depth": depth, "depth_m": factor * true_m, "factor": factor}
+            for depth, factor in factors.items()
         ]
-    for name, mask in _masks(depth_hw, highlight).items():
-        found = {"least error": float(scales[np.nanmean(errors[:, mask], axis=1).argmin()])}
-        if name == "highlight" and virtual_hw is not None and (virtual_hw[mask] > 0).any():
-            found["mirror image"] = float(np.median((virtual_hw / depth_hw)[mask & (virtual_hw > 0)]))
-        found |= {n: float(np.median((pred / depth_hw)[mask])) for n, pred in (preds or {}).items()}
-        rows += [{"pixels": f"all {name} pixels", "depth": d, "factor": f} for d, f in found.items()]
-    return rows
+    return pd.DataFrame(rows)

@@ -20,11 +20,7 @@ from d3d.pipeline.config import Config
 
 
 def make(config: Config, count: int = 3) -> FigureWithTable:
-    """Figure 2 of a run, with the errors of predicted and projected depth.
-
-    Args:
-        count: the number of images.
-    """
+    """Figure 2 of a run on this many images, with the errors of predicted and projected depth."""
     arch = config.arch
     require_pretrained(config, [arch])
     larger = tuple(2 * x for x in config.data.size_hw)
@@ -51,14 +47,8 @@ def draw(frames: Sequence[Frame], meshes: Sequence[np.ndarray]) -> Figure:
     rows = []
     for frame, mesh in zip(frames, meshes, strict=True):
         pred, proj = frame.depths["predicted"], frame.depths["projected"]
-        rows.append(
-            [
-                Panel("image", frame.image, outline=frame.highlight),
-                Panel("predicted D", pred, "depth"),
-                signed_error_panel("D − truth", frame, "predicted"),
-                Panel("mesh of all views", mesh),
-                Panel("projected P", proj, "depth"),
-                signed_error_panel("P − truth", frame, "projected", filled(pred, proj)),
-            ]
-        )
+        predicted = [Panel("predicted D", pred, "depth"), signed_error_panel("D − truth", frame, "predicted")]
+        error = signed_error_panel("P − truth", frame, "projected", filled(pred, proj))
+        projected = [Panel("mesh of all views", mesh), Panel("projected P", proj, "depth"), error]
+        rows.append([Panel("image", frame.image, outline=frame.highlight), *predicted, *projected])
     return grid(rows, names=[f.name for f in frames], notes=notes(frames), **PRINT)

@@ -19,18 +19,14 @@ from d3d.pipeline.config import Config
 
 
 def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable:
-    """Figure 4 of a run, with the errors of the depth maps.
-
-    Args:
-        example: by default the frame with the largest share of uncertain pixels (`frames.example_frame`).
-    """
+    """Figure 4 of a run with the errors of the depth maps; by default of the frame of `frames.example_frame`."""
     require_pretrained(config)
     example = example or example_frame(config)
-    preds = {evaluation.arch_name(a): d for a, d in example.preds.items()}
-    projs = {evaluation.arch_name(a): d for a, d in example.projs.items()}
-    threshold = stages.threshold(config, "uncer")
-    truth = example.gt, example.highlight
-    figure = draw(example.image, preds, projs, example.uncertainty, threshold, *truth)
+    preds, projs = (
+        {evaluation.arch_name(a): d for a, d in depths.items()} for depths in (example.preds, example.projs)
+    )
+    maps = preds, projs, example.uncertainty, stages.threshold(config, "uncer")
+    figure = draw(example.image, *maps, example.gt, example.highlight)
     depths = {f"predicted, {n}": d for n, d in preds.items()}
     depths |= {f"projected, {n}": filled(preds[n], d) for n, d in projs.items()}
     _, rows = scored_frame(config, example.scene, example.index, depths)
@@ -49,21 +45,15 @@ def draw(
     """Above: image, predicted depth, uncertainty. Below: ground truth, projected depth, the mask of Eq. 3.
 
     Args:
-        preds, projs: network's name -> depth (h, w), metres.
-        uncertainty: (h, w), metres.
-        gt: depth (H, W) in metres, or None.
-        highlight: bool, of any size, outlined in the image; or None.
+        preds, projs: network's name -> depth (h, w), metres, as the uncertainty and the ground truth ``gt``.
+        highlight: bool, of any size, outlined in the image.
     """
+    predicted = [Panel(f"predicted, {n}", d, "depth") for n, d in preds.items()]
+    projected = [Panel(f"projected, {n}", d, "depth") for n, d in projs.items()]
+    above = Panel("uncertainty", uncertainty, "uncertainty", uncertainty_limit(threshold_m))
+    below = Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask")
     rows = [
-        [
-            Panel("image", image, outline=highlight),
-            *(Panel(f"predicted, {n}", d, "depth") for n, d in preds.items()),
-            Panel("uncertainty", uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
-        ],
-        [
-            Panel("ground truth" if gt is not None else "no ground truth", gt, "depth"),
-            *(Panel(f"projected, {n}", d, "depth") for n, d in projs.items()),
-            Panel(f"uncertainty ≥ {threshold_m:g} m", uncertainty >= threshold_m, "mask"),
-        ],
+        [Panel("image", image, outline=highlight), *predicted, above],
+        [Panel("ground truth", gt, "depth"), *projected, below],
     ]
     return grid(rows, **PRINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -36,32 +37,26 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
     if not archs:
         archs = trained_students(config)
         if not archs:
-            raise DataError(
-                f"no network of run {config.run!r} has its students. Run: "
-                f"{command(config, 'all', config.students)}"
-            )
+            first = command(config, "all", config.students)
+            raise DataError(f"no network of run {config.run!r} has its students. Run: {first}")
         if missing := [a for a in ARCHITECTURES if a not in archs]:
-            say(
-                f"figure5: without {', '.join(missing)}, not distilled in this run. To add them, run: "
-                f"{command(config, 'all', missing)}"
-            )
+            more = f"not distilled in this run. To add them, run: {command(config, 'all', missing)}"
+            say(f"figure5: without {', '.join(missing)}, {more}")
     count = count or (4 if len(archs) == 1 else 3)
     scores = {(a, t): stages.evaluate(config, a, t) for a in archs for t in trainings(config)}
     data, split = stages.evaluated_dataset(config), config.evaluation.split
     scenes = {s.name: s for s in data.scenes(split)}
     chosen = reflective_frames(scores[archs[0], ""], data.lists(split).get("Reflection"), count)
     frames, rows = [], []
-    for name, frame_id in chosen:
-        scene = scenes[name]
-        i = scene.frame_ids.index(frame_id)
-        for arch in archs:
-            depths = {
-                evaluation.training_name(t): evaluated_depth(config, arch, t).read_of(scene, i)
-                for t in trainings(config)
-            }
-            frame, scored = scored_frame(config, scene, i, depths, evaluation.arch_name(arch))
-            frames.append(frame)
-            rows += scored
+    for (name, frame_id), arch in itertools.product(chosen, archs):
+        depths = {
+            evaluation.training_name(t): evaluated_depth(config, arch, t).read(name, frame_id)
+            for t in trainings(config)
+        }
+        i = scenes[name].frame_ids.index(frame_id)
+        frame, scored = scored_frame(config, scenes[name], i, depths, evaluation.arch_name(arch))
+        frames.append(frame)
+        rows += scored
     return FigureWithTable(draw(frames), pd.DataFrame(rows))
 
 
@@ -71,11 +66,7 @@ def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
 
 
 def draw(frames: Sequence[Frame]) -> Figure:
-    """One row for each image and network: the depth of each training, and its error where there is ground truth.
-
-    Args:
-        frames: with the same trainings as names of their depths.
-    """
+    """One row for each image and network: the depth of each training, and its error where there is ground truth."""
     rows = []
     for frame in frames:
         # columns are narrow: what is in brackets gets a line of its own

@@ -38,19 +38,13 @@ def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES
         picture = image.convert("RGB")
     content = _packed(picture)
     if len(content) > most_bytes:
+        palette = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
+        colours = np.array(palette.getpalette()).reshape(-1, 3)
+        colours[colours.sum(axis=1).argmax()] = 255  # white is among them
+        palette.putpalette(colours.ravel().tolist())
         # without dithering the colour scales would show steps
-        few = picture.quantize(256, palette=_palette(picture), dither=Image.Dither.FLOYDSTEINBERG)
-        content = _packed(few)
+        content = _packed(picture.quantize(256, palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     return content
-
-
-def _palette(picture: Image.Image) -> Image.Image:
-    """The 256 colours that fit a picture best; white is among them."""
-    result = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
-    colours = np.array(result.getpalette()).reshape(-1, 3)
-    colours[colours.sum(axis=1).argmax()] = 255
-    result.putpalette(colours.ravel().tolist())
-    return result
 
 
 def _packed(picture: Image.Image) -> bytes:
@@ -61,31 +55,18 @@ def _packed(picture: Image.Image) -> bytes:
 
 def save_png(figure: Figure, path: Path, dpi: int = 110) -> Path:
     """Write a figure as PNG, whole or not at all; creates the folder."""
-    with atomic(Path(path)) as temporary:
+    with atomic(path) as temporary:
         temporary.write_bytes(png_bytes(figure, dpi))
-    return Path(path)
-
-
-def save_pdf(figure: Figure, path: Path) -> Path:
-    """Write a figure as PDF, whole or not at all; text stays text; creates the folder."""
-    # 42: TrueType, which conferences require; its text can be copied
-    with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=PRINT_DPI, format="pdf", metadata={"CreationDate": None})
-    return Path(path)
-
-
-def save_csv(table: pd.DataFrame, path: Path) -> Path:
-    """Write the numbers behind a figure, whole or not at all; creates the folder."""
-    with atomic(Path(path)) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
-    return Path(path)
+    return path
 
 
 def save(figure: Figure, table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a figure and its numbers as ``<name>.pdf``, ``.png`` and ``.csv``."""
-    stem = Path(folder) / name
-    return [
-        save_pdf(figure, stem.with_name(f"{name}.pdf")),
-        save_png(figure, stem.with_name(f"{name}.png"), PRINT_DPI),
-        save_csv(table, stem.with_name(f"{name}.csv")),
-    ]
+    """Write a figure and its numbers as ``<name>.pdf``, ``.png`` and ``.csv``, each whole or not at all."""
+    pdf, png, csv = (Path(folder) / f"{name}.{kind}" for kind in ("pdf", "png", "csv"))
+    # 42: TrueType, which conferences require; its text can be copied
+    with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(pdf) as temporary:
+        figure.savefig(temporary, dpi=PRINT_DPI, format="pdf", metadata={"CreationDate": None})
+    save_png(figure, png, PRINT_DPI)
+    with atomic(csv) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
+    return [pdf, png, csv]

@@ -21,13 +21,10 @@ from d3d.pipeline.config import ENSEMBLE, Config
 
 @dataclass(frozen=True)
 class Frame:
-    """One row of a figure: an image, its ground truth, and depth maps to compare; metres, 0 where unknown.
+    """One row of a figure: an image, its ground truth, and depth maps (h, w) to compare; metres, 0 where unknown.
 
     Attributes:
-        image: uint8 (h, w, 3).
-        gt: true depth (h, w), or None.
         highlight: bool, of any size, or None if the data set has no mask.
-        depths: name -> depth (h, w).
         medians_m: name -> median error in metres, written on the error map of that depth.
     """
 
@@ -52,6 +49,25 @@ def filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
     return np.where(proj > 0, proj, pred)
 
 
+def frame_of(
+    config: Config,
+    scene: Scene,
+    i: int,
+    depths: Mapping[str, np.ndarray],
+    name: str = "",
+    medians_m: Mapping[str, float] | None = None,
+) -> Frame:
+    """Frame i at the network's size, as a row of a figure.
+
+    Args:
+        name: of the row; by default the names of scene and frame.
+    """
+    size_hw = config.data.size_hw
+    gt, highlight = nearest_depth(scene.depth(i), size_hw), scene.highlight_mask(i, size_hw)
+    name = name or f"{scene.name}, frame {scene.frame_ids[i]}"
+    return Frame(name, scene.image(i, size_hw), gt, highlight, depths, medians_m or {})
+
+
 def scored_frame(
     config: Config,
     scene: Scene,
@@ -72,15 +88,15 @@ def scored_frame(
         the frame; and rows of row, scene, frame, panel (the name of a depth map) and, with ground truth, pixels, count,
         sq_rel, median_error_m and median_absolute_error_m.
     """
-    gt, highlight, size_hw = scene.depth(i), scene.highlight_mask(i), config.data.size_hw
-    lines = [*([name] if name else []), scene.name, scene.frame_ids[i]]
+    gt, highlight = scene.depth(i), scene.highlight_mask(i)
+    lines = [line for line in (name, scene.name, scene.frame_ids[i]) if line]
     about = {"row": " ".join(lines), "scene": scene.name, "frame": scene.frame_ids[i]}
-    masks = {} if gt is None else pixel_masks(gt > 0, highlight)
+    if gt is None:
+        rows = [{**about, "panel": panel} for panel in depths]
+        return frame_of(config, scene, i, depths, "\n".join(lines)), rows
+    masks = pixel_masks(gt > 0, highlight)
     rows, medians = [], {}
     for panel, depth in depths.items():
-        if gt is None:
-            rows.append({**about, "panel": panel})
-            continue
         sq_rel, off = sq_rel_by_pixels(config, depth, gt, highlight), resize_depth(depth, gt.shape) - gt
         for kind, mask in masks.items():
             scores = {
@@ -92,15 +108,7 @@ def scored_frame(
             rows.append({**about, "panel": panel, "pixels": kind, **scores})
             if kind == ("highlight" if "highlight" in masks else "all"):
                 medians[panel] = scores[column]
-    frame = Frame(
-        "\n".join(lines),
-        scene.image(i, size_hw),
-        nearest_depth(gt, size_hw),
-        scene.highlight_mask(i, size_hw),
-        depths,
-        medians,
-    )
-    return frame, rows
+    return frame_of(config, scene, i, depths, "\n".join(lines), medians), rows
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class ExampleFrame:
     index: int
     image: np.ndarray
     gt: np.ndarray | None
+    highlight: np.ndarray | None
     preds: dict[str, np.ndarray]
     projs: dict[str, np.ndarray]
     uncertainty: np.ndarray
@@ -123,10 +132,6 @@ class ExampleFrame:
     @property
     def frame(self) -> str:
         return self.scene.frame_ids[self.index]
-
-    @property
-    def highlight(self) -> np.ndarray | None:
-        return self.scene.highlight_mask(self.index, self.uncertainty.shape)
 
 
 def example_frame(config: Config, scene_name: str = "", frame: str = "") -> ExampleFrame:
@@ -146,22 +151,21 @@ def example_frame(config: Config, scene_name: str = "", frame: str = "") -> Exam
             raise DataError(f"no training scene {scene_name!r} with a frame {frame!r}.")
         index = scene.frame_ids.index(frame)
     else:
-        candidates = []
-        for s in [s for s in found if s.scene.has_depth] or found:
-            for i in evenly(s.targets, 60):
-                use = uncertain.read_of(s.scene, i) >= threshold
-                highlight = s.scene.highlight_mask(i, use.shape)
-                share = (use if highlight is None else use & highlight).mean()
-                candidates.append((float(share), i, s.scene))
-        _, index, scene = max(candidates, key=lambda c: c[0])
+
+        def share(candidate: tuple[Scene, int]) -> float:
+            use = uncertain.read_of(*candidate) >= threshold
+            highlight = candidate[0].highlight_mask(candidate[1], use.shape)
+            return float((use if highlight is None else use & highlight).mean())
+
+        among = [s for s in found if s.scene.has_depth] or found
+        scene, index = max(((s.scene, i) for s in among for i in evenly(s.targets, 60)), key=share)
+    preds, projs = (
+        {arch: stage(config, arch).read_of(scene, index) for arch in ENSEMBLE}
+        for stage in (stages.predict, stages.project)
+    )
+    shown = frame_of(config, scene, index, preds)
     return ExampleFrame(
-        scene,
-        index,
-        scene.image(index, config.data.size_hw),
-        nearest_depth(scene.depth(index), config.data.size_hw),
-        {a: stages.predict(config, a).read_of(scene, index) for a in ENSEMBLE},
-        {a: stages.project(config, a).read_of(scene, index) for a in ENSEMBLE},
-        uncertain.read_of(scene, index),
+        scene, index, shown.image, shown.gt, shown.highlight, preds, projs, uncertain.read_of(scene, index)
     )
 
 
@@ -175,9 +179,8 @@ def reflective_targets(config: Config, count: int = 3) -> list[tuple[Scene, int]
     """
     best = []
     for s in training_scenes(config, truth=True, highlights=True):
-        share = {i: s.scene.highlight_mask(i).mean() for i in s.targets}
-        i = max(share, key=share.get)
-        best.append((share[i], s.scene, i))
+        shares = [s.scene.highlight_mask(i).mean() for i in s.targets]
+        best.append((max(shares), s.scene, s.targets[np.argmax(shares)]))
     chosen = sorted(best, key=lambda b: -b[0])[:count]
     return sorted(((scene, i) for _, scene, i in chosen), key=lambda c: c[0].name)
 

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from d3d import fusion
 from d3d.figures.colours import SIGNED_LIMIT_M, uncertainty_limit
 from d3d.figures.files import FigureWithTable
-from d3d.figures.frames import ExampleFrame, Frame, filled, notes, reflective_targets, scored_frame
+from d3d.figures.frames import ExampleFrame, Frame, filled, frame_of, notes, reflective_targets, scored_frame
 from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT, Panel, grid, signed_error
-from d3d.geometry import nearest_depth
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
@@ -37,15 +36,10 @@ def against_truth(
     highlight: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """Depth maps of one frame beside the ground truth, and below them their errors. Highlights are outlined.
-
-    Args:
-        depths: name -> depth (h, w), metres, 0 where there is none.
-        gt: depth (h, w), metres, 0 where unknown; or None.
-        highlight: bool (h, w), or None if the data set has no mask.
-    """
-    first = [Panel("image", image, outline=highlight), Panel("ground truth", gt, "depth", outline=highlight)]
-    rows = [first + [Panel(n, d, "depth", outline=highlight) for n, d in depths.items()]]
+    """Depth maps (metres) of one frame beside the ground truth, and below them their errors; highlights outlined."""
+    maps = {"ground truth": gt, **depths}
+    shown = [Panel(name, depth, "depth", outline=highlight) for name, depth in maps.items()]
+    rows = [[Panel("image", image, outline=highlight), *shown]]
     if gt is not None:
         frame = Frame(title, image, gt, highlight, depths)
         errors = [signed_error_panel(f"{name} - truth", frame, name) for name in depths]
@@ -64,8 +58,8 @@ def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
         [Panel("P taken here", use, "mask")],
     ]
     if gt is not None:
-        errors = {f"{name[-1]} − truth": signed_error(d, gt) for name, d in depths.items()}
-        rows[1] += [Panel(name, off, "signed", SIGNED_LIMIT_M) for name, off in errors.items()]
+        frame = Frame("", example.image, gt, depths=depths)
+        rows[1] += [signed_error_panel(f"{name[-1]} − truth", frame, name) for name in depths]
     name = f"{example.scene.name}, frame {example.frame}"
     return grid(rows, f"{name}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected")
 
@@ -78,11 +72,10 @@ def error_maps(config: Config, count: int = 3) -> FigureWithTable:
     """
     require_pretrained(config)
     arch, threshold = config.arch, stages.threshold(config, "uncer")
-    predicted, projected = stages.predict(config, arch), stages.project(config, arch)
-    uncertain = stages.uncertainty(config)
+    stores = stages.predict(config, arch), stages.project(config, arch), stages.uncertainty(config)
     frames, stds, uses, rows = [], [], [], []
     for scene, i in reflective_targets(config, count):
-        pred, proj, std = (store.read_of(scene, i) for store in (predicted, projected, uncertain))
+        pred, proj, std = (store.read_of(scene, i) for store in stores)
         depths = {"D": pred, "P": filled(pred, proj), "L": fusion.fuse(pred, proj, std, threshold)}
         frame, scores = scored_frame(config, scene, i, depths, column="median_absolute_error_m")
         frames.append(frame)
@@ -105,29 +98,19 @@ def draw_error_maps(
         uncertainties: (h, w) for each frame, metres.
         use_projs: bool (h, w) for each frame, where the label is P.
     """
-    rows = []
+    rows, limit = [], uncertainty_limit(threshold_m)
     for frame, uncertainty, use_proj in zip(frames, uncertainties, use_projs, strict=True):
-        errors = {
-            name: Panel(
-                f"|{name} − truth|",
-                np.abs(signed_error(depth, frame.gt)),
-                "error",
-                SIGNED_LIMIT_M,
-                frame.highlight,
-                f"{frame.medians_m[name]:.2f} m" if name in frame.medians_m else "",
-            )
-            for name, depth in frame.depths.items()
-        }
-        rows.append(
-            [
-                Panel("image", frame.image, outline=frame.highlight),
-                errors["D"],
-                Panel("uncertainty U", uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
-                Panel("P taken", use_proj, "mask"),
-                errors["P"],
-                errors["L"],
-            ]
-        )
+        image = Panel("image", frame.image, outline=frame.highlight)
+        errors = []
+        for name in "DPL":
+            off = np.abs(signed_error(frame.depths[name], frame.gt))
+            note = f"{frame.medians_m[name]:.2f} m" if name in frame.medians_m else ""
+            errors.append(Panel(f"|{name} − truth|", off, "error", SIGNED_LIMIT_M, frame.highlight, note))
+        choice = [
+            Panel("uncertainty U", uncertainty, "uncertainty", limit),
+            Panel("P taken", use_proj, "mask"),
+        ]
+        rows.append([image, errors[0], *choice, *errors[1:]])
     return grid(rows, names=[f.name for f in frames], notes=notes(frames), **PRINT)
 
 
@@ -140,19 +123,12 @@ def strategies(config: Config, names: Sequence[str], arch: str = "") -> Figure:
     arch = arch or config.arch
     labels = {n: stages.fuse(config, arch, n) for n in names if fusion.find_strategy(n).shrink == 1}
     ((scene, i),) = reflective_targets(config, count=1)
-    size_hw = config.data.size_hw
     pred = stages.predict(config, arch).read_of(scene, i)
-    gt, highlight = nearest_depth(scene.depth(i), size_hw), scene.highlight_mask(i, size_hw)
-    image, depths = scene.image(i, size_hw), {n: store.read_of(scene, i) for n, store in labels.items()}
-    frame = Frame(f"{scene.name}, {scene.frame_ids[i]}", image, gt, highlight, depths)
+    frame = frame_of(config, scene, i, {n: store.read_of(scene, i) for n, store in labels.items()})
+    taken = [Panel(f"{name}: P taken", label != pred, "mask") for name, label in frame.depths.items()]
+    errors = [signed_error_panel("label − truth", frame, name) for name in frame.depths]
     rows = [
-        [
-            Panel("image, highlights", image, outline=highlight),
-            *(Panel(f"{n}: P taken", depth != pred, "mask") for n, depth in depths.items()),
-        ],
-        [
-            Panel("truth", gt, "depth"),
-            *(signed_error_panel("label − truth", frame, name) for name in depths),
-        ],
+        [Panel("image, highlights", frame.image, outline=frame.highlight), *taken],
+        [Panel("truth", frame.gt, "depth"), *errors],
     ]
     return grid(rows, names=[frame.name, ""])

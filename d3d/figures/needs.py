@@ -33,16 +33,14 @@ def default_run(config: Config) -> str:
 def command(config: Config, stage: str, archs: Sequence[str]) -> str:
     """The command that runs a stage of this run for some networks."""
     default = make_config(profile=config.profile)
-    options = {"profile": config.profile, "archs": ",".join(archs)}
-    if config.data.dataset != default.data.dataset:
-        options["dataset"] = config.data.dataset
-    if config.seed != default.seed:
-        options["seed"] = str(config.seed)
-    if config.run != default_run(config):
-        options["run"] = config.run
-    if config.labels != default.labels:
-        options["labels"] = config.labels
-    return f"python -m d3d {stage} " + " ".join(f"--{k} {v}" for k, v in options.items())
+    options = {
+        "dataset": (config.data.dataset, default.data.dataset),
+        "seed": (config.seed, default.seed),
+        "run": (config.run, default_run(config)),
+        "labels": (config.labels, default.labels),
+    }
+    changed = "".join(f" --{name} {value}" for name, (value, usual) in options.items() if value != usual)
+    return f"python -m d3d {stage} --profile {config.profile} --archs {','.join(archs)}{changed}"
 
 
 def require_pretrained(config: Config, archs: Sequence[str] = ENSEMBLE) -> None:
@@ -53,7 +51,5 @@ def require_pretrained(config: Config, archs: Sequence[str] = ENSEMBLE) -> None:
     """
     missing = [a for a in archs if untrained(config, a, ("",))]
     if missing:
-        raise DataError(
-            f"{', '.join(missing)} not pretrained in run {config.run!r}. Run: "
-            f"{command(config, 'pretrain', missing)}"
-        )
+        first = command(config, "pretrain", missing)
+        raise DataError(f"{', '.join(missing)} not pretrained in run {config.run!r}. Run: {first}")

@@ -47,12 +47,6 @@ def signed_error(depth: np.ndarray, gt: np.ndarray) -> np.ndarray:
     return np.where((gt > 0) & (depth > 0), depth - gt, np.nan)
 
 
-def _limit(panels: Sequence[Panel], kind: str) -> float:
-    """Upper end of the colours of a kind: the given limit, or that of `colours.upper_limit`."""
-    given = [p.limit for p in panels if p.kind == kind and p.limit is not None]
-    return max(given) if given else colours.upper_limit((p.array for p in panels if p.kind == kind), kind)
-
-
 def contact_sheet(
     images: Sequence[np.ndarray],
     titles: Sequence[str],
@@ -78,22 +72,20 @@ def grid(
     Titles are left out where the row above has the same.
 
     Args:
-        rows: the panels; rows may differ in length.
+        rows: may differ in length.
         width_in: width of the figure, inches; the height follows from it.
-        font_pt: size of the panels' titles.
         names: the name of each row, written vertically at its left.
         notes: an explanation at the bottom.
 
     Raises:
         DataError: no panel has an array.
     """
-    panels = [p for row in rows for p in row]
-    if not any(p.array is not None for p in panels):
+    panels = [p for row in rows for p in row if p.array is not None]
+    if not panels:
         raise DataError("a figure needs at least one panel.")
-    columns = max(len(row) for row in rows)
-    first = next(p.array for p in panels if p.array is not None)
-    drawn = {p.kind for p in panels if p.array is not None}
-    kinds = [kind for kind in ("depth", "uncertainty", "error", "signed") if kind in drawn]
+    columns, first = max(map(len, rows)), panels[0].array
+    ranges = _colour_ranges(panels)
+    kinds = [kind for kind in ("depth", "uncertainty", "error", "signed") if kind in ranges]
     small = max(SMALLEST_PT, font_pt - 0.5)
     line = 1.35 * font_pt / _POINTS_PER_INCH
     gap, left = 0.04, (0.2 + max(1 + n.count("\n") for n in names)) * line if names else 0.02
@@ -119,20 +111,19 @@ def grid(
             if panel.array is None:
                 continue
             axis = axes_at(left + c * (cell_w + gap), y, cell_w, cell_h)
-            axis.set_axis_off()
             if heads[r]:
                 axis.set_title(panel.title, fontsize=font_pt, pad=2)
-            shown.setdefault(panel.kind, _draw(axis, panel, panels, font_pt, cell_w))
+            shown.setdefault(panel.kind, _draw(axis, panel, ranges.get(panel.kind), font_pt, cell_w))
         if names and names[r]:
             centred = dict.fromkeys(("ha", "va", "multialignment"), "center")
             at = 0.5 * left / width_in, 1 - (y + cell_h / 2) / height
             figure.text(*at, names[r], fontsize=small, rotation=90, **centred)
         y += cell_h + gap
-    share = width_in / max(1, len(kinds))
     for k, kind in enumerate(kinds):
+        share = width_in / len(kinds)
         bar_w = min(0.8 * share, 4.0)
         axis = axes_at(k * share + (share - bar_w) / 2, y + 0.02, bar_w, 0.6 * line)
-        ends = {"extend": _extend(panels, kind), "extendfrac": 0.03}
+        ends = {"extend": _pointed_ends(panels, kind, ranges[kind]), "extendfrac": 0.03}
         bar = figure.colorbar(shown[kind], cax=axis, orientation="horizontal", **ends)
         bar.set_label(f"{colours.NAMES[kind]} ({colours.UNITS[kind]})", fontsize=small, labelpad=1)
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
@@ -143,57 +134,73 @@ def grid(
 
 def _head_lines(rows: Sequence[Sequence[Panel]]) -> list[int]:
     """Lines of titles above each row: none where the row above has the same titles."""
-    result = []
-    for r, row in enumerate(rows):
-        titles = [p.title for p in row]
-        again = r > 0 and titles == [p.title for p in rows[r - 1]]
-        result.append(0 if again or not any(titles) else max(1 + t.count("\n") for t in titles))
-    return result
+    titles = [[p.title for p in row] for row in rows]
+    lines = [max(1 + t.count("\n") for t in row) if any(row) else 0 for row in titles]
+    return [0 if r and titles[r] == titles[r - 1] else n for r, n in enumerate(lines)]
 
 
-def _extend(panels: Sequence[Panel], kind: str) -> str:
-    """The ends of a colour bar that are pointed, since a panel has values beyond them."""
-    low, high = colours.limits(kind, _limit(panels, kind))
-    arrays = [p.array[np.isfinite(p.array)] for p in panels if p.kind == kind and p.array is not None]
-    above = any((a > high).any() for a in arrays)
-    below = kind == "signed" and any((a < low).any() for a in arrays)
-    return {(True, True): "both", (True, False): "max", (False, True): "min"}.get((above, below), "neither")
+def _colour_ranges(panels: Sequence[Panel]) -> dict[str, tuple[float, float]]:
+    """Both ends of the colours of each kind of map: of the limit that panels give, else of `colours.upper_limit`."""
+    ranges = {}
+    for kind in {p.kind for p in panels} & set(colours.NAMES):
+        same = [p for p in panels if p.kind == kind]
+        given = [p.limit for p in same if p.limit is not None]
+        ranges[kind] = colours.limits(
+            kind, max(given, default=0) or colours.upper_limit((p.array for p in same), kind)
+        )
+    return ranges
 
 
-def _draw(axis: Any, panel: Panel, panels: Sequence[Panel], font_pt: float, width_in: float) -> Any:
+def _pointed_ends(panels: Sequence[Panel], kind: str, ends: tuple[float, float]) -> str:
+    """The ends of a colour bar that values of a panel lie beyond."""
+    values = np.concatenate([p.array[np.isfinite(p.array)] for p in panels if p.kind == kind])
+    above, below = (values > ends[1]).any(), kind == "signed" and (values < ends[0]).any()
+    return ("neither", "max", "min", "both")[above + 2 * below]
+
+
+def _draw(axis: Any, panel: Panel, ends: tuple[float, float] | None, font_pt: float, width_in: float) -> Any:
+    axis.set_axis_off()
     options: dict[str, Any] = {}
     array = panel.array
     if panel.kind in ("mask", "share"):
         options = {"cmap": "gray", "vmin": 0, "vmax": 1 if panel.kind == "mask" else panel.limit}
-    elif panel.kind != "image":
-        low, high = colours.limits(panel.kind, _limit(panels, panel.kind))
+    elif ends is not None:
         array = colours.without_missing(array, panel.kind)
-        options = {"cmap": colours.colormap(panel.kind), "vmin": low, "vmax": high}
+        options = {"cmap": colours.colormap(panel.kind), "vmin": ends[0], "vmax": ends[1]}
     # a small array goes into a PDF pixel by pixel ("none"), a large one is reduced to the resolution of print
     small = array.shape[1] <= PRINT_DPI * width_in
     picture = axis.imshow(array, interpolation="none" if small else "antialiased", **options)
-    if panel.outline is not None and panel.outline.any():
+    if panel.outline is not None:
         draw_outline(axis, panel.outline, array.shape[:2], font_pt)
     if panel.note:
         box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.2}
-        small = max(SMALLEST_PT, font_pt - 1)
-        axis.text(0.02, 0.03, panel.note, fontsize=small, transform=axis.transAxes, bbox=box)
+        size = max(SMALLEST_PT, font_pt - 1)
+        axis.text(0.02, 0.03, panel.note, fontsize=size, transform=axis.transAxes, bbox=box)
     return picture
 
 
-def draw_outline(
-    axis: Any, mask: np.ndarray, size_hw: tuple[int, int] | None = None, font_pt: float = 9.0
-) -> None:
+def draw_outline(axis: Any, mask: np.ndarray, size_hw: tuple[int, int], font_pt: float) -> None:
     """Draw a line around the pixels of a mask: white with black edges, visible on any colour.
 
     Args:
-        size_hw: size of the picture below; by default the size of the mask.
+        size_hw: size of the picture below, which may differ from that of the mask.
     """
     from matplotlib import patheffects
 
-    h, w = mask.shape
-    height, width = size_hw or mask.shape
-    x, y = (np.arange(w) + 0.5) * width / w - 0.5, (np.arange(h) + 0.5) * height / h - 0.5
+    if not mask.any():
+        return
+    # pixel centres of the mask in pixels of the picture
+    y, x = ((np.arange(n) + 0.5) * size / n - 0.5 for n, size in zip(mask.shape, size_hw, strict=True))
     lines = axis.contour(x, y, mask, levels=[0.5], colors="white", linewidths=0.07 * font_pt)
-    casing = patheffects.withStroke(linewidth=0.17 * font_pt, foreground="black")
-    lines.set(path_effects=[casing])
+    lines.set(path_effects=[patheffects.withStroke(linewidth=0.17 * font_pt, foreground="black")])
+
+
+def style(
+    axis: Any, title: str = "", xlabel: str = "", ylabel: str = "", font_pt: float = PRINT_FONT_PT
+) -> None:
+    """Write title and labels at this size, ticks a little smaller, over a faint grid."""
+    axis.set_title(title, fontsize=font_pt)
+    axis.set_xlabel(xlabel, fontsize=font_pt)
+    axis.set_ylabel(ylabel, fontsize=font_pt)
+    axis.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2)
+    axis.grid(alpha=0.3)
