@@ -44,13 +44,15 @@ def truncation_sweep(config: Config) -> FigureWithTable:
 
 # The figures of the paper in their order, then those that explain them
 FIGURES: dict[str, Callable[[Config], FigureWithTable]] = {
-    "figure1a": figure1.make_a, "figure1b": figure1.make_b, "figure2": figure2.make,
-    "figure4": figure4.make, "figure5": figure5.make, "error-maps": error_maps,
-
-        "label-makeup": label_makeup,
-        "threshold-sweep": threshold_sweep,
-        "truncation-sweep": truncation_sweep
-    ,
+    "figure1a": figure1.make_a,
+    "figure1b": figure1.make_b,
+    "figure2": figure2.make,
+    "figure4": figure4.make,
+    "figure5": figure5.make,
+    "error-maps": error_maps,
+    "label-makeup": label_makeup,
+    "threshold-sweep": threshold_sweep,
+    "truncation-sweep": truncation_sweep,
 }
 # These show the data alone: their files are named after data set and image size
 OF_DATA = ("figure1a",)
