@@ -23,17 +23,10 @@ from d3d.datasets.scene import HW, FrameList
 from d3d.errors import ConfigError, DataError
 from d3d.evaluation import on_list
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline import stages
+from d3d.pipeline import scenes, stages
 from d3d.pipeline.config import ENSEMBLE, Config
 from d3d.pipeline.graph import Key, Stage, declare, ensure
 from d3d.pipeline.runs import StageFolder
-from d3d.pipeline.scenes import (
-    evaluated_data,
-    evaluated_dataset,
-    evaluated_frames,
-    evaluated_name,
-    evaluated_scenes,
-)
 from d3d.pipeline.stages.depth import saved, where, where_networks
 from d3d.prediction import DepthStore, map_scenes, saved_network
 
@@ -93,8 +86,12 @@ def rank_frames(config: Config) -> pd.DataFrame:
 
 
 def _rank(config: Config, key: Key, opened: StageFolder) -> None:
-    scenes, folder, name = evaluated_scenes(config), opened.folder, f"rank/{evaluated_name(config)}"
-    wanted = {s.name: evaluated_frames(config, s) for s in scenes}
+    folder, name, ranked = (
+        opened.folder,
+        f"rank/{scenes.evaluated_name(config)}",
+        scenes.evaluated_scenes(config),
+    )
+    wanted = {s.name: scenes.evaluated_frames(config, s) for s in ranked}
     stores = _stores(config, folder)
     for arch, store in zip(ENSEMBLE, stores, strict=True):
         if not store.folder.is_relative_to(folder):
@@ -103,7 +100,7 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
         map_scenes(
             saved_network,
             saved(config, Key("pretrain", arch)),
-            scenes,
+            ranked,
             list(wanted.values()),
             store,
             config.data.size_hw,
@@ -112,14 +109,14 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
         )
     parts = run_tasks(
         rank_scene,
-        {s.name: (config, s, wanted[s.name], stores, folder) for s in scenes},
+        {s.name: (config, s, wanted[s.name], stores, folder) for s in ranked},
         what=name,
         sizes={name: len(frames) for name, frames in wanted.items()},
         unit="frame",
         **where(config),
     )
     with io.atomic(folder / "frames.csv") as temporary:
-        pd.concat(parts[s.name] for s in scenes).to_csv(temporary, index=False, float_format="%.6g")
+        pd.concat(parts[s.name] for s in ranked).to_csv(temporary, index=False, float_format="%.6g")
     opened.finish({"frames.csv": io.sha256(folder / "frames.csv")})
 
 
@@ -137,8 +134,8 @@ declare(
         settings=_rank_settings,
         compute=_rank,
         needs=lambda c, k: tuple(Key("pretrain", arch) for arch in ENSEMBLE),
-        data=lambda c, k: evaluated_data(c),
-        path=lambda c, k: f"rank/{evaluated_name(c)}",
+        data=lambda c, k: scenes.evaluated_data(c),
+        path=lambda c, k: f"rank/{scenes.evaluated_name(c)}",
     )
 )
 
@@ -150,7 +147,7 @@ def folder_of(config: Config) -> Path:
 
 def _stores(config: Config, folder: Path) -> list[DepthStore]:
     """Each self-supervised network's depth of the split: that of its evaluation or, without truth, the ranking's."""
-    if any(s.has_depth for s in evaluated_dataset(config).scenes(config.evaluation.split)):
+    if any(s.has_depth for s in scenes.evaluated_dataset(config).scenes(config.evaluation.split)):
         return [DepthStore(stages.stage_folder(config, "evaluate", arch) / "depth") for arch in ENSEMBLE]
     return [DepthStore(folder / "depth" / arch) for arch in ENSEMBLE]
 
@@ -172,7 +169,7 @@ def _maps(scene: Scene, i: int, stores: Sequence[DepthStore], folder: Path) -> t
 def rank_scene(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore], folder: Path
 ) -> pd.DataFrame:
-    """A scene's rows of the ranking, from the mesh of the networks' median depth; both are stored.
+    """A scene's rows of the ranking. Its depth, projected from the mesh of the networks' median depth, is stored.
 
     Args:
         frames: indices of the ranked frames.
@@ -182,23 +179,16 @@ def rank_scene(
     projected = DepthStore(folder / "projected")
     if not projected.has(scene.name):
         projected.write_scene(scene.name, _project(config, scene, frames, stores))
-    csv = folder / "scores" / f"{projected.scene_folder(scene.name).name}.csv"
-    if not csv.is_file():
-        rows = pd.DataFrame([frame_scores(*_maps(scene, i, stores, folder)) for i in frames])
-        rows.insert(0, "scene", scene.name)
-        rows.insert(1, "frame", [scene.frame_ids[i] for i in frames])
-        with io.atomic(csv) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
-    return pd.read_csv(csv, dtype={"scene": str, "frame": str})
+    rows = pd.DataFrame([frame_scores(*_maps(scene, i, stores, folder)) for i in frames])
+    rows.insert(0, "scene", scene.name)
+    rows.insert(1, "frame", [scene.frame_ids[i] for i in frames])
+    return rows
 
 
 def _project(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The depth of a scene's mesh at each ranked frame (3.2.2).
-
-    The mesh is fused from the median of the networks' depth: it finds more than that of one network (E12).
-    """
+    """The depth of a scene's mesh (3.2.2) at each ranked frame. A mesh of one network finds less (E12)."""
     f, size_hw, numbers = config.fusion, config.data.size_hw, scene.numbers
     # one frame of each stretch of the video: as dense as a training scene, also where not every frame is kept
     used = [next(stretch) for _, stretch in groupby(frames, lambda i: numbers[i] // f.integrate_every)]
@@ -221,11 +211,7 @@ def _project(
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
-    """The frames chosen by a rule alone, without review.
-
-    Args:
-        share: the first share of the ranking, from 0 to 1; or
-        score_m: all frames whose score is at least this, metres.
+    """The frames chosen without review: the first share (0 to 1) of the ranking, or a score of at least ``score_m``.
 
     Raises:
         ConfigError: not exactly one of both, or an invalid share.
@@ -246,13 +232,9 @@ def with_lists(config: Config, lists: str | Path) -> Config:
 def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50, 100)) -> pd.DataFrame:
     """Average precision, and precision of the first k frames, of each score for a known list.
 
-    Args:
-        wanted: the frames on the list.
-        at: values of k; those beyond the ranking's length are left out.
-
     Returns:
         one row per score, and one for an order by chance: "average precision" (mean over wanted frames of the
-        precision at their rank), and "first k" for each k.
+        precision at their rank), and "first k" for each k in ``at`` up to the ranking's length.
 
     Raises:
         DataError: none of the ranked frames is on the list.
@@ -272,25 +254,24 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
 
 def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
     """As `found`, for one of the data set's lists; empty where the list does not exist or no frame of it is ranked."""
-    known = evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
+    known = scenes.evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
     return found(ranking, known) if on_list(ranking, known).any() else pd.DataFrame()
 
 
 def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
     """A picture of the first frames of a ranking, each with its rank and score.
 
-    Args:
-        apart: least distance between two frames of a scene in the sheet, in ranked frames: neighbours look alike.
+    Two frames of a scene are at least ``apart`` ranked frames from each other: neighbours look alike.
     """
-    scenes = {s.name: s for s in evaluated_dataset(config).scenes(config.evaluation.split)}
-    indices = [scenes[s].frame_ids.index(f) for s, f in zip(ranking["scene"], ranking["frame"], strict=True)]
+    by_name = {s.name: s for s in scenes.evaluated_dataset(config).scenes(config.evaluation.split)}
+    indices = [by_name[s].frame_ids.index(f) for s, f in zip(ranking["scene"], ranking["frame"], strict=True)]
     ranked = ranking.assign(frame_index=indices)
     ranked["place"] = ranked.groupby("scene")["frame_index"].rank()
     shown: list[Any] = []  # rows
     for r in ranked.itertuples():
         if len(shown) < count and all(r.scene != s.scene or abs(r.place - s.place) >= apart for s in shown):
             shown.append(r)
-    images = [scenes[r.scene].image(r.frame_index, _legible(scenes[r.scene].size_hw)) for r in shown]
+    images = [by_name[r.scene].image(r.frame_index, _legible(by_name[r.scene].size_hw)) for r in shown]
     titles = [f"{r.rank}: {r.scene} {r.frame}, {r.score:.2f} m" for r in shown]
     title = f"Most reflective by score, of {len(ranking)} frames; neighbours left out"
     return figures.contact_sheet(images, titles, title=title)

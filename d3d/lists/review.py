@@ -47,8 +47,7 @@ class Review:
     def __init__(self, frames: Sequence[Frame], path: Path) -> None:
         """Continue the review of the file, at the first undecided frame after the last decision; or begin one.
 
-        Raises:
-            DataError: there is no frame, a frame is given twice, or the file is not readable.
+        A `DataError` says that there is no frame, that a frame is given twice, or that the file is not readable.
         """
         self.frames, self.path = (
             [(str(s), str(f)) for s, f in frames],
@@ -80,7 +79,6 @@ class Review:
 
     @property
     def current(self) -> Frame:
-        """The current frame."""
         return self.frames[self.index]
 
     @property
@@ -151,11 +149,7 @@ def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
 
 
 def open_review(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> Review:
-    """Begin the review for the list of this name, or continue it.
-
-    Args:
-        ranking: from `d3d.lists.ranking.rank_frames`, or a part of it; the frames are shown in its order.
-    """
+    """Begin the review for the list of this name, or continue it. Frames are shown in the order of the ranking."""
     frames = list(zip(ranking["scene"], ranking["frame"], strict=True))
     return Review(frames, list_path(config, name, ".json"))
 
@@ -173,10 +167,9 @@ def _write(config: Config, name: str, decided_by: str, frames: FrameList) -> Pat
 
 
 def write(config: Config, review: Review, name: str = "Reflection") -> Path:
-    """Write the accepted frames as a list whose header says that a person decided. It may be written again later.
+    """Write the accepted frames as a list whose header says that a person decided; a `DataError` if there is none.
 
-    Raises:
-        DataError: no frame was accepted yet.
+    It may be written again later.
     """
     n, decided = len(review.accepted), len(review.decisions)
     by = f"a person, frame by frame with d3d.lists.review; {decided} looked at, {n} accepted"
@@ -190,14 +183,13 @@ def write_automatic(
     score_m: float | None = None,
     name: str = "Reflection",
 ) -> Path:
-    """Write the frames that a rule chooses as a list. Its name and header say that no person has decided.
+    """Write the frames that `by_rule` chooses as a list. Its name and header say that no person has decided.
 
     Args:
-        share, score_m: exactly one of the two, as in `d3d.lists.ranking.by_rule`.
         name: "-automatic" is added to it, in the file name and in the tables.
 
     Raises:
-        ConfigError: as in `d3d.lists.ranking.by_rule`.
+        ConfigError: as in `by_rule`.
         DataError: no frame has such a score.
     """
     chosen = by_rule(ranking, share, score_m)
@@ -209,10 +201,9 @@ def write_automatic(
 def picture(
     config: Config, review: Review, index: int | None = None, threshold_m: float | None = None
 ) -> Figure:
-    """The evidence for a frame of a review: image, predicted depth, uncertainty and D - P.
+    """The evidence for a frame of a review, by default the current one: image, depth D, uncertainty and D - P.
 
     Args:
-        index: by default that of the current frame.
         threshold_m: of Eq. 3, the middle of the colours of uncertainty; by default the threshold that the run uses,
             which may have to be computed.
     """

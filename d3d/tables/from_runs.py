@@ -35,10 +35,7 @@ _KEPT = (
 
 
 def gather(configs: Sequence[Config]) -> Scores:
-    """Collect everything that these runs have evaluated, on any split and data set. Nothing is computed.
-
-    Args:
-        configs: a configuration for each seed, alike otherwise.
+    """Collect everything that runs of several seeds have evaluated, on any split and data set. Nothing is computed.
 
     Raises:
         ConfigError: the configurations differ in more than the seed.
@@ -102,17 +99,21 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
     results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
     found = scenes.evaluated_dataset(config)
-    at = (e.dataset or config.data.dataset, e.split, found.lists(e.split))
-    about = {"seed": config.seed, "profile": config.profile, "trained_on": config.data.dataset}
-    about |= {"scale": e.scale, "round": config.round}
-    about["provenance"] = {"evaluation": {"in_part": not found.whole(e.split, e.every)}}
+    about = _about(config) | {"provenance": {"evaluation": {"in_part": not found.whole(e.split, e.every)}}}
     folder, made = stages.folder_of(config, "tables"), {}
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
-        made[pixels] = part = table(results, *at, pixels=pixels, **about)
+        made[pixels] = part = table(results, lists=found.lists(e.split), pixels=pixels, **about)
         name = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
         write_text(folder / f"{name}.csv", part.to_csv(index=False, float_format="%.6g"))
         write_text(folder / f"{name}.md", to_markdown(part))
     return made["all"]
+
+
+def _about(config: Config) -> dict[str, Any]:
+    """Which scores a run's evaluation makes, as fields of `Evaluation`."""
+    e, trained_on = config.evaluation, config.data.dataset
+    run = {"seed": config.seed, "profile": config.profile, "round": config.round, "trained_on": trained_on}
+    return run | {"dataset": e.dataset or trained_on, "split": e.split, "scale": e.scale}
 
 
 def _name(config: Config) -> str:
@@ -169,15 +170,9 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
     network = graph.folder_of(config, trained(config, config.arch, labels))
     provenances = {"training": network / "provenance.json", "evaluation": folder / "provenance.json"}
     return Evaluation(
-        arch=config.arch,
-        labels=labels,
-        seed=config.seed,
-        profile=config.profile,
-        trained_on=config.data.dataset,
-        dataset=config.evaluation.dataset or config.data.dataset,
-        split=config.evaluation.split,
-        scale=config.evaluation.scale,
-        round=config.round,
+        config.arch,
+        labels,
+        **_about(config),
         settings=hashlib.sha256(json.dumps(without_seed(stored), sort_keys=True).encode()).hexdigest(),
         per_image=pd.read_csv(csv, dtype={"scene": str, "frame": str}),
         provenance={kind: _kept(io.read_json(path)) for kind, path in provenances.items() if path.is_file()},

@@ -49,11 +49,8 @@ def table(
     return frame.assign(table="", list=frame["list"].replace("", split.capitalize()))
 
 
-def gains(frame: pd.DataFrame, metric: str = "sq_rel") -> pd.DataFrame:
-    """Compute the relative change of each distilled student against the self-taught one (section 4.2).
-
-    Args:
-        frame: from `tables.table`.
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """Compute the change in Sq Rel of a run's distilled students (`table`) against the self-taught one (section 4.2).
 
     Returns:
         architecture, training, source, list, change (-0.5: half the error of self-teaching).
@@ -62,7 +59,7 @@ def gains(frame: pd.DataFrame, metric: str = "sq_rel") -> pd.DataFrame:
     taught = frame[frame["training"] == training_name("pred")]
     students = frame[~frame["training"].isin([training_name("pred"), training_name("")])]
     both = students.merge(taught, on=key, suffixes=("", "_taught"))
-    both["change"] = both[metric] / both[f"{metric}_taught"] - 1
+    both["change"] = both["sq_rel"] / both["sq_rel_taught"] - 1
     return both[[*_TRAINING, "list", "change"]]
 
 

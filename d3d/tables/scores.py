@@ -49,7 +49,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scores:
-    """Evaluations that may stand in one table, and the lists of frames of the splits they were scored on.
+    """Evaluations that may stand in one table, and (data set, split) -> the lists of frames of that split.
 
     Raises:
         DataError: there are no evaluations; they have several profiles or training sets; one appears twice; seeds
@@ -57,9 +57,7 @@ class Scores:
     """
 
     evaluations: tuple[Evaluation, ...]
-    lists: Mapping[tuple[str, str], Mapping[str, FrameList]] = field(
-        default_factory=dict
-    )  # (data set, split) -> lists
+    lists: Mapping[tuple[str, str], Mapping[str, FrameList]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.evaluations:
@@ -70,10 +68,8 @@ class Scores:
             for name, words in (("profile", "profiles"), ("trained_on", "training sets")):
                 ours, theirs = getattr(first, name), getattr(e, name)
                 if ours != theirs:
-                    raise DataError(
-                        f"evaluations of two {words}, {ours!r} ({first}) and {theirs!r} ({e}), do not belong in "
-                        f"one table."
-                    )
+                    both = f"{ours!r} ({first}) and {theirs!r} ({e})"
+                    raise DataError(f"evaluations of two {words}, {both}, do not belong in one table.")
             training = (e.arch, e.labels, e.round, e.dataset, e.split, e.scale)
             if (*training, e.seed) in there:
                 raise DataError(f"there are two evaluations of {e}: which one counts?")
@@ -118,10 +114,8 @@ def over_seeds(evaluations: Iterable[Evaluation], frames: FrameList | None, pixe
         ``n`` (seeds), ``seeds``, ``images``.
     """
     evaluations = sorted(evaluations, key=lambda e: e.seed)
-    means = pd.DataFrame(
-        [summary(e.per_image, pixels, frames) for e in evaluations], columns=[*METRICS, "images"]
-    )
-    images, means = means["images"].max(), means[list(METRICS)]
-    seeds = " ".join(str(e.seed) for e in evaluations)
+    rows = [summary(e.per_image, pixels, frames) for e in evaluations]
+    means = pd.DataFrame(rows, columns=[*METRICS, "images"])
+    images, seeds = means.pop("images").max(), " ".join(str(e.seed) for e in evaluations)
     spread = means.std(ddof=1).add_suffix("_std")
     return pd.Series({"seeds": seeds, "n": len(evaluations), "images": images, **means.mean(), **spread})

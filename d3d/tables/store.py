@@ -67,9 +67,7 @@ def results_folder(config: Config) -> Path:
 def export(scores: Scores, folder: Path) -> list[Path]:
     """Add scores to a folder of stored scores, with four significant digits. The same scores give the same bytes.
 
-    Args:
-        scores: from `gather`. They replace stored scores of the same training, seed and split.
-        folder: see `results_folder`; created if it does not exist.
+    Stored scores of the same training, seed and split are replaced.
 
     Returns:
         the files written, the index last.

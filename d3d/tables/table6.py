@@ -53,10 +53,8 @@ def table6(config: Config, arch: str = "") -> tables.Table:
     Args:
         arch: the network, by default the run's. The paper's is Monodepth2.
     """
-    arch = arch or config.arch
-    val = replace(
-        config, evaluation=replace(config.evaluation, dataset=None, root=None, options={}, split="val")
-    )
+    on_val = replace(config.evaluation, dataset=None, root=None, options={}, split="val")
+    config = replace(config, arch=arch or config.arch, evaluation=on_val)
     for name in strategies(config):
-        stages.evaluate(val, arch, name)
-    return tables.of_run(replace(val, arch=arch), "6")
+        stages.evaluate(config, labels=name)
+    return tables.of_run(config, "6")

@@ -85,7 +85,7 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
 
     Args:
         scores: everything that was evaluated; evaluations that have no place in this table are left out.
-        key: a key of `LAYOUTS`.
+        key: a key of `LAYOUTS`, else a `ConfigError` is raised.
         arch: the network of Table 6. The paper's ablation is of Monodepth2 and stands beside no other network.
 
     Returns:
@@ -93,9 +93,6 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
         nothing of this table was evaluated. In a row of ours that was not evaluated n is 0 and the metrics are NaN.
         Within a set, networks and trainings have the paper's order and rows beyond the paper come last. The paper's
         row stands under ours.
-
-    Raises:
-        ConfigError: no such table.
     """
     if key not in LAYOUTS:
         raise unknown("table", key, LAYOUTS)
@@ -111,10 +108,9 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
             continue
         dataset, split, listed = block[:3]
         paper = paper_rows(*block[:3], block.images, layout.scale, scores.trained_on, layout.ablation)
-        name = block.name
-        if layout.scale != "none" and scores.trained_on != dataset and not listed:
-            # Table 5 has another name for its split
-            name = PAPER_SPLITS.get((dataset, split), name)
+        # Table 5 has another name for its split
+        relative = layout.scale != "none" and scores.trained_on != dataset and not listed
+        name = PAPER_SPLITS.get((dataset, split), block.name) if relative else block.name
         about = {"set": name, "dataset": dataset, "split": split, "list": listed, "scale": layout.scale}
         for (row_arch, labels, round), evaluations in _trainings(block, layout, arch).items():
             row = about | {"architecture": arch_name(row_arch), "training": layout.training(labels, round)}

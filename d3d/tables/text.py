@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +68,30 @@ def marks(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
+def _cells(frame: pd.DataFrame, style: _Style, ablation: bool = False) -> pd.DataFrame:
+    """The printed cells of each row: network (not in an ablation), training, and the metrics.
+
+    A training has its source, and the number of its seeds where that is not the usual one.
+    """
+    usual = frame["n"].max()
+    cells = frame[["training"] if ablation else ["architecture", "training"]].copy()
+    cells["training"] += [
+        f" ({source})" if source != "ours" else f" (n = {n})" if 0 < n < usual else ""
+        for source, n in zip(frame["source"], frame["n"], strict=True)
+    ]
+    marked, forms = marks(frame), {0: "{}", 1: style.best, 2: style.second}
+    for m in METRICS:
+        cells[m] = style.none
+        for at, value, spread in frame[[m, f"{m}_std"]].dropna(subset=m).itertuples():
+            text = forms[marked.loc[at, m]].format(f"{value:.3f}")  # the mark is on the mean alone
+            cells.loc[at, m] = text if pd.isna(spread) else style.spread.format(text, f"{spread:.3f}")
+    return cells
+
+
+def _first_heads(ablation: bool) -> list[str]:
+    return ["Training label"] if ablation else ["Architecture", "Training"]
+
+
 def csv(table: Table) -> str:
     """The rows of a table with six significant digits."""
     return table.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
@@ -83,19 +107,17 @@ def markdown(table: Table) -> str:
 
 
 def to_markdown(frame: pd.DataFrame, ablation: bool = False) -> str:
-    """The rows of a table as Markdown: a block for each set of images.
+    """The rows of `table` or `make_table` as Markdown: a block for each set of images.
 
-    Args:
-        frame: from `tables.table` or `tables.make_table`.
-        ablation: the rows are labels of one network, whose name is left out.
+    In an ablation the rows are labels of one network, whose name is left out.
     """
-    names = _first_cells(ablation)
+    names, cells = _first_heads(ablation), _cells(frame, _MARKDOWN, ablation)
     blocks = []
-    for name, part, cells in _blocks(frame, ablation, _MARKDOWN):
-        lines = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names))
-        lines += map(markdown_line, cells)
+    for name, part in frame.groupby("set", sort=False):
+        lines = [markdown_line(row) for row in cells.loc[part.index].to_numpy()]
         if part["beyond"].any():
-            lines.insert(2 + int((~part["beyond"]).sum()), f"| *{BEYOND}* |" + " |" * (len(cells[0]) - 1))
+            lines.insert((~part["beyond"]).sum(), f"| *{BEYOND}* |" + " |" * (cells.shape[1] - 1))
+        lines = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names)) + lines
         blocks.append(f"{name} ({part['images'].max()} images)\n\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -110,52 +132,15 @@ def _markdown_head(names: Sequence[str], left: int) -> list[str]:
     return [markdown_line(names), "| --- " * left + "| ---: " * (len(names) - left) + "|"]
 
 
-def _first_cells(ablation: bool) -> list[str]:
-    return ["Training label"] if ablation else ["Architecture", "Training"]
-
-
-def _blocks(
-    frame: pd.DataFrame, ablation: bool, style: _Style
-) -> Iterator[tuple[str, pd.DataFrame, list[list[str]]]]:
-    """Yield (set of images, its rows, the cells of each).
-
-    The first cells name network (not in an ablation) and training, with its source and the number of its seeds where
-    that is not the usual one.
-    """
-    marked = marks(frame)
-    for name, part in frame.groupby("set", sort=False):
-        lines = []
-        for at, row in part.iterrows():
-            training = row["training"]
-            if row["source"] != "ours":
-                training += f" ({row['source']})"
-            elif 0 < row["n"] < frame["n"].max():
-                training += f" (n = {row['n']})"
-            first = [training] if ablation else [row["architecture"], training]
-            lines.append([*first, *(_cell(row, m, marked.loc[at, m], style) for m in METRICS)])
-        yield name, part, lines
-
-
-def _cell(row: pd.Series, metric: str, mark: int, style: _Style) -> str:
-    """A mean with its spread; the mark is on the mean alone."""
-    if pd.isna(row[metric]):
-        return style.none
-    text = {1: style.best, 2: style.second}.get(mark, "{}").format(f"{row[metric]:.3f}")
-    spread = row[f"{metric}_std"]
-    return text if pd.isna(spread) else style.spread.format(text, f"{spread:.3f}")
-
-
 def latex(table: Table) -> str:
-    """A table as ``table*`` for booktabs: a block for each set of images, as in the paper.
-
-    Comments list what the table lacks.
-    """
+    """A table as ``table*`` for booktabs, in blocks as in the paper; comments list what it lacks."""
     ablation = LAYOUTS[table.key].ablation
-    names = _first_cells(ablation)
-    left, columns = len(names), len(names) + len(METRICS)
+    names, cells = _first_heads(ablation), _cells(table.frame, _LATEX, ablation)
+    left, columns = len(names), cells.shape[1]
+    cells.iloc[:, :left] = cells.iloc[:, :left].map(escape)
     heads = " & ".join(_HEADS[m][1] for m in METRICS)
     body: list[str] = []
-    for name, part, lines in _blocks(table.frame, ablation, _LATEX):
+    for name, part in table.frame.groupby("set", sort=False):
         span = f"\\multicolumn{{{len(METRICS)}}}{{c}}{{{escape(name)}}}"
         body += [
             r"\midrule" if body else r"\toprule",
@@ -163,17 +148,16 @@ def latex(table: Table) -> str:
             f"{'& ' * left}{heads} \\\\",
         ]
         network, beyond = "", False
-        for (_, row), cells in zip(part.iterrows(), lines, strict=True):
-            first = [escape(c) for c in cells[:left]]
+        for (_, row), line in zip(part.iterrows(), cells.loc[part.index].to_numpy(), strict=True):
             if row["beyond"] and not beyond:
                 beyond = True
                 body += [r"\midrule", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{BEYOND}}}}} \\\\"]
             if row["architecture"] != network and not beyond:
                 body.append(r"\midrule")
             elif row["architecture"] == network and not ablation:
-                first[0] = ""
+                line[0] = ""
             network = row["architecture"]
-            body.append(f"{' & '.join([*first, *cells[left:]])} \\\\")
+            body.append(f"{' & '.join(line)} \\\\")
     text = [
         "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.",
         *(f"% missing: {line}" for line in table.missing),
@@ -205,13 +189,7 @@ def escape(text: str) -> str:
 def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list[Path]:
     """Write every table of which something was evaluated: ``table2.csv``, ``.md``, ``.tex`` to ``table6``, ``mirror``.
 
-    Files of a table that has nothing to show any more are removed.
-
-    Args:
-        arch: the network of Table 6.
-
-    Returns:
-        the files written.
+    Files of a table that has nothing to show any more are removed. Table 6 is of the given network.
     """
     paths = []
     for key in LAYOUTS:
@@ -232,14 +210,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def readme_block(folder: Path, metric: str = "sq_rel") -> str:
-    """One metric of Tables 2 to 4 side by side: networks and trainings down, sets of images across.
+def readme_block(folder: Path) -> str:
+    """Sq Rel of Tables 2 to 4 side by side: networks and trainings down, sets of images across.
 
     Args:
-        folder: holds the CSV files of `write_tables`.
-
-    Raises:
-        DataError: the tables are not there.
+        folder: holds the CSV files of `write_tables`; a `DataError` says that they are not there.
     """
     paths = [path for n in (2, 3, 4) if (path := folder / f"table{n}.csv").is_file()]
     if not paths:
@@ -250,8 +225,7 @@ def readme_block(folder: Path, metric: str = "sq_rel") -> str:
     frame = frame[frame["source"] == "ours"].fillna({"list": ""})
     # only trainings that were evaluated on some set
     frame = frame[frame.groupby(["architecture", "training"])["n"].transform("max") > 0]
-    marked = marks(frame)
-    frame["text"] = [_cell(row, metric, marked.loc[at, metric], _MARKDOWN) for at, row in frame.iterrows()]
+    frame["text"] = _cells(frame, _MARKDOWN)["sq_rel"]
     frame["column"] = (frame["list"] + " " + frame["split"].str.capitalize()).str.strip()
     # val comes before test, a split before its lists
     ordered = frame.sort_values("split", key=lambda c: c.map({"val": 0, "test": 1}), kind="stable")
@@ -267,7 +241,7 @@ def readme_block(folder: Path, metric: str = "sq_rel") -> str:
         spread += f" (without ±: seed {', '.join(alone)} alone)"
     first = frame.iloc[0]
     caption = (
-        f"{_HEADS[metric][0][:-2]} on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
+        f"Sq Rel on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
         f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
     )
     return "\n".join([caption, "", *lines, ""])
