@@ -48,7 +48,9 @@ def parser(profile: str = "demo") -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     result = _Parser(prog="python -m d3d", usage="%(prog)s <command> [options]", description=_start())
     result.formatter_class = raw
-    commands = result.add_subparsers(dest="command", metavar="<command>", help=argparse.SUPPRESS)
+    commands = result.add_subparsers(
+        prog="python -m d3d", dest="command", metavar="<command>", help=argparse.SUPPRESS
+    )
     for name, command in COMMANDS.items():
         example = f"example:\n  python -m d3d {name} {command.example}"
         sub = commands.add_parser(
@@ -88,16 +90,23 @@ def _add(group: Any, name: str, profile: str) -> None:
     text = p.help
     if p.choices is not None and not all(c in text for c in p.choices):
         text += ": " + (", ".join(p.choices) if len(p.choices) < 12 else f"{', '.join(p.choices[:8])}, ...")
-    if default not in (None, ""):
+    config = PROFILES[profile if profile in PROFILES else "demo"]
+    if name in ("epochs", "steps") and config.steps:
+        text += " (default: docs/profiles.md has the steps of each network)"
+    elif default not in (None, "") and not (name == "epochs" and config.pretrain.steps):
         text += f" (default: {default})"
     flag = f"--{name.replace('_', '-')}"
     if p.type is bool:
-        group.add_argument(
+        option = group.add_argument(
             flag, dest=name, default=None, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%")
         )
     else:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
-        group.add_argument(flag, dest=name, type=p.type, metavar=metavar, help=text.replace("%", "%%"))
+        option = group.add_argument(
+            flag, dest=name, type=p.type, metavar=metavar, help=text.replace("%", "%%")
+        )
+    # for argcomplete: not `choices`, as a wrong value is told with its near misses
+    option.completer = lambda **_: p.choices
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:

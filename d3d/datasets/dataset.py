@@ -19,7 +19,7 @@ class Dataset:
         name: the name in the registry.
         splits: names of the splits: "train" and "val", and "test" where there is one.
         verified: whether every frame is known to be readable: decoded before, or compared with a checksum. Frames
-            of other data sets are decoded once before a training (`d3d.pipeline.stages.frames`).
+            of other data sets are decoded once before a training (`d3d.pipeline.readable`).
         prepared: settings of the preparation that kept and resized some frames; empty where all frames are there.
     """
 

@@ -1,8 +1,8 @@
-"""The recorded runs: every training and evaluation behind the results in the README, in an order, by many processes.
+"""The recorded runs: every training and evaluation behind the results in the README, by several processes.
 
-``python -m d3d record --profile laptop --processes 2``. What is done is skipped, what was killed goes on, and
-processes share the work through the locks of the stages' folders alone: start more of them, on any machine that
-sees the runs' folder, or kill any.
+``python -m d3d record --profile laptop --processes 2``. Finished work is skipped, interrupted work resumes. The
+processes share the work through the locks of the stages' folders: start more of them on any machine that sees the
+folder of the runs, or stop any of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Job:
-    """One network's training, labels "" the self-supervised one, and its evaluation on each split."""
+    """The training of one network (labels "": the self-supervised one) and its evaluation on each split."""
 
     config: Config
     arch: str
@@ -60,23 +60,23 @@ class Job:
         return all(graph.finished(self.config, key) for key in learns_from)
 
     def run(self) -> None:
-        """Computes what is not there.
+        """Compute what is missing.
 
         Raises:
-            BusyError: another process is at it, or at something that it needs.
+            BusyError: another process computes it, or something that it needs.
         """
         for config in self._evaluations():
             stages.evaluate(config, self.arch, self.labels)
 
 
 def plan(configs: Sequence[Config]) -> list[Job]:
-    """Everything that is recorded, what matters most first.
+    """Everything that is recorded, the most important first.
 
     The first seed has students of all three networks, every label of Table 6 with Monodepth2, and a second round of
     distillation; the other seeds have Monodepth2's self-teaching, 3D distillation and Table 6.
 
     Args:
-        configs: one a seed.
+        configs: one for each seed.
     """
     first, *others = configs
     main, *more = first.students
@@ -96,10 +96,10 @@ def plan(configs: Sequence[Config]) -> list[Job]:
 
 
 def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
-    """Does jobs until all are done, by this or any other process.
+    """Do jobs until all are done, by this process or by others.
 
     Raises:
-        RunError: a job failed for another reason than that somebody else is at it; the others were done first.
+        RunError: jobs failed; all other jobs were done first.
     """
     failed: dict[str, str] = {}
     while todo := [j for j in jobs if j.name not in failed and not j.done]:
@@ -111,29 +111,29 @@ def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
                 job.run()
             except BusyError:
                 continue
-            except Exception as error:  # hours of other work must not be lost with it
+            except Exception as error:  # the other jobs go on
                 failed[job.name] = f"{type(error).__name__}: {error}"
                 say(f"[record] {job.name} FAILED: {failed[job.name]}")
                 continue
             left = sum(not j.done for j in jobs)
             say(f"[record] {job.name}: {time.monotonic() - start:.0f} s, {left} of {len(jobs)} left")
-            break  # what matters most may be ready now
+            break  # a more important job may be ready now
         else:
             if all(j.name in failed or j.done or not j.ready for j in jobs) and failed:
-                break  # what is left waits for what failed
-            time.sleep(wait_s)  # others are at everything that could be done
+                break  # the rest waits for the jobs that failed
+            time.sleep(wait_s)  # other processes do all that could be done
     if failed:
         lines = "\n  ".join(f"{name}: {why}" for name, why in failed.items())
         raise RunError(
-            f"{len(failed)} of {len(jobs)} recorded runs failed:\n  {lines}\nThe same command tries again."
+            f"{len(failed)} of {len(jobs)} recorded runs failed:\n  {lines}\nRepeat the command to try again."
         )
 
 
 def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: int) -> None:
-    """Starts so many processes of the same command with one job at a time each, and says how far they are.
+    """Start processes of the same command, each with one job at a time, and report their progress.
 
-    Each has its share of the cores: on a CPU, networks one thread each beside each other finish sooner than one
-    after the other with all threads.
+    Each process gets its share of the cores: on a CPU, several trainings with one thread each finish sooner than
+    one after the other with all threads.
 
     Args:
         arguments: of ``python -m d3d``, without the number of processes.
@@ -149,7 +149,7 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "d3d", *arguments, "--processes", "1"]
     logs = [folder / f"record-{k}.log" for k in range(processes)]
-    say(f"[record] {processes} processes of {threads} threads; what they say is in {folder}/record-*.log")
+    say(f"[record] {processes} processes of {threads} threads; their output is in {folder}/record-*.log")
     workers = [_start(command, environment, log) for log in logs]
     try:
         _watch(jobs, lambda: [w.poll() for w in workers])

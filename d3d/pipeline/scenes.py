@@ -1,6 +1,6 @@
-"""Which scenes and frames a run trains on and is scored on: data sets, and triples of the train split (section 4.1).
+"""The scenes and frames that a run trains on and is scored on: data sets, triples (section 4.1), their identities.
 
-Frames that cannot be read are left out here, and nowhere else (`d3d.pipeline.readable`).
+Frames that cannot be read (`d3d.pipeline.readable`) are left out here and nowhere else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrainingScene:
 
     @property
     def targets(self) -> list[int]:
-        """Frames that are trained on and get a label."""
+        """Indices of the target frames: the frames that are trained on and get a label."""
         return [int(i) for i in self.triples.indices[:, 0]]
 
     def frames_to_predict(self, integrate_every: int) -> list[int]:
@@ -46,19 +46,19 @@ _opened: dict[str, Dataset] = {}
 
 
 def dataset(config: Config) -> Dataset:
-    """The run's data set; the last two opened are kept, as every stage asks for them."""
+    """The run's data set. The two data sets opened last are kept, because every stage asks for them."""
     return _open(config.data.dataset, config.data.root, config.data.options)
 
 
 def evaluated_dataset(config: Config) -> Dataset:
-    """The data set that predictions are scored on: the run's own, unless another is named; with the user's lists.
+    """The data set that predictions are scored on, with the user's lists; the run's own unless another is named.
 
     Raises:
-        ConfigError, DataError: the parameter ``lists``, or a list that it names, is not as it should be.
+        ConfigError, DataError: the parameter ``lists``, or a list that it names, is wrong.
     """
     e = config.evaluation
     found = dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
-    # read every time: the file may just have been written anew
+    # read every time: the file may have changed
     return found if e.lists is None else with_given(found, e.lists, e.split, e.every)
 
 
@@ -75,8 +75,8 @@ def training_scenes(config: Config) -> list[TrainingScene]:
     """The scenes of the train split that have triples (section 4.1), without frames that cannot be read.
 
     Raises:
-        DataError: no scene has one, with the number of targets and the count of each reason; or too many frames
-            cannot be read.
+        DataError: no scene has a triple (with the number of targets and the count of each reason), or too many
+            frames cannot be read.
     """
     found = all_training_scenes(config)
     if dataset(config).verified:
@@ -92,9 +92,9 @@ def training_scenes(config: Config) -> list[TrainingScene]:
 
 
 def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingScene | None:
-    """A scene without frames that cannot be read and the triples that need them; None if no triple is left.
+    """A scene without the frames that cannot be read and the triples that need them; None if no triple is left.
 
-    Such a target gets no other source: that frame might be the next one that cannot be read.
+    A target that loses a source gets no other source.
     """
     if not reasons:
         return training
@@ -103,7 +103,7 @@ def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingSce
     usable = keep[triples.indices].all(axis=1)
     if not usable.any():
         return None
-    if keep.all():  # only frames whose pose cannot be read, which the scene has never had
+    if keep.all():  # the pose of these frames cannot be read: they are not among the scene's frames
         return training
     place = np.cumsum(keep) - 1  # a frame's index among those that are left
     dropped = {**triples.dropped, "a frame of the triple cannot be read": int((~usable).sum())}
@@ -112,16 +112,14 @@ def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingSce
 
 
 def all_training_scenes(config: Config) -> list[TrainingScene]:
-    """As `training_scenes`, with every frame that the data set has, readable or not."""
+    """As `training_scenes`, with every frame of the data set, readable or not."""
     d = config.data
     if config.evaluation.lists is not None:
-        evaluated_dataset(config)  # a wrong list must not be found out after hours of training
+        evaluated_dataset(config)  # finds a wrong list before hours of training
     found = dataset(config)
     rule = (d.every, d.translation_m, d.max_rotation_deg)
     kept = _found.setdefault(found, {})
-    if (
-        rule not in kept
-    ):  # of a set as large as ScanNet it takes the better part of a minute, and each stage asks
+    if rule not in kept:  # every stage asks, and it takes seconds for a set as large as ScanNet
         for line in other_than_prepared(found, config):
             say(line)
         kept[rule] = _find(found, *rule)
@@ -129,9 +127,9 @@ def all_training_scenes(config: Config) -> list[TrainingScene]:
 
 
 def other_than_prepared(found: Dataset, config: Config) -> list[str]:
-    """What a run asks of prepared frames that they were not prepared for, a line each, with what it means.
+    """The settings in which a run differs from those that a folder was prepared with, one line for each.
 
-    A multiple of what they were prepared for needs no other frames.
+    A multiple of the prepared step needs no other frames.
     """
     d, f, e = config.data, config.fusion, config.evaluation
     asked = {
@@ -139,12 +137,12 @@ def other_than_prepared(found: Dataset, config: Config) -> list[str]:
         "translation_m": list(d.translation_m),
         "max_rotation_deg": d.max_rotation_deg,
         "integrate_every": f.integrate_every,
-        # 1 means all that are there
+        # 1 means every frame of the folder
         **({"eval_every": e.every} if e.dataset is None and e.every > 1 else {}),
     }
     means = {
-        "integrate_every": "meshes are fused from the frames that were kept alone",
-        "eval_every": "scored are the frames that were kept alone",
+        "integrate_every": "meshes are fused only from the frames that were kept",
+        "eval_every": "only the frames that were kept are scored",
     }
     lines = []
     for name, value in asked.items():
@@ -152,7 +150,7 @@ def other_than_prepared(found: Dataset, config: Config) -> list[str]:
         if was != value and not (
             isinstance(was, int) and isinstance(value, int) and was and value % was == 0
         ):
-            what = means.get(name, "triples are found among the frames that were kept alone")
+            what = means.get(name, "triples are found only among the frames that were kept")
             lines.append(f"{found.name} was prepared with {name} = {was}, and this run has {value}: {what}.")
     height, width = (found.prepared.get(k, n) for k, n in zip(("height", "width"), d.size_hw, strict=True))
     if height < d.size_hw[0] or width < d.size_hw[1]:
@@ -184,10 +182,10 @@ def _find(
 
 
 def evaluated_scenes(config: Config) -> list[Scene]:
-    """The scenes of the evaluated split, without those of the evaluated frames that cannot be read.
+    """The scenes of the evaluated split, without the frames that cannot be read.
 
     Raises:
-        DataError: too many cannot be read, or none is left.
+        DataError: too many frames cannot be read, or none is left.
     """
     e = config.evaluation
     data = evaluated_dataset(config)
@@ -211,7 +209,7 @@ def evaluated_scenes(config: Config) -> list[Scene]:
 
 
 def evaluated_frames(config: Config, scene: Scene) -> list[int]:
-    """Indices of a scene's frames that are scored: every Nth, or those of the parameter ``keyframes``."""
+    """Indices of the frames that are scored: every Nth frame, or the frames of the parameter ``keyframes``."""
     if config.evaluation.keyframes is None:
         return scene.every(config.evaluation.every)
     # without the scenes: `keyframes` has checked the list against all of them
@@ -227,7 +225,7 @@ def split_frames(config: Config, scene: Scene) -> frozenset[int]:
 
 
 def evaluated_name(config: Config) -> str:
-    """What is evaluated, as a folder's name: the split, the data set if it is another one, the list if only that."""
+    """The name of the folder of what is evaluated: data set (if not the training's), split, list (if only a list)."""
     e = config.evaluation
     return "-".join(p for p in (e.dataset, e.split, keyframes_name(e)) if p)
 
