@@ -133,7 +133,9 @@ def test_a_run_with_other_settings_than_the_prepared_ones_says_what_that_means(r
     ]
     scenes._opened.clear()
     scenes.training_scenes(make_config(**at, every=5))
-    assert "every = 10, and this run has 5: triples are found only among the frames" in capsys.readouterr().out
+    assert (
+        "every = 10, and this run has 5: triples are found only among the frames" in capsys.readouterr().out
+    )
     assert scenes.other_than_prepared(open_dataset("scannet", root), make_config(**at, every=5)) == []
 
 
