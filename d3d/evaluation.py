@@ -83,11 +83,7 @@ def score_scene(
 
 
 def to_frame(rows: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
-    """Make one table of the rows of each scene, given by the scenes' names.
-
-    Raises:
-        DataError: there are no rows; names the scenes.
-    """
+    """Make one table of the rows of each scene, given by the scenes' names; a `DataError` if there are none."""
     table = pd.DataFrame(chain.from_iterable(rows.values()))
     if table.empty:
         raise DataError(f"nothing to score: no ground-truth depth in the frames of {', '.join([*rows][:3])}.")
@@ -95,10 +91,7 @@ def to_frame(rows: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
 
 
 def in_split(per_image: pd.DataFrame) -> pd.Series:
-    """Tell the frames of the split itself (True) from those that are scored because they are on a list (False).
-
-    A prepared folder holds both. The column ``in_split`` says which is which; without it all are the split's own.
-    """
+    """Tell the frames of the split itself from those scored because of a list; all are its own without ``in_split``."""
     return per_image.get("in_split", pd.Series(True, index=per_image.index)).astype(bool)
 
 
@@ -108,11 +101,10 @@ def on_list(rows: pd.DataFrame, frames: FrameList) -> np.ndarray:
 
 
 def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
-    """Average each metric over images, as the paper does; ``images`` is their number.
+    """Average each metric of `score` over images, as the paper does; ``images`` is their number.
 
     Args:
-        per_image: from `score`.
-        pixels: "all", "highlight" or "diffuse".
+        pixels: a kind of `PIXELS`.
         frames: the (scene, frame) of a list. None: the whole split, without frames that are on a list only.
     """
     part = per_image[per_image["pixels"] == pixels]

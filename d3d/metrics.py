@@ -27,11 +27,9 @@ def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Masks of the known pixels by kind (`PIXELS`). A kind without a pixel is left out.
+    """Masks (h, w) of the known pixels by kind (`PIXELS`). A kind without a pixel is left out.
 
-    Args:
-        known: bool (h, w), for example where there is ground truth.
-        highlight: bool (h, w), or None if the data set has no mask.
+    ``highlight`` is None if the data set has no such mask.
     """
     masks = {"all": known}
     if highlight is not None:

@@ -31,8 +31,6 @@ Frame = tuple[str, str]  # scene's name, frame id
 
 
 class _Decisions(Record):
-    """The file of a review."""
-
     format: Literal[1]
     decisions: list[tuple[str, str, Literal["accept", "reject"]]]
 
@@ -49,10 +47,8 @@ class Review:
 
         A `DataError` says that there is no frame, that a frame is given twice, or that the file is not readable.
         """
-        self.frames, self.path = (
-            [(str(s), str(f)) for s, f in frames],
-            Path(path),
-        )  # in the order they are shown
+        self.path = Path(path)
+        self.frames = [(str(s), str(f)) for s, f in frames]  # in the order they are shown
         if not self.frames:
             raise DataError("nothing to review: the ranking has no frame.")
         if len(set(self.frames)) != len(self.frames):
@@ -167,10 +163,7 @@ def _write(config: Config, name: str, decided_by: str, frames: FrameList) -> Pat
 
 
 def write(config: Config, review: Review, name: str = "Reflection") -> Path:
-    """Write the accepted frames as a list whose header says that a person decided; a `DataError` if there is none.
-
-    It may be written again later.
-    """
+    """Write the accepted frames as a list whose header says that a person decided; a `DataError` if there is none."""
     n, decided = len(review.accepted), len(review.decisions)
     by = f"a person, frame by frame with d3d.lists.review; {decided} looked at, {n} accepted"
     return _write(config, name, by, review.accepted)

@@ -47,10 +47,9 @@ def gather(configs: Sequence[Config]) -> Scores:
     first, *others = ({k: v for k, v in asdict(c).items() if k not in _OWN} for c in configs)
     for config, values in zip(configs[1:], others, strict=True):
         if lines := runs.differences(values, first):
-            raise ConfigError(
-                f"runs of {_name(configs[0])} and {_name(config)} differ in more than the seed, so "
-                f"that their mean has no meaning:\n  " + "\n  ".join(lines[:6])
-            )
+            both = f"runs of {_name(configs[0])} and {_name(config)}"
+            why = f"{both} differ in more than the seed, so that their mean has no meaning:"
+            raise ConfigError("\n  ".join([why, *lines[:6]]))
     evaluations = tuple(e for config in configs for e in _of_run(config))
     if not evaluations:
         folders = ", ".join(str(runs.run_folder(c)) for c in configs)
@@ -93,9 +92,8 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
         every = product(ARCHITECTURES, ("", *fusion.LABELS))
         trainings = [t for t in every if stages.is_finished(config, "evaluate", *t)]
     if not trainings:
-        raise DataError(
-            f"{runs.run_folder(config)} has no evaluation of split {e.split!r} yet: run `evaluate` first."
-        )
+        run = runs.run_folder(config)
+        raise DataError(f"{run} has no evaluation of split {e.split!r} yet: run `evaluate` first.")
     trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
     results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
     found = scenes.evaluated_dataset(config)
@@ -142,11 +140,9 @@ def _of_run(config: Config) -> list[Evaluation]:
             if not lines:
                 found[path] = _read(ours, labels, folder, stored)
             elif run == own:
-                raise RunError(
-                    f"{folder} was evaluated with another configuration than {_name(config)} has:\n  "
-                    + "\n  ".join(lines[:6])
-                    + "\nGive the parameters of that run, or evaluate it again."
-                )
+                other = f"{folder} was evaluated with another configuration than {_name(config)} has"
+                todo = "Give the parameters of that run, or evaluate it again."
+                raise RunError("\n  ".join([f"{other}:", *lines[:6]]) + f"\n{todo}")
     return list(found.values())
 
 
@@ -156,8 +152,7 @@ def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
     for name, need in identity.get("needs", {}).items() if config.round > 1 else ():
         if name.startswith(f"{before}distill/{config.arch}/"):
             return name.rpartition("/")[2]
-        found = _teachers_labels(need, replace(config, labels=""))
-        if found:
+        if found := _teachers_labels(need, replace(config, labels="")):
             return found
     return config.labels
 

@@ -55,11 +55,7 @@ def label_name(labels: str, round: int = 1) -> str:
 
 
 def paper_tables(path: Path | None = None) -> pd.DataFrame:
-    """Read the paper's Tables 2 to 6, transcribed: table, split, architecture, training, the seven metrics.
-
-    Raises:
-        DataError: the file is missing.
-    """
+    """Read the paper's Tables 2 to 6, transcribed: table, split, architecture, training, the seven metrics."""
     path = path or project_root() / "data" / "paper_tables.csv"
     if not path.is_file():
         raise DataError(f"{path} is missing: it ships with the repository, in data/.")

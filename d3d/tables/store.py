@@ -125,21 +125,18 @@ def read(folder: Path) -> Scores:
     path = folder / "index.json"
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"no stored scores in {folder}: `python -m d3d tables --seeds 0,1,2 --export` writes them."
-        ) from error
+    except OSError:
+        command = "python -m d3d tables --seeds 0,1,2 --export"
+        raise DataError(f"no stored scores in {folder}: `{command}` writes them.") from None
     index = parse(_Index, content, str(path), "Restore it, or export again.")
     digests = {name: entry.sha256 for name, entry in index.evaluations.items()} | index.shared
     for name, digest in digests.items():
         if not (folder / name).is_file() or io.sha256(folder / name) != digest:
-            raise DataError(
-                f"{folder / name} is missing or not what {path} says. Restore it, or export again."
-            )
+            wrong = f"{folder / name} is missing or not what {path} says"
+            raise DataError(f"{wrong}. Restore it, or export again.")
+    splits = {Path(name).parent for name in index.evaluations}
     images = {
-        Path(n).parent: pd.read_csv(folder / n, dtype=dict.fromkeys(_KEYS, str))
-        for n in index.shared
-        if Path(n).name == _IMAGES
+        split: pd.read_csv(folder / split / _IMAGES, dtype=dict.fromkeys(_KEYS, str)) for split in splits
     }
     evaluations = []
     for name, entry in index.evaluations.items():

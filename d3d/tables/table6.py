@@ -15,9 +15,7 @@ from d3d.pipeline.config import Config
 
 
 def strategies(config: Config) -> tuple[str, ...]:
-    """List the label strategies to compare.
-
-    The parameter ``strategies`` holds their names, separated by commas, or "all" for the six of the paper.
+    """List the label strategies to compare: the names in the parameter ``strategies``, "all" for the paper's six.
 
     Raises:
         ConfigError: unknown label strategy; names the near misses.
@@ -31,19 +29,12 @@ def strategies(config: Config) -> tuple[str, ...]:
 
 
 def label_quality(config: Config, arch: str = "") -> pd.DataFrame:
-    """Compute the error of each strategy's labels on training frames with ground truth, by kind of pixel.
-
-    Returns:
-        a row for each strategy; none for "proj_lowres", which differs from "proj" in the training only.
-    """
+    """`analysis.labels.label_quality` of the strategies to compare, on training frames with ground truth."""
     return labels.label_quality(config, strategies(config), arch)
 
 
 def label_pictures(config: Config, arch: str = "") -> Figure:
-    """Show where each strategy takes the projected depth on one training frame, and the error of its label.
-
-    The frame is the one with the most highlight pixels among those with ground truth.
-    """
+    """Show where each strategy takes the projected depth on one training frame, and the error of its label."""
     return label_figures.strategies(config, strategies(config), arch)
 
 

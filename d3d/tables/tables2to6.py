@@ -125,10 +125,9 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
 
 
 def _blocks(scores: Scores, layout: Layout, pixels: str = "all") -> Iterator[_Block]:
-    """The sets of a table, also those without an evaluation.
+    """The sets of a table, also those without an evaluation, of the data set trained on.
 
-    The data set is the one trained on. For relative depth it is every data set that was scored so, the paper's first,
-    or the paper's alone if there is none.
+    For relative depth they are of every data set that was scored so, the paper's first, or of the paper's alone.
     """
     names = [scores.trained_on]
     if layout.scale != "none" or not layout.grid:
@@ -143,10 +142,7 @@ def _blocks(scores: Scores, layout: Layout, pixels: str = "all") -> Iterator[_Bl
 
 
 def _trainings(block: _Block, layout: Layout, arch: str) -> dict[tuple[str, str, int], list[Evaluation]]:
-    """(arch, labels, round) of a set's rows -> its evaluations, a seed each.
-
-    The paper's rows come first, evaluated or not, then others of the same kind.
-    """
+    """(arch, labels, round) of each row -> its evaluations. The paper's rows come first, evaluated or not."""
     there: dict[tuple[str, str, int], list[Evaluation]] = {}
     for e in block.evaluations:
         there.setdefault((e.arch, e.labels, e.round), []).append(e)
@@ -198,10 +194,7 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
 
 
 def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ...]:
-    """List what a table lacks, a line each with the command that makes it.
-
-    A set without any evaluation is one line. A command that fills cells of several sets is given with the first.
-    """
+    """List what a table lacks, with the commands that make it, each once; a set without an evaluation is one line."""
     layout = LAYOUTS[key]
     lines: dict[str, str] = {}  # what to do -> for which cell
     for block in _blocks(scores, layout):

@@ -147,16 +147,17 @@ def latex(table: Table) -> str:
             f"{' & '.join(names)} & {span} \\\\ \\cmidrule(l){{{left + 1}-{columns}}}",
             f"{'& ' * left}{heads} \\\\",
         ]
-        network, beyond = "", False
-        for (_, row), line in zip(part.iterrows(), cells.loc[part.index].to_numpy(), strict=True):
-            if row["beyond"] and not beyond:
-                beyond = True
+        starts = (
+            part["architecture"] != part["architecture"].shift()
+        )  # a network's rows, and those beyond the paper
+        beyond = part["beyond"] & ~part["beyond"].shift(fill_value=False)
+        for at, line in cells.loc[part.index].iterrows():
+            if beyond[at]:
                 body += [r"\midrule", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{BEYOND}}}}} \\\\"]
-            if row["architecture"] != network and not beyond:
+            elif starts[at]:
                 body.append(r"\midrule")
-            elif row["architecture"] == network and not ablation:
-                line[0] = ""
-            network = row["architecture"]
+            elif not ablation:
+                line["architecture"] = ""
             body.append(f"{' & '.join(line)} \\\\")
     text = [
         "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.",
@@ -218,9 +219,7 @@ def readme_block(folder: Path) -> str:
     """
     paths = [path for n in (2, 3, 4) if (path := folder / f"table{n}.csv").is_file()]
     if not paths:
-        raise DataError(
-            f"no table2.csv to table4.csv in {folder}: `python -m d3d tables --stored` writes them."
-        )
+        raise DataError(f"no table2.csv to table4.csv in {folder}: run `python -m d3d tables --stored`.")
     frame = pd.concat([pd.read_csv(p, dtype={"list": str, "seeds": str}) for p in paths], ignore_index=True)
     frame = frame[frame["source"] == "ours"].fillna({"list": ""})
     # only trainings that were evaluated on some set
@@ -240,19 +239,13 @@ def readme_block(folder: Path) -> str:
     if spread and alone:
         spread += f" (without ±: seed {', '.join(alone)} alone)"
     first = frame.iloc[0]
-    caption = (
-        f"Sq Rel on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
-        f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
-    )
+    caption = f"Sq Rel on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
+    caption += f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
     return "\n".join([caption, "", *lines, ""])
 
 
 def write_readme(path: Path, block: str) -> None:
-    """Put text between the two markers of a file; the text around them stays as it is.
-
-    Raises:
-        DataError: the file does not have each marker once, the begin before the end.
-    """
+    """Put text between the two markers of a file; a `DataError` if it does not have each once, in this order."""
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise DataError(f"{path} must have {BEGIN} and below it {END}, each once.")
