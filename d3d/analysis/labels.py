@@ -6,7 +6,8 @@ its rows. Rules and thresholds are thus chosen without the evaluated split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +46,7 @@ def metrics_by_pixels(
     """The seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
 
     Args:
-        gt: (H, W), metres, 0 where unknown; or None.
+        gt: (H, W), metres, 0 where unknown.
         highlight: bool (H, W), or None.
         scale, min_depth, max_depth: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
     """
@@ -77,12 +78,11 @@ def training_scenes(config: Config, truth: bool = False, highlights: bool = Fals
     Raises:
         DataError: there is no such scene.
     """
-    found = [
-        s
-        for s in stages.training_scenes(config)
-        if (s.scene.has_depth or not truth)
-        and (not highlights or s.scene.highlight_mask(s.targets[0]) is not None)
-    ]
+    found = stages.training_scenes(config)
+    if truth:
+        found = [s for s in found if s.scene.has_depth]
+    if highlights:
+        found = [s for s in found if s.scene.highlight_mask(s.targets[0]) is not None]
     if not found:
         wanted = ["ground truth"] * truth + ["a mask of highlights"] * highlights
         raise DataError(f"no training scene of {config.data.dataset!r} has {' and '.join(wanted)}.")
@@ -103,7 +103,7 @@ def label_table(
         arch: the network whose depth is D; "": that of the run.
         rules: the labels to compare. An oracle has no row for a frame without truth or mask.
         frames: look at about this many target frames of each scene, evenly spaced.
-        truth, highlights: only scenes with true depth, only scenes with a highlight mask.
+        truth, highlights: as in `training_scenes`.
 
     Returns:
         one row for each frame, rule and kind of pixel: scene, frame, rule (the position in ``rules``), labels,
@@ -113,24 +113,20 @@ def label_table(
     arch = arch or config.arch
     scenes = training_scenes(config, truth, highlights)
     stages.project(config, arch)
-    thresholds = []
+    cases = []
     for labels, threshold_m in rules:
-        strategy = fusion.find_strategy(labels)
-        if "uncertainty" not in strategy.needs:
-            thresholds.append(np.nan)
-            continue
-        stages.uncertainty(config, strategy.uncertainty, arch)
-        thresholds.append(stages.threshold(config, labels, arch) if threshold_m is None else threshold_m)
+        strategy, used = fusion.find_strategy(labels), np.nan
+        if "uncertainty" in strategy.needs:
+            stages.uncertainty(config, strategy.uncertainty, arch)
+            used = stages.threshold(config, labels, arch) if threshold_m is None else threshold_m
+        cases.append((labels, used))
     chosen = [(s.scene, triple) for s in scenes for triple in evenly(s.triples.indices, frames)]
-    cases = list(zip((labels for labels, _ in rules), thresholds, strict=True))
     sources = {labels: stages.label_sources(config, arch, labels, 0.0) for labels in dict(cases)}
     rows = []
-    with track(what="labels", total=len(chosen), unit="frame") as bar:
-        for scene, triple in chosen:
-            rows += _frame_rows(config, sources, scene, triple, cases)
-            bar.update()
+    for scene, triple in track(chosen, what="labels", unit="frame"):
+        rows += _frame_rows(config, sources, scene, triple, cases)
     columns = ["scene", "frame", "rule", "labels", "threshold_m", "pixels", "count", "projected", *METRICS]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"pixels": pd.CategoricalDtype(PIXELS, ordered=True)})
 
 
 def _frame_rows(
@@ -144,34 +140,23 @@ def _frame_rows(
     i = int(triple[0])
     gt, highlight = scene.depth(i), scene.highlight_mask(i)
     small = scene.highlight_mask(i, config.data.size_hw)
-    inputs: dict[str, fusion.LabelInputs] = {}
+    inputs_of = functools.cache(lambda labels: sources[labels].inputs(scene, triple))
+    about = {"scene": scene.name, "frame": scene.frame_ids[i]}
     for number, (labels, threshold_m) in enumerate(cases):
         strategy = fusion.find_strategy(labels)
         if "truth" in strategy.needs and (gt is None or highlight is None):
             continue
-        if labels not in inputs:
-            inputs[labels] = sources[labels].inputs(scene, triple)
-        seen = replace(inputs[labels], threshold_m=threshold_m)
+        seen = replace(inputs_of(labels), threshold_m=threshold_m)
         other = strategy.other(seen)
         use = strategy.use_proj(seen) & (other > 0)
-        scores = metrics_by_pixels(
-            fusion.choose(seen.pred, other, use), gt, highlight, **metric_options(config)
-        )
+        label = fusion.choose(seen.pred, other, use)
+        scores = metrics_by_pixels(label, gt, highlight, **metric_options(config))
         masks = pixel_masks(np.ones(use.shape, bool), small)
-        for kind in PIXELS:
-            if kind in masks or kind in scores:
-                mask = masks.get(kind, np.zeros(use.shape, bool))
-                yield {
-                    "scene": scene.name,
-                    "frame": scene.frame_ids[i],
-                    "rule": number,
-                    "labels": labels,
-                    "threshold_m": threshold_m,
-                    "pixels": kind,
-                    "count": np.count_nonzero(mask),
-                    "projected": np.count_nonzero(use & mask),
-                    **scores.get(kind, {}),
-                }
+        case = {**about, "rule": number, "labels": labels, "threshold_m": threshold_m}
+        for kind in masks | scores:
+            mask = masks.get(kind, np.zeros(use.shape, bool))
+            counts = {"count": np.count_nonzero(mask), "projected": np.count_nonzero(use & mask)}
+            yield {**case, "pixels": kind, **counts, **scores.get(kind, {})}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -181,10 +166,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         indexed by rule and pixels: labels, threshold_m, count (a sum), projected (a share of ``count``), the means
         of the metrics, and images, the number of frames with ground truth.
     """
-    groups = table.groupby(["rule", "pixels"])
+    groups = table.groupby(["rule", "pixels"], observed=True)
     result = groups[["labels", "threshold_m"]].first().join(groups[["count", "projected"]].sum())
     result["projected"] /= result["count"].where(result["count"] > 0)
     return result.join(groups[list(METRICS)].mean()).assign(images=groups["sq_rel"].count())
+
+
+def _means(config: Config, arch: str, names: Iterable[str], frames: int, **only: bool) -> pd.DataFrame:
+    """The `summary` of these strategies' labels at the thresholds that the run uses."""
+    return summary(label_table(config, arch, [(name, None) for name in names], frames, **only))
 
 
 def label_scores(config: Config, arch: str = "", labels: str = "", frames: int = 60) -> pd.DataFrame:
@@ -192,34 +182,30 @@ def label_scores(config: Config, arch: str = "", labels: str = "", frames: int =
 
     P is D where the mesh has no surface, as in a label. The labels "pred" and "proj" are D and P and have no row L.
 
-    Args:
-        frames: as in `label_table`.
-
     Returns:
         indexed by pixels and depth: the seven metrics, means over images, and images.
     """
     labels = labels or config.labels
     names = {"pred": "predicted D", "proj": "projected P"}
     names[labels] = names.get(labels, f"label L ({labels})")
-    means = summary(label_table(config, arch, [(name, None) for name in names], frames, truth=True))
-    means = means.reset_index().assign(depth=lambda t: t["labels"].map(names))
-    order = means["pixels"].map({kind: k for k, kind in enumerate(PIXELS)})
-    means = means.loc[order.sort_values(kind="stable").index]
+    means = (
+        _means(config, arch, names, frames, truth=True)
+        .reset_index()
+        .assign(depth=lambda t: t["labels"].map(names))
+    )
+    means = means.sort_values(["pixels", "rule"]).astype({"pixels": str})
     return means.set_index(["pixels", "depth"])[[*METRICS, "images"]].round(3)
 
 
-def label_quality(
-    config: Config, strategies: Sequence[str], arch: str = "", frames: int = 60
-) -> pd.DataFrame:
+def label_quality(config: Config, strategies: Sequence[str], arch: str = "") -> pd.DataFrame:
     """Abs Rel and Sq Rel of the labels of each strategy on training frames, by kind of pixel.
 
     A strategy that changes the training alone ("proj_lowres") has the labels of another one and no row.
     """
     names = [name for name in strategies if fusion.find_strategy(name).shrink == 1]
-    means = summary(label_table(config, arch, [(name, None) for name in names], frames, truth=True))
-    table = means.reset_index().pivot(index="labels", columns="pixels", values=["abs_rel", "sq_rel"])
-    kinds = [kind for kind in PIXELS if kind in table.columns.get_level_values("pixels")]
-    return table.reindex(columns=kinds, level="pixels").loc[names].round(3)
+    means = _means(config, arch, names, 60, truth=True)
+    table = means.set_index("labels", append=True).droplevel("rule")[["abs_rel", "sq_rel"]].unstack("pixels")
+    return table.loc[names].round(3)
 
 
 def label_makeup(
@@ -229,7 +215,6 @@ def label_makeup(
 
     Args:
         strategies: by default all of `fusion.STRATEGIES` except those that change the training alone.
-        frames: as in `label_table`.
 
     Returns:
         one row for each strategy and kind of pixel ("highlight", "diffuse"): count (pixels over all frames),
@@ -240,13 +225,11 @@ def label_makeup(
         DataError: no training scene has a mask of its highlights.
     """
     names = strategies or [n for n, s in fusion.STRATEGIES.items() if s.shrink == 1]
-    table = label_table(config, arch, [(name, None) for name in names], frames, highlights=True)
-    means = summary(table).reindex(pd.MultiIndex.from_product([range(len(names)), PIXELS[1:]]))
-    means.index.names = ["rule", "pixels"]
+    means = _means(config, arch, names, frames, highlights=True)
+    wanted = pd.MultiIndex.from_product([range(len(names)), PIXELS[1:]], names=["rule", "pixels"])
+    means = means.reindex(wanted).fillna({"count": 0, "images": 0}).astype({"count": int, "images": int})
     taken = means["count"] * means["projected"]
     total = taken.groupby("rule").transform("sum")
     means["of_projected"] = taken / total.where(total > 0)
-    means["strategy"] = [names[rule] for rule, _ in means.index]
-    columns = ["strategy", "pixels", "count", "projected", "of_projected", "images", "sq_rel"]
-    counts = {"count": int, "images": int}
-    return means.reset_index()[columns].fillna({"count": 0, "images": 0}).astype(counts)
+    means = means.reset_index().assign(strategy=lambda t: t["rule"].map(dict(enumerate(names))))
+    return means[["strategy", "pixels", "count", "projected", "of_projected", "images", "sq_rel"]]

@@ -21,11 +21,7 @@ def threshold_sweep(
     multiples: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf),
     frames: int = 30,
 ) -> pd.DataFrame:
-    """Eq. 3 at several thresholds. Threshold 0 is the label "proj", infinity the label "pred".
-
-    Args:
-        multiples: the thresholds, as multiples of the threshold that the run uses.
-        frames: as in `d3d.analysis.labels.label_table`.
+    """Eq. 3 at several multiples of the run's threshold. Threshold 0 is the label "proj", infinity "pred".
 
     Returns:
         one row for each threshold: threshold_m, projected (the share of pixels that take P), sq_rel of the label
@@ -49,7 +45,6 @@ def rule_sweep(
     Args:
         rules: names of label strategies; those that use the uncertainty are tried at each threshold.
         thresholds_m: by default `THRESHOLDS_M` and the threshold that the run uses.
-        frames: as in `d3d.analysis.labels.label_table`.
 
     Returns:
         one row for each rule and threshold: rule, threshold_m (NaN if the rule has none), projected (the share of
@@ -60,11 +55,10 @@ def rule_sweep(
     """
     tried: list[LabelRule] = []
     for rule in rules:
+        used: Sequence[float | None] = [None]
         if "uncertainty" in fusion.find_strategy(rule).needs:
             used = thresholds_m or sorted({*THRESHOLDS_M, stages.threshold(config, rule, arch)})
-            tried += [(rule, t) for t in used]
-        else:
-            tried.append((rule, None))
+        tried += [(rule, t) for t in used]
     tried += [(oracle, None) for oracle in fusion.ORACLES]
     table = label_table(config, arch, tried, frames, truth=True)
     return _one_row_a_rule(table).rename(columns={"labels": "rule"})
@@ -74,5 +68,5 @@ def _one_row_a_rule(table: pd.DataFrame) -> pd.DataFrame:
     """The `summary` of a `label_table` with the Sq Rel of each kind of pixel in a column of its own."""
     means = summary(table)
     result = means.xs("all", level="pixels")[["labels", "threshold_m", "projected"]]
-    sq_rel = means["sq_rel"].unstack("pixels").rename(columns=SQ_REL_COLUMNS).dropna(axis=1, how="all")
-    return result.join(sq_rel[[c for c in SQ_REL_COLUMNS.values() if c in sq_rel]]).reset_index(drop=True)
+    sq_rel = means["sq_rel"].unstack("pixels").dropna(axis=1, how="all")
+    return result.join(sq_rel.rename(columns=str).rename(columns=SQ_REL_COLUMNS)).reset_index(drop=True)

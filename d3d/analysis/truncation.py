@@ -114,7 +114,7 @@ def _scored(
             "label": fusion.fuse(pred, proj, uncertain.read_of(s.scene, i), threshold_m),
         }
         truth = s.scene.depth(i), s.scene.highlight_mask(i)
-        scores = {name: sq_rel_by_pixels(config, depth, *truth) for name, depth in maps.items()}
-        for kind in scores["pred"]:
-            about = {"scene": s.scene.name, "frame": s.scene.frame_ids[i], "pixels": kind}
-            yield about | {name: found[kind] for name, found in scores.items()}
+        scores = pd.DataFrame({name: sq_rel_by_pixels(config, depth, *truth) for name, depth in maps.items()})
+        about = {"scene": s.scene.name, "frame": s.scene.frame_ids[i]}
+        for kind, row in scores.iterrows():
+            yield {**about, "pixels": kind, **row}

@@ -5,7 +5,7 @@ Measured on the training frames with ground truth and a mask of highlights. No n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,9 +51,7 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarr
         raise DataError("there is nothing to find: precision and recall are undefined.")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last = np.append(
-        np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1
-    )  # the last pixel of each score
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last pixel of each score
     found = np.cumsum(positive[order])[last]
     return found / found[-1], found / (last + 1)
 
@@ -70,10 +68,10 @@ class Comparison:
     Attributes:
         table: one row for each uncertainty, then `REFERENCES`: average precision for each of `TARGETS` (ap_highlight,
             ap_over), the threshold in metres that takes ``share`` of the pixels, Sq Rel of the label at that threshold
-            (all, highlight and diffuse pixels), additional trainings, and seconds of training and prediction.
+            by kind of pixel, additional trainings, and seconds of training and prediction.
         curves: uncertainty, target, recall, precision.
         chance: target -> share of the pixels to find, which is the average precision of a random order.
-        labels: Sq Rel (all, highlight and diffuse pixels) of the labels "pred" and "proj".
+        labels: Sq Rel by kind of pixel of the labels "pred" and "proj".
         share, frames: the share of pixels that take the projected depth, and the number of frames.
     """
 
@@ -87,19 +85,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ScoredFrame:
-    """One frame. Maps are (h, w) at the network's size, ground truth and mask (H, W) at their own; metres.
-
-    Attributes:
-        scores: name -> an uncertainty, or another map that is high where the depth may be wrong.
-        gt: true depth, 0 where unknown.
-        highlight: bool, of the size of ``gt``.
-    """
+    """One frame. Maps are (h, w) at the network's size, ground truth and mask (H, W) at their own; metres."""
 
     pred: np.ndarray
     proj: np.ndarray
-    scores: dict[str, np.ndarray]
-    gt: np.ndarray
-    highlight: np.ndarray
+    scores: dict[
+        str, np.ndarray
+    ]  # name -> an uncertainty, or another map that is high where depth may be wrong
+    gt: np.ndarray  # 0 where unknown
+    highlight: np.ndarray  # bool
 
     def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels with truth (h, w); of these, (n,) each, the highlights and the over-estimated highlights."""
@@ -113,16 +107,10 @@ class ScoredFrame:
 def available(config: Config, arch: str = "") -> tuple[str, ...]:
     """The names of the uncertainties that this run has computed."""
     arch = arch or config.arch
-    return tuple(
-        name
-        for name in fusion.UNCERTAINTIES
-        if stages.is_finished(config, "uncertainty", "" if name == "ensemble" else arch, name)
-    )
+    return tuple(n for n in fusion.UNCERTAINTIES if stages.is_finished(config, "uncertainty", arch, n))
 
 
-def compare(
-    config: Config, arch: str = "", frames: int = 26, names: Sequence[str] = (), share: float = 0.3
-) -> Comparison:
+def compare(config: Config, arch: str = "", frames: int = 26, names: Sequence[str] = ()) -> Comparison:
     """Compare uncertainties: how well they find highlights and over-estimated highlights, their labels, their cost.
 
     Uncertainties differ in size. Labels are therefore compared where each takes P at the same share of the pixels.
@@ -130,7 +118,6 @@ def compare(
     Args:
         frames: look at about this many target frames of each scene with truth and mask.
         names: of `d3d.fusion.UNCERTAINTIES`; those that are missing are computed. By default those that the run has.
-        share: this share of the pixels, those with the largest uncertainty, takes P.
 
     Raises:
         DataError: no training frame has truth and a mask of highlights, or the run has no uncertainty.
@@ -145,7 +132,7 @@ def compare(
         # without a surface there is no depth to replace D with
         scores |= zip(REFERENCES, (pred, np.where(proj > 0, pred - proj, -np.inf)), strict=True)
         scored.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
-    result = compare_frames(scored, share, **metric_options(config))
+    result = compare_frames(scored, **metric_options(config))
     costs = pd.DataFrame({name: stages.uncertainty_cost(config, name, arch) for name in stores}).T
     return replace(result, table=result.table.join(costs))
 
@@ -155,7 +142,7 @@ def stored(config: Config, arch: str, names: Sequence[str] = ()) -> dict[str, De
     names = tuple(names) or available(config, arch)
     if not names:
         raise DataError(
-            f"this run has no uncertainty of {arch} yet. Name those to compute, for example names=('tta',)."
+            f"this run has no uncertainty of {arch} yet. Name those to compute, such as names=('tta',)."
         )
     return {name: stages.uncertainty(config, name, arch) for name in names}
 
@@ -170,40 +157,41 @@ def compare_frames(frames: Sequence[ScoredFrame], share: float = 0.3, **options:
     """`compare` for given frames, without the costs. Every frame has the same scores.
 
     Args:
+        share: this share of the pixels, those with the largest uncertainty, takes P.
         **options: of `d3d.metrics.depth_metrics`.
     """
-    parts = [f.targets() for f in frames]
-    wanted = [np.concatenate([p[k] for p in parts]) for k in (1, 2)]
+    known, *found = zip(*(f.targets() for f in frames), strict=True)
+    wanted = dict(zip(TARGETS, map(np.concatenate, found), strict=True))
 
-    def sq_rel(use_proj: Callable[[ScoredFrame], np.ndarray]) -> dict[str, float]:
+    def sq_rel(use_projs: Sequence[np.ndarray]) -> dict[str, float]:
         rows = []
-        for f in frames:
-            label = fusion.choose(f.pred, f.proj, use_proj(f))
+        for f, use_proj in zip(frames, use_projs, strict=True):
+            label = fusion.choose(f.pred, f.proj, use_proj)
             by_kind = metrics_by_pixels(label, f.gt, f.highlight, **options)
             rows.append({SQ_REL_COLUMNS[kind]: metrics["sq_rel"] for kind, metrics in by_kind.items()})
         return pd.DataFrame(rows).mean().to_dict()
 
-    rows, curves = [], []
+    rows, curves = {}, []
     for name in frames[0].scores:
-        scores = np.concatenate([f.scores[name][p[0]] for f, p in zip(frames, parts, strict=True)])
-        row = {"uncertainty": name}
-        for target, column, positive in zip(TARGETS, ("ap_highlight", "ap_over"), wanted, strict=True):
+        scores = np.concatenate([f.scores[name][mask] for f, mask in zip(frames, known, strict=True)])
+        row = rows[name] = {}
+        for column, (target, positive) in zip(("ap_highlight", "ap_over"), wanted.items(), strict=True):
             recall, precision = precision_recall(scores, positive)
             row[column] = average_precision(recall, precision)
             # a few points, evenly spaced in recall, draw the same line as thousands of thresholds
             kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, _CURVE_POINTS)))
             curve = {"recall": recall[kept], "precision": precision[kept]}
             curves.append(pd.DataFrame({"uncertainty": name, "target": target, **curve}))
-        threshold_m = row["threshold_m"] = float(np.quantile(scores, 1 - share, method="higher"))
-        rows.append(row | sq_rel(lambda f, name=name, t=threshold_m: f.scores[name] >= t))
+        row["threshold_m"] = float(np.quantile(scores, 1 - share, method="higher"))
+        row |= sq_rel([f.scores[name] >= row["threshold_m"] for f in frames])
     labels = {
-        "pred": sq_rel(lambda f: np.zeros(f.pred.shape, bool)),
-        "proj": sq_rel(lambda f: np.ones(f.pred.shape, bool)),
+        "pred": sq_rel([np.zeros(f.pred.shape, bool) for f in frames]),
+        "proj": sq_rel([np.ones(f.pred.shape, bool) for f in frames]),
     }
     return Comparison(
-        pd.DataFrame(rows).set_index("uncertainty"),
+        pd.DataFrame.from_dict(rows, orient="index").rename_axis("uncertainty"),
         pd.concat(curves, ignore_index=True),
-        {target: float(p.mean()) for target, p in zip(TARGETS, wanted, strict=True)},
+        {target: float(positive.mean()) for target, positive in wanted.items()},
         pd.DataFrame(labels).T,
         share,
         len(frames),

@@ -8,7 +8,6 @@ from d3d._lazy import submodules
 from d3d.figures.charts import (
     camera_path,
     label_makeup,
-    loss_curve,
     loss_curves,
     per_image,
     threshold_curve,
@@ -27,7 +26,7 @@ from d3d.figures.panels import (
 )
 
 __all__ = ["PRINT_FONT_PT", "PRINT_WIDTH_IN", "SIGNED_LIMIT_M", "FigureWithTable", "Panel", "camera_path"]
-__all__ += ["contact_sheet", "draw_outline", "grid", "label_makeup", "loss_curve", "loss_curves", "per_image"]
+__all__ += ["contact_sheet", "draw_outline", "grid", "label_makeup", "loss_curves", "per_image"]
 __all__ += ["png_bytes", "save", "save_png", "signed_error", "threshold_curve", "truncation_curves"]
 
 _MOVED = {
@@ -39,6 +38,7 @@ _MOVED = {
     "before_after": "figure5.draw",
     "fusion_inputs": "figure4.draw",
     "label": "labels.label",
+    "loss_curve": "charts.loss_curves",
     "label_errors": "labels.draw_error_maps",
     "save_csv": "files.save",
     "save_pdf": "files.save",

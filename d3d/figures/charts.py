@@ -13,11 +13,6 @@ from d3d.figures.colours import BLUE, GREEN, ORANGE, VERMILLION
 from d3d.figures.panels import PRINT_WIDTH_IN, SMALLEST_PT, style
 
 
-def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss over steps of one training; see `loss_curves`."""
-    return loss_curves({"": history})
-
-
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Loss over steps of several trainings, each on a scale of its own; drops of the learning rate are marked.
 
@@ -85,11 +80,8 @@ def camera_path(
 def threshold_curve(table: Any, threshold_m: float) -> Figure:
     """The labels of Eq. 3 over the threshold: the share of pixels that take P, and the error.
 
-    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (no pixel does).
-
-    Args:
-        table: of `d3d.analysis.thresholds.threshold_sweep`.
-        threshold_m: the threshold of the run, marked.
+    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (no pixel does). The threshold of
+    the run is marked. The table is that of `d3d.analysis.thresholds.threshold_sweep`.
     """
     titles = {
         "projected": "share of pixels that take P",
@@ -114,11 +106,7 @@ def threshold_curve(table: Any, threshold_m: float) -> Figure:
 
 
 def label_makeup(table: Any) -> Figure:
-    """Which pixels take the projected depth under each label strategy, and the error of the labels.
-
-    Args:
-        table: of `d3d.analysis.labels.label_makeup`.
-    """
+    """The table of `d3d.analysis.labels.label_makeup`: which pixels take P, and the error of the labels."""
     strategies = list(dict.fromkeys(table["strategy"]))
     places = np.arange(len(strategies))
     looks = (("highlight", VERMILLION, "", "{:.2f}"), ("diffuse", BLUE, "////", "{:.3f}"))

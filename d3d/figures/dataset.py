@@ -15,6 +15,7 @@ from d3d.datasets import Scene
 from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.errors import DataError
 from d3d.figures.colours import BLUE, VERMILLION, YELLOW, rgb
+from d3d.figures.frames import frame_of
 from d3d.figures.panels import Panel, contact_sheet, grid
 from d3d.geometry import nearest_depth, relative_pose
 from d3d.pipeline import scenes
@@ -110,18 +111,11 @@ def example_triple(config: Config) -> TripleExample:
     target, *sources = map(int, row)
     poses = s.scene.world_T_cams
     virtual = getattr(s.scene, "virtual_depth", None)
-    return TripleExample(
-        s.scene,
-        row,
-        j,
-        s.scene.image(target, size_hw),
-        [s.scene.image(i, size_hw) for i in sources],
-        s.scene.K(target, size_hw),
-        np.stack([relative_pose(poses[i], poses[target]) for i in sources]),
-        nearest_depth(s.scene.depth(target), size_hw),
-        s.scene.highlight_mask(target, size_hw),
-        None if virtual is None else nearest_depth(virtual(target), size_hw),
-    )
+    shown, images = frame_of(config, s.scene, target, {}), [s.scene.image(i, size_hw) for i in sources]
+    source_T_target = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
+    mirrored = None if virtual is None else nearest_depth(virtual(target), size_hw)
+    geometry = s.scene.K(target, size_hw), source_T_target
+    return TripleExample(s.scene, row, j, shown.image, images, *geometry, shown.gt, shown.highlight, mirrored)
 
 
 def dropped_targets(config: Config) -> pd.DataFrame:
@@ -143,12 +137,7 @@ def warped_sources(
     errors: Sequence[np.ndarray],
     title: str = "",
 ) -> Figure:
-    """Eq. 1 and 2 on a triple: each source, warped into the target's view, and its error; then the minimum.
-
-    Args:
-        target, sources, warped: images (h, w, 3).
-        errors: photometric error (h, w) of each warped source.
-    """
+    """Eq. 1 and 2 on a triple: each source, warped into the target's view, and its error; then the minimum."""
     top = float(np.percentile(np.stack(errors), 99))
     rows = []
     for name, source, seen, error in zip(("backward", "forward"), sources, warped, errors, strict=True):

@@ -40,8 +40,7 @@ def make_b(config: Config) -> FigureWithTable:
     example = example_triple(config)
     errors, target = errors_of(example), int(example.row[0])
     preds = {
-        evaluation.arch_name(arch): stages.predict(config, arch).read_of(example.scene, target)
-        for arch in ENSEMBLE
+        evaluation.arch_name(a): stages.predict(config, a).read_of(example.scene, target) for a in ENSEMBLE
     }
     figure = draw_example(example, errors, config.data.dataset, preds)
     return FigureWithTable(figure, marked_depths(example, errors, preds))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,23 +49,12 @@ def filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
     return np.where(proj > 0, proj, pred)
 
 
-def frame_of(
-    config: Config,
-    scene: Scene,
-    i: int,
-    depths: Mapping[str, np.ndarray],
-    name: str = "",
-    medians_m: Mapping[str, float] | None = None,
-) -> Frame:
-    """Frame i at the network's size, as a row of a figure.
-
-    Args:
-        name: of the row; by default the names of scene and frame.
-    """
+def frame_of(config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray]) -> Frame:
+    """Frame i at the network's size, as a row of a figure."""
     size_hw = config.data.size_hw
     gt, highlight = nearest_depth(scene.depth(i), size_hw), scene.highlight_mask(i, size_hw)
-    name = name or f"{scene.name}, frame {scene.frame_ids[i]}"
-    return Frame(name, scene.image(i, size_hw), gt, highlight, depths, medians_m or {})
+    name = f"{scene.name}, frame {scene.frame_ids[i]}"
+    return Frame(name, scene.image(i, size_hw), gt, highlight, depths)
 
 
 def scored_frame(
@@ -91,43 +80,35 @@ def scored_frame(
     gt, highlight = scene.depth(i), scene.highlight_mask(i)
     lines = [line for line in (name, scene.name, scene.frame_ids[i]) if line]
     about = {"row": " ".join(lines), "scene": scene.name, "frame": scene.frame_ids[i]}
-    if gt is None:
-        rows = [{**about, "panel": panel} for panel in depths]
-        return frame_of(config, scene, i, depths, "\n".join(lines)), rows
-    masks = pixel_masks(gt > 0, highlight)
-    rows, medians = [], {}
+    masks = {} if gt is None else pixel_masks(gt > 0, highlight)
+    rows: list[dict[str, Any]] = []
+    medians = {}
     for panel, depth in depths.items():
-        sq_rel, off = sq_rel_by_pixels(config, depth, gt, highlight), resize_depth(depth, gt.shape) - gt
+        if gt is None:
+            rows.append({**about, "panel": panel})
+        sq_rel = sq_rel_by_pixels(config, depth, gt, highlight)
         for kind, mask in masks.items():
-            scores = {
-                "count": int(mask.sum()),
-                "sq_rel": sq_rel[kind],
-                "median_error_m": float(np.median(off[mask])),
-                "median_absolute_error_m": float(np.median(np.abs(off[mask]))),
-            }
+            off = (resize_depth(depth, gt.shape) - gt)[mask]
+            scores = {"count": off.size, "sq_rel": sq_rel[kind], "median_error_m": float(np.median(off))}
+            scores["median_absolute_error_m"] = float(np.median(np.abs(off)))
             rows.append({**about, "panel": panel, "pixels": kind, **scores})
             if kind == ("highlight" if "highlight" in masks else "all"):
                 medians[panel] = scores[column]
-    return frame_of(config, scene, i, depths, "\n".join(lines), medians), rows
+    return replace(frame_of(config, scene, i, depths), name="\n".join(lines), medians_m=medians), rows
 
 
 @dataclass(frozen=True)
 class ExampleFrame:
-    """A target frame and everything that a run made of it; maps (h, w) at the network's size, metres.
-
-    Attributes:
-        preds, projs: network -> predicted depth, projected depth.
-        uncertainty: standard deviation of the three networks' depth.
-    """
+    """A target frame and everything that a run made of it; maps (h, w) at the network's size, metres."""
 
     scene: Scene
     index: int
     image: np.ndarray
     gt: np.ndarray | None
     highlight: np.ndarray | None
-    preds: dict[str, np.ndarray]
-    projs: dict[str, np.ndarray]
-    uncertainty: np.ndarray
+    preds: dict[str, np.ndarray]  # network -> predicted depth
+    projs: dict[str, np.ndarray]  # network -> projected depth
+    uncertainty: np.ndarray  # standard deviation of the three networks' depth
 
     @property
     def frame(self) -> str:

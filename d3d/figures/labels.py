@@ -19,11 +19,7 @@ from d3d.pipeline.config import Config
 
 
 def signed_error_panel(title: str, frame: Frame, name: str, depth: np.ndarray | None = None) -> Panel:
-    """The signed error of one depth of a frame, with its median written on it.
-
-    Args:
-        depth: shown in place of ``frame.depths[name]``.
-    """
+    """The signed error of one depth of a frame, or of ``depth`` in its place, with its median written on it."""
     off = signed_error(frame.depths[name] if depth is None else depth, frame.gt)
     note = f"{frame.medians_m[name]:+.2f} m" if name in frame.medians_m else ""
     return Panel(title, off, "signed", SIGNED_LIMIT_M, frame.highlight, note)
@@ -65,11 +61,7 @@ def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
 
 
 def error_maps(config: Config, count: int = 3) -> FigureWithTable:
-    """The errors of D, P and L beside uncertainty and mask: does the uncertainty lie where the error is?
-
-    Args:
-        count: the number of training frames.
-    """
+    """The errors of D, P and L on this many training frames: does the uncertainty lie where the error is?"""
     require_pretrained(config)
     arch, threshold = config.arch, stages.threshold(config, "uncer")
     stores = stages.predict(config, arch), stages.project(config, arch), stages.uncertainty(config)
@@ -95,7 +87,6 @@ def draw_error_maps(
 
     Args:
         frames: with ground truth and the depths "D", "P" and "L".
-        uncertainties: (h, w) for each frame, metres.
         use_projs: bool (h, w) for each frame, where the label is P.
     """
     rows, limit = [], uncertainty_limit(threshold_m)

@@ -18,7 +18,6 @@ PRINT_FONT_PT = 6.5
 SMALLEST_PT = 6.0
 PRINT_DPI = 170  # of a PNG, and of the pictures in a PDF
 PRINT = {"width_in": PRINT_WIDTH_IN, "font_pt": PRINT_FONT_PT}  # options of `grid`
-_POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def contact_sheet(
     width_in: float = 12.0,
 ) -> Figure:
     """Many images at a glance."""
-    panels = [Panel(t, i) for t, i in zip(titles, images, strict=True)]
+    panels = list(map(Panel, titles, images))
     return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title, width_in)
 
 
@@ -73,8 +72,8 @@ def grid(
 
     Args:
         rows: may differ in length.
-        width_in: width of the figure, inches; the height follows from it.
-        names: the name of each row, written vertically at its left.
+        width_in: inches; the height follows from it.
+        names: of the rows, written vertically at their left.
         notes: an explanation at the bottom.
 
     Raises:
@@ -87,7 +86,7 @@ def grid(
     ranges = _colour_ranges(panels)
     kinds = [kind for kind in ("depth", "uncertainty", "error", "signed") if kind in ranges]
     small = max(SMALLEST_PT, font_pt - 0.5)
-    line = 1.35 * font_pt / _POINTS_PER_INCH
+    line = 1.35 * font_pt / 72  # inches
     gap, left = 0.04, (0.2 + max(1 + n.count("\n") for n in names)) * line if names else 0.02
     cell_w = (width_in - left - 0.02 - gap * (columns - 1)) / columns
     cell_h = cell_w * first.shape[0] / first.shape[1]
@@ -160,8 +159,7 @@ def _pointed_ends(panels: Sequence[Panel], kind: str, ends: tuple[float, float])
 
 def _draw(axis: Any, panel: Panel, ends: tuple[float, float] | None, font_pt: float, width_in: float) -> Any:
     axis.set_axis_off()
-    options: dict[str, Any] = {}
-    array = panel.array
+    array, options = panel.array, {}
     if panel.kind in ("mask", "share"):
         options = {"cmap": "gray", "vmin": 0, "vmax": 1 if panel.kind == "mask" else panel.limit}
     elif ends is not None:
@@ -180,11 +178,7 @@ def _draw(axis: Any, panel: Panel, ends: tuple[float, float] | None, font_pt: fl
 
 
 def draw_outline(axis: Any, mask: np.ndarray, size_hw: tuple[int, int], font_pt: float) -> None:
-    """Draw a line around the pixels of a mask: white with black edges, visible on any colour.
-
-    Args:
-        size_hw: size of the picture below, which may differ from that of the mask.
-    """
+    """Draw a line around a mask on a picture of this size: white with black edges, visible on any colour."""
     from matplotlib import patheffects
 
     if not mask.any():

@@ -18,8 +18,8 @@ from d3d import evaluation, fusion
 from d3d.analysis.labels import sq_rel_by_pixels
 from d3d.errors import unknown
 from d3d.figures import colours
-from d3d.figures.frames import filled
-from d3d.geometry import nearest_depth
+from d3d.figures.frames import filled, frame_of
+from d3d.figures.panels import signed_error
 from d3d.pipeline import stages
 from d3d.pipeline.config import ENSEMBLE, Config
 
@@ -43,24 +43,17 @@ class View:
 
 @dataclass(frozen=True)
 class ShownFrame:
-    """One target frame of a run, as the viewer shows it; maps (h, w) at the network's size, metres.
-
-    Attributes:
-        inputs: predicted depth D, projected depth P and the other inputs of the label rule.
-        uncertainty: U of the label rule, or that of the ensemble if the rule has none.
-        truth: 0 where unknown; None if the data set has no ground truth.
-        highlight: bool, or None if the data set has no mask.
-        score: Sq Rel (metres) of a depth map by kind of pixel; empty without ground truth.
-        sq_rel: the scores of "D" and "P".
-    """
+    """One target frame of a run, as the viewer shows it; maps (h, w) at the network's size, metres."""
 
     image: np.ndarray
-    inputs: fusion.LabelInputs
-    uncertainty: np.ndarray
-    truth: np.ndarray | None
+    inputs: fusion.LabelInputs  # predicted depth D, projected depth P and the other inputs of the label rule
+    uncertainty: np.ndarray  # of the label rule, or that of the ensemble if the rule has none
+    truth: np.ndarray | None  # 0 where unknown
     highlight: np.ndarray | None
-    score: Callable[[np.ndarray], Mapping[str, float]]
-    sq_rel: Mapping[str, Mapping[str, float]]
+    score: Callable[
+        [np.ndarray], Mapping[str, float]
+    ]  # Sq Rel (metres) by kind of pixel; empty without truth
+    sq_rel: Mapping[str, Mapping[str, float]]  # the scores of "D" and "P"
 
 
 class TargetFrames:
@@ -74,13 +67,14 @@ class TargetFrames:
         if (own := fusion.find_strategy(config.labels).uncertainty) != "ensemble":
             for arch in ENSEMBLE:
                 stages.uncertainty(config, own, arch)
-        self._scenes = {s.scene.name: s.scene for s in stages.training_scenes(config)}
+        found = stages.training_scenes(config)
+        self._scenes = {s.scene.name: s.scene for s in found}
         self._rows = {
-            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices}
-            for s in stages.training_scenes(config)
+            s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices} for s in found
         }
         # a moving slider reads the same frame again and again
         self.read = functools.lru_cache(maxsize=8)(self._read)
+        # the viewer sets its own threshold
         self._sources = functools.cache(functools.partial(stages.label_sources, config, threshold_m=0.0))
 
     @property
@@ -89,11 +83,7 @@ class TargetFrames:
         return list(self._rows)
 
     def ids(self, scene: str) -> list[str]:
-        """Ids of a scene's target frames.
-
-        Raises:
-            ConfigError: no training scene has this name.
-        """
+        """Ids of a scene's target frames, or a `ConfigError` with the names of all training scenes."""
         if scene not in self._rows:
             raise unknown("training scene", scene, self._rows)
         return list(self._rows[scene])
@@ -111,33 +101,23 @@ class TargetFrames:
         """A frame, as one network and one label rule see it."""
         if frame not in self.ids(scene):
             raise unknown(f"target frame of {scene}", frame, self.ids(scene))
-        config, size_hw = self.config, self.config.data.size_hw
         row, opened = self._rows[scene][frame], self._scenes[scene]
         i = int(row[0])
-        # the viewer sets its own threshold
         inputs = self._sources(arch, labels).inputs(opened, row)
-        gt, highlight = opened.depth(i), opened.highlight_mask(i)
-
-        def score(depth: np.ndarray) -> Mapping[str, float]:
-            return sq_rel_by_pixels(config, depth, gt, highlight)
-
-        return ShownFrame(
-            opened.image(i, size_hw),
-            inputs,
-            self._ensemble.read_of(opened, i) if inputs.uncertainty is None else inputs.uncertainty,
-            nearest_depth(gt, size_hw),
-            opened.highlight_mask(i, size_hw),
-            score,
-            {"D": score(inputs.pred), "P": score(filled(inputs.pred, inputs.proj))},
-        )
+        std = self._ensemble.read_of(opened, i) if inputs.uncertainty is None else inputs.uncertainty
+        truth = {"gt": opened.depth(i), "highlight": opened.highlight_mask(i)}
+        score = functools.partial(sq_rel_by_pixels, self.config, **truth)
+        sq_rel = {"D": score(inputs.pred), "P": score(filled(inputs.pred, inputs.proj))}
+        shown = frame_of(self.config, opened, i, {})
+        return ShownFrame(shown.image, inputs, std, shown.gt, shown.highlight, score, sq_rel)
 
 
 def apply_rule(shown: ShownFrame, labels: str, threshold_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Apply Eq. 3, or another label rule, at a threshold.
 
     Returns:
-        where the rule asks for the projected depth, bool (h, w); and the label (h, w), metres. Where the mesh has no
-        surface the label is the predicted depth in any case.
+        where the rule asks for the projected depth, bool (h, w); and the label (h, w), metres, which is the predicted
+        depth where the mesh has no surface.
     """
     inputs = replace(shown.inputs, threshold_m=threshold_m)
     strategy = fusion.find_strategy(labels)
@@ -158,45 +138,51 @@ def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
     """
     wanted, label = apply_rule(shown, view.labels, view.threshold_m)
     pred, proj, truth = shown.inputs.pred, shown.inputs.proj, shown.truth
-    far = colours.upper_limit((pred, proj, truth), "depth")
-    error = None if truth is None else np.where(truth > 0, label - truth, np.nan)
-    taken = f"takes P: {(wanted & (proj > 0)).mean():.1%} of the pixels"
+    error = None if truth is None else signed_error(label, truth)
+    tops = {"depth": colours.upper_limit((pred, proj, truth)), "uncertainty": limit_m}
+    tops["signed"] = colours.SIGNED_LIMIT_M
     cells = [
-        ("image" if shown.highlight is None else "image (line: highlight)", shown.image),
-        ("predicted depth D", colours.coloured(pred, "depth", far)),
-        ("projected depth P", colours.coloured(proj, "depth", far)),
-        ("true depth", None if truth is None else colours.coloured(truth, "depth", far)),
-        ("uncertainty U", colours.coloured(shown.uncertainty, "uncertainty", limit_m)),
-        (taken, _mask_picture(shown.image, wanted, proj > 0)),
-        ("label L", colours.coloured(label, "depth", far)),
-        ("L − truth", None if error is None else colours.coloured(error, "signed", colours.SIGNED_LIMIT_M)),
+        ("image" if shown.highlight is None else "image (line: highlight)", "", shown.image),
+        ("predicted depth D", "depth", pred),
+        ("projected depth P", "depth", proj),
+        ("true depth", "depth", truth),
+        ("uncertainty U", "uncertainty", shown.uncertainty),
+        (
+            f"takes P: {_share(shown, wanted):.1%} of the pixels",
+            "",
+            _mask_picture(shown.image, wanted, proj > 0),
+        ),
+        ("label L", "depth", label),
+        ("L − truth", "signed", error),
     ]
-    h, w = pred.shape
-    cell_h = round(_CELL_W * h / w)
-    columns, rows = 4, 2
-    size = columns * (_CELL_W + _GAP) - _GAP, rows * (_TITLE_H + cell_h) + _LEGEND_H
-    page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), _font(_FONT)
-    for k, (title, array) in enumerate(cells):
-        x, y = k % columns * (_CELL_W + _GAP), k // columns * (_TITLE_H + cell_h)
+    columns, step, cell_h = 4, _CELL_W + _GAP, round(_CELL_W * pred.shape[0] / pred.shape[1])
+    below = len(cells) // columns * (_TITLE_H + cell_h)
+    page = Image.new("RGB", (columns * step - _GAP, below + _LEGEND_H), "white")
+    draw, font = ImageDraw.Draw(page), _font()
+    for k, (title, kind, array) in enumerate(cells):
+        x, y = k % columns * step, k // columns * (_TITLE_H + cell_h)
         draw.text((x, y + _TITLE_H - 5), title, _INK, font, anchor="ls")
         if array is None:
             draw.text((x, y + _TITLE_H + _FONT), "the data set has none here", _INK, font, anchor="ls")
             continue
         # maps show true pixels, so that each pixel that changes is visible; the photograph is smoothed
         how = Image.Resampling.BILINEAR if k == 0 else Image.Resampling.NEAREST
-        cell = np.asarray(Image.fromarray(array).resize((_CELL_W, cell_h), how))
-        if shown.highlight is not None and title in ("image (line: highlight)", "L − truth"):
+        coloured = colours.coloured(array, kind, tops[kind]) if kind else array
+        cell = np.asarray(Image.fromarray(coloured).resize((_CELL_W, cell_h), how))
+        if shown.highlight is not None and (k == 0 or kind == "signed"):
             cell = _outlined(cell, shown.highlight)
         page.paste(Image.fromarray(cell), (x, y + _TITLE_H))
-    y = rows * (_TITLE_H + cell_h) + 6
     mark = view.threshold_m if uses_threshold(view.labels) else None
-    _bar(page, 0, y, "uncertainty", limit_m, mark)
-    _swatches(page, _CELL_W + _GAP, y, {"P": PROJECTED, "D, no surface to project": NO_SURFACE})
-    _bar(page, 2 * (_CELL_W + _GAP), y, "depth", far)
-    if error is not None:
-        _bar(page, 3 * (_CELL_W + _GAP), y, "signed", colours.SIGNED_LIMIT_M)
+    _bar(page, 0, below + 6, "uncertainty", limit_m, mark)
+    _swatches(page, step, below + 6, {"P": PROJECTED, "D, no surface to project": NO_SURFACE})
+    for place, kind in ((2, "depth"), (3, "signed")) if error is not None else ((2, "depth"),):
+        _bar(page, place * step, below + 6, kind, tops[kind])
     return page
+
+
+def _share(shown: ShownFrame, wanted: np.ndarray) -> float:
+    """The share of pixels that take P: the rule asks for it, and the mesh has a surface."""
+    return float((wanted & (shown.inputs.proj > 0)).mean())
 
 
 def png(page: Image.Image) -> bytes:
@@ -207,10 +193,10 @@ def png(page: Image.Image) -> bytes:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font() -> ImageFont.FreeTypeFont:
     from matplotlib import font_manager
 
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT)
 
 
 def _mask_picture(image: np.ndarray, wanted: np.ndarray, hit: np.ndarray) -> np.ndarray:
@@ -226,10 +212,8 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A picture with a line around the pixels of a mask of any size: white with black edges."""
     h, w = picture.shape[:2]
     area = Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST)
-    rings = [area.convert("L")]
-    for _ in range(3):
-        rings.append(rings[-1].filter(ImageFilter.MaxFilter(3)))
-    inside, one, two, three = (np.asarray(r) > 0 for r in rings)
+    grown = (area.convert("L").filter(ImageFilter.MaxFilter(size)) for size in (1, 3, 5, 7))
+    inside, one, two, three = (np.asarray(ring) > 0 for ring in grown)
     result = picture.copy()
     result[three & ~inside] = 0
     result[two & ~one] = 255
@@ -238,9 +222,8 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float | None = None) -> None:
     """A colour bar with its ends, name and unit; a triangle above it points at ``mark``."""
-    low, _ = colours.limits(kind, limit)
-    draw, font = ImageDraw.Draw(page), _font(_FONT)
-    ends = f"{low:g}", f"{limit:.2g} {colours.UNITS[kind]}"
+    draw, font, name = ImageDraw.Draw(page), _font(), colours.NAMES[kind]
+    ends = f"{colours.limits(kind, limit)[0]:g}", f"{limit:.2g} {colours.UNITS[kind]}"
     left = x + round(font.getlength(ends[0])) + 5
     right = x + _CELL_W - round(font.getlength(ends[1])) - 5
     ramp = Image.fromarray(colours.table(kind)[None]).resize((right - left, 12), Image.Resampling.BILINEAR)
@@ -248,7 +231,6 @@ def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float
     draw.rectangle((left, y + 4, right - 1, y + 15), outline=(120, 120, 120))
     draw.text((x, y + 16), ends[0], _INK, font, anchor="ls")
     draw.text((x + _CELL_W, y + 16), ends[1], _INK, font, anchor="rs")
-    name = colours.NAMES[kind]
     if mark is not None:
         name = f"{name}; threshold {mark:.3g} {colours.UNITS[kind]}"
         at = left + min(1.0, mark / limit) * (right - left - 1)
@@ -259,7 +241,7 @@ def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float
 
 
 def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, int, int]]) -> None:
-    draw, font = ImageDraw.Draw(page), _font(_FONT)
+    draw, font = ImageDraw.Draw(page), _font()
     for name, colour in named.items():
         draw.rectangle((x, y + 4, x + 14, y + 16), colour, (120, 120, 120))
         draw.text((x + 20, y + 16), name, _INK, font, anchor="ls")
@@ -269,16 +251,11 @@ def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, 
 def numbers(shown: ShownFrame, view: View) -> tuple[float, pd.DataFrame]:
     """The share of pixels that take P, and Sq Rel (metres) of D, P and L by kind of pixel (empty without truth)."""
     wanted, label = apply_rule(shown, view.labels, view.threshold_m)
-    share = float((wanted & (shown.inputs.proj > 0)).mean())
-    return share, pd.DataFrame({**shown.sq_rel, "L": shown.score(label)})
+    return _share(shown, wanted), pd.DataFrame({**shown.sq_rel, "L": shown.score(label)})
 
 
 def sentence(view: View, share: float) -> str:
     """A sentence that says what is shown; also the alternative text of the picture."""
-    rule = f"labels {view.labels}" + (
-        f", threshold {view.threshold_m:.3f} m" if uses_threshold(view.labels) else ""
-    )
-    return (
-        f"{view.scene}, frame {view.frame}, {evaluation.arch_name(view.arch)}; {rule}: {share:.1%} of the pixels "
-        "take the projected depth"
-    )
+    threshold = f", threshold {view.threshold_m:.3f} m" if uses_threshold(view.labels) else ""
+    rule = f"{evaluation.arch_name(view.arch)}; labels {view.labels}{threshold}"
+    return f"{view.scene}, frame {view.frame}, {rule}: {share:.1%} of the pixels take the projected depth"

@@ -24,14 +24,14 @@ def keys_typed(before: str, after: str) -> str:
 
     The kernel never clears the field: keys typed in the meantime would be lost or counted twice.
     """
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    inserted = after[start : len(after) - end]
-    return inserted or ("u" if len(before) > len(after) else "")
+    start = _alike(before, after)
+    end = _alike(before[start:][::-1], after[start:][::-1])
+    return after[start : len(after) - end] or ("u" if len(before) > len(after) else "")
+
+
+def _alike(a: str, b: str) -> int:
+    """The number of characters that both texts begin with."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def press(review: Review, key: str) -> None:
@@ -40,27 +40,29 @@ def press(review: Review, key: str) -> None:
     Raises:
         DataError: no action has this key, or there is nothing to undo.
     """
-    action = KEYS.get(key.lower())
-    if action is None:
-        raise DataError(f"no key {key!r}: {_HELP}.")
-    if action in ("back", "skip"):
-        review.go(review.index + (1 if action == "skip" else -1))
-    elif action == "undo":
-        if not review.undo():
-            raise DataError("there is nothing to undo.")
-    else:
-        {"accept": review.accept, "reject": review.reject}[action]()
+    match KEYS.get(key.lower()):
+        case "accept":
+            review.accept()
+        case "reject":
+            review.reject()
+        case "undo":
+            if not review.undo():
+                raise DataError("there is nothing to undo.")
+        case "back":
+            review.go(review.index - 1)
+        case "skip":
+            review.go(review.index + 1)
+        case None:
+            raise DataError(f"no key {key!r}: {_HELP}.")
 
 
 def status(review: Review) -> str:
     """The state of a review in one line."""
-    shown = set(review.frames)
-    decisions = [d for frame, d in review.decisions.items() if frame in shown]
-    accepted = decisions.count(ACCEPT)
-    now = {ACCEPT: "accepted", REJECT: "rejected"}.get(review.decisions.get(review.current, ""), "undecided")
-    line = f"frame {review.index + 1} of {len(review.frames)}: {now}. "
-    line += f"Accepted {accepted}, rejected {len(decisions) - accepted}, left {review.left}."
-    return line if review.left else line + " All are decided: write the list."
+    decisions = [review.decisions.get(frame) for frame in review.frames]
+    now = {ACCEPT: "accepted", REJECT: "rejected", None: "undecided"}[decisions[review.index]]
+    counts = f"Accepted {decisions.count(ACCEPT)}, rejected {decisions.count(REJECT)}, left {review.left}."
+    end = "" if review.left else " All are decided: write the list."
+    return f"frame {review.index + 1} of {len(review.frames)}: {now}. {counts}{end}"
 
 
 def show(config: Config, review: Review) -> Any:
@@ -80,20 +82,16 @@ def show(config: Config, review: Review) -> Any:
     def draw(index: int) -> bytes:
         return png_bytes(picture(config, review, index, threshold_m), dpi=100)
 
-    view = ipywidgets.Image(format="png")
-    view.layout.max_width = "100%"
+    wide, last = {"width": "60%"}, len(review.frames)
+    view = ipywidgets.Image(format="png", layout={"max_width": "100%"})
     line, message = ipywidgets.HTML(), ipywidgets.HTML()
-    place = ipywidgets.IntSlider(
-        value=review.index + 1, min=1, max=len(review.frames), description="frame", readout=False
-    )
-    place.layout.width = "60%"
-    keys = ipywidgets.Text(placeholder=f"click here, then {_HELP}", continuous_update=True)
-    keys.layout.width = "60%"
+    place = ipywidgets.IntSlider(review.index + 1, 1, last, description="frame", readout=False, layout=wide)
+    keys = ipywidgets.Text(placeholder=f"click here, then {_HELP}", continuous_update=True, layout=wide)
     styles = {"accept": "success", "reject": "danger"}
-    buttons = {
-        k: ipywidgets.Button(description=f"{what} ({k})", button_style=styles.get(what, ""))
-        for k, what in KEYS.items()
-    }
+    buttons = []
+    for key, what in KEYS.items():
+        buttons.append(ipywidgets.Button(description=f"{what} ({key})", button_style=styles.get(what, "")))
+        buttons[-1].on_click(lambda _, key=key: pressed(key))
 
     def show() -> None:
         line.value = f"<b>{html.escape(status(review))}</b>"
@@ -112,7 +110,7 @@ def show(config: Config, review: Review) -> Any:
             finally:
                 show()
         with contextlib.suppress(D3DError):  # draw the next picture while the person looks
-            draw(min(review.index + 1, len(review.frames) - 1))
+            draw(min(review.index + 1, last - 1))
 
     def moved(change: dict) -> None:
         if change["new"] != review.index + 1:
@@ -120,9 +118,7 @@ def show(config: Config, review: Review) -> Any:
                 review.go(change["new"] - 1)
                 show()
 
-    for key, button in buttons.items():
-        button.on_click(lambda _, key=key: pressed(key))
     keys.observe(lambda change: pressed(keys_typed(change["old"], change["new"])), "value")
     place.observe(moved, "value")
     show()
-    return ipywidgets.VBox([line, ipywidgets.HBox(list(buttons.values())), keys, place, view, message])
+    return ipywidgets.VBox([line, ipywidgets.HBox(buttons), keys, place, view, message])

@@ -52,8 +52,8 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     for control in controls.values():
         control.style.description_width = "5.5em"
     controls["frame"].layout.width, controls["threshold_m"].layout.width = "34em", "50em"
-    picture, words, message = ipywidgets.Image(format="png"), ipywidgets.HTML(), ipywidgets.HTML()
-    picture.layout.max_width = "100%"
+    picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    words, message = ipywidgets.HTML(), ipywidgets.HTML()
 
     def redraw() -> str:
         view = View(**{name: control.value for name, control in controls.items()})
@@ -68,23 +68,17 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     sentence = redraw()  # an error here fails the cell
     display(Image(data=picture.value, alt=sentence))
 
-    def safely(_change: Any) -> None:
+    def changed(name: str, value: Any) -> None:
         with errors_shown_in(message):
-            redraw()
-
-    def to_rule(_change: Any) -> None:
-        with errors_shown_in(message):
-            labels, arch = controls["labels"].value, controls["arch"].value
-            if config.fusion.threshold_quantile is not None and label_view.uses_threshold(labels):
-                used = stages.threshold(config, labels, arch)  # each uncertainty has a quantile of its own
-                slider = controls["threshold_m"]
+            labels, slider = controls["labels"].value, controls["threshold_m"]
+            if name == "scene":
+                controls["frame"].options = frames.ids(value)
+            # each uncertainty has a quantile of its own
+            quantile = name in ("arch", "labels") and config.fusion.threshold_quantile is not None
+            if quantile and label_view.uses_threshold(labels):
+                used = stages.threshold(config, labels, controls["arch"].value)
                 slider.max = max(slider.max, used)
                 slider.value = used
-            redraw()
-
-    def to_scene(change: Any) -> None:
-        with errors_shown_in(message):
-            controls["frame"].options = frames.ids(change["new"])
             redraw()
 
     def step(by: int) -> None:
@@ -92,19 +86,16 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
         controls["frame"].value = ids[(ids.index(controls["frame"].value) + by) % len(ids)]
 
     for name, control in controls.items():
-        control.observe({"scene": to_scene, "arch": to_rule, "labels": to_rule}.get(name, safely), "value")
+        control.observe(lambda change, name=name: changed(name, change["new"]), "value")
     buttons = []
     for text, icon, by in (("previous", "step-backward", -1), ("next", "step-forward", 1)):
         buttons.append(ipywidgets.Button(description=text, icon=icon, layout={"width": "auto"}))
         buttons[-1].on_click(lambda _, by=by: step(by))
-    rows = (
-        ipywidgets.HBox([controls["scene"], controls["arch"], controls["labels"]]),
-        ipywidgets.HBox([controls["frame"], *buttons]),
-        controls["threshold_m"],
-    )
-    for row in rows[:2]:
-        row.layout.flex_flow = "row wrap"
-    return ipywidgets.VBox([*rows, picture, words, message])
+    choices = [controls[name] for name in ("scene", "arch", "labels")]
+    rows = [
+        ipywidgets.HBox(r, layout={"flex_flow": "row wrap"}) for r in (choices, [controls["frame"], *buttons])
+    ]
+    return ipywidgets.VBox([*rows, controls["threshold_m"], picture, words, message])
 
 
 def _words(sentence: str, table: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from d3d import fusion, io
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
-from d3d.figures.charts import loss_curve
+from d3d.figures.charts import loss_curves
 from d3d.figures.files import save_png
 from d3d.geometry import nearest_depth
 from d3d.models import create_model
@@ -282,4 +282,4 @@ def draw_loss(folder: Path, step: int | None = None) -> None:
     """Draw ``loss.png`` from ``loss.csv``; with a step only if the last picture is more than a minute old."""
     picture = folder / "loss.png"
     if step is None or not picture.exists() or time.time() - picture.stat().st_mtime > 60:
-        save_png(loss_curve(pd.read_csv(folder / CURVE).to_dict("records")), picture)
+        save_png(loss_curves({"": pd.read_csv(folder / CURVE).to_dict("records")}), picture)
