@@ -40,23 +40,19 @@ def metrics_by_pixels(
     gt: np.ndarray | None,
     highlight: np.ndarray | None,
     scale: str = "none",
-    min_depth: float = 0.1,
-    max_depth: float = 10.0,
+    **clamp: float,
 ) -> dict[str, dict[str, float]]:
     """The seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
 
     Args:
         gt: (H, W), metres, 0 where unknown.
         highlight: bool (H, W), or None.
-        scale, min_depth, max_depth: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
+        scale, **clamp: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
     """
     if gt is None:
         return {}
-    aligned = align(depth, gt, scale, min_depth, max_depth)
-    return {
-        kind: depth_metrics(aligned, gt, mask, "none", min_depth, max_depth)
-        for kind, mask in pixel_masks(gt > 0, highlight).items()
-    }
+    aligned, masks = align(depth, gt, scale, **clamp), pixel_masks(gt > 0, highlight)
+    return {kind: depth_metrics(aligned, gt, mask, **clamp) for kind, mask in masks.items()}
 
 
 def sq_rel_by_pixels(
@@ -112,16 +108,15 @@ def label_table(
     """
     arch = arch or config.arch
     scenes = training_scenes(config, truth, highlights)
-    stages.project(config, arch)
+    sources = {labels: stages.label_sources(config, arch, labels, 0.0) for labels, _ in rules}
     cases = []
     for labels, threshold_m in rules:
-        strategy, used = fusion.find_strategy(labels), np.nan
-        if "uncertainty" in strategy.needs:
-            stages.uncertainty(config, strategy.uncertainty, arch)
-            used = stages.threshold(config, labels, arch) if threshold_m is None else threshold_m
-        cases.append((labels, used))
+        if "uncertainty" not in fusion.find_strategy(labels).needs:
+            threshold_m = np.nan
+        elif threshold_m is None:
+            threshold_m = stages.threshold(config, labels, arch)
+        cases.append((labels, threshold_m))
     chosen = [(s.scene, triple) for s in scenes for triple in evenly(s.triples.indices, frames)]
-    sources = {labels: stages.label_sources(config, arch, labels, 0.0) for labels in dict(cases)}
     rows = []
     for scene, triple in track(chosen, what="labels", unit="frame"):
         rows += _frame_rows(config, sources, scene, triple, cases)

@@ -34,8 +34,7 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarr
     Pixels with the same score are found together, so that their order does not matter.
 
     Args:
-        scores: (n,), higher means more likely.
-        positive: bool (n,), the pixels to find.
+        positive: bool (n,), the pixels to find, as the scores.
 
     Returns:
         recall and precision, (m,) each.
@@ -67,19 +66,18 @@ class Comparison:
 
     Attributes:
         table: one row for each uncertainty, then `REFERENCES`: average precision for each of `TARGETS` (ap_highlight,
-            ap_over), the threshold in metres that takes ``share`` of the pixels, Sq Rel of the label at that threshold
+            ap_over), the threshold in metres that takes the share of the pixels, Sq Rel of the label at that threshold
             by kind of pixel, additional trainings, and seconds of training and prediction.
         curves: uncertainty, target, recall, precision.
         chance: target -> share of the pixels to find, which is the average precision of a random order.
         labels: Sq Rel by kind of pixel of the labels "pred" and "proj".
-        share, frames: the share of pixels that take the projected depth, and the number of frames.
+        frames: their number.
     """
 
     table: pd.DataFrame
     curves: pd.DataFrame
     chance: dict[str, float]
     labels: pd.DataFrame
-    share: float
     frames: int
 
 
@@ -89,9 +87,7 @@ class ScoredFrame:
 
     pred: np.ndarray
     proj: np.ndarray
-    scores: dict[
-        str, np.ndarray
-    ]  # name -> an uncertainty, or another map that is high where depth may be wrong
+    scores: dict[str, np.ndarray]  # name -> an uncertainty, or another map that is high where D may be wrong
     gt: np.ndarray  # 0 where unknown
     highlight: np.ndarray  # bool
 
@@ -193,6 +189,5 @@ def compare_frames(frames: Sequence[ScoredFrame], share: float = 0.3, **options:
         pd.concat(curves, ignore_index=True),
         {target: float(positive.mean()) for target, positive in wanted.items()},
         pd.DataFrame(labels).T,
-        share,
         len(frames),
     )

@@ -122,10 +122,8 @@ def dropped_targets(config: Config) -> pd.DataFrame:
     """The number of targets and of triples, and why the other targets were dropped (section 4.1)."""
     triples = [s.triples for s in scenes.training_scenes(config)]
     reasons = sum((Counter(t.dropped) for t in triples), Counter())
-    counts = {
-        "targets looked at": sum(t.targets_tried for t in triples),
-        "training triples": sum(map(len, triples)),
-    }
+    counts = {"targets looked at": sum(t.targets_tried for t in triples)}
+    counts["training triples"] = sum(map(len, triples))
     counts |= {f"dropped: {reason}": count for reason, count in reasons.most_common()}
     return pd.DataFrame({"count": counts}).rename_axis("")
 

@@ -146,25 +146,21 @@ def marked_depths(
         rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror
         image" or a network's name), depth_m (of a single pixel) and factor (over the true depth).
     """
-    truth, masks = example.true_depth, _masks(example)
-    areas = []
+    truth, areas = example.true_depth, []
+    virtual = np.zeros_like(truth) if example.virtual is None else example.virtual
     for kind, (y, x) in clearest_pixels(errors, example.highlight).items():
         pixel = np.zeros(truth.shape, bool)
         pixel[y, x] = True
         areas.append((f"{kind} pixel", kind, pixel, float(truth[y, x])))
-    areas += [(f"all {kind} pixels", kind, mask, np.nan) for kind, mask in masks.items()]
+    areas += [(f"all {kind} pixels", kind, mask, np.nan) for kind, mask in _masks(example).items()]
     rows = []
     for pixels, kind, mask, true_m in areas:
         factors = {} if np.isnan(true_m) else {"true": 1.0}
         factors["least error"] = float(SCALES[np.nanmean(errors[:, mask], axis=1).argmin()])
-        mirrored = np.zeros(()) if example.virtual is None else mask & (example.virtual > 0)
+        mirrored = mask & (virtual > 0)
         if kind == "highlight" and mirrored.any():
-            factors["mirror image"] = float(np.median((example.virtual / truth)[mirrored]))
-        factors |= {
-            network: float(np.median((pred / truth)[mask])) for network, pred in (preds or {}).items()
-        }
-        rows += [
-            {"pixels": pixels, "depth": depth, "depth_m": factor * true_m, "factor": factor}
-            for depth, factor in factors.items()
-        ]
-    return pd.DataFrame(rows)
+            factors["mirror image"] = float(np.median((virtual / truth)[mirrored]))
+        for network, pred in (preds or {}).items():
+            factors[network] = float(np.median((pred / truth)[mask]))
+        rows += [(pixels, depth, factor * true_m, factor) for depth, factor in factors.items()]
+    return pd.DataFrame(rows, columns=["pixels", "depth", "depth_m", "factor"])

@@ -50,9 +50,7 @@ class ShownFrame:
     uncertainty: np.ndarray  # of the label rule, or that of the ensemble if the rule has none
     truth: np.ndarray | None  # 0 where unknown
     highlight: np.ndarray | None
-    score: Callable[
-        [np.ndarray], Mapping[str, float]
-    ]  # Sq Rel (metres) by kind of pixel; empty without truth
+    score: Callable[[np.ndarray], Mapping[str, float]]  # Sq Rel (m) by kind of pixel; empty without truth
     sq_rel: Mapping[str, Mapping[str, float]]  # the scores of "D" and "P"
 
 
@@ -61,12 +59,11 @@ class TargetFrames:
 
     def __init__(self, config: Config):
         self.config = config
+        # the viewer sets its own threshold
+        self._sources = functools.cache(functools.partial(stages.label_sources, config, threshold_m=0.0))
         for arch in ENSEMBLE:
-            stages.project(config, arch)
+            self._sources(arch, config.labels)
         self._ensemble = stages.uncertainty(config)
-        if (own := fusion.find_strategy(config.labels).uncertainty) != "ensemble":
-            for arch in ENSEMBLE:
-                stages.uncertainty(config, own, arch)
         found = stages.training_scenes(config)
         self._scenes = {s.scene.name: s.scene for s in found}
         self._rows = {
@@ -74,8 +71,6 @@ class TargetFrames:
         }
         # a moving slider reads the same frame again and again
         self.read = functools.lru_cache(maxsize=8)(self._read)
-        # the viewer sets its own threshold
-        self._sources = functools.cache(functools.partial(stages.label_sources, config, threshold_m=0.0))
 
     @property
     def scenes(self) -> list[str]:
@@ -175,8 +170,9 @@ def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
     mark = view.threshold_m if uses_threshold(view.labels) else None
     _bar(page, 0, below + 6, "uncertainty", limit_m, mark)
     _swatches(page, step, below + 6, {"P": PROJECTED, "D, no surface to project": NO_SURFACE})
-    for place, kind in ((2, "depth"), (3, "signed")) if error is not None else ((2, "depth"),):
-        _bar(page, place * step, below + 6, kind, tops[kind])
+    _bar(page, 2 * step, below + 6, "depth", tops["depth"])
+    if error is not None:
+        _bar(page, 3 * step, below + 6, "signed", tops["signed"])
     return page
 
 

@@ -91,11 +91,10 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     for text, icon, by in (("previous", "step-backward", -1), ("next", "step-forward", 1)):
         buttons.append(ipywidgets.Button(description=text, icon=icon, layout={"width": "auto"}))
         buttons[-1].on_click(lambda _, by=by: step(by))
-    choices = [controls[name] for name in ("scene", "arch", "labels")]
-    rows = [
-        ipywidgets.HBox(r, layout={"flex_flow": "row wrap"}) for r in (choices, [controls["frame"], *buttons])
-    ]
-    return ipywidgets.VBox([*rows, controls["threshold_m"], picture, words, message])
+    wrapped = {"flex_flow": "row wrap"}
+    choices = ipywidgets.HBox([controls[name] for name in ("scene", "arch", "labels")], layout=wrapped)
+    frame_row = ipywidgets.HBox([controls["frame"], *buttons], layout=wrapped)
+    return ipywidgets.VBox([choices, frame_row, controls["threshold_m"], picture, words, message])
 
 
 def _words(sentence: str, table: pd.DataFrame) -> str:
