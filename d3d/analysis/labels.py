@@ -203,9 +203,7 @@ def label_quality(config: Config, strategies: Sequence[str], arch: str = "") -> 
     return table.loc[names].round(3)
 
 
-def label_makeup(
-    config: Config, arch: str = "", strategies: Sequence[str] = (), frames: int = 30
-) -> pd.DataFrame:
+def label_makeup(config: Config, arch: str = "", strategies: Sequence[str] = ()) -> pd.DataFrame:
     """Which pixels take the projected depth under each label strategy, over the training frames with masks.
 
     Args:
@@ -220,7 +218,7 @@ def label_makeup(
         DataError: no training scene has a mask of its highlights.
     """
     names = strategies or [n for n, s in fusion.STRATEGIES.items() if s.shrink == 1]
-    means = _means(config, arch, names, frames, highlights=True)
+    means = _means(config, arch, names, 30, highlights=True)
     wanted = pd.MultiIndex.from_product([range(len(names)), PIXELS[1:]], names=["rule", "pixels"])
     means = means.reindex(wanted).fillna({"count": 0, "images": 0}).astype({"count": int, "images": int})
     taken = means["count"] * means["projected"]

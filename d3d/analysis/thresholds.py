@@ -12,23 +12,19 @@ from d3d.analysis.labels import SQ_REL_COLUMNS, LabelRule, label_table, summary
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
+MULTIPLES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf)
 THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
 
 
-def threshold_sweep(
-    config: Config,
-    arch: str = "",
-    multiples: Sequence[float] = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf),
-    frames: int = 30,
-) -> pd.DataFrame:
-    """Eq. 3 at several multiples of the run's threshold. Threshold 0 is the label "proj", infinity "pred".
+def threshold_sweep(config: Config, arch: str = "", frames: int = 30) -> pd.DataFrame:
+    """Eq. 3 at `MULTIPLES` of the run's threshold. Threshold 0 is the label "proj", infinity "pred".
 
     Returns:
         one row for each threshold: threshold_m, projected (the share of pixels that take P), sq_rel of the label
         where there is ground truth, and sq_rel_highlight and sq_rel_diffuse where there is a mask.
     """
     used = stages.threshold(config, "uncer", arch)
-    rules = [("uncer", k * used if k else 0.0) for k in multiples]
+    rules = [("uncer", k * used if k else 0.0) for k in MULTIPLES]
     table = _one_row_a_rule(label_table(config, arch, rules, frames))
     return table.drop(columns="labels").sort_values("threshold_m", ignore_index=True)
 

@@ -81,13 +81,13 @@ def file_prefix(config: Config) -> str:
     return config.run.replace("-", "_") if config.run == default_run(config) else config.run
 
 
-def run_figures(config: Config, arch: str = "", count: int = 4) -> list[Path]:
+def run_figures(config: Config, arch: str) -> list[Path]:
     """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``."""
-    arch, example = arch or config.arch, example_frame(config)
+    example = example_frame(config)
     made = {
         "figure4": figure4.make(config, example).figure,
         "label": label(example, arch, stages.threshold(config, "uncer", arch)),
-        "figure5": figure5.make(config, [arch], count).figure,
+        "figure5": figure5.make(config, [arch], 4).figure,
     }
     folder = stages.folder_of(config, "figures")
     return [save_png(figure, folder / f"{name}.png", PRINT_DPI) for name, figure in made.items()]

@@ -52,7 +52,8 @@ def camera_path(
     plane = np.stack((across, np.cross(up, across)))
     centres, views = world_T_cams[:, :3, 3] @ plane.T, world_T_cams[:, :3, 2] @ plane.T
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=11)
     whole, near = figure.subplots(1, 2)
     row, spaced = triples[shown], slice(None, None, max(1, len(centres) // 30))
     whole.plot(*centres.T, color="lightgray", linewidth=1, zorder=1)

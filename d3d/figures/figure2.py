@@ -19,13 +19,13 @@ from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
 
-def make(config: Config, count: int = 3) -> FigureWithTable:
-    """Figure 2 of a run on this many images, with the errors of predicted and projected depth."""
+def make(config: Config) -> FigureWithTable:
+    """Figure 2 of a run on three images, with the errors of predicted and projected depth."""
     arch = config.arch
     require_pretrained(config, [arch])
     larger = tuple(2 * x for x in config.data.size_hw)
     frames, meshes, rows = [], [], []
-    for scene, i in reflective_targets(config, count):
+    for scene, i in reflective_targets(config):
         pred = stages.predict(config, arch).read_of(scene, i)
         proj = stages.project(config, arch).read_of(scene, i)
         frame, scores = scored_frame(config, scene, i, {"predicted": pred, "projected": filled(pred, proj)})

@@ -166,17 +166,15 @@ def reflective_targets(config: Config, count: int = 3) -> list[tuple[Scene, int]
     return sorted(((scene, i) for _, scene, i in chosen), key=lambda c: c[0].name)
 
 
-def reflective_frames(
-    per_image: pd.DataFrame, among: FrameList | None, count: int, apart: int = 5
-) -> list[tuple[str, str]]:
+def reflective_frames(per_image: pd.DataFrame, among: FrameList | None, count: int) -> list[tuple[str, str]]:
     """The (scene, frame) of an evaluated split with most highlight, spread over the scenes and sorted by name.
 
-    If the data set has no masks: the frames with the largest error.
+    If the data set has no masks: the frames with the largest error. At least five evaluated frames lie between two
+    chosen frames of a scene.
 
     Args:
         per_image: from `d3d.evaluation.score`, of the self-supervised network.
         among: choose from these frames; None, or if none of them is evaluated: from all.
-        apart: at least this many evaluated frames lie between two chosen frames of a scene.
     """
     whole = per_image[per_image["pixels"] == "all"].set_index(["scene", "frame"])
     highlight = per_image[per_image["pixels"] == "highlight"].set_index(["scene", "frame"])
@@ -188,7 +186,7 @@ def reflective_frames(
     for per_scene in range(count):  # one frame of each scene, then a second one, ...
         for scene, frame in best:
             same = [number[s, f] for s, f in chosen if s == scene]
-            near = any(abs(n - number[scene, frame]) <= apart for n in same)
+            near = any(abs(n - number[scene, frame]) <= 5 for n in same)
             if len(chosen) < count and len(same) <= per_scene and not near:
                 chosen.append((scene, frame))
     return sorted(chosen)

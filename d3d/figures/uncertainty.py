@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -49,21 +47,14 @@ def precision_recall(
 
 
 def maps(
-    config: Config,
-    arch: str = "",
-    names: Sequence[str] = (),
-    width_in: float = PRINT_WIDTH_IN,
-    font_pt: float = PRINT_FONT_PT,
+    config: Config, arch: str = "", width_in: float = PRINT_WIDTH_IN, font_pt: float = PRINT_FONT_PT
 ) -> Figure:
-    """Each uncertainty as a map on a scale of its own, on the training frame with most over-estimated highlight.
+    """Each uncertainty of a run on a scale of its own, on the training frame with most over-estimated highlight.
 
     White is the 98th percentile of the uncertainty, which is written on its map.
-
-    Args:
-        names: as in `d3d.analysis.uncertainty.compare`.
     """
     arch = arch or config.arch
-    stores, predicted = stored(config, arch, names), stages.predict(config, arch)
+    stores, predicted = stored(config, arch), stages.predict(config, arch)
 
     def over_estimated(at: tuple[Scene, int]) -> int:
         scene, i = at

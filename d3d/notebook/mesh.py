@@ -20,10 +20,10 @@ from d3d.reconstruction import Mesh, overview_camera, render_shaded
 INTERACTIVE = "interactive"
 
 
-def views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str, np.ndarray]:
+def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
     """Pictures (h, w, 3) of a scene's mesh: from above, from one frame's camera, and that frame's image."""
     size_hw = tuple(2 * x for x in config.data.size_hw)
-    mesh = stages.read_mesh(config, arch or config.arch, scene)
+    mesh = stages.read_mesh(config, config.arch, scene)
     above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
     camera = scene.K(index, size_hw), scene.world_T_cams[index]
     return {
@@ -33,22 +33,19 @@ def views(config: Config, scene: Scene, index: int, arch: str = "") -> dict[str,
     }
 
 
-def show(config: Config, scene: Scene, index: int, arch: str = "", triangles: int = 25_000) -> None:
+def show(config: Config, scene: Scene, index: int) -> None:
     """Show the mesh of a scene as pictures, then as a mesh to turn.
 
     The mesh to turn is a page within the cell's output. It needs neither kernel nor network, and `nbconvert` keeps it.
-
-    Args:
-        triangles: the mesh is simplified to about this many, which a browser draws at once.
+    It is simplified to the number of triangles that a browser draws at once.
     """
     from IPython.display import HTML, Image, display
 
-    arch = arch or config.arch
-    panels = [figures.Panel(title, view) for title, view in views(config, scene, index, arch).items()]
-    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(arch)}"
+    panels = [figures.Panel(title, view) for title, view in views(config, scene, index).items()]
+    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(config.arch)}"
     picture = figures.grid([panels], name)
     display(Image(figures.png_bytes(picture, picture.dpi), alt=name))
-    small = decimated(stages.read_mesh(config, arch, scene), triangles)
+    small = decimated(stages.read_mesh(config, config.arch, scene))
     content = page(small, upward(scene.world_T_cams), name)
     display(HTML(iframe(content, name)), metadata={"d3d": INTERACTIVE})
 

@@ -40,25 +40,18 @@ def press(review: Review, key: str) -> None:
     Raises:
         DataError: no action has this key, or there is nothing to undo.
     """
-    match KEYS.get(key.lower()):
-        case "accept":
-            review.accept()
-        case "reject":
-            review.reject()
-        case "undo":
-            if not review.undo():
-                raise DataError("there is nothing to undo.")
-        case "back":
-            review.go(review.index - 1)
-        case "skip":
-            review.go(review.index + 1)
-        case None:
-            raise DataError(f"no key {key!r}: {_HELP}.")
+    action = KEYS.get(key.lower())
+    if action is None:
+        raise DataError(f"no key {key!r}: {_HELP}.")
+    if action in ("back", "skip"):
+        review.go(review.index + (1 if action == "skip" else -1))
+    elif getattr(review, action)() is False:  # only `Review.undo` returns a value
+        raise DataError("there is nothing to undo.")
 
 
 def status(review: Review) -> str:
     """The state of a review in one line."""
-    decisions = [review.decisions.get(frame) for frame in review.frames]
+    decisions = list(map(review.decisions.get, review.frames))
     now = {ACCEPT: "accepted", REJECT: "rejected", None: "undecided"}[decisions[review.index]]
     counts = f"Accepted {decisions.count(ACCEPT)}, rejected {decisions.count(REJECT)}, left {review.left}."
     end = "" if review.left else " All are decided: write the list."
