@@ -8,7 +8,7 @@ import sys
 # The names that the dependencies of pyproject.toml are imported by
 REQUIRED = (
     *("torch", "torchvision", "timm", "numpy", "scipy", "PIL", "safetensors", "matplotlib", "pandas", "tqdm"),
-    *("pydantic", "pooch", "filelock"),
+    *("pydantic", "pooch", "filelock", "requests", "huggingface_hub", "argcomplete"),
 )
 
 
