@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from d3d.errors import ConfigError, DataError
+from d3d.models import naming
 from d3d.models.layers import ConvBlock, DispScaleHead
+from d3d.models.tensors import read_tensors
 
-SCALES = (0, 1, 2, 3)
-"""Scale s has 1/2**s of the image's height and width; 0 is the finest."""
-
+SCALES = (0, 1, 2, 3)  # scale s has 1/2**s of the image's height and width; 0 is the finest
 STRIDE = 32
 MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to reflect
 
@@ -51,8 +51,18 @@ class DepthNetwork(nn.Module):
         self.log_scale = False
 
     def load_encoder(self, path: str | Path) -> None:
-        """Load ImageNet weights of the encoder from a local file."""
-        raise NotImplementedError
+        """Load ImageNet weights of the encoder from a local file in a public naming, without its classifier.
+
+        Raises:
+            DataError: the file cannot be read, or does not hold this encoder.
+        """
+        self.load_state_dict(self.from_public("encoder", read_tensors(path), str(path)), strict=False)
+
+    def from_public(self, part: str, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+        """Return the tensors of the "encoder" or the "decoder" by our names; see `naming.translate`."""
+        shapes = {name: t.shape for name, t in self.state_dict().items() if name.startswith(part)}
+        kind = self.encoder_kind if part == "encoder" else f"{self.arch} decoder"
+        return naming.translate(self.arch, kind, shapes, tensors, where)
 
     def forward(self, image_b3hw: Tensor, scales: Sequence[int] | None = None) -> dict[int | str, Tensor]:
         """Predict the disparity of each image.
@@ -136,25 +146,19 @@ class DepthNetwork(nn.Module):
         return self
 
     def init_depth(self, depth_m: float) -> None:
-        """Set the biases of the heads so that an untrained network predicts about `depth_m` everywhere.
+        """Set the biases of the heads so that an untrained network predicts about `depth_m` metres everywhere.
 
         With biases near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m. With metric poses this is a
         shift of about 130 pixels, from which training is slow or collapses. The paper does not name its start; a
         depth typical of rooms, 2 m, works.
 
-        Args:
-            depth_m: between `min_depth` and `max_depth`, exclusive, in metres.
-
         Raises:
-            ConfigError: `depth_m` is outside the range.
+            ConfigError: `depth_m` is not between `min_depth` and `max_depth`.
         """
         if not self.min_depth < depth_m < self.max_depth:
-            raise ConfigError(
-                f"init_depth_m={depth_m} must lie between min_depth={self.min_depth} and "
-                f"max_depth={self.max_depth} metres."
-            )
-        nearest, farthest = 1 / self.min_depth, 1 / self.max_depth
-        disp = (1 / depth_m - farthest) / (nearest - farthest)
+            limits = f"min_depth={self.min_depth} and max_depth={self.max_depth} metres"
+            raise ConfigError(f"init_depth_m={depth_m} must lie between {limits}.")
+        disp = (1 / depth_m - 1 / self.max_depth) / (1 / self.min_depth - 1 / self.max_depth)
         for head in self.decoder.heads:
             nn.init.constant_(head.conv.bias, math.log(disp / (1 - disp)))
 
@@ -173,12 +177,11 @@ def _check_image(image: Tensor) -> None:
         raise DataError(f"the image must be floating point in [0, 1], not {image.dtype}: divide by 255.")
     height, width = image.shape[2:]
     if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE:
-        below = [max(MIN_SIZE, size // STRIDE * STRIDE) for size in (height, width)]
-        above = [max(MIN_SIZE, -(-size // STRIDE) * STRIDE) for size in (height, width)]
-        nearest = f"{below[0]}x{below[1]}"
-        if above != below:
-            nearest += f" (smaller) and {above[0]}x{above[1]} (larger)"
+        valid = [
+            "x".join(str(max(MIN_SIZE, rounded(size / STRIDE) * STRIDE)) for size in (height, width))
+            for rounded in (math.floor, math.ceil)
+        ]
         raise DataError(
-            f"an image of height {height} and width {width} does not fit: both must be multiples of "
-            f"{STRIDE} and at least {MIN_SIZE}. Nearest valid height x width: {nearest}."
+            f"an image of height {height} and width {width} does not fit: both must be multiples of {STRIDE} and at "
+            f"least {MIN_SIZE}. Nearest valid height x width: {' or '.join(dict.fromkeys(valid))}."
         )

@@ -13,21 +13,18 @@ from torch import nn
 from d3d.errors import DataError
 from d3d.io import atomic
 from d3d.models.base import DepthNetwork
-from d3d.models.tensors import check_and_load, read_tensors
+from d3d.models.tensors import checked, read_tensors
 
 FORMAT = "d3d"
 FORMAT_VERSION = 1
 
 
 def save_weights(model: nn.Module, path: str | Path) -> Path:
-    """Write a network's weights, architecture and depth range to a .safetensors file, atomically.
+    """Write a network's weights, architecture and depth range to a .safetensors file, atomically; returns the path.
 
     Args:
         model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
         path: must end in .safetensors; its folder is created.
-
-    Returns:
-        The path.
 
     Raises:
         DataError: another suffix.
@@ -78,34 +75,33 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
         DataError: the file is missing, truncated, or not from `save_weights` of this version of d3d or an older one.
     """
     metadata = _metadata(path)
-    if metadata.get("format") != FORMAT:
+    if not is_d3d_weights(path):
         if Path(path).suffix == ".safetensors":
             read_tensors(path)  # names a missing or broken file
         raise DataError(
             f"{path} is not a d3d checkpoint (a .safetensors file of save_weights). For the published encoder.pth"
             " and depth.pth use load_public_checkpoint, for ImageNet weights create_model(arch, weights=FILE)."
         )
+    metadata = {"dropout": "0", "log_scale": "False"} | metadata
     try:
         values = {
             "arch": metadata["arch"],
-            "min_depth": float(metadata["min_depth"]),
-            "max_depth": float(metadata["max_depth"]),
-            "dropout": float(metadata.get("dropout", 0)),
-            "log_scale": metadata.get("log_scale") == "True",
+            **{name: float(metadata[name]) for name in ("min_depth", "max_depth", "dropout")},
+            "log_scale": metadata["log_scale"] == "True",
             "format_version": int(metadata["format_version"]),
         }
     except KeyError as error:
         raise DataError(f"{path}: the metadata lacks {error}.") from error
     except ValueError as error:
         raise DataError(f"{path}: the metadata is damaged ({error}).") from error
-    if values["format_version"] > FORMAT_VERSION:
+    version, low, high, dropout = (values[k] for k in ("format_version", "min_depth", "max_depth", "dropout"))
+    if version > FORMAT_VERSION:
         raise DataError(
-            f"{path} has format version {values['format_version']}, this d3d reads up to {FORMAT_VERSION}: update."
+            f"{path} has format version {version}, this d3d reads up to {FORMAT_VERSION}: update."
         )
-    if not 0 < values["min_depth"] < values["max_depth"] < math.inf or not 0 <= values["dropout"] < 1:
+    if not 0 < low < high < math.inf or not 0 <= dropout < 1:
         raise DataError(
-            f"{path}: a depth range of {values['min_depth']} to {values['max_depth']} m or a dropout of "
-            f"{values['dropout']} is impossible."
+            f"{path}: a depth range of {low} to {high} m or a dropout of {dropout} is impossible."
         )
     return values
 
@@ -119,7 +115,8 @@ def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
     metadata = read_metadata(path)
     if metadata["arch"] != model.arch:
         raise DataError(f"{path} holds {metadata['arch']!r} weights, but the model is {model.arch!r}.")
-    check_and_load(model, read_tensors(path), where=str(path))
+    shapes = {name: t.shape for name, t in model.state_dict().items()}
+    model.load_state_dict(checked(shapes, read_tensors(path), str(path)))
     model.min_depth, model.max_depth = metadata["min_depth"], metadata["max_depth"]
     return model
 

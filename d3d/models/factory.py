@@ -12,8 +12,6 @@ from d3d.models.checkpoints import is_d3d_weights, load_weights, read_metadata
 from d3d.models.initial import find_initial_weights
 from d3d.models.registry import NETWORKS
 
-_STAGE_WEIGHTS = "weights.safetensors"  # the name that a training gives its result
-
 
 def create_model(
     arch: str,
@@ -70,11 +68,10 @@ def create_model(
         model.use_log_scale()
     if init_depth_m is not None:
         model.init_depth(init_depth_m)
-    if initial.path is not None:
-        if is_d3d_weights(initial.path):
-            load_weights(model, initial.path)
-        else:
-            model.load_encoder(initial.path)
+    if initial.path is not None and is_d3d_weights(initial.path):
+        load_weights(model, initial.path)
+    elif initial.path is not None:
+        model.load_encoder(initial.path)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -89,20 +86,18 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
         ConfigError: the checkpoint holds an architecture that this version of d3d does not know.
     """
     path = Path(name_or_path)
+    missing = ""
     if path.is_dir():
-        if not (path / _STAGE_WEIGHTS).is_file():
-            raise DataError(
-                f"{path} holds no {_STAGE_WEIGHTS}. Give the folder of a finished training, such as "
-                "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published "
-                "encoder.pth and depth.pth use load_public_checkpoint."
-            )
-        path /= _STAGE_WEIGHTS
+        missing = "" if (path / "weights.safetensors").is_file() else f"{path} holds no weights.safetensors."
+        path /= "weights.safetensors"
     elif not path.exists() and not path.suffix:
+        missing = f"there is no network {str(name_or_path)!r}."
+    if missing:
         raise DataError(
-            f"there is no network {str(name_or_path)!r}. Give a .safetensors file of save_weights, or the folder "
-            f"of a finished training (with {_STAGE_WEIGHTS}), such as runs/<run>/distill/<arch>/<labels>."
+            f"{missing} Give a .safetensors file of save_weights, or the folder of a finished training, such as "
+            "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published encoder.pth and "
+            "depth.pth use load_public_checkpoint."
         )
-    metadata = read_metadata(path)
-    options = {name: metadata[name] for name in ("dropout", "log_scale")}
-    model = create_model(metadata["arch"], pretrained=False, **options)
+    about = read_metadata(path)
+    model = create_model(about["arch"], False, dropout=about["dropout"], log_scale=about["log_scale"])
     return load_weights(model, path).eval()

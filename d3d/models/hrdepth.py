@@ -11,19 +11,14 @@ from torch import Tensor, nn
 from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
 from d3d.models.resnet import ResNetDepth
 
+# The grid's nodes "rc" in the order of their computation: row r is the level (0 finest), column c the depth
 NODES = ("01", "11", "21", "31", "02", "12", "22", "03", "13", "04")
-"""The grid's nodes "rc" in the order of their computation: row r is the level (0 finest), column c the depth."""
-
-_HEAD_NODES = (
-    "final",
-    "04",
-    "13",
-    "22",
-)  # the input of each scale's head; "final" is node 04 up-sampled once more
+# The input of each scale's head; "final" is node 04 up-sampled once more
+_HEAD_NODES = ("final", "04", "13", "22")
 
 
 class DenseNode(nn.Module):
-    """Concatenate, then `ConvBlock`; from column 2 on, a bias-free 1x1 convolution comes first and narrows."""
+    """Tensors of one size -> (b, out, h, w): concatenate, narrow by a bias-free 1x1 convolution, `ConvBlock`."""
 
     def __init__(self, in_channels: int, out_channels: int, narrow: bool) -> None:
         super().__init__()
@@ -32,12 +27,11 @@ class DenseNode(nn.Module):
         self.block = ConvBlock(width, out_channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Tensors of one size -> (b, out, h, w)."""
         return self.block(self.narrow(torch.cat(inputs, 1)))
 
 
 class AttentionNode(nn.Module):
-    """Feature fusion squeeze-and-excitation: concatenate, scale the channels, 1x1 convolution, ReLU."""
+    """Tensors of one size -> (b, out, h, w): concatenate, scale the channels, 1x1 convolution, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -45,7 +39,6 @@ class AttentionNode(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Tensors of one size -> (b, out, h, w)."""
         x = torch.cat(inputs, 1)
         b, c, h, w = x.shape
         # scale the weights of the 1x1 convolution, for each image, not the map, which is a hundred times larger
@@ -74,8 +67,7 @@ class DenseDecoder(nn.Module):
         self.nodes = nn.ModuleDict()
         width = {f"{row}0": channels for row, channels in enumerate(encoder_channels)}
         for node in NODES:
-            row, column = int(node[0]), int(node[1])
-            below = f"{row + 1}{column - 1}"
+            row, column, below = _position(node)
             up = encoder_channels[row + 1] // 2
             self.reduce[below] = ConvBlock(width[below], up)
             joined = up + sum(width[f"{row}{c}"] for c in range(column))
@@ -93,14 +85,18 @@ class DenseDecoder(nn.Module):
         """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
         x = {f"{row}0": feature for row, feature in enumerate(features)}
         for node in NODES:
-            row, column = int(node[0]), int(node[1])
-            below = f"{row + 1}{column - 1}"
-            inputs = [upsample(self.reduce[below](x[below]))]
-            inputs += [x[f"{row}{c}"] for c in range(column)]
-            x[node] = self.nodes[node](inputs)
+            row, column, below = _position(node)
+            up = upsample(self.reduce[below](x[below]))
+            x[node] = self.nodes[node]([up, *(x[f"{row}{c}"] for c in range(column))])
         if 0 in scales:
             x["final"] = self.final(upsample(self.reduce["04"](x["04"])))
         return {scale: self.heads[scale](x[_HEAD_NODES[scale]]) for scale in scales}
+
+
+def _position(node: str) -> tuple[int, int, str]:
+    """The row and the column of a node, and the node below on its left."""
+    row, column = int(node[0]), int(node[1])
+    return row, column, f"{row + 1}{column - 1}"
 
 
 class HRDepth(ResNetDepth):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,18 +44,11 @@ class InitialWeights:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _ImageNet:
-    """Public ImageNet weights of an encoder: the usual name of their file, and where the hub has them, if it does."""
-
-    file: str
-    repo: str | None = None
-
-
+# Public ImageNet weights of an encoder: the usual name of their file, and where the hub has them, if it does.
+# timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
 _IMAGENET = {
-    # timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
-    RESNET18: _ImageNet("resnet18-f37072fd.pth", "timm/resnet18.tv_in1k"),
-    MPVIT_SMALL: _ImageNet("mpvit_small.pth"),
+    RESNET18: ("resnet18-f37072fd.pth", "timm/resnet18.tv_in1k"),
+    MPVIT_SMALL: ("mpvit_small.pth", None),
 }
 
 
@@ -63,15 +57,13 @@ def find_initial_weights(
 ) -> InitialWeights:
     """Find the initial weights of one network.
 
-    A file in `weights` that fits the network comes first. Without one, `pretrained` decides: ImageNet weights
-    from the caches of the Hugging Face hub and of torch.hub, or else from the hub.
-
     Args:
         arch: one of `ARCHITECTURES`.
-        pretrained: start the encoder from ImageNet weights if no file is given for this network.
-        weights: local files for one network or several; see `given_files`.
-        strict: raise an error if the ImageNet weights cannot be found. Otherwise the network starts from
-            random values, and one line says so, once a process.
+        pretrained: start the encoder from ImageNet weights if no file is given for this network: from the caches of
+            the Hugging Face hub and of torch.hub, or else from the hub.
+        weights: local files for one network or several, which come first; see `given_files`.
+        strict: raise an error if the ImageNet weights cannot be found. Otherwise the network starts from random
+            values, and one line says so, once a process.
 
     Raises:
         ConfigError: unknown `arch`; two files for one network; `strict`, and no ImageNet weights.
@@ -81,29 +73,25 @@ def find_initial_weights(
         raise unknown("arch", arch, NETWORKS)
     given = given_files(weights)
     if arch in given:
-        path = given[arch]
-        what = _content(path)
-        return InitialWeights(f"{what.holds} from a file", what.sha256, path)
+        what = _content(given[arch])
+        return InitialWeights(f"{what.holds} from a file", what.sha256, given[arch])
     if not pretrained:
         files = ", ".join(
             f"{path} looks like {_content(path).holds}" for path in dict.fromkeys(given.values())
         )
         return InitialWeights(RANDOM, note=f"no weights for {arch} are given: {files}." if files else "")
-    imagenet = _IMAGENET[NETWORKS[arch].encoder_kind]
-    found, tried = _find_imagenet(imagenet)
-    if found is not None:
-        return found
-    advice = (
-        f"Give a local {imagenet.file} with weights=FILE (--weights FILE), or choose random initial values with "
-        "pretrained=False (--no-pretrained)."
-    )
-    if strict:
-        raise ConfigError(f"no ImageNet weights for the encoder of {arch}: {tried}. {advice}")
-    _say_once(
-        f"No ImageNet weights for the encoder of {arch}: {tried}. It starts from random values, which trains "
-        f"worse. {advice}"
-    )
-    return InitialWeights(RANDOM, note=tried)
+    file, repo = _IMAGENET[NETWORKS[arch].encoder_kind]
+    found = _find_imagenet(file, repo)
+    if found.path is None:
+        lacking = f"ImageNet weights for the encoder of {arch}: {found.note}."
+        advice = (
+            f"Give a local {file} with weights=FILE (--weights FILE), or choose random initial values with "
+            "pretrained=False (--no-pretrained)."
+        )
+        if strict:
+            raise ConfigError(f"no {lacking} {advice}")
+        _say_once(f"No {lacking} It starts from random values, which trains worse. {advice}")
+    return found
 
 
 def given_files(weights: str | Path | None) -> dict[str, Path]:
@@ -129,62 +117,52 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}  # files for one network by name
     fitting: dict[str, Path] = {}  # files for every network that they fit
-
-    def add(files: dict[str, Path], arch: str, path: Path) -> None:
-        if arch not in (what := _content(path)).archs:
-            raise DataError(f"{path} holds {what.holds}, not weights for {arch}.")
-        if files.setdefault(arch, path) != path:
-            raise ConfigError(f"weights: two files for {arch}, {files[arch]} and {path}. Give one.")
-
-    for arch, path in _entries(weights):
-        if path.is_dir():
-            names = _folder_names(arch)
-            found = [(only, path / name) for name, only in names.items() if (path / name).is_file()]
-            if arch:  # for this network only, also the files that another network could use
-                found = [(arch, file) for only, file in found if only or arch in _content(file).archs]
-            if not found:
-                raise DataError(f"weights: {path} holds none of {', '.join(names)}.")
-        else:
-            found = [(arch, path)]
-        for only, file in found:
-            if only:
-                add(named, only, file)
-                continue
-            what = _content(file)
-            if not what.archs:
-                raise DataError(
-                    f"{file} fits no network: it holds {what.holds}. Needed: ImageNet weights of a "
-                    f"{' or '.join(sorted(_IMAGENET))}, or a file of save_weights."
-                )
-            for each in what.archs:
-                add(fitting, each, file)
+    for only, path in _entries(weights):
+        what = _content(path)
+        if not only and not what.archs:
+            raise DataError(
+                f"{path} fits no network: it holds {what.holds}. Needed: ImageNet weights of a "
+                f"{' or '.join(sorted(_IMAGENET))}, or a file of save_weights."
+            )
+        files = named if only else fitting
+        for arch in [only] if only else what.archs:
+            if arch not in what.archs:
+                raise DataError(f"{path} holds {what.holds}, not weights for {arch}.")
+            if files.setdefault(arch, path) != path:
+                raise ConfigError(f"weights: two files for {arch}, {files[arch]} and {path}. Give one.")
     return fitting | named
 
 
-def _entries(weights: str | Path | None) -> list[tuple[str, Path]]:
-    """The value of `weights` as (arch or "", path) pairs."""
-    if weights is None or not str(weights).strip():
-        return []
-    whole = Path(weights).expanduser()
-    texts = [str(weights)] if whole.exists() else str(weights).split(",")  # a path may hold a comma
-    entries = []
+def _entries(weights: str | Path | None) -> Iterator[tuple[str, Path]]:
+    """The files in the value of `weights`, each with the network it is named for, or "" if the content decides."""
+    whole = "" if weights is None else str(weights)
+    texts = [whole] if Path(whole).expanduser().exists() else whole.split(",")  # a path may hold a comma
     for text in filter(None, map(str.strip, texts)):
         arch, equals, file = text.partition("=")
         if not equals or "/" in arch or Path(text).expanduser().exists():
             arch, file = "", text
         elif arch not in NETWORKS:
             raise unknown("arch in weights", arch, NETWORKS)
-        entries.append((arch, Path(file).expanduser()))
-    return entries
+        path = Path(file).expanduser()
+        if path.is_dir():
+            yield from _files_in(path, arch)
+        else:
+            yield arch, path
 
 
-def _folder_names(arch: str) -> dict[str, str]:
-    """File names that a folder is searched for -> the network they are for, or "" if the content decides."""
+def _files_in(folder: Path, arch: str) -> list[tuple[str, Path]]:
+    """As `_entries`, for a folder; for one network only, if `arch` names it."""
     names = {"weights.safetensors": arch, "encoder.pth": arch} if arch else {"weights.safetensors": ""}
-    for a in (arch,) if arch else NETWORKS:
+    for a in [arch] if arch else NETWORKS:
         own = (f"{a}.safetensors", f"{a}.pth", f"{a}/weights.safetensors", f"{a}/encoder.pth")
         names |= dict.fromkeys(own, a)
-    return names | {imagenet.file: "" for imagenet in _IMAGENET.values()}
+    names |= {file: "" for file, _ in _IMAGENET.values()}
+    found = [(only, folder / name) for name, only in names.items() if (folder / name).is_file()]
+    if arch:  # also the files that another network could use
+        found = [(arch, file) for only, file in found if only or arch in _content(file).archs]
+    if not found:
+        raise DataError(f"weights: {folder} holds none of {', '.join(names)}.")
+    return found
 
 
 class _Content(NamedTuple):
@@ -214,40 +192,30 @@ def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
 
 
 @functools.cache  # asked once a process: all stages of a run must see the same answer
-def _find_imagenet(imagenet: _ImageNet) -> tuple[InitialWeights | None, str]:
-    """ImageNet weights from a cache or the hub, or None and what was tried."""
-    source, path, failure = imagenet.repo, None, "no model hub offers this file"
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / imagenet.file
-    if imagenet.repo:
-        path = _from_hub_cache(imagenet.repo)
+def _find_imagenet(file: str, repo: str | None) -> InitialWeights:
+    """ImageNet weights from a cache or the hub, or random values with a note that says what was tried."""
+    import huggingface_hub as hub
+
+    source, path, failure = repo, None, "no model hub offers this file"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if repo:
+        found = [
+            hub.try_to_load_from_cache(repo, name) for name in ("model.safetensors", "pytorch_model.bin")
+        ]
+        path = next((path for path in found if isinstance(path, str)), None)
     if path is None and cached.is_file():
         path, source = cached, cached.stem
-    if path is None and imagenet.repo:
-        path, failure = _download(imagenet.repo)
-        failure = f"{imagenet.repo} is not cached, and its download failed ({failure})"
+    if path is None and repo:
+        failure = _hub_unreachable(repo)
+        try:
+            path = None if failure else hub.hf_hub_download(repo, "model.safetensors")
+        except Exception as error:  # whatever a hub client, a proxy or a full disk may raise
+            failure = f"{type(error).__name__}: {error}"
+        failure = f"{repo} is not cached, and its download failed ({failure})"
     if path is None:
         shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded: no path of this machine
-        return None, f"{shown} does not exist, and {failure}"
-    return InitialWeights(f"{source} (ImageNet)", sha256(path), path), ""
-
-
-def _from_hub_cache(repo: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(repo, name) for name in ("model.safetensors", "pytorch_model.bin"))
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-def _download(repo: str) -> tuple[Path | None, str]:
-    """The file of a repository, or None and why the hub does not give it."""
-    from huggingface_hub import hf_hub_download
-
-    if reason := _hub_unreachable(repo):
-        return None, reason
-    try:
-        return Path(hf_hub_download(repo, "model.safetensors")), ""
-    except Exception as error:  # whatever a hub client, a proxy or a full disk may raise
-        return None, f"{type(error).__name__}: {error}"
+        return InitialWeights(RANDOM, note=f"{shown} does not exist, and {failure}")
+    return InitialWeights(f"{source} (ImageNet)", sha256(Path(path)), Path(path))
 
 
 def _hub_unreachable(repo: str) -> str:
@@ -261,11 +229,11 @@ def _hub_unreachable(repo: str) -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     url = f"{constants.ENDPOINT}/{repo}/resolve/main/config.json"
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "d3d"})
     answer: list[str] = []
 
     def ask() -> None:
         try:
-            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "d3d"})
             with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
                 answer.append("")
         except Exception as error:

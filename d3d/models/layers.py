@@ -33,13 +33,12 @@ class _ELU(torch.autograd.Function):
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution with bias and reflection padding, as in every decoder of the paper."""
+    """3x3 convolution with bias and reflection padding, as in every decoder: (b, in, h, w) -> (b, out, h, w)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, in, h, w) -> (b, out, h, w)."""
         if self.out_channels > 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         return _ToOneChannel.apply(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight, self.bias)
@@ -57,7 +56,7 @@ class _ToOneChannel(torch.autograd.Function):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, c)  # no copy in channels-last memory
         kernel = weight.reshape(c, 9)
         ctx.save_for_backward(pixels, kernel)
-        ctx.shape, ctx.weight_shape = x.shape, weight.shape
+        ctx.shape = x.shape
         maps = (kernel.t() @ pixels.t()).view(9, b, h, w)
         result = bias.expand(b, h - 2, w - 2).clone()
         for k in range(9):
@@ -74,16 +73,13 @@ class _ToOneChannel(torch.autograd.Function):
             shifted[k, :, k // 3 : h - 2 + k // 3, k % 3 : w - 2 + k % 3] = upstream[:, 0]
         shifted = shifted.view(9, -1)
         grad_x = (shifted.t() @ kernel.t()).view(b, h, w, c).permute(0, 3, 1, 2)
-        grad_weight = (shifted @ pixels).t().reshape(ctx.weight_shape)
-        return grad_x, grad_weight, upstream.sum().view(1)
+        return grad_x, (shifted @ pixels).t().reshape(1, c, 3, 3), upstream.sum().view(1)
 
 
 class ConvBlock(nn.Module):
-    """`Conv3x3` followed by ELU: the block of all three decoders. No normalisation.
+    """`Conv3x3` followed by ELU, without normalisation: the block of all three decoders.
 
-    Attributes:
-        activation: `elu`.
-        dropout: the identity, or channel dropout; see `DepthNetwork.use_dropout`.
+    `dropout` is the identity, or channel dropout; see `DepthNetwork.use_dropout`.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -93,12 +89,11 @@ class ConvBlock(nn.Module):
         self.dropout: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, in, h, w) -> (b, out, h, w)."""
         return self.dropout(self.activation(self.conv(x)))
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise convolution; padding keeps the size, `stride` divides it.
+    """Depthwise convolution: (b, c, h, w) -> (b, c, h / stride, w / stride), in the type of the input.
 
     On a CPU it runs in float32 also under autocast: in bfloat16, oneDNN's gradient takes 1.3 to 2 times as long,
     and ten times as long with a stride.
@@ -108,7 +103,6 @@ class Depthwise(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h / stride, w / stride); the result has the type of `x`."""
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
@@ -116,22 +110,21 @@ class Depthwise(nn.Conv2d):
 
 
 class DispHead(nn.Module):
-    """A 3x3 convolution to one channel and a sigmoid: features -> disparity in (0, 1)."""
+    """A 3x3 convolution to one channel and a sigmoid: features (b, c, h, w) -> disparity (b, 1, h, w) in (0, 1)."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.conv = Conv3x3(in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, 1, h, w), in the type of the weights also under autocast."""
-        # Far depths have logits of -3 to -5, where bfloat16 has steps of 0.016 to 0.03: 2 % of the depth. The
-        # convolution to one channel costs little in full precision.
+        # In full precision, which costs little with one channel. Far depths have logits of -3 to -5, where bfloat16 has
+        # steps of 0.016 to 0.03: 2 % of the depth
         with torch.autocast(x.device.type, enabled=False):
             return torch.sigmoid(self.conv(x.to(self.conv.weight.dtype)))
 
 
 class DispScaleHead(DispHead):
-    """`DispHead` with a 3x3 convolution for log b, the scale of the log depth's error (Kendall and Gal, 2017)."""
+    """`DispHead` with a second map for log b, the scale of the log depth's error (Kendall and Gal, 2017)."""
 
     START = 0.1  # b before training, a tenth of the depth; from b = 1 a short training does not converge
 
@@ -141,14 +134,13 @@ class DispScaleHead(DispHead):
         nn.init.constant_(self.log_scale.bias, math.log(self.START))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, 2, h, w): the disparity and log b, in the type of the weights also under autocast."""
         disp = super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat((disp, self.log_scale(x.to(disp.dtype))), 1)
 
 
 class ConvBN(nn.Module):
-    """Bias-free convolution with zero padding, BatchNorm, and Hardswish unless `act=False`."""
+    """Bias-free convolution, BatchNorm, and Hardswish if `act`: (b, in, h, w) -> (b, out, h / stride, w / stride)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, act: bool = True
@@ -159,23 +151,17 @@ class ConvBN(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, in, h, w) -> (b, out, h / stride, w / stride)."""
         x = self.bn(self.conv(x))
         return F.hardswish(x) if self.act else x
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention: average over the image -> C/16 -> C, both without bias -> sigmoid -> scale.
+    """Channel attention: mean over the image -> c // 16 -> c, both without bias -> sigmoid -> scale (b, c, h, w)."""
 
-    Args:
-        channels: C, of the input and of the output.
-        ratio: C/ratio, rounded down, is the number of channels between.
-    """
-
-    def __init__(self, channels: int, ratio: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.squeeze = nn.Linear(channels, channels // ratio, bias=False)
-        self.excite = nn.Linear(channels // ratio, channels, bias=False)
+        self.squeeze = nn.Linear(channels, channels // 16, bias=False)
+        self.excite = nn.Linear(channels // 16, channels, bias=False)
 
     def weights(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> the factor of each channel, (b, c) in (0, 1)."""
@@ -187,26 +173,21 @@ class SqueezeExcite(nn.Module):
         return torch.sigmoid(self.excite(F.relu(self.squeeze(mean))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h, w)."""
         return x * self.weights(x)[:, :, None, None]
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop the whole residual branch of a sample with probability `p`."""
+    """Stochastic depth: in training, drop the whole residual branch of a sample (b, ...) with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any (b, ...) -> the same shape; the identity in eval mode."""
         if not self.training or self.p == 0:
             return x
         keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.p)
         return x * keep.div_(1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:.3f}"
 
 
 def upsample(x: Tensor) -> Tensor:

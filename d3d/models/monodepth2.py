@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from d3d.models.layers import ConvBlock, DispHead, upsample
 from d3d.models.resnet import ResNetDepth
 
-WIDTHS = (16, 32, 64, 128, 256)
-"""Channels of the decoder at level 0 (full size) to 4 (1/16)."""
+WIDTHS = (16, 32, 64, 128, 256)  # channels of the decoder at level 0 (full size) to 4 (1/16)
 
 
 class UNetDecoder(nn.Module):
@@ -42,7 +41,7 @@ class UNetDecoder(nn.Module):
             x = self.fuse[level](x)
             if level in scales:
                 disps[level] = self.heads[level](x)
-        return {scale: disps[scale] for scale in sorted(disps)}
+        return dict(sorted(disps.items()))
 
 
 class Monodepth2(ResNetDepth):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,14 +11,11 @@ from d3d.models import mpvit, naming
 from d3d.models.base import DepthNetwork
 from d3d.models.hrdepth import DenseDecoder
 from d3d.models.layers import SqueezeExcite
-from d3d.models.tensors import check_and_load, read_tensors
-
-GRID_CHANNELS = (64, 64, 128, 256, 512)
-"""Channels of the decoder's grid: those of ResNet-18, for which it was designed."""
+from d3d.models.resnet import CHANNELS as GRID_CHANNELS  # the grid was designed for ResNet-18
 
 
 class Adapter(nn.Module):
-    """Channel attention, 3x3 convolution with zero padding, ReLU: an encoder feature -> the grid's width."""
+    """Channel attention, 3x3 convolution with zero padding, ReLU: (b, in, h, w) -> (b, out, h, w), the grid's width."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -27,7 +23,6 @@ class Adapter(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, in, h, w) -> (b, out, h, w)."""
         return F.relu(self.conv(self.attention(x)), inplace=True)
 
 
@@ -36,9 +31,7 @@ class MonoViTDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.adapters = nn.ModuleList(
-            Adapter(mpvit.CHANNELS[level], GRID_CHANNELS[level]) for level in range(1, 5)
-        )
+        self.adapters = nn.ModuleList(map(Adapter, mpvit.CHANNELS[1:], GRID_CHANNELS[1:]))
         self.grid = DenseDecoder(GRID_CHANNELS)
 
     @property
@@ -66,16 +59,3 @@ class MonoViT(DepthNetwork):
         super().__init__()
         self.encoder = mpvit.MPViT(drop_path)
         self.decoder = MonoViTDecoder()
-
-    def load_encoder(self, path: str | Path) -> None:
-        """Load ImageNet weights of MPViT-small from a local file in the public naming.
-
-        The classifier (`cls_head`) is left out on purpose.
-
-        Raises:
-            DataError: the file cannot be read, or does not hold an MPViT-small.
-        """
-        shapes = {f"encoder.{name}": t.shape for name, t in self.encoder.state_dict().items()}
-        tensors = naming.translate(self.arch, self.encoder_kind, shapes, read_tensors(path), where=str(path))
-        tensors = {name.removeprefix("encoder."): t for name, t in tensors.items()}
-        check_and_load(self.encoder, tensors, where=str(path))

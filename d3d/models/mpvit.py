@@ -9,6 +9,7 @@ Tensors travel as (b, c, h, w) in channels-last memory; the view (b, h*w, c) tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,19 +18,19 @@ from torch import Tensor, nn
 
 from d3d.models.layers import ConvBN, Depthwise, DropPath
 
-WIDTHS = (64, 128, 216, 288)
+CHANNELS = (64, 128, 216, 288, 288)  # of the five features: the stem, then the four stages
 PATHS = (2, 3, 3, 3)
 LAYERS = (1, 3, 6, 3)
 HEADS = 8
 MLP_RATIO = 4
-CHANNELS = (64, 128, 216, 288, 288)
-"""Channels of the five features: the stem, then the four stages."""
-
 _WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of the relative position window, heads that use it
 
 
 class PatchEmbed(nn.Module):
-    """Separable 3x3 convolution, BatchNorm, Hardswish. Two or three in a chain see patches of 5x5 and 7x7."""
+    """Separable 3x3 convolution, BatchNorm, Hardswish: (b, c, h, w) -> (b, c, h / stride, w / stride).
+
+    Two or three in a chain see patches of 5x5 and 7x7.
+    """
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -37,19 +38,17 @@ class PatchEmbed(nn.Module):
         self.pointwise = ConvBN(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h / stride, w / stride)."""
         return self.pointwise(self.depthwise(x))
 
 
 class PositionEncoding(nn.Module):
-    """Convolutional position encoding: x + depthwise 3x3 of x."""
+    """Convolutional position encoding: x + depthwise 3x3 of x, (b, c, h, w)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Depthwise(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same shape."""
         return x + self.conv(x)
 
 
@@ -80,7 +79,7 @@ class FactorisedAttention(nn.Module):
         self.project = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, size_hw: tuple[int, int], relative: RelativePosition) -> Tensor:
-        """(b, h*w, c) -> (b, h*w, c); `relative` is shared by the blocks of one encoder."""
+        """(b, h*w, c) -> (b, h*w, c)."""
         b, n, c = tokens.shape
         q, k, v = self.qkv(tokens).view(b, n, 3, c).unbind(2)
 
@@ -124,7 +123,7 @@ class Block(nn.Module):
 
 
 class TransformerPath(nn.Module):
-    """The transformer encoder of one path: blocks that share both position encodings.
+    """The transformer encoder of one path, (b, c, h, w): blocks that share both position encodings.
 
     The path owns the shared modules and passes them to the blocks, so each tensor has one name in the state dict.
     (The public checkpoints store them again under every block.)
@@ -137,14 +136,13 @@ class TransformerPath(nn.Module):
         self.blocks = nn.ModuleList(Block(channels, p) for p in drop_paths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same shape."""
         for block in self.blocks:
             x = block(x, self.position, self.relative)
         return x
 
 
 class InvertedResidual(nn.Module):
-    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, plus the input."""
+    """The local branch of a stage, (b, c, h, w): 1x1, depthwise 3x3, 1x1, plus the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -154,18 +152,14 @@ class InvertedResidual(nn.Module):
         self.leave = ConvBN(channels, channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the same shape."""
         return x + self.leave(F.hardswish(self.bn(self.depthwise(self.enter(x)))))
 
 
 class Stage(nn.Module):
-    """One level of the encoder: patch embeddings, a local branch and one transformer per path, concatenated.
+    """One level of the encoder, (b, c, h, w) -> (b, out, h/2, w/2).
 
-    Args:
-        channels: channels of the input and inside the stage.
-        out_channels: channels of the output, the next stage's width.
-        paths: number of embeddings, each with its transformer.
-        drop_paths: drop probability of each transformer block, the same for every path.
+    It concatenates a local branch and `paths` transformers, each behind its patch embedding. `drop_paths` is the drop
+    probability of each transformer block, the same for every path.
     """
 
     def __init__(self, channels: int, out_channels: int, paths: int, drop_paths: Sequence[float]) -> None:
@@ -176,13 +170,10 @@ class Stage(nn.Module):
         self.join = ConvBN((paths + 1) * channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, out, h/2, w/2)."""
         branches = []
-        for index, (embed, path) in enumerate(zip(self.embeds, self.paths, strict=True)):
+        for embed, path in zip(self.embeds, self.paths, strict=True):
             x = embed(x)
-            if index == 0:
-                branches.append(self.local(x))
-            branches.append(path(x))
+            branches += [path(x)] if branches else [self.local(x), path(x)]
         return self.join(torch.cat(branches, 1))
 
 
@@ -195,12 +186,10 @@ class MPViT(nn.Module):
 
     def __init__(self, drop_path: float = 0.2) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvBN(3, 32, kernel=3, stride=2), ConvBN(32, WIDTHS[0], kernel=3))
+        self.stem = nn.Sequential(ConvBN(3, 32, kernel=3, stride=2), ConvBN(32, CHANNELS[0], kernel=3))
         rates = iter(drop_path * layer / (sum(LAYERS) - 1) for layer in range(sum(LAYERS)))
-        self.stages = nn.ModuleList(
-            Stage(WIDTHS[i], CHANNELS[i + 1], PATHS[i], [next(rates) for _ in range(LAYERS[i])])
-            for i in range(len(WIDTHS))
-        )
+        drop_paths = [list(itertools.islice(rates, layers)) for layers in LAYERS]
+        self.stages = nn.ModuleList(map(Stage, CHANNELS, CHANNELS[1:], PATHS, drop_paths))
         self.apply(_init)
 
     def forward(self, image_b3hw: Tensor) -> list[Tensor]:

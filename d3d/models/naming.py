@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from d3d.errors import DataError
-from d3d.models.tensors import check_tensors
+from d3d.models.tensors import checked
 
 RESNET18 = "ResNet-18 encoder"
 MPVIT_SMALL = "MPViT-small encoder"
@@ -41,11 +41,7 @@ def recognise(names: Iterable[str]) -> str | None:
 
 
 def translate(
-    arch: str,
-    kind: str,
-    shapes: Mapping[str, Sequence[int]],
-    tensors: Mapping[str, Tensor],
-    where: str,
+    arch: str, kind: str, shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
     """Rename the public tensors of one half of a network, its encoder or its decoder.
 
@@ -71,26 +67,22 @@ def translate(
         name = _canonical(arch, name)
         if re.match(_UNUSED, name):
             continue
-        if name in unique and not torch.equal(unique[name], tensor):
+        if not torch.equal(unique.setdefault(name, tensor), tensor):
             raise DataError(f"{where}: the copies of {name} under several names differ; which one counts?")
-        unique.setdefault(name, tensor)
-    public = {_public_name(arch, name): shape for name, shape in shapes.items()}
-    for name, shape in public.items():
-        if name.endswith("num_batches_tracked"):  # old files lack this counter, and nothing here reads it
-            unique.setdefault(name, torch.zeros(tuple(shape), dtype=torch.long))
-    check_tensors(public, unique, where)
-    return {ours: unique[name] for ours, name in zip(shapes, public, strict=True)}
+    public = {name: _public_name(arch, name) for name in shapes}
+    if kind == RESNET18 and not any(name.startswith("encoder.") for name in unique):  # torchvision or timm
+        public = {ours: name.removeprefix("encoder.") for ours, name in public.items()}
+    unique = checked({public[name]: shape for name, shape in shapes.items()}, unique, where)
+    return {ours: unique[name] for ours, name in public.items()}
 
 
 def _public_name(arch: str, name: str) -> str:
     for pattern, replacement in _TO_PUBLIC[arch]:
-        name, hits = re.subn(pattern, replacement, name)
-        if hits:
-            break
+        name = re.sub(pattern, replacement, name)
     return name
 
 
-_UNUSED = r"encoder\.fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\."
+_UNUSED = r"(encoder\.)?fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\."
 
 # The grid's modules in the order of the list `decoder.N`: depth.pth stores each of them a second time under it
 _GRID = (
@@ -101,6 +93,7 @@ _GRID = (
     *("X_02_downsample", "X_11_Conv_1", "X_12_downsample", "X_21_Conv_1", "X_03_downsample", "X_12_Conv_1"),
 )
 _DECODER_LIST = {
+    "monodepth2": (),
     "hrdepth": (*_GRID, *(f"dispConvScale{s}" for s in range(4))),
     "monovit": ("f4", "f3", "f2", "f1", *_GRID, *(f"dispconv{s}" for s in range(4))),
 }
@@ -109,77 +102,57 @@ _DECODER_LIST = {
 def _canonical(arch: str, name: str) -> str:
     """Return the name that the tables here use for a tensor that a public file stores under several names."""
     listed = re.match(r"decoder\.(\d+)\.", name)
-    modules = _DECODER_LIST.get(arch, ())
+    modules = _DECODER_LIST[arch]
     if listed and int(listed[1]) < len(modules):
         return f"convs.{modules[int(listed[1])]}.{name[listed.end() :]}"
     return re.sub(r"\.MHCA_layers\.\d+\.(factoratt_crpe\.(?=crpe\.))?(cpe|crpe)\.", r".\2.", name)
 
 
-def _node_below(match: re.Match[str]) -> str:
-    row, column = int(match[1][0]), int(match[1][1])
-    return f"convs.X_{row + 1}{column - 1}_Conv_1.conv.conv."
-
-
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 
-_RESNET: Rules = [(r"^encoder\.", "encoder.")]
-
-
-def _grid_rules(prefix: str, head: str) -> Rules:
-    return [
-        (rf"^{prefix}reduce\.(\d\d)\.conv\.", r"convs.X_\1_Conv_0.conv.conv."),
-        (rf"^{prefix}nodes\.(\d\d)\.block\.conv\.", _node_below),
-        (rf"^{prefix}nodes\.(\d\d)\.narrow\.", r"convs.X_\1_downsample.conv."),
-        (rf"^{prefix}nodes\.(\d\d)\.attention\.squeeze\.", r"convs.X_\1_attention.fc.0."),
-        (rf"^{prefix}nodes\.(\d\d)\.attention\.excite\.", r"convs.X_\1_attention.fc.2."),
-        (rf"^{prefix}nodes\.(\d\d)\.conv\.", r"convs.X_\1_attention.conv_se."),
-        (rf"^{prefix}final\.conv\.", r"convs.X_04_Conv_1.conv.conv."),
-        (rf"^{prefix}heads\.(\d)\.", rf"convs.{head}\1."),
-    ]
-
-
-def _adapter(public: str) -> Callable[[re.Match[str]], str]:
-    return lambda match: f"convs.f{int(match[1]) + 1}.{public}"
-
-
-_EMBED = r"^encoder\.stages\.(\d)\.embeds\.(\d)\."
-_PATH = r"^encoder\.stages\.(\d)\.paths\.(\d)\."
-_BLOCK = _PATH + r"blocks\.(\d)\."
-_LOCAL = r"^encoder\.stages\.(\d)\.local\."
-_PUBLIC_EMBED = r"patch_embed_stages.\1.patch_embeds.\2.patch_conv."
-_PUBLIC_PATH = r"mhca_stages.\1.mhca_blks.\2."
-_PUBLIC_BLOCK = _PUBLIC_PATH + r"MHCA_layers.\3."
-
-# Our names -> public names; the first pattern that matches counts. Of the public names of encoders, only those of the
-# ResNet begin with "encoder."
+# Our names -> public names; every rule is applied, in this order
+_GRID_RULES: Rules = [
+    (r"^decoder\.(?:grid\.)?(reduce|nodes|final|heads)\.", r"\1."),
+    (r"^reduce\.(\d\d)\.conv\.", r"convs.X_\1_Conv_0.conv.conv."),
+    (r"^nodes\.(\d)(\d)\.block\.", lambda m: f"convs.X_{int(m[1]) + 1}{int(m[2]) - 1}_Conv_1.conv."),
+    (r"^nodes\.(\d\d)\.narrow\.", r"convs.X_\1_downsample.conv."),
+    (r"^nodes\.(\d\d)\.attention\.", r"convs.X_\1_attention.fc."),
+    (r"^nodes\.(\d\d)\.conv\.", r"convs.X_\1_attention.conv_se."),
+    (r"^final\.", "convs.X_04_Conv_1.conv."),
+    (r"\.fc\.squeeze\.", ".fc.0."),
+    (r"\.fc\.excite\.", ".fc.2."),
+]
+_STAGE = r"^encoder\.stages\.(\d)\."
 _TO_PUBLIC: dict[str, Rules] = {
     "monodepth2": [
-        *_RESNET,
         (r"^decoder\.reduce\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1]))}.conv."),
         (r"^decoder\.fuse\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1])) + 1}.conv."),
         (r"^decoder\.heads\.(\d)\.", lambda m: f"decoder.{10 + int(m[1])}."),
     ],
-    "hrdepth": [*_RESNET, *_grid_rules(r"decoder\.", "dispConvScale")],
+    "hrdepth": [*_GRID_RULES, (r"^heads\.(\d)\.", r"convs.dispConvScale\1.")],
     "monovit": [
         (r"^encoder\.stem\.", "stem."),
-        (_EMBED + r"depthwise\.", _PUBLIC_EMBED + "dwconv."),
-        (_EMBED + r"pointwise\.conv\.", _PUBLIC_EMBED + "pwconv."),
-        (_EMBED + r"pointwise\.bn\.", _PUBLIC_EMBED + "bn."),
-        (_PATH + r"position\.conv\.", _PUBLIC_PATH + "cpe.proj."),
-        (_PATH + r"relative\.convs\.", _PUBLIC_PATH + "crpe.conv_list."),
-        (_BLOCK + r"attention\.qkv\.", _PUBLIC_BLOCK + "factoratt_crpe.qkv."),
-        (_BLOCK + r"attention\.project\.", _PUBLIC_BLOCK + "factoratt_crpe.proj."),
-        (_BLOCK + r"mlp\.0\.", _PUBLIC_BLOCK + "mlp.fc1."),
-        (_BLOCK + r"mlp\.2\.", _PUBLIC_BLOCK + "mlp.fc2."),
-        (_BLOCK + r"norm", _PUBLIC_BLOCK + "norm"),
-        (_LOCAL + r"enter\.", r"mhca_stages.\1.InvRes.conv1."),
-        (_LOCAL + r"depthwise\.", r"mhca_stages.\1.InvRes.dwconv."),
-        (_LOCAL + r"bn\.", r"mhca_stages.\1.InvRes.norm."),
-        (_LOCAL + r"leave\.", r"mhca_stages.\1.InvRes.conv2."),
-        (r"^encoder\.stages\.(\d)\.join\.", r"mhca_stages.\1.aggregate."),
-        (r"^decoder\.adapters\.(\d)\.attention\.squeeze\.", _adapter("ca.fc.0.")),
-        (r"^decoder\.adapters\.(\d)\.attention\.excite\.", _adapter("ca.fc.2.")),
-        (r"^decoder\.adapters\.(\d)\.conv\.", _adapter("conv_se.")),
-        *_grid_rules(r"decoder\.grid\.", "dispconv"),
+        (_STAGE + r"embeds\.(\d)\.", r"patch_embed_stages.\1.patch_embeds.\2.patch_conv."),
+        (r"\.patch_conv\.depthwise\.", ".patch_conv.dwconv."),
+        (r"\.pointwise\.conv\.", ".pwconv."),
+        (r"\.pointwise\.bn\.", ".bn."),
+        (_STAGE + r"paths\.(\d)\.", r"mhca_stages.\1.mhca_blks.\2."),
+        (r"\.position\.conv\.", ".cpe.proj."),
+        (r"\.relative\.convs\.", ".crpe.conv_list."),
+        (r"\.blocks\.(\d)\.", r".MHCA_layers.\1."),
+        (r"\.attention\.qkv\.", ".factoratt_crpe.qkv."),
+        (r"\.attention\.project\.", ".factoratt_crpe.proj."),
+        (r"\.mlp\.0\.", ".mlp.fc1."),
+        (r"\.mlp\.2\.", ".mlp.fc2."),
+        (_STAGE + r"local\.enter\.", r"mhca_stages.\1.InvRes.conv1."),
+        (_STAGE + r"local\.depthwise\.", r"mhca_stages.\1.InvRes.dwconv."),
+        (_STAGE + r"local\.bn\.", r"mhca_stages.\1.InvRes.norm."),
+        (_STAGE + r"local\.leave\.", r"mhca_stages.\1.InvRes.conv2."),
+        (_STAGE + r"join\.", r"mhca_stages.\1.aggregate."),
+        (r"^decoder\.adapters\.(\d)\.", lambda m: f"convs.f{int(m[1]) + 1}."),
+        (r"^convs\.f(\d)\.attention\.", r"convs.f\1.ca.fc."),
+        (r"^convs\.f(\d)\.conv\.", r"convs.f\1.conv_se."),
+        *_GRID_RULES,
+        (r"^heads\.(\d)\.", r"convs.dispconv\1."),
     ],
 }

@@ -1,4 +1,4 @@
-"""The networks by name. A new network is one file with a `DepthNetwork` in it, and one line here."""
+"""The networks by name. A new network is one file with a `DepthNetwork` in it, and its class here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,5 @@ from d3d.models.hrdepth import HRDepth
 from d3d.models.monodepth2 import Monodepth2
 from d3d.models.monovit import MonoViT
 
-NETWORKS: dict[str, type[DepthNetwork]] = {
-    "monodepth2": Monodepth2,
-    "hrdepth": HRDepth,
-    "monovit": MonoViT,
-}
-
+NETWORKS: dict[str, type[DepthNetwork]] = {n.arch: n for n in (Monodepth2, HRDepth, MonoViT)}
 ARCHITECTURES = tuple(NETWORKS)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from torch import nn
 
-from d3d.errors import DataError
 from d3d.models.base import DepthNetwork
-from d3d.models.naming import RESNET18, recognise
-from d3d.models.tensors import check_and_load, read_tensors
+from d3d.models.naming import RESNET18
 
-NAME = "resnet18.tv_in1k"
 CHANNELS = (64, 64, 128, 256, 512)
 
 
@@ -25,17 +21,12 @@ def resnet18() -> nn.Module:
     import timm
 
     # timm's default, zero_init_last, is not in torchvision's ResNet, which the baselines start from.
-    return timm.create_model(
-        NAME, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3, 4), zero_init_last=False
-    )
+    options = {"features_only": True, "out_indices": (0, 1, 2, 3, 4), "zero_init_last": False}
+    return timm.create_model("resnet18.tv_in1k", pretrained=False, **options)
 
 
 class ResNetDepth(DepthNetwork):
-    """A depth network with the ResNet-18 encoder.
-
-    Args:
-        decoder: builds the decoder from the channels of the five features.
-    """
+    """A depth network with the ResNet-18 encoder; `decoder` builds the decoder from the features' channels."""
 
     encoder_kind = RESNET18
     mean, std = 0.45, 0.225
@@ -44,18 +35,3 @@ class ResNetDepth(DepthNetwork):
         super().__init__()
         self.encoder = resnet18()
         self.decoder = decoder(CHANNELS)
-
-    def load_encoder(self, path: str | Path) -> None:
-        """Load a local ResNet-18 file in torchvision's, timm's or Monodepth2's naming.
-
-        The classifier (`fc`) is left out on purpose: nothing here uses it.
-
-        Raises:
-            DataError: the file cannot be read, or does not hold a ResNet-18.
-        """
-        tensors = read_tensors(path)
-        if (found := recognise(tensors)) not in (None, RESNET18):
-            raise DataError(f"{path} looks like a {found}, not a {RESNET18}.")
-        tensors = {name.removeprefix("encoder."): t for name, t in tensors.items()}
-        tensors = {name: t for name, t in tensors.items() if not name.startswith("fc.")}
-        check_and_load(self.encoder, tensors, where=str(path))

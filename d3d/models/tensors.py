@@ -1,22 +1,19 @@
-"""Read tensor files and load them into modules, with errors that name the tensors that do not fit."""
+"""Read tensor files and check their tensors, with errors that name the tensors that do not fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from d3d.errors import DataError
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth, .pt, .bin or .safetensors file, on the CPU.
-
-    A state dict wrapped under "model", "state_dict" or "model_state_dict" is unwrapped, the "module." prefix
-    of DataParallel is removed, and entries that are not tensors (height, width, use_stereo) are left out.
+    """Read the tensors of a .pth, .pt, .bin or .safetensors file, on the CPU, as `plain_tensors`.
 
     Raises:
         DataError: the file is missing, truncated, or does not hold tensors by name.
@@ -24,14 +21,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}.")
-    kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint"
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:  # weights_only: a checkpoint from the web must not be able to run code
-            content = torch.load(path, map_location="cpu", weights_only=True)
+    safe = path.suffix == ".safetensors"
+    try:  # weights_only: a checkpoint from the web must not be able to run code
+        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds of errors for a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        kind = "safetensors file" if safe else "PyTorch checkpoint"
         raise DataError(f"{path} is not a readable {kind}, perhaps truncated: {reason}") from error
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not a state dict of tensors by name.")
@@ -42,53 +37,36 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Unwrap a state dict, remove "module." prefixes, and keep only the tensors."""
-    for wrapper in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-            break
+    """Keep only the tensors of a state dict, without the prefix "module." of DataParallel.
+
+    A state dict under "model", "state_dict" or "model_state_dict" is unwrapped.
+    """
+    wrapped = (state.get(wrapper) for wrapper in ("model", "state_dict", "model_state_dict"))
+    state = next((inner for inner in wrapped if isinstance(inner, Mapping)), state)
     return {str(name).removeprefix("module."): t for name, t in state.items() if isinstance(t, Tensor)}
 
 
-def check_tensors(expected: Mapping[str, Iterable[int]], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes of tensors.
+def checked(
+    shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Compare names and shapes of tensors with the required ``shapes``; ``where`` names the file.
 
-    Args:
-        expected: the shape of every required tensor, by name.
-        tensors: the tensors to check.
-        where: the file, for the message.
+    BatchNorm's `num_batches_tracked` may be missing, and is 0 then: old files lack it, and nothing here reads it.
 
     Raises:
         DataError: tensors are missing, have the wrong shape, or are not expected; names the first few.
     """
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        raise DataError(f"{where}: {_some(missing)} missing.")
+    counters = {n: torch.zeros(s, dtype=torch.long) for n, s in shapes.items() if n.endswith("_tracked")}
+    tensors = counters | dict(tensors)
+    missing = [name for name in shapes if name not in tensors]
     wrong = [
         f"{name} (expected {tuple(shape)}, got {tuple(tensors[name].shape)})"
-        for name, shape in expected.items()
-        if tuple(tensors[name].shape) != tuple(shape)
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
-    if wrong:
-        raise DataError(f"{where}: wrong shape of {_some(wrong)}.")
-    extra = [name for name in tensors if name not in expected]
-    if extra:
-        raise DataError(f"{where}: {_some(extra)} not expected.")
-
-
-def check_and_load(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load tensors into a module after `check_tensors`; the module keeps its dtype and device.
-
-    BatchNorm's `num_batches_tracked` may be missing: old files lack it, and nothing here reads it.
-    """
-    state = module.state_dict()
-    counters = {name: t for name, t in state.items() if name.endswith("num_batches_tracked")}
-    tensors = counters | dict(tensors)
-    check_tensors({name: t.shape for name, t in state.items()}, tensors, where)
-    module.load_state_dict(tensors, strict=True)
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    more = len(names) - most
-    return shown + (f" and {more} more" if more > 0 else "")
+    extra = [name for name in tensors if name not in shapes]
+    for names, fault in ((missing, "{} missing"), (wrong, "wrong shape of {}"), (extra, "{} not expected")):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise DataError(f"{where}: {fault.format(', '.join(names[:4]) + more)}.")
+    return tensors
