@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from d3d.errors import ConfigError, DataError
 from d3d.models import naming
 from d3d.models.layers import ConvBlock, DispScaleHead
-from d3d.models.tensors import read_tensors
+from d3d.models.tensors import Tensors, read_tensors
 
 SCALES = (0, 1, 2, 3)  # scale s has 1/2**s of the image's height and width; 0 is the finest
 STRIDE = 32
@@ -22,33 +22,24 @@ MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to refl
 class DepthNetwork(nn.Module):
     """Base class: an encoder with five features and a decoder with four disparity heads (3.1).
 
-    A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, strides 2 to 32) and `decoder`, a
-    module with `heads` (one per scale) whose call `decoder(features, scales)` returns the disparities of `scales`.
-
-    Attributes:
-        arch: the name that `create_model` knows.
-        encoder_kind: what `naming.recognise` calls a public file of the encoder's weights.
-        mean, std: the input normalisation `(x - mean) / std`; `std` 1 and `mean` 0 mean none.
-        min_depth, max_depth: depth in metres at disparity 1 and 0; see `geometry.disp_to_depth`. Stored with
-            the weights.
-        scales: the scales that `forward` computes by default; see `use_scales`.
-        dropout, log_scale: set by `use_dropout` and `use_log_scale`; stored with the weights.
+    A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, finest first, strides 2 to 32) and
+    `decoder`, a module with `heads` (one per scale) whose call `decoder(features, scales)` returns
+    {scale: disp_b1hw} of `scales`, finest first. Depth range, `dropout` and `log_scale` are stored with the weights.
     """
 
-    arch: str = ""
-    encoder_kind: str = ""
-    mean: float = 0.0
+    arch: str = ""  # the name that `create_model` knows
+    encoder_kind: str = ""  # what `naming.recognise` calls a public file of the encoder's weights
+    mean: float = 0.0  # of the input normalisation (x - mean) / std
     std: float = 1.0
     encoder: nn.Module
     decoder: nn.Module
 
     def __init__(self) -> None:
         super().__init__()
-        self.min_depth = 0.1
-        self.max_depth = 10.0
-        self.scales: tuple[int, ...] = SCALES
-        self.dropout = 0.0
-        self.log_scale = False
+        self.min_depth, self.max_depth = 0.1, 10.0  # metres, at disparity 1 and 0
+        self.scales: tuple[int, ...] = SCALES  # computed by default; see `use_scales`
+        self.dropout = 0.0  # see `use_dropout`
+        self.log_scale = False  # see `use_log_scale`
 
     def load_encoder(self, path: str | Path) -> None:
         """Load ImageNet weights of the encoder from a local file in a public naming, without its classifier.
@@ -58,7 +49,7 @@ class DepthNetwork(nn.Module):
         """
         self.load_state_dict(self.from_public("encoder", read_tensors(path), str(path)), strict=False)
 
-    def from_public(self, part: str, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    def from_public(self, part: str, tensors: Tensors, where: str) -> dict[str, Tensor]:
         """Return the tensors of the "encoder" or the "decoder" by our names; see `naming.translate`."""
         shapes = {name: t.shape for name, t in self.state_dict().items() if name.startswith(part)}
         kind = self.encoder_kind if part == "encoder" else f"{self.arch} decoder"
@@ -101,11 +92,8 @@ class DepthNetwork(nn.Module):
         For training on few scales. A head without a gradient makes DistributedDataParallel wait for ever, and an
         optimiser with weight decay shrinks it: call this before either is built.
 
-        Args:
-            scales: must contain 0; otherwise parts of the decoder would get no gradient either.
-
         Raises:
-            ConfigError: an unknown scale, or 0 is missing.
+            ConfigError: an unknown scale, or 0 is missing, without which parts of the decoder get no gradient either.
         """
         scales = _checked_scales(scales)
         if 0 not in scales:
@@ -128,9 +116,7 @@ class DepthNetwork(nn.Module):
             raise ConfigError(f"dropout={p} must be in [0, 1).")
         blocks = [m for m in self.decoder.modules() if isinstance(m, ConvBlock)]
         if not blocks:
-            raise ConfigError(
-                f"the decoder of {self.arch} has no ConvBlock, whose channels could be dropped."
-            )
+            raise ConfigError(f"the decoder of {self.arch} has no ConvBlock whose channels can be dropped.")
         for block in blocks:
             # whole channels: neighbouring pixels are alike, so dropping single pixels would remove little
             block.dropout = nn.Dropout2d(p) if p else nn.Identity()

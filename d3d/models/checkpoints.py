@@ -24,10 +24,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
 
     Args:
         model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
-        path: must end in .safetensors; its folder is created.
-
-    Raises:
-        DataError: another suffix.
+        path: must end in .safetensors, otherwise a DataError is raised; its folder is created.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -75,7 +72,7 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
         DataError: the file is missing, truncated, or not from `save_weights` of this version of d3d or an older one.
     """
     metadata = _metadata(path)
-    if not is_d3d_weights(path):
+    if metadata.get("format") != FORMAT:
         if Path(path).suffix == ".safetensors":
             read_tensors(path)  # names a missing or broken file
         raise DataError(
@@ -96,13 +93,9 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
         raise DataError(f"{path}: the metadata is damaged ({error}).") from error
     version, low, high, dropout = (values[k] for k in ("format_version", "min_depth", "max_depth", "dropout"))
     if version > FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {version}, this d3d reads up to {FORMAT_VERSION}: update."
-        )
+        raise DataError(f"{path} has format version {version}: update d3d, it reads up to {FORMAT_VERSION}.")
     if not 0 < low < high < math.inf or not 0 <= dropout < 1:
-        raise DataError(
-            f"{path}: a depth range of {low} to {high} m or a dropout of {dropout} is impossible."
-        )
+        raise DataError(f"{path}: a depth of {low} to {high} m or a dropout of {dropout} is impossible.")
     return values
 
 

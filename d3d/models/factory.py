@@ -29,11 +29,10 @@ def create_model(
 
     Args:
         arch: one of `ARCHITECTURES`.
-        pretrained: start the encoder from ImageNet weights (see `find_initial_weights`). If they cannot be
-            found, the encoder starts from random values, and one line says so.
-        weights: a local file, used instead: ImageNet weights of the encoder (.pth or .safetensors, in
-            torchvision's, timm's or MPViT's naming), or a whole network that `save_weights` wrote. Also a
-            folder or several files, as `find_initial_weights` takes them; one of them must fit `arch`.
+        pretrained: start the encoder from ImageNet weights, or from random values if they cannot be found; see
+            `find_initial_weights`.
+        weights: a local file, used instead: ImageNet weights of the encoder (in torchvision's, timm's or MPViT's
+            naming), or a whole network that `save_weights` wrote; a folder or several files, see `given_files`.
         init_depth_m: the depth that the untrained network predicts, metres; None leaves the biases of the
             heads as they are, near 0.2 m. See `DepthNetwork.init_depth`.
         drop_path: stochastic depth of the last transformer block; None means the published 0.2. MonoViT only.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
 from d3d.models.resnet import ResNetDepth
 
-# The grid's nodes "rc" in the order of their computation: row r is the level (0 finest), column c the depth
-NODES = ("01", "11", "21", "31", "02", "12", "22", "03", "13", "04")
+# Row (the level, 0 is the finest) and column (the depth) of the grid's nodes "rc" in the order of their computation
+NODES = [(row, column) for column in range(1, 5) for row in range(5 - column)]
 # The input of each scale's head; "final" is node 04 up-sampled once more
 _HEAD_NODES = ("final", "04", "13", "22")
 
@@ -56,9 +56,6 @@ class DenseDecoder(nn.Module):
 
     The published checkpoints have four more convolutions (X_00_Conv_0 and X_01/02/03_Conv_0) that nothing uses.
     They are left out here, so every parameter gets a gradient.
-
-    Args:
-        encoder_channels: channels of the five features, finest first.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:
@@ -66,8 +63,8 @@ class DenseDecoder(nn.Module):
         self.reduce = nn.ModuleDict()  # "rc" -> the block that halves node rc before up-sampling
         self.nodes = nn.ModuleDict()
         width = {f"{row}0": channels for row, channels in enumerate(encoder_channels)}
-        for node in NODES:
-            row, column, below = _position(node)
+        for row, column in NODES:
+            node, below = f"{row}{column}", f"{row + 1}{column - 1}"
             up = encoder_channels[row + 1] // 2
             self.reduce[below] = ConvBlock(width[below], up)
             joined = up + sum(width[f"{row}{c}"] for c in range(column))
@@ -82,10 +79,9 @@ class DenseDecoder(nn.Module):
         self.heads = nn.ModuleList(DispHead(c) for c in (finest, *(width[n] for n in _HEAD_NODES[1:])))
 
     def forward(self, features: Sequence[Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
-        """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
         x = {f"{row}0": feature for row, feature in enumerate(features)}
-        for node in NODES:
-            row, column, below = _position(node)
+        for row, column in NODES:
+            node, below = f"{row}{column}", f"{row + 1}{column - 1}"
             up = upsample(self.reduce[below](x[below]))
             x[node] = self.nodes[node]([up, *(x[f"{row}{c}"] for c in range(column))])
         if 0 in scales:
@@ -93,16 +89,8 @@ class DenseDecoder(nn.Module):
         return {scale: self.heads[scale](x[_HEAD_NODES[scale]]) for scale in scales}
 
 
-def _position(node: str) -> tuple[int, int, str]:
-    """The row and the column of a node, and the node below on its left."""
-    row, column = int(node[0]), int(node[1])
-    return row, column, f"{row + 1}{column - 1}"
-
-
 class HRDepth(ResNetDepth):
     """ResNet-18 encoder and `DenseDecoder`; 14.1 million parameters."""
 
     arch = "hrdepth"
-
-    def __init__(self) -> None:
-        super().__init__(DenseDecoder)
+    decoder_type = DenseDecoder

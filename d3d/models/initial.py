@@ -29,19 +29,12 @@ _PROBE_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a network starts from.
+    """What a network starts from; the hash and the path are None for random values."""
 
-    Attributes:
-        source: "random", the public name of ImageNet weights, or what a given file holds. Never a path.
-        sha256: hash of the file's content; None for random values.
-        path: the file, to be passed to `create_model` as `weights`; None for random values.
-        note: why the start is random, if ImageNet weights or given files were asked for.
-    """
-
-    source: str
-    sha256: str | None = None
-    path: Path | None = None
-    note: str = ""
+    source: str  # "random", the public name of ImageNet weights, or what a given file holds. Never a path
+    sha256: str | None = None  # of the file's content
+    path: Path | None = None  # the file, to be passed to `create_model` as `weights`
+    note: str = ""  # why the start is random, if ImageNet weights or given files were asked for
 
 
 # Public ImageNet weights of an encoder: the usual name of their file, and where the hub has them, if it does.
@@ -76,10 +69,9 @@ def find_initial_weights(
         what = _content(given[arch])
         return InitialWeights(f"{what.holds} from a file", what.sha256, given[arch])
     if not pretrained:
-        files = ", ".join(
-            f"{path} looks like {_content(path).holds}" for path in dict.fromkeys(given.values())
-        )
-        return InitialWeights(RANDOM, note=f"no weights for {arch} are given: {files}." if files else "")
+        others = [f"{path} looks like {_content(path).holds}" for path in dict.fromkeys(given.values())]
+        note = f"no weights for {arch} are given: {', '.join(others)}." if others else ""
+        return InitialWeights(RANDOM, note=note)
     file, repo = _IMAGENET[NETWORKS[arch].encoder_kind]
     found = _find_imagenet(file, repo)
     if found.path is None:
@@ -95,21 +87,16 @@ def find_initial_weights(
 
 
 def given_files(weights: str | Path | None) -> dict[str, Path]:
-    """Return the file for each network that a value of the option `weights` gives.
+    """Return {arch: file} for the networks for which a value of the option `weights` gives a file.
 
-    Args:
-        weights: a file, a folder, or several of both with commas between them.
+    The value is a file, a folder, or several of both with commas between them.
 
-            - A file is for the networks that its content fits: a ResNet-18 for monodepth2 and hrdepth, an
-              MPViT-small for monovit, a file of `save_weights` for its own network.
-            - `<arch>=FILE` is for this network only, and comes before a file that also fits. FILE may be a folder,
-              also one with weights.safetensors or encoder.pth.
-            - In a folder, files are found by name: `<arch>.safetensors`, `<arch>.pth`,
-              `<arch>/weights.safetensors` (as in a run's `pretrain` folder), `<arch>/encoder.pth`,
-              resnet18-f37072fd.pth and mpvit_small.pth.
-
-    Returns:
-        arch -> file. A network without a file is left out.
+    - A file is for the networks that its content fits: a ResNet-18 for monodepth2 and hrdepth, an MPViT-small for
+      monovit, a file of `save_weights` for its own network.
+    - `<arch>=FILE` is for this network only, and comes before a file that also fits. FILE may be a folder, also one
+      with weights.safetensors or encoder.pth.
+    - In a folder, files are found by name: `<arch>.safetensors`, `<arch>.pth`, `<arch>/weights.safetensors` (as in a
+      run's `pretrain` folder), `<arch>/encoder.pth`, resnet18-f37072fd.pth and mpvit_small.pth.
 
     Raises:
         ConfigError: an unknown name before "=", or two files for one network.
@@ -196,13 +183,11 @@ def _find_imagenet(file: str, repo: str | None) -> InitialWeights:
     """ImageNet weights from a cache or the hub, or random values with a note that says what was tried."""
     import huggingface_hub as hub
 
-    source, path, failure = repo, None, "no model hub offers this file"
+    source, failure = repo, "no model hub offers this file"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file
-    if repo:
-        found = [
-            hub.try_to_load_from_cache(repo, name) for name in ("model.safetensors", "pytorch_model.bin")
-        ]
-        path = next((path for path in found if isinstance(path, str)), None)
+    names = ("model.safetensors", "pytorch_model.bin") if repo else ()
+    found = (hub.try_to_load_from_cache(repo, name) for name in names)
+    path = next((path for path in found if isinstance(path, str)), None)
     if path is None and cached.is_file():
         path, source = cached, cached.stem
     if path is None and repo:

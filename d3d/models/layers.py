@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,8 @@ class _ELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         # exp(x) - 1 is off by 6e-8, the last digit of float32 at 1; it is never below x, so the maximum is ELU
-        high = torch.promote_types(x.dtype, torch.float32)
-        negative = x.clamp(max=0).to(high).exp_().sub_(1).to(x.dtype)
-        result = torch.maximum(x, negative)
+        negative = x.clamp(max=0).to(torch.promote_types(x.dtype, torch.float32)).exp_().sub_(1)
+        result = torch.maximum(x, negative.to(x.dtype))
         ctx.save_for_backward(result)
         return result
 
@@ -139,20 +139,25 @@ class DispScaleHead(DispHead):
             return torch.cat((disp, self.log_scale(x.to(disp.dtype))), 1)
 
 
-class ConvBN(nn.Module):
-    """Bias-free convolution, BatchNorm, and Hardswish if `act`: (b, in, h, w) -> (b, out, h / stride, w / stride)."""
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers one after another; their names are those of the state dict."""
+    return nn.Sequential(OrderedDict(layers))
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, act: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.act = act
+
+def conv_bn(width: int, out: int, kernel: int = 1, stride: int = 1, act: bool = True) -> nn.Sequential:
+    """Bias-free convolution, BatchNorm, Hardswish if `act`: (b, width, h, w) -> (b, out, h / stride, w / stride)."""
+    conv = nn.Conv2d(width, out, kernel, stride, kernel // 2, bias=False)
+    return named(conv=conv, bn=nn.BatchNorm2d(out), act=nn.Hardswish() if act else nn.Identity())
+
+
+class Residual(nn.Sequential):
+    """Layers by name; their result, of the same shape as their input, is added to it."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return F.hardswish(x) if self.act else x
+        return x + super().forward(x)
 
 
 class SqueezeExcite(nn.Module):

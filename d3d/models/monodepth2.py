@@ -17,9 +17,6 @@ class UNetDecoder(nn.Module):
     """From coarse to fine, at each level: convolve, up-sample, concatenate the encoder's feature, convolve.
 
     The result of level i has 1/2**i of the image's size; levels 3 to 0 have a disparity head.
-
-    Args:
-        encoder_channels: channels of the five features, finest first.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:
@@ -31,7 +28,6 @@ class UNetDecoder(nn.Module):
         self.heads = nn.ModuleList(DispHead(WIDTHS[i]) for i in range(4))
 
     def forward(self, features: Sequence[Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
-        """Five features, finest first -> {scale: disp_b1hw} of `scales`, finest first."""
         disps = {}
         x = features[-1]
         for level in range(4, min(scales) - 1, -1):
@@ -48,6 +44,4 @@ class Monodepth2(ResNetDepth):
     """ResNet-18 encoder and `UNetDecoder`; 14.3 million parameters."""
 
     arch = "monodepth2"
-
-    def __init__(self) -> None:
-        super().__init__(UNetDecoder)
+    decoder_type = UNetDecoder

@@ -13,10 +13,9 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3d.models.layers import ConvBN, Depthwise, DropPath
+from d3d.models.layers import Depthwise, DropPath, Residual, conv_bn, named
 
 CHANNELS = (64, 128, 216, 288, 288)  # of the five features: the stem, then the four stages
 PATHS = (2, 3, 3, 3)
@@ -26,30 +25,10 @@ MLP_RATIO = 4
 _WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of the relative position window, heads that use it
 
 
-class PatchEmbed(nn.Module):
-    """Separable 3x3 convolution, BatchNorm, Hardswish: (b, c, h, w) -> (b, c, h / stride, w / stride).
-
-    Two or three in a chain see patches of 5x5 and 7x7.
-    """
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        self.depthwise = Depthwise(channels, 3, stride, bias=False)
-        self.pointwise = ConvBN(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(self.depthwise(x))
-
-
-class PositionEncoding(nn.Module):
-    """Convolutional position encoding: x + depthwise 3x3 of x, (b, c, h, w)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = Depthwise(channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+def patch_embed(channels: int, stride: int) -> nn.Sequential:
+    """Separable 3x3 convolution, BatchNorm, Hardswish. Two or three in a chain see patches of 5x5 and 7x7."""
+    depthwise = Depthwise(channels, 3, stride, bias=False)
+    return named(depthwise=depthwise, pointwise=conv_bn(channels, channels))
 
 
 class RelativePosition(nn.Module):
@@ -59,9 +38,7 @@ class RelativePosition(nn.Module):
         super().__init__()
         width = channels // HEADS
         self.splits = [heads * width for _, heads in _WINDOWS]
-        self.convs = nn.ModuleList(
-            Depthwise(c, size) for (size, _), c in zip(_WINDOWS, self.splits, strict=True)
-        )
+        self.convs = nn.ModuleList(Depthwise(heads * width, size) for size, heads in _WINDOWS)
 
     def forward(self, q: Tensor, v: Tensor) -> Tensor:
         """Query and value maps (b, c, h, w), heads side by side in c -> (b, c, h, w)."""
@@ -94,8 +71,7 @@ class FactorisedAttention(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             high = torch.promote_types(k.dtype, torch.float32)
             context = heads(k.to(high).softmax(1)).transpose(2, 3) @ heads(v.to(high))
-        attended = heads(q) @ (context * self.scale).to(q.dtype)
-        attended = attended.transpose(1, 2).reshape(b, n, c)
+        attended = (heads(q) @ (context * self.scale).to(q.dtype)).transpose(1, 2).reshape(b, n, c)
         position = relative(image(q), image(v)).permute(0, 2, 3, 1).reshape(b, n, c)
         return self.project(attended + position)
 
@@ -108,12 +84,11 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attention = FactorisedAttention(channels)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, MLP_RATIO * channels), nn.GELU(), nn.Linear(MLP_RATIO * channels, channels)
-        )
+        hidden = MLP_RATIO * channels
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, position: PositionEncoding, relative: RelativePosition) -> Tensor:
+    def forward(self, x: Tensor, position: Residual, relative: RelativePosition) -> Tensor:
         """(b, c, h, w) -> the same shape, channels-last."""
         b, c, h, w = x.shape
         tokens = position(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
@@ -131,7 +106,7 @@ class TransformerPath(nn.Module):
 
     def __init__(self, channels: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
-        self.position = PositionEncoding(channels)
+        self.position = Residual(conv=Depthwise(channels, 3))  # position encoding
         self.relative = RelativePosition(channels)
         self.blocks = nn.ModuleList(Block(channels, p) for p in drop_paths)
 
@@ -141,18 +116,15 @@ class TransformerPath(nn.Module):
         return x
 
 
-class InvertedResidual(nn.Module):
-    """The local branch of a stage, (b, c, h, w): 1x1, depthwise 3x3, 1x1, plus the input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.enter = ConvBN(channels, channels)
-        self.depthwise = Depthwise(channels, 3, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.leave = ConvBN(channels, channels, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.leave(F.hardswish(self.bn(self.depthwise(self.enter(x)))))
+def local_branch(channels: int) -> Residual:
+    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, plus the input."""
+    return Residual(
+        enter=conv_bn(channels, channels),
+        depthwise=Depthwise(channels, 3, bias=False),
+        bn=nn.BatchNorm2d(channels),
+        act=nn.Hardswish(),
+        leave=conv_bn(channels, channels, act=False),
+    )
 
 
 class Stage(nn.Module):
@@ -164,10 +136,10 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, paths: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
-        self.embeds = nn.ModuleList(PatchEmbed(channels, 2 if path == 0 else 1) for path in range(paths))
-        self.local = InvertedResidual(channels)
+        self.embeds = nn.ModuleList(patch_embed(channels, 2 if path == 0 else 1) for path in range(paths))
+        self.local = local_branch(channels)
         self.paths = nn.ModuleList(TransformerPath(channels, drop_paths) for _ in range(paths))
-        self.join = ConvBN((paths + 1) * channels, out_channels)
+        self.join = conv_bn((paths + 1) * channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = []
@@ -180,13 +152,12 @@ class Stage(nn.Module):
 class MPViT(nn.Module):
     """MPViT-small with features at strides 2, 4, 8, 16 and 32; 22.6 million parameters.
 
-    Args:
-        drop_path: stochastic depth of the last block; it grows linearly from 0 in the first.
+    Stochastic depth grows linearly from 0 in the first block to `drop_path` in the last.
     """
 
     def __init__(self, drop_path: float = 0.2) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvBN(3, 32, kernel=3, stride=2), ConvBN(32, CHANNELS[0], kernel=3))
+        self.stem = nn.Sequential(conv_bn(3, 32, kernel=3, stride=2), conv_bn(32, CHANNELS[0], kernel=3))
         rates = iter(drop_path * layer / (sum(LAYERS) - 1) for layer in range(sum(LAYERS)))
         drop_paths = [list(itertools.islice(rates, layers)) for layers in LAYERS]
         self.stages = nn.ModuleList(map(Stage, CHANNELS, CHANNELS[1:], PATHS, drop_paths))

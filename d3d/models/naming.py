@@ -8,13 +8,13 @@ under several names is taken once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from d3d.errors import DataError
-from d3d.models.tensors import checked
+from d3d.models.tensors import Shapes, Tensors, checked
 
 RESNET18 = "ResNet-18 encoder"
 MPVIT_SMALL = "MPViT-small encoder"
@@ -40,10 +40,8 @@ def recognise(names: Iterable[str]) -> str | None:
     return None
 
 
-def translate(
-    arch: str, kind: str, shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], where: str
-) -> dict[str, Tensor]:
-    """Rename the public tensors of one half of a network, its encoder or its decoder.
+def translate(arch: str, kind: str, shapes: Shapes, tensors: Tensors, where: str) -> dict[str, Tensor]:
+    """Rename the public tensors of one half of a network, its encoder or its decoder, to our names.
 
     Args:
         arch: the network, whose naming table is used.
@@ -51,9 +49,6 @@ def translate(
         shapes: the shape of every tensor of this half, by our name in the whole network ("encoder.…").
         tensors: the tensors by their public names.
         where: the file, for messages.
-
-    Returns:
-        The tensors by our names.
 
     Raises:
         DataError: the tensors are another network's; copies of one tensor differ; or tensors are missing,
@@ -67,7 +62,8 @@ def translate(
         name = _canonical(arch, name)
         if re.match(_UNUSED, name):
             continue
-        if not torch.equal(unique.setdefault(name, tensor), tensor):
+        first = unique.setdefault(name, tensor)
+        if first is not tensor and not torch.equal(first, tensor):
             raise DataError(f"{where}: the copies of {name} under several names differ; which one counts?")
     public = {name: _public_name(arch, name) for name in shapes}
     if kind == RESNET18 and not any(name.startswith("encoder.") for name in unique):  # torchvision or timm

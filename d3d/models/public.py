@@ -13,7 +13,8 @@ from d3d.models.base import DepthNetwork
 from d3d.models.registry import NETWORKS
 from d3d.models.tensors import plain_tensors, read_tensors
 
-Source = str | Path | Mapping[str, object]
+State = Mapping[str, object]
+Source = str | Path | State
 
 
 def load_public_checkpoint(
@@ -37,9 +38,7 @@ def load_public_checkpoint(
     return model
 
 
-def convert_public_state(
-    arch: str, encoder_state: Mapping[str, object], decoder_state: Mapping[str, object]
-) -> dict[str, Tensor]:
+def convert_public_state(arch: str, encoder_state: State, decoder_state: State) -> dict[str, Tensor]:
     """Translate the two state dicts of a published checkpoint into one that `create_model(arch)` takes.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from torch import nn
 
 from d3d.models.base import DepthNetwork
@@ -26,12 +24,13 @@ def resnet18() -> nn.Module:
 
 
 class ResNetDepth(DepthNetwork):
-    """A depth network with the ResNet-18 encoder; `decoder` builds the decoder from the features' channels."""
+    """A depth network with the ResNet-18 encoder and a decoder of the class `decoder_type`, made from `CHANNELS`."""
 
     encoder_kind = RESNET18
     mean, std = 0.45, 0.225
+    decoder_type: type[nn.Module]
 
-    def __init__(self, decoder: Callable[[Sequence[int]], nn.Module]) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.encoder = resnet18()
-        self.decoder = decoder(CHANNELS)
+        self.decoder = self.decoder_type(CHANNELS)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from d3d.errors import DataError
 
+Shapes = Mapping[str, Sequence[int]]
+Tensors = Mapping[str, Tensor]
+
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a .pth, .pt, .bin or .safetensors file, on the CPU, as `plain_tensors`.
@@ -46,9 +49,7 @@ def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): t for name, t in state.items() if isinstance(t, Tensor)}
 
 
-def checked(
-    shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], where: str
-) -> dict[str, Tensor]:
+def checked(shapes: Shapes, tensors: Tensors, where: str) -> dict[str, Tensor]:
     """Compare names and shapes of tensors with the required ``shapes``; ``where`` names the file.
 
     BatchNorm's `num_batches_tracked` may be missing, and is 0 then: old files lack it, and nothing here reads it.
