@@ -39,25 +39,19 @@ class TasksError(RunError):
 
     def __init__(self, what: str, number: int, failures: Mapping[str, str]):
         self.failures = dict(failures)
-        self._arguments = (what, number, self.failures)
-        listed = "\n  ".join(f"{name}: {reason}" for name, reason in self.failures.items())
-        super().__init__(
-            f"{what}: {len(self.failures)} of {number} failed, the others are done. Fix the causes and repeat the "
-            f"command: it computes only what is missing.\n  {listed}"
-        )
+        super().__init__(what, number, self.failures)
 
-    def __reduce__(self):
-        return type(self), self._arguments
+    def __str__(self) -> str:
+        what, number, failures = self.args
+        listed = "\n  ".join(f"{name}: {reason}" for name, reason in failures.items())
+        return (
+            f"{what}: {len(failures)} of {number} failed, the others are done. Fix the causes and repeat the command: "
+            f"it computes only what is missing.\n  {listed}"
+        )
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
-    """Return a `ConfigError` for an unknown name, with the near misses and all choices.
-
-    Args:
-        kind: the kind of name, in the singular ("arch", "profile").
-        name: the unknown name.
-        choices: the valid names.
-    """
+    """Return a `ConfigError` for an unknown name of a kind ("arch", "profile"), with near misses and all choices."""
     choices = sorted(choices)
     near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -20,19 +20,13 @@ from d3d.uncertainty import ensemble_std as ensemble_std  # also a name of this 
 
 
 def fuse(pred: Any, proj: Any, uncertainty: Any, threshold_m: float = 0.4) -> Any:
-    """Eq. 3: the label L is P where U >= alpha, and D elsewhere. Where P has no surface, L is D.
+    """Eq. 3: the label L is P where U >= alpha, and D elsewhere. Where P has no surface, L is D. All in metres.
 
     Args:
-        pred: D, depth predicted by the network that is distilled, metres.
-        proj: P, depth projected from that network's own mesh, metres; 0 where no surface is hit.
-        uncertainty: U, metres.
-        threshold_m: alpha_uncer, metres.
-
-    Returns:
-        L, metres.
-
-    Raises:
-        DataError: the maps differ in size.
+        pred: D, depth predicted by the network that is distilled.
+        proj: P, depth projected from that network's own mesh; 0 where no surface is hit.
+        uncertainty: U.
+        threshold_m: alpha_uncer.
     """
     return choose(pred, proj, uncertainty >= threshold_m)
 
@@ -43,10 +37,9 @@ def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
     Raises:
         DataError: the maps differ in size.
     """
-    if not (pred.shape == proj.shape == use_proj.shape):
-        raise DataError(
-            f"maps differ in size: {tuple(pred.shape)}, {tuple(proj.shape)}, {tuple(use_proj.shape)}."
-        )
+    shapes = [tuple(depth.shape) for depth in (pred, proj, use_proj)]
+    if len(set(shapes)) > 1:
+        raise DataError(f"maps differ in size: {', '.join(map(str, shapes))}.")
     where = torch.where if isinstance(pred, Tensor) else np.where
     return where(use_proj & (proj > 0), proj, pred)
 
@@ -59,21 +52,17 @@ def inconsistent(
     max_pixels: float = 1.0,
     max_relative: float = 0.01,
 ) -> Tensor:
-    """Pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv").
+    """True (B, 1, H, W) for pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv").
 
     A target pixel is projected into a source with its own depth, takes the source's depth there, and is
     projected back. It must pass this check against every source.
 
     Args:
-        pred_b1hw: depth of the target, metres.
-        source_preds_sb1hw: depth of the sources, metres.
+        pred_b1hw, source_preds_sb1hw: depth of the target and of the sources, metres.
         K_b33: intrinsics of all views.
         source_T_target_sb44: maps points from the target's frame to each source's.
         max_pixels: the pixel must come back closer than this to where it began.
         max_relative: the depth it comes back with must differ by less than this share of its own depth.
-
-    Returns:
-        bool (B, 1, H, W), True for pixels that fail.
     """
     h, w = pred_b1hw.shape[-2:]
     start = pixel_grid(h, w, pred_b1hw)[:2].reshape(2, h, w)
@@ -97,9 +86,9 @@ class LabelInputs:
     pred: np.ndarray
     proj: np.ndarray
     uncertainty: np.ndarray | None = None
-    source_preds: np.ndarray | None = None  # (2, h, w)
+    source_preds: np.ndarray | None = None  # (2, h, w), with K and source_T_target (2, 4, 4)
     K: np.ndarray | None = None
-    source_T_target: np.ndarray | None = None  # (2, 4, 4)
+    source_T_target: np.ndarray | None = None
     threshold_m: float = 0.4
     truth: np.ndarray | None = None  # 0 where there is none
     highlight: np.ndarray | None = None  # bool
@@ -107,36 +96,21 @@ class LabelInputs:
 
 
 def _inconsistent(i: LabelInputs) -> np.ndarray:
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(i.device)
-
-    failed = inconsistent(
-        tensor(i.pred)[None, None],
-        tensor(i.source_preds)[:, None, None],
-        tensor(i.K)[None],
-        tensor(i.source_T_target)[:, None],
-    )
+    arrays = (i.pred, i.source_preds, i.K, i.source_T_target)
+    pred, sources, K, poses = (torch.tensor(a, dtype=torch.float64, device=i.device) for a in arrays)
+    failed = inconsistent(pred[None, None], sources[:, None, None], K[None], poses[:, None])
     return failed[0, 0].cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A label strategy: one of Table 6, or one beyond the paper.
+    """A label strategy: one of Table 6, or one beyond the paper."""
 
-    Attributes:
-        use_proj: returns the pixels that take the projected depth, bool (h, w).
-        needs: inputs beside ``pred`` and ``proj``: "uncertainty" (with ``threshold_m``), "sources"
-            (``source_preds``, ``K``, ``source_T_target``), "truth" (``truth``, ``highlight``).
-        uncertainty: the uncertainty that is used, one of `UNCERTAINTIES`.
-        shrink: the student is trained at this fraction of the image's sides and tested at the full size.
-        other: returns the depth that is used in place of the projected depth.
-    """
-
-    use_proj: Callable[[LabelInputs], np.ndarray]
-    needs: frozenset[str] = frozenset()
-    uncertainty: str = "ensemble"
-    shrink: int = 1
-    other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj
+    use_proj: Callable[[LabelInputs], np.ndarray]  # the pixels that take the projected depth, bool (h, w)
+    needs: frozenset[str] = frozenset()  # "uncertainty", "sources" (with K and poses), "truth"
+    uncertainty: str = "ensemble"  # one of `UNCERTAINTIES`
+    shrink: int = 1  # the student is trained at this fraction of the sides, and tested at full size
+    other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj  # the depth in place of the projected depth
 
     def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the student's training images: multiples of 32, at least 64, for the networks."""
@@ -146,55 +120,48 @@ class Strategy:
         return h, w
 
 
+_UNCERTAINTY, _SOURCES, _TRUTH = (frozenset({need}) for need in ("uncertainty", "sources", "truth"))
+
 # A new strategy is one line, and a function if its rule is long.
 STRATEGIES: dict[str, Strategy] = {
     "pred": Strategy(lambda i: np.zeros(i.pred.shape, bool)),
     "proj": Strategy(lambda i: np.ones(i.pred.shape, bool)),
     "proj_lowres": Strategy(lambda i: np.ones(i.pred.shape, bool), shrink=3),
     "diff": Strategy(lambda i: i.pred - i.proj > 0.25 * i.proj),
-    "mv": Strategy(_inconsistent, needs=frozenset({"sources"})),
-    "uncer": Strategy(lambda i: i.uncertainty >= i.threshold_m, needs=frozenset({"uncertainty"})),
+    "mv": Strategy(_inconsistent, _SOURCES),
+    "uncer": Strategy(lambda i: i.uncertainty >= i.threshold_m, _UNCERTAINTY),
     # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
-    "signed": Strategy(
-        lambda i: (i.uncertainty >= i.threshold_m) & (i.pred > i.proj), needs=frozenset({"uncertainty"})
-    ),
+    "signed": Strategy(lambda i: (i.uncertainty >= i.threshold_m) & (i.pred > i.proj), _UNCERTAINTY),
 }
 
 # Upper bounds for experiments: the mesh, or the truth, exactly on highlights. They need a data set with ground-truth
 # depth and highlight masks of its training frames.
 ORACLES: dict[str, Strategy] = {
-    "oracle_proj": Strategy(lambda i: i.highlight, needs=frozenset({"truth"})),
-    "oracle_truth": Strategy(lambda i: i.highlight, needs=frozenset({"truth"}), other=lambda i: i.truth),
+    "oracle_proj": Strategy(lambda i: i.highlight, _TRUTH),
+    "oracle_truth": Strategy(lambda i: i.highlight, _TRUTH, other=lambda i: i.truth),
 }
 
 UNCERTAINTIES = tuple(UNCERTAINTY)
 
+_OTHER_UNCERTAINTIES = {
+    f"{name}-{other}": replace(strategy, uncertainty=other)
+    for name, strategy in STRATEGIES.items()
+    if "uncertainty" in strategy.needs
+    for other in UNCERTAINTIES
+    if other != strategy.uncertainty
+}
+_BY_LABEL = STRATEGIES | _OTHER_UNCERTAINTIES | ORACLES
+
 # Every value of the option `labels`: a strategy, a strategy with another uncertainty than the paper's ("uncer-tta"),
 # or an oracle
-LABELS = (
-    *STRATEGIES,
-    *(
-        f"{name}-{uncertainty}"
-        for name, strategy in STRATEGIES.items()
-        if "uncertainty" in strategy.needs
-        for uncertainty in UNCERTAINTIES
-        if uncertainty != "ensemble"
-    ),
-    *ORACLES,
-)
+LABELS = tuple(_BY_LABEL)
 
 
 def find_strategy(name: str) -> Strategy:
-    """Return the strategy of a name in `LABELS`, such as "uncer" or "uncer-tta".
-
-    Raises:
-        ConfigError: unknown name, with the near misses.
-    """
+    """Return the strategy of a name in `LABELS`, such as "uncer-tta"; raises ConfigError for an unknown name."""
     if name not in LABELS:
         raise unknown("label strategy", name, LABELS)
-    base, _, uncertainty = name.partition("-")
-    strategy = {**STRATEGIES, **ORACLES}[base]
-    return replace(strategy, uncertainty=uncertainty) if uncertainty else strategy
+    return _BY_LABEL[name]
 
 
 def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:

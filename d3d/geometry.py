@@ -28,14 +28,9 @@ def check_pose(world_T_cam: np.ndarray, where: str) -> np.ndarray:
 
 
 def check_poses(world_T_cams: Sequence[np.ndarray], where: Callable[[int], str]) -> np.ndarray:
-    """Validate camera poses.
+    """Validate n camera-to-world matrices (4, 4), and return them as float64 (n, 4, 4).
 
-    Args:
-        world_T_cams: n camera-to-world matrices (4, 4).
-        where: returns the file or frame of pose i, for the message.
-
-    Returns:
-        The poses as float64 (n, 4, 4).
+    ``where`` returns the file or frame of pose i, for the message.
 
     Raises:
         DataError: the first bad pose: wrong shape, not finite (lost tracking), last row not (0, 0, 0, 1), or
@@ -58,9 +53,8 @@ def check_poses(world_T_cams: Sequence[np.ndarray], where: Callable[[int], str])
     if not finite[i]:
         raise DataError(f"{where(i)}: the pose is not finite (tracking lost?). Leave this frame out.")
     if not affine[i]:
-        raise DataError(
-            f"{where(i)}: the last row of a pose must be 0 0 0 1, this one is {poses[i, 3].tolist()}."
-        )
+        last = poses[i, 3].tolist()
+        raise DataError(f"{where(i)}: the last row of a pose must be 0 0 0 1, this one is {last}.")
     raise DataError(
         f"{where(i)}: the pose's upper left 3x3 is not a rotation (off by {errors[i]:.2g}, determinant "
         f"{determinants[i]:.3g}). Is the matrix scaled, mirrored, or not camera-to-world?"
@@ -73,11 +67,7 @@ def relative_pose(world_T_dst: np.ndarray, world_T_src: np.ndarray) -> np.ndarra
 
 
 def upward(world_T_cams: np.ndarray) -> np.ndarray:
-    """The world's upward direction (3,): the axis nearest to the cameras' mean upward direction.
-
-    Args:
-        world_T_cams: (n, 4, 4) poses of cameras that are held roughly upright.
-    """
+    """The world's upward direction (3,): the axis nearest to the mean upward direction of roughly upright cameras."""
     up = -np.asarray(world_T_cams)[:, :3, 1].mean(axis=0)
     axis = np.abs(up).argmax()
     return np.eye(3)[axis] * (1.0 if up[axis] >= 0 else -1.0)
@@ -105,12 +95,7 @@ def flip_intrinsics(K_33: np.ndarray, width: int) -> np.ndarray:
 
 
 def disp_to_depth(disp: Tensor, min_depth: float = 0.1, max_depth: float = 10.0) -> Tensor:
-    """Depth in metres of a network's sigmoid output: 1 / (1/max + (1/min - 1/max) disp).
-
-    Args:
-        disp: any shape, in [0, 1]; larger is nearer.
-        min_depth: depth at disp = 1, metres.
-        max_depth: depth at disp = 0, metres.
+    """Depth in metres of a network's sigmoid output in [0, 1], any shape: 1 / (1/max + (1/min - 1/max) disp).
 
     Raises:
         ConfigError: 0 < min_depth < max_depth does not hold.
@@ -122,11 +107,8 @@ def disp_to_depth(disp: Tensor, min_depth: float = 0.1, max_depth: float = 10.0)
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     """Homogeneous pixel coordinates (3, H*W), rows x, y and 1, with the dtype and device of ``like``."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=like.dtype, device=like.device),
-        torch.arange(width, dtype=like.dtype, device=like.device),
-        indexing="ij",
-    )
+    axes = (torch.arange(size, dtype=like.dtype, device=like.device) for size in (width, height))
+    x, y = torch.meshgrid(*axes, indexing="xy")
     return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
 
@@ -136,13 +118,7 @@ def _inverse(K_b33: Tensor) -> Tensor:
 
 
 def backproject(depth_b1hw: Tensor, K_b33: Tensor, pixels_b2hw: Tensor | None = None) -> Tensor:
-    """Camera-frame points (B, 3, H, W) in metres: D K^-1 x of Eq. 1.
-
-    Args:
-        depth_b1hw: z-depth at the pixels, metres.
-        K_b33: intrinsics.
-        pixels_b2hw: pixel coordinates x, y; by default each pixel's own.
-    """
+    """Camera-frame points (B, 3, H, W) in metres: D K^-1 x of Eq. 1, with x by default each pixel's own coordinates."""
     b, _, h, w = depth_b1hw.shape
     if pixels_b2hw is None:
         x = pixel_grid(h, w, depth_b1hw)
@@ -158,22 +134,18 @@ def transform(dst_T_src_b44: Tensor, points_b3hw: Tensor) -> Tensor:
 
 
 def project(points_b3hw: Tensor, K_b33: Tensor) -> tuple[Tensor, Tensor]:
-    """Project camera-frame points: K x of Eq. 1.
+    """Project camera-frame points, K x of Eq. 1: pixels x, y (B, 2, H, W) and z-depth (B, 1, H, W) in metres.
 
-    Returns:
-        pixels (B, 2, H, W), x and y, pixel centres at integers; and z-depth (B, 1, H, W) in metres.
-        The pixels of points at or behind the camera are meaningless: check z > 0.
+    The pixels of points at or behind the camera are meaningless: check z > 0.
     """
-    b, _, h, w = points_b3hw.shape
-    pixels, z = _divide(K_b33 @ points_b3hw.flatten(2))
-    return pixels.reshape(b, 2, h, w), z.reshape(b, 1, h, w)
+    return _divide((K_b33 @ points_b3hw.flatten(2)).reshape(points_b3hw.shape))
 
 
-def _divide(p_b3n: Tensor) -> tuple[Tensor, Tensor]:
-    """Homogeneous coordinates -> pixels (B, 2, N) and z (B, 1, N)."""
-    z = p_b3n[:, 2:3]
+def _divide(p_b3hw: Tensor) -> tuple[Tensor, Tensor]:
+    """Homogeneous coordinates -> pixels (B, 2, H, W) and z (B, 1, H, W)."""
+    z = p_b3hw[:, 2:3]
     # clamp: a point on the camera plane must give a large finite coordinate; NaN would destroy the gradient
-    return p_b3n[:, :2] / z.clamp(min=1e-6), z
+    return p_b3hw[:, :2] / z.clamp(min=1e-6), z
 
 
 def sample(image_bchw: Tensor, pixels_b2hw: Tensor) -> Tensor:
@@ -203,11 +175,10 @@ def warp(
     under autocast.
 
     Args:
-        source_b3hw: source images (B, C, H, W).
-        depth_b1hw: depth of the target (B, 1, H, W), metres.
+        source_b3hw: source images, of any number of channels.
+        depth_b1hw: depth of the target, metres.
         K_b33: intrinsics of the target, and of the source unless ``source_K_b33`` is given.
         source_T_target_b44: maps points from the target's camera frame to the source's.
-        source_K_b33: intrinsics of the source.
 
     Returns:
         the warped image (B, C, H, W); and valid (B, 1, H, W) bool, True where the point lies in front of the
@@ -222,11 +193,10 @@ def warp(
         source_K = K if source_K_b33 is None else source_K_b33.to(dtype)
         pose = source_T_target_b44.to(dtype)
         M = source_K @ pose[:, :3, :3] @ _inverse(K)
-        offset = source_K @ pose[:, :3, 3:]
-        pixels, z = _divide((M @ pixel_grid(h, w, depth)) * depth.reshape(b, 1, h * w) + offset)
-        pixels = pixels.reshape(b, 2, h, w)
+        seen = (M @ pixel_grid(h, w, depth)) * depth.flatten(2) + source_K @ pose[:, :3, 3:]
+        pixels, z = _divide(seen.reshape(b, 3, h, w))
         # half a pixel of slack: a pixel centre on the border row itself must not fall out by rounding
-        valid = (z.reshape(b, 1, h, w) > 1e-6) & inside(pixels, source_b3hw.shape[-2:], slack=0.5)
+        valid = (z > 1e-6) & inside(pixels, source_b3hw.shape[-2:], slack=0.5)
         warped = sample(source_b3hw.to(dtype), pixels)
     return warped, valid
 
@@ -245,7 +215,5 @@ def nearest_depth(depth_hw: np.ndarray | None, size_hw: tuple[int, int]) -> np.n
     """
     if depth_hw is None:
         return None
-    h, w = depth_hw.shape
-    y = ((np.arange(size_hw[0]) + 0.5) * h / size_hw[0]).astype(int)
-    x = ((np.arange(size_hw[1]) + 0.5) * w / size_hw[1]).astype(int)
-    return depth_hw[np.ix_(y, x)]
+    sizes = zip(depth_hw.shape, size_hw, strict=True)
+    return depth_hw[np.ix_(*(((np.arange(to) + 0.5) * size / to).astype(int) for size, to in sizes))]

@@ -21,10 +21,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
     The block may make a file or a folder. The temporary path has the suffix of ``path``, as some writers need it.
-    If several processes write the same folder, the first one's stays.
-
-    Raises:
-        WriteError: the disk is full or read-only, or permission is missing.
+    If several processes write the same folder, the first one's stays. Errors are those of `writing`.
     """
     path = Path(path)
     temporary = temporary_beside(path)
@@ -46,11 +43,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn any library's error about a full or read-only disk into a `WriteError` that names ``path``.
-
-    Raises:
-        WriteError: the disk is full or read-only, or permission is missing.
-    """
+    """Turn any library's error about a full or read-only disk, or permissions, into a `WriteError` with ``path``."""
     try:
         yield
     except D3DError:
@@ -74,8 +67,9 @@ _REFUSALS[errno.EPERM] = _REFUSALS[errno.EACCES]
 
 
 def _why_not_written(path: Path, error: BaseException) -> str | None:
-    there = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+    there = next(p for p in path.parents if p.exists())
     free = shutil.disk_usage(there).free
+    left = f" ({free / 2**20:.1f} MB are free)"
     of_system = error
     while of_system is not None and not isinstance(of_system, OSError):
         of_system = of_system.__cause__ or of_system.__context__
@@ -83,10 +77,9 @@ def _why_not_written(path: Path, error: BaseException) -> str | None:
         # an error about another file, such as a frame that cannot be read, is not about writing here
         named = of_system.filename
         if not isinstance(named, str) or Path(named).absolute().is_relative_to(there.absolute()):
-            left = f" ({free / 2**20:.1f} MB are free)" if of_system.errno == errno.ENOSPC else ""
-            return _REFUSALS[of_system.errno] + left
+            return _REFUSALS[of_system.errno] + left * (of_system.errno == errno.ENOSPC)
     full = free < 2**16 or os.strerror(errno.ENOSPC) in str(error)
-    return f"{_REFUSALS[errno.ENOSPC]} ({free / 2**20:.1f} MB are free)" if full else None
+    return _REFUSALS[errno.ENOSPC] + left if full else None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -117,11 +110,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: the file.
-        keys: required keys.
+    """Read a JSON object with the given keys.
 
     Raises:
         RunError: the file is missing, damaged, not a JSON object, or lacks a key.

@@ -14,9 +14,8 @@ from d3d.geometry import disp_to_depth, warp
 from d3d.kernels import SSIM_C1, SSIM_C2, Target, minimum_photometric_error
 
 
-def _box3(x: Tensor) -> Tensor:
-    """Mean over a 3x3 window with reflection padding."""
-    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
@@ -26,8 +25,9 @@ def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
     """
     n = a_bchw.shape[1]
     # one pooling of five stacked maps is a third faster on a CPU than five calls
-    maps = _box3(torch.cat((a_bchw, b_bchw, a_bchw * a_bchw, b_bchw * b_bchw, a_bchw * b_bchw), dim=1))
-    mu_a, mu_b, aa, bb, ab = maps.split(n, dim=1)
+    maps = torch.cat((a_bchw, b_bchw, a_bchw * a_bchw, b_bchw * b_bchw, a_bchw * b_bchw), dim=1)
+    means = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    mu_a, mu_b, aa, bb, ab = means.split(n, dim=1)
     mu_ab, mu_aa, mu_bb = mu_a * mu_b, mu_a * mu_a, mu_b * mu_b
     numerator = (2 * mu_ab + SSIM_C1) * (2 * (ab - mu_ab) + SSIM_C2)
     denominator = (mu_aa + mu_bb + SSIM_C1) * (aa - mu_aa + bb - mu_bb + SSIM_C2)
@@ -35,16 +35,9 @@ def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
 
 
 def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Tensor:
-    """Eq. 2: alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|, averaged over the channels.
+    """Eq. 2: alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|, averaged over the channels; (B, 1, H, W).
 
-    Computed in float32 also under autocast: in half precision SSIM's variances would cancel.
-
-    Args:
-        a_b3hw, b_b3hw: images in [0, 1].
-        alpha: weight of the structural term.
-
-    Returns:
-        The error (B, 1, H, W).
+    The images are in [0, 1]. Computed in float32 also under autocast: in half precision SSIM's variances would cancel.
 
     Raises:
         DataError: the images differ in shape.
@@ -52,8 +45,7 @@ def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Te
     if a_b3hw.shape != b_b3hw.shape:
         raise DataError(f"images of different shape: {tuple(a_b3hw.shape)} and {tuple(b_b3hw.shape)}.")
     with torch.autocast(device_type=a_b3hw.device.type, enabled=False):
-        dtype = torch.promote_types(a_b3hw.dtype, torch.float32)
-        a, b = a_b3hw.to(dtype), b_b3hw.to(dtype)
+        a, b = _at_least_float32(a_b3hw), _at_least_float32(b_b3hw)
         dissimilarity = ((1 - ssim(a, b)) / 2).clamp(0, 1)
         error = alpha * dissimilarity + (1 - alpha) * (a - b).abs()
     return error.mean(dim=1, keepdim=True)
@@ -67,18 +59,15 @@ def minimum_reprojection(errors: Sequence[Tensor]) -> Tensor:
 def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
     """Edge-aware smoothness (section 3.1, as in Monodepth2): mean |dx d*| e^-|dx I| + mean |dy d*| e^-|dy I|; a scalar.
 
-    d* is the disparity divided by its mean over the image, so that a smaller disparity does not reduce the loss.
-
-    Args:
-        disp_b1hw: sigmoid disparity.
-        image_b3hw: the image I in [0, 1], at the size of the disparity.
+    d* is the sigmoid disparity divided by its mean over the image, so that a smaller one does not reduce the loss.
+    The image I is in [0, 1], at the size of the disparity.
     """
-    disp = disp_b1hw.float() if disp_b1hw.dtype in (torch.bfloat16, torch.float16) else disp_b1hw
+    disp = _at_least_float32(disp_b1hw)
     disp = disp / (disp.mean(dim=(2, 3), keepdim=True) + 1e-7)
     image = image_b3hw.to(disp.dtype)
-    weight_x = torch.exp(-(image[..., :, 1:] - image[..., :, :-1]).abs().mean(1, keepdim=True))
-    weight_y = torch.exp(-(image[..., 1:, :] - image[..., :-1, :]).abs().mean(1, keepdim=True))
-    grad_x = (disp[..., :, 1:] - disp[..., :, :-1]).abs()
+    weight_x, weight_y = (torch.exp(-image.diff(dim=d).abs().mean(1, keepdim=True)) for d in (3, 2))
+    # slices, not diff: a trained network depends on the order in which autograd adds their gradients
+    grad_x = (disp[..., 1:] - disp[..., :-1]).abs()
     grad_y = (disp[..., 1:, :] - disp[..., :-1, :]).abs()
     return (grad_x * weight_x).mean() + (grad_y * weight_y).mean()
 
@@ -86,13 +75,11 @@ def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
 def _photometric_term(target_b3hw: Tensor, bound_b1hw: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """The photometric term of one scale: a function from warped sources (S, B, 3, H, W) to a scalar.
 
-    A CPU uses the faster form of `d3d.kernels`. A GPU, and its compiler, uses the plain form.
-
-    Args:
-        bound_b1hw: an upper bound of the minimum over the sources.
+    A CPU uses the faster form of `d3d.kernels`. A GPU, and its compiler, uses the plain form. ``bound_b1hw`` is an
+    upper bound of the minimum over the sources.
     """
     if target_b3hw.device.type == "cpu" and not torch.compiler.is_compiling():
-        target = Target(target_b3hw.to(torch.promote_types(target_b3hw.dtype, torch.float32)))
+        target = Target(_at_least_float32(target_b3hw))
         return lambda warped: minimum_photometric_error(warped, target, bound_b1hw)
 
     def plain(warped_sb3hw: Tensor) -> Tensor:
@@ -125,9 +112,8 @@ def self_supervised_loss(
     Args:
         disps: scale -> sigmoid disparity (B, 1, H / 2^s, W / 2^s).
         target_b3hw: the plain (not colour-jittered) target images in [0, 1].
-        sources_sb3hw: (S, B, 3, H, W) plain source images.
-        K_b33: intrinsics at this size.
-        source_T_target_sb44: (S, B, 4, 4).
+        sources_sb3hw: plain source images.
+        K_b33, source_T_target_sb44: intrinsics at this size, and poses as in `d3d.geometry.warp`.
         automask: also takes the minimum with the error of the unwarped sources (Monodepth2). Off by default: the
             paper names minimum reprojection and smoothness only.
 
@@ -136,26 +122,22 @@ def self_supervised_loss(
     """
     s, b, _, h, w = sources_sb3hw.shape
     # all sources in one batch: one warp for each scale
-    sources = sources_sb3hw.flatten(0, 1)
-    poses = source_T_target_sb44.flatten(0, 1)
-    K = K_b33.repeat(s, 1, 1)
+    sources, poses, K = sources_sb3hw.flatten(0, 1), source_T_target_sb44.flatten(0, 1), K_b33.repeat(s, 1, 1)
     unwarped = None
     if automask:
-        unwarped = minimum_reprojection([photometric_error(source, target_b3hw) for source in sources_sb3hw])
-        unwarped = unwarped + 1e-5  # in a tie (pixels without texture) the warped image is taken
+        # 1e-5: in a tie (pixels without texture) the warped image is taken
+        unwarped = minimum_reprojection([photometric_error(x, target_b3hw) for x in sources_sb3hw]) + 1e-5
     photometric_term = _photometric_term(target_b3hw, unwarped)
     photometric = smooth = 0.0
     for scale, disp in disps.items():
-        disp = disp.float() if disp.dtype in (torch.bfloat16, torch.float16) else disp
-        full = disp
+        disp = full = _at_least_float32(disp)
+        image = target_b3hw
         if disp.shape[-2:] != (h, w):
             full = F.interpolate(disp, (h, w), mode="bilinear", align_corners=False)
+            image = F.interpolate(target_b3hw, disp.shape[-2:], mode="area")
         depth = disp_to_depth(full, min_depth, max_depth)
         warped, _ = warp(sources, depth.repeat(s, 1, 1, 1), K, poses)
         photometric = photometric + photometric_term(warped.unflatten(0, (s, b))) / len(disps)
-        image = target_b3hw
-        if disp.shape[-2:] != (h, w):
-            image = F.interpolate(target_b3hw, disp.shape[-2:], mode="area")
         smooth = smooth + smoothness(disp, image) / (2**scale * len(disps))
     loss = photometric + smoothness_weight * smooth
     return loss, {"photometric": photometric.detach(), "smoothness": smooth.detach()}
@@ -173,8 +155,7 @@ def log_depth_loss(
         count: divisor of the sum (scalar), for a part of a batch; by default the number of pixels used.
 
     Raises:
-        DataError: the shapes differ. (NaN labels are refused when labels are read: a check here would make a GPU
-            wait in every step.)
+        DataError: the shapes differ. (NaN is refused when labels are read: a check here would make a GPU wait.)
     """
     mask, difference = _log_difference(pred, label, mask)
     return _masked_mean(difference, mask, count)
@@ -187,14 +168,7 @@ def laplacian_nll(
 
     The negative log-likelihood of a Laplacian distribution of the log depth (Kendall and Gal, NeurIPS 2017; Poggi et
     al., CVPR 2020, train it on the depth of a teacher). With a constant b it is Eq. 4. Its minimum is at
-    b = mean |log F - log L|.
-
-    Args:
-        pred, label, mask, count: as in `log_depth_loss`.
-        log_scale: log b, of the same shape.
-
-    Raises:
-        DataError: the shapes differ.
+    b = mean |log F - log L|. Arguments and errors are those of `log_depth_loss`; ``log_scale`` is log b.
     """
     mask, difference = _log_difference(pred, label, mask)
     if log_scale.shape != pred.shape:
@@ -211,8 +185,7 @@ def _log_difference(pred: Tensor, label: Tensor, mask: Tensor | None) -> tuple[T
     mask = label > 0 if mask is None else mask & (label > 0)
     dtype = torch.promote_types(pred.dtype, torch.float32)
     # without a label both logarithms are those of 1, so that no NaN reaches the gradient
-    one = torch.ones((), dtype=dtype, device=pred.device)
-    log_pred, log_label = (torch.log(torch.where(mask, depth.to(dtype), one)) for depth in (pred, label))
+    log_pred, log_label = (torch.log(torch.where(mask, depth.to(dtype), 1)) for depth in (pred, label))
     return mask, (log_pred - log_label).abs()
 
 

@@ -21,29 +21,19 @@ BACKENDS = ("open3d", "pyrender")
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh in world coordinates.
+    """A triangle mesh in world coordinates."""
 
-    Attributes:
-        vertices: (V, 3) float64, metres.
-        triangles: (T, 3) int32, indices of vertices.
-        colors: (V, 3) uint8, or None.
-    """
-
-    vertices: np.ndarray
-    triangles: np.ndarray
-    colors: np.ndarray | None = None
+    vertices: np.ndarray  # (V, 3) float64, metres
+    triangles: np.ndarray  # (T, 3) int32, indices of vertices
+    colors: np.ndarray | None = None  # (V, 3) uint8
 
     def to_npz(self) -> bytes:
         """Return the mesh as the bytes of an .npz file."""
         buffer = io.BytesIO()
+        vertices = self.vertices.astype(np.float32)  # resolves a micrometre at room scale
         colors = np.zeros((0, 3), np.uint8) if self.colors is None else self.colors
-        # float32 resolves a micrometre at room scale
-        np.savez_compressed(
-            buffer,
-            vertices=self.vertices.astype(np.float32),
-            triangles=self.triangles.astype(np.int32),
-            colors=colors,
-        )
+        triangles = self.triangles.astype(np.int32)
+        np.savez_compressed(buffer, vertices=vertices, triangles=triangles, colors=colors)
         return buffer.getvalue()
 
     @staticmethod
@@ -55,11 +45,11 @@ class Mesh:
         """
         try:
             with np.load(path, allow_pickle=False) as data:
-                vertices, triangles, colors = (data[name] for name in ("vertices", "triangles", "colors"))
+                arrays = vertices, triangles, colors = [data[n] for n in ("vertices", "triangles", "colors")]
         except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
             raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
-        kinds = (vertices.dtype, triangles.dtype, colors.dtype) == (np.float32, np.int32, np.uint8)
-        shapes = all(a.ndim == 2 and a.shape[1] == 3 for a in (vertices, triangles, colors))
+        kinds = [a.dtype for a in arrays] == [np.float32, np.int32, np.uint8]
+        shapes = all(a.shape[1:] == (3,) for a in arrays)
         if not kinds or not shapes or len(colors) not in (0, len(vertices)):
             raise DataError(f"{path}: not a mesh of d3d (its arrays have other types or shapes).")
         # Open3D does not check: a triangle with a vertex out of range ends the process
@@ -86,21 +76,19 @@ def reconstruct(
     With a truncation as large as the over-estimation at a highlight, the result is nearly the mean of the
     views; with a small one it is a majority vote. The default is the paper's 1.0 m.
 
-    Further passes are not in the paper. Each one leaves out depth that lies behind the previous mesh by more
-    than `outlier`, and fuses again. Reflections are always too far, so depth that is too near is kept. A
-    highlight that only some views see is removed in this way; one that most views see is not.
+    Further passes are not in the paper. Each one leaves out depth d that lies behind the depth p of the previous
+    mesh, d > (1 + outlier) p, and fuses again. Reflections are always too far, so depth that is too near is kept.
+    A highlight that only some views see is removed in this way; one that most views see is not.
 
     Args:
         depths: (n, h, w) z-depth, metres; 0 where there is none.
-        K: (3, 3) or (n, 3, 3) intrinsics, pixels, pixel centres at integers.
+        K: (3, 3) or (n, 3, 3) intrinsics in pixels.
         world_T_cam: (n, 4, 4) poses.
-        voxel_m: side of a voxel, metres.
-        trunc_m: truncation distance, metres.
+        voxel_m, trunc_m: side of a voxel and truncation distance, metres.
         every: every Nth of the n views is integrated.
         images: optional uint8 (n, h, w, 3), the colours of the mesh.
         max_depth: depth beyond this is ignored, metres.
-        passes: number of fusions; the paper has 1.
-        outlier: a further pass leaves out a depth d where d > (1 + outlier) p, with p the depth of the mesh.
+        passes, outlier: see above; the paper has one pass.
 
     Raises:
         DataError: sizes disagree, depth is not finite, or the mesh is empty.
@@ -108,13 +96,9 @@ def reconstruct(
     """
     depths = np.asarray(depths, dtype=np.float32)
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
-        raise DataError(
-            f"need (n, h, w) depths with n poses, got {depths.shape} and {np.shape(world_T_cam)}."
-        )
-    if not np.isfinite(depths).all():
-        raise DataError(
-            f"{np.count_nonzero(~np.isfinite(depths))} depth values are not finite; use 0 for no depth."
-        )
+        raise DataError(f"need (n, h, w) depths with n poses, got {depths.shape} and {len(world_T_cam)}.")
+    if bad := np.count_nonzero(~np.isfinite(depths)):
+        raise DataError(f"{bad} depth values are not finite; use 0 for no depth.")
     if not (0 < voxel_m <= trunc_m) or every < 1 or passes < 1:
         raise ConfigError(
             f"need 0 < voxel_m <= trunc_m, every >= 1 and passes >= 1, got {voxel_m}, {trunc_m}, {every}, {passes}."
@@ -123,74 +107,56 @@ def reconstruct(
     Ks = np.broadcast_to(np.asarray(K, dtype=np.float64), (n, 3, 3))[::every]
     poses = np.asarray(world_T_cam, dtype=np.float64)[::every]
     depths, images = depths[::every], None if images is None else images[::every]
-    mesh = _fuse_views(depths, Ks, poses, voxel_m, trunc_m, images, max_depth)
-    for _ in range(passes - 1):
-        p = render_depth(mesh, Ks, poses, (h, w))
-        near = np.where((p > 0) & (depths > (1 + outlier) * p), np.float32(0), depths)
-        mesh = _fuse_views(near, Ks, poses, voxel_m, trunc_m, images, max_depth)
+    kept = depths
+    for again in reversed(range(passes)):
+        mesh = _fuse_views(kept, Ks, poses, images, voxel_m, trunc_m, max_depth)
+        if again:
+            p = render_depth(mesh, Ks, poses, (h, w))
+            kept = np.where((p > 0) & (depths > (1 + outlier) * p), np.float32(0), depths)
     return mesh
 
 
-def _fuse_views(
-    depths: np.ndarray,
-    Ks: np.ndarray,
-    poses: np.ndarray,
-    voxel_m: float,
-    trunc_m: float,
-    images: np.ndarray | None,
-    max_depth: float,
-) -> Mesh:
+def _fuse_views(depths, Ks, poses, images, voxel_m: float, trunc_m: float, max_depth: float) -> Mesh:
     """One pass of `reconstruct`, over all given views."""
     import open3d as o3d
 
     n, h, w = depths.shape
-    colour_type = o3d.pipelines.integration.TSDFVolumeColorType
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel_m,
-        sdf_trunc=trunc_m,
-        color_type=colour_type.NoColor if images is None else colour_type.RGB8,
-    )
+    kinds = o3d.pipelines.integration.TSDFVolumeColorType
+    kind = kinds.NoColor if images is None else kinds.RGB8
+    volume = o3d.pipelines.integration.ScalableTSDFVolume(voxel_m, trunc_m, kind)
     blank = np.zeros((h, w, 3), np.uint8)
-    for i in range(n):
+    for i, (depth, K, pose) in enumerate(zip(depths, Ks, poses, strict=True)):
         rgbd = o3d.geometry.RGBDImage.create_from_color_and_depth(
             o3d.geometry.Image(blank if images is None else np.ascontiguousarray(images[i])),
-            o3d.geometry.Image(np.ascontiguousarray(depths[i])),
+            o3d.geometry.Image(np.ascontiguousarray(depth)),
             depth_scale=1.0,
             depth_trunc=max_depth,
             convert_rgb_to_intensity=False,
         )
-        intrinsic = o3d.camera.PinholeCameraIntrinsic(
-            w, h, Ks[i][0, 0], Ks[i][1, 1], Ks[i][0, 2], Ks[i][1, 2]
-        )
-        volume.integrate(rgbd, intrinsic, np.linalg.inv(poses[i]))
+        intrinsic = o3d.camera.PinholeCameraIntrinsic(w, h, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+        volume.integrate(rgbd, intrinsic, np.linalg.inv(pose))
     mesh = volume.extract_triangle_mesh()
-    vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
-    if len(triangles) == 0:
+    if not len(mesh.triangles):
         raise DataError(
-            f"the mesh is empty after fusing {n} views ({np.count_nonzero(depths)} pixels with depth "
-            f"under {max_depth} m; Open3D {o3d.__version__}, 0.19 is needed). Is the depth in metres, and are the "
-            f"poses camera-to-world?"
+            f"the mesh is empty after fusing {n} views ({np.count_nonzero(depths)} pixels with depth under {max_depth} "
+            f"m; Open3D {o3d.__version__}, 0.19 is needed). Is the depth in metres, and are the poses camera-to-world?"
         )
     colors = None
     if images is not None:
         colors = np.rint(np.asarray(mesh.vertex_colors) * 255).clip(0, 255).astype(np.uint8)
-    return Mesh(vertices.copy(), triangles.astype(np.int32), colors)
+    return Mesh(np.array(mesh.vertices), np.array(mesh.triangles, np.int32), colors)
 
 
 def render_depth(
     mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int], backend: str = "open3d"
 ) -> np.ndarray:
-    """Render the z-depth of a mesh from given views: the projected depth P (section 3.2.2).
+    """Render the z-depth of a mesh, the projected depth P (section 3.2.2): (n, h, w) float32, metres; 0: no surface.
 
     Args:
         mesh: in the world of the poses.
-        K: (3, 3) or (n, 3, 3) intrinsics in pixels, pixel centres at integers.
-        world_T_cam: (n, 4, 4) poses.
-        size_hw: height and width of the result.
+        K, world_T_cam: as in `reconstruct`.
+        size_hw: height and width.
         backend: "open3d" casts rays on the CPU; "pyrender", the paper's choice, rasterises with OpenGL (EGL).
-
-    Returns:
-        (n, h, w) float32, metres, 0 where no surface is hit.
 
     Raises:
         ConfigError: unknown `backend`.
@@ -235,8 +201,8 @@ def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple
     scene = _raycasting_scene(mesh)
     result = np.empty((len(poses), *size_hw), np.float32)
     # Open3D takes all cores (0) unless it is told; a pool gives each of its processes OMP_NUM_THREADS
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(threads) if threads.isdigit() else 0
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdigit() else 0
     for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
         hit = scene.cast_rays(_rays(K, pose, size_hw), nthreads=threads)["t_hit"].numpy()
         result[i] = np.where(np.isfinite(hit), hit, 0).reshape(size_hw)
@@ -265,14 +231,11 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
         result = np.empty((len(poses), h, w), np.float32)
         for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
             # the rasteriser's centre of pixel (0, 0) is (0.5, 0.5)
-            camera = pyrender.IntrinsicsCamera(
-                K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, znear=0.05, zfar=50.0
-            )
+            intrinsics = (K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5)
+            camera = pyrender.IntrinsicsCamera(*intrinsics, znear=0.05, zfar=50.0)
             camera_node = scene.add(camera, pose=pose @ opencv_to_opengl)
             # SEG: without 4x multisampling, which blends depth at edges
-            _, result[i] = renderer.render(
-                scene, pyrender.RenderFlags.SEG, seg_node_map={node: (255, 255, 255)}
-            )
+            _, result[i] = renderer.render(scene, pyrender.RenderFlags.SEG, {node: (255, 255, 255)})
             scene.remove_node(camera_node)
     finally:
         renderer.delete()
@@ -317,24 +280,24 @@ def overview_camera(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return K (3, 3) and world_T_cam (4, 4) of a camera that sees the whole mesh from above one of its corners.
 
-    Args:
-        mesh: the mesh.
-        size_hw: height and width of the picture.
-        up: the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
+    ``up`` is the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
     """
-    up = np.array((0.0, -1.0, 0.0)) if up is None else np.asarray(up, dtype=float) / np.linalg.norm(up)
+    up = _unit(np.array((0.0, -1.0, 0.0) if up is None else up, dtype=float))
     # percentiles: a few stray triangles behind a window must not set the scale
     low, high = np.percentile(mesh.vertices, (2, 98), axis=0)
     centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
-    side = np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0))
-    side /= np.linalg.norm(side)
-    position = centre + 1.9 * radius * (0.75 * up + 0.66 * side) / np.linalg.norm(0.75 * up + 0.66 * side)
-    forward = (centre - position) / np.linalg.norm(centre - position)
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
+    side = _unit(np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0)))
+    direction = 0.75 * up + 0.66 * side
+    position = centre + 1.9 * radius * direction / np.linalg.norm(direction)
+    forward = _unit(centre - position)
+    right = _unit(np.cross(forward, up))
     pose = np.eye(4)
     pose[:3, :3] = np.stack((right, np.cross(forward, right), forward), axis=1)
     pose[:3, 3] = position
     h, w = size_hw
     focal = 0.9 * min(h, w)
     return np.array(((focal, 0, (w - 1) / 2), (0, focal, (h - 1) / 2), (0, 0, 1.0))), pose
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

@@ -2,8 +2,7 @@
 
 The paper uses the ensemble of three architectures, and names MC-dropout and regression as alternatives (Table 1,
 section 2.3). "tta" and "snapshots" need no further training. Each uncertainty is a standard deviation in metres; their
-sizes differ, so each needs a threshold of its own (``threshold_quantile``). These functions take networks and images
-and return maps; the pipeline trains and stores what they need.
+sizes differ, so each needs a threshold of its own (``threshold_quantile``).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def ensemble_std(depths: Any, ddof: int = 0) -> Any:
     """Uncertainty U: the standard deviation over the networks' depths, metres.
 
     Args:
-        depths: (networks, ...) stacked, or a sequence of maps of one size; metres.
+        depths: (networks, ...) stacked, or a sequence of maps of one size.
         ddof: 0 divides by n, 1 by n - 1. The paper does not say which; for three networks they differ by a factor
             of 1.22, as does the threshold.
 
@@ -106,9 +105,7 @@ def regression(networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int 
     """
     (network,) = networks
     if not network.log_scale:
-        raise DataError(
-            f"this {network.arch} predicts no scale: train it with create_model(arch, log_scale=True)."
-        )
+        raise DataError(f"this {network.arch} predicts no scale: use create_model(arch, log_scale=True).")
     outputs = network(images_b3hw, (0,))
     std = _depth(network, outputs) * math.sqrt(2) * outputs["log_scale"].float().exp()
     return std.clamp(max=network.max_depth)
@@ -120,19 +117,15 @@ def _depth(network: DepthNetwork, outputs: dict[int | str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """A named uncertainty.
+    """A named uncertainty, and the networks that it uses.
 
-    Attributes:
-        measure: function of networks in eval mode, images (B, 3, h, w) in [0, 1] and a seed; returns the standard
-            deviation (B, 1, h, w) in metres.
-        networks: the networks that it uses: "ensemble", the three architectures; "teacher", the network whose
-            depth is judged; "snapshots", checkpoints of the teacher's training; "variant", a network trained for it.
-        options: further settings that determine its values; stored with them.
+    `networks` is "ensemble", the three architectures; "teacher", the network whose depth is judged; "snapshots",
+    checkpoints of the teacher's training; or "variant", a network trained for it.
     """
 
-    measure: Callable[[Sequence[DepthNetwork], Tensor, int], Tensor]
+    measure: Callable[[Sequence[DepthNetwork], Tensor, int], Tensor]  # of networks, images and a seed
     networks: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # determine its values; stored with them
 
 
 # A new uncertainty is one function and one line; the training of a "variant" belongs to the pipeline
@@ -146,11 +139,7 @@ UNCERTAINTY: dict[str, Uncertainty] = {
 
 
 def find_uncertainty(name: str) -> Uncertainty:
-    """Return a named uncertainty.
-
-    Raises:
-        ConfigError: unknown name, with the near misses.
-    """
+    """Return a named uncertainty; raises ConfigError for an unknown name."""
     if name not in UNCERTAINTY:
         raise unknown("uncertainty", name, UNCERTAINTY)
     return UNCERTAINTY[name]
@@ -158,16 +147,13 @@ def find_uncertainty(name: str) -> Uncertainty:
 
 @torch.inference_mode()
 def measure(name: str, networks: Sequence[DepthNetwork], images_b3hw: Tensor, seed: int = 0) -> Tensor:
-    """Compute a named uncertainty of the depth of images.
+    """Compute a named uncertainty of the depth of images: its standard deviation (B, 1, h, w) in metres.
 
     Args:
         name: one of `UNCERTAINTY`.
         networks: those that it needs (`Uncertainty.networks`); put in eval mode here.
         images_b3hw: float in [0, 1], height and width multiples of 32.
         seed: for the random draws of "tta" and "mcdropout".
-
-    Returns:
-        The standard deviation (B, 1, h, w) in metres.
 
     Raises:
         ConfigError: unknown name.
