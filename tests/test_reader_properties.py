@@ -126,8 +126,8 @@ def of_mesh(path):
 
 
 def of_zip(path):
-    for member in archives.list_zip(path):
-        archives.read_member(path, member.name)
+    for name in archives.list_zip(path):
+        archives.read_member(path, name)
     inside = path.parent / "inside"
     inside.mkdir(exist_ok=True)
     out = inside / "out"

@@ -305,7 +305,7 @@ def test_official_zips_are_unpacked_when_a_split_needs_them(tmp_path, capsys):
 
 def test_room_on_the_disk_is_looked_for_before_the_first_sequence(tmp_path, monkeypatch):
     write_official(tmp_path, "chess", ["seq-01", "seq-02"], tmp_path / "elsewhere")
-    sizes = [m.bytes for m in archives.list_zip(tmp_path / "chess.zip") if m.name.endswith("zip")]
+    sizes = [size for name, size in archives.list_zip(tmp_path / "chess.zip").items() if name.endswith("zip")]
     usage = namedtuple("usage", "total used free")
     # for one of them there would be room
     free = archives._SPARE_BYTES + 2 * max(sizes)

@@ -1,7 +1,7 @@
 """Downloaded zip archives, unpacked once: nothing outside the folder, and never a part that passes for the whole.
 
-An archive of frames is unpacked and not read in place: in 7-Scenes one archive lies deflated in another, and to read
-a frame in its middle means to inflate everything before it.
+Frames are unpacked and not read in place: 7-Scenes deflates one archive in another, and to read a frame in its middle
+means to inflate everything before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -31,26 +30,19 @@ _CHUNK = 2**20
 _SPARE_BYTES = 2**28  # stay free on the disk
 _DRIVE = re.compile(r"[A-Za-z]:")
 
-
-@dataclass(frozen=True)
-class Member:
-    """A file in an archive; its name, with slashes, stays below the folder that it is unpacked to."""
-
-    name: str
-    bytes: int
-    crc: int
+_Members = dict[str, zipfile.ZipInfo]
 
 
-def list_zip(archive: Path) -> list[Member]:
-    """The files in a zip archive, all of them safe to unpack; folders are left out.
+def list_zip(archive: Path) -> dict[str, int]:
+    """The files in a zip archive and their sizes in bytes; all are safe to unpack.
 
     Raises:
         DataError: not a zip archive or damaged; or a member has an absolute name, leads out of the folder, is a link
             or a device, appears twice, is encrypted or compressed by another method than deflate; or the archive
             claims to unpack to more than `MAX_RATIO` times its size.
     """
-    with _opened(archive) as opened:
-        return [member for member, _ in _members(opened, archive)]
+    with _opened(archive) as (_, members):
+        return {name: info.file_size for name, info in members.items()}
 
 
 def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
@@ -59,10 +51,10 @@ def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
     Raises:
         DataError: as `list_zip`; or there is no such file, or it is larger than ``at_most``.
     """
-    with _opened(archive) as opened:
-        member, info = _find(opened, archive, name)
-        if member.bytes > at_most:
-            raise DataError(f"{archive}: {name} has {member.bytes:,} bytes, more than {at_most:,}.")
+    with _opened(archive) as (opened, members):
+        info = _find(members, archive, name)
+        if info.file_size > at_most:
+            raise DataError(f"{archive}: {name} has {info.file_size:,} bytes, more than {at_most:,}.")
         return b"".join(_content(opened, info, archive))
 
 
@@ -72,20 +64,18 @@ def unpack_member(archive: Path, name: str, to: Path) -> Path:
     Raises:
         DataError: as `list_zip`; there is no such file, it is damaged, or it cannot be written.
     """
-    if to.exists():
-        return to
-    with _opened(archive) as opened, _writing(to):
-        member, info = _find(opened, archive, name)
-        need_space(to.parent, member.bytes, str(archive))
-        _write(opened, info, archive, to)
+    if not to.exists():
+        with _opened(archive) as (opened, members), _writing(to):
+            info = _find(members, archive, name)
+            need_space(to.parent, info.file_size, str(archive))
+            _write(opened, info, archive, to)
     return to
 
 
 def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
-    """Unpacks an archive to a folder, which appears only when it is complete.
+    """Unpacks an archive to a folder, which appears only when it is complete; an existing folder is left as it is.
 
-    After an interruption the next call unpacks what is missing; a second call at the same time waits. A folder that
-    exists is left as it is.
+    After an interruption the next call unpacks what is missing; a second call at the same time waits.
 
     Args:
         below: unpacks only what lies below this folder of the archive ("seq-01"), without it in the names.
@@ -94,14 +84,12 @@ def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
         DataError: as `list_zip`; nothing lies below ``below``, a member is damaged, the disk has too little room or
             cannot be written to.
     """
-    if folder.exists():
-        return folder
-    with _writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock")
-        with lock:
-            if not folder.exists():
-                _unpack(archive, folder, f"{below}/" if below else "")
+    if not folder.exists():
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f".{folder.name}.lock"):
+                if not folder.exists():
+                    _unpack(archive, folder, f"{below}/" if below else "")
     return folder
 
 
@@ -119,25 +107,20 @@ def need_space(folder: Path, size: int, what: str) -> None:
 
 def _unpack(archive: Path, folder: Path, prefix: str) -> None:
     part = folder.parent / f".{folder.name}.part"
-    with _opened(archive) as opened:
-        chosen = [
-            (m.name.removeprefix(prefix), m, i)
-            for m, i in _members(opened, archive)
-            if m.name.startswith(prefix)
-        ]
+    with _opened(archive) as (opened, members):
+        chosen = {part / n.removeprefix(prefix): i for n, i in members.items() if n.startswith(prefix)}
         if not chosen:
             raise DataError(f"{archive}: there is nothing{f' below {prefix}' if prefix else ''} in it.")
         # what an earlier call left may be of another archive, or damaged: only files with the right checksum are kept
-        missing = [(n, m, i) for n, m, i in chosen if not _is_there(part / n, m)]
-        size = sum(m.bytes for _, m, _ in missing)
+        missing = {path: info for path, info in chosen.items() if not _is_there(path, info)}
+        size = sum(info.file_size for info in missing.values())
         need_space(folder.parent, size, str(archive))
         say(f"unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
-        for name, _, info in missing:
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            _write(opened, info, archive, part / name)
-        wanted = {part / name for name, _, _ in chosen}
+        for path, info in missing.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(opened, info, archive, path)
         for left in part.rglob("*"):
-            if (left.is_file() or left.is_symlink()) and left not in wanted:
+            if left not in chosen and (left.is_file() or left.is_symlink()):
                 left.unlink()
         if hasattr(os, "sync"):
             os.sync()  # the folder's new name must not reach the disk before its files
@@ -145,7 +128,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, _Members]]:
     try:
         opened = zipfile.ZipFile(archive)
     except FileNotFoundError:
@@ -155,42 +138,38 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     except Exception as error:  # zipfile raises errors of many kinds
         raise DataError(f"{archive}: not a zip archive, or damaged ({error}). Download it again.") from error
     with opened:
-        yield opened
+        yield opened, _members(opened, archive)
 
 
-def _find(opened: zipfile.ZipFile, archive: Path, name: str) -> tuple[Member, zipfile.ZipInfo]:
-    for member, info in _members(opened, archive):
-        if member.name == name:
-            return member, info
-    raise DataError(f"{archive}: there is no {name} in it.")
+def _find(members: _Members, archive: Path, name: str) -> zipfile.ZipInfo:
+    if name not in members:
+        raise DataError(f"{archive}: there is no {name} in it.")
+    return members[name]
 
 
-def _members(opened: zipfile.ZipFile, archive: Path) -> list[tuple[Member, zipfile.ZipInfo]]:
-    """Every file of an archive after all checks, in the order of their positions."""
+def _members(opened: zipfile.ZipFile, archive: Path) -> _Members:
+    """Every file of an archive after all checks, by name, in the order of their positions."""
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
     if len(infos) > MAX_MEMBERS:
         raise DataError(
             f"{archive}: {len(infos):,} members, more than {MAX_MEMBERS:,}: not an archive of frames."
         )
-    members, seen = [], set()
+    members, seen = {}, set()
     for info in infos:
-        name = _safe_name(info.filename, archive)
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        # 0: made where files have no such attribute
+        name, where = _safe_name(info.filename, archive), f"{archive}: {info.filename!r}"
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0: made where files have no such attribute
         if info.is_dir() and kind in (0, stat.S_IFDIR):
             continue
         if kind not in (0, stat.S_IFREG):
-            raise DataError(f"{archive}: {info.filename!r} is a link or a device. Nothing was unpacked.")
+            raise DataError(f"{where} is a link or a device. Nothing was unpacked.")
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
-            raise DataError(
-                f"{archive}: {info.filename!r} is encrypted, or compressed by another method than deflate."
-            )
+            raise DataError(f"{where} is encrypted, or compressed by another method than deflate.")
         # some file systems ignore case, and two members would overwrite each other
         if name.casefold() in seen:
-            raise DataError(f"{archive}: {info.filename!r} appears twice. Nothing was unpacked.")
+            raise DataError(f"{where} appears twice. Nothing was unpacked.")
         seen.add(name.casefold())
-        members.append((Member(name, info.file_size, info.CRC), info))
-    total, size = sum(m.bytes for m, _ in members), archive.stat().st_size
+        members[name] = info
+    total, size = sum(info.file_size for info in members.values()), archive.stat().st_size
     # against the archive's own size, not each member's packed one: members may claim the same bytes
     if total > MAX_RATIO * size:
         raise DataError(
@@ -201,16 +180,10 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> list[tuple[Member, zipfi
 
 
 def _safe_name(name: str, archive: Path) -> str:
-    """A member's name if it stays below the folder that it is unpacked to, on any system."""
+    """A member's name, with slashes, if it stays below the folder that it is unpacked to, on any system."""
     path = PurePosixPath(name)
-    if (
-        not path.parts
-        or path.is_absolute()
-        or ".." in path.parts
-        or any(c in name for c in "\\\0\n")
-        or _DRIVE.match(name)
-        or any(len(part.encode()) > 200 for part in path.parts)
-    ):
+    stays = path.parts and not path.is_absolute() and ".." not in path.parts and not _DRIVE.match(name)
+    if not stays or any(c in name for c in "\\\0\n") or any(len(p.encode()) > 200 for p in path.parts):
         raise DataError(
             f"{archive}: the name {name[:80]!r} is not one that stays in its folder. Nothing was unpacked."
         )
@@ -233,13 +206,10 @@ def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> I
 
 def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path, to: Path) -> None:
     temporary = to.with_name(f".{to.name}.new")
-    if to.is_dir() and not to.is_symlink():
-        raise DataError(f"{to} is a folder, but {archive} has a file of that name. Delete it.")
     temporary.unlink(missing_ok=True)
     try:
         with open(temporary, "xb") as file:
-            for piece in _content(opened, info, archive):
-                file.write(piece)
+            file.writelines(_content(opened, info, archive))
             if file.tell() != info.file_size:
                 raise DataError(f"{archive}: {info.filename} is truncated. Download it again.")
         temporary.replace(to)
@@ -247,16 +217,12 @@ def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path, to: Pa
         temporary.unlink(missing_ok=True)
 
 
-def _is_there(path: Path, member: Member) -> bool:
+def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
     """Whether a file, not a link to one, has a member's size and checksum."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != member.bytes:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != info.file_size:
             return False
-        crc = 0
-        with open(path, "rb") as file:
-            while piece := file.read(_CHUNK):
-                crc = zlib.crc32(piece, crc)
-        return crc == member.crc
+        return zlib.crc32(path.read_bytes()) == info.CRC
     except OSError:
         return False
 

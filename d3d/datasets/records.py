@@ -22,6 +22,16 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+def read_bytes(path: Path, advice: str = "", at_most: int | None = None) -> bytes:
+    """A file's content; raises DataError, with ``advice``, where it cannot be read or has more bytes than allowed."""
+    try:
+        if at_most is not None and (size := path.stat().st_size) > at_most:
+            raise DataError(f"{path} has {size} bytes. {advice}".rstrip())
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). {advice}".rstrip()) from error
+
+
 def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
     """Parses a JSON object.
 
@@ -39,8 +49,11 @@ def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise DataError(f"{where}: not readable as JSON ({first['msg']}). {advice}".rstrip()) from error
-        at = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where}: {f'{at}: ' * bool(at)}{first['msg']}. {advice}".rstrip()) from error
+        # our own checks say themselves where they failed
+        own = first["type"] == "value_error"
+        at = [] if own else [".".join(map(str, first["loc"]))]
+        reason = str(first["ctx"]["error"]) if own else first["msg"]
+        raise DataError(f"{': '.join([where, *filter(None, at), reason])}. {advice}".rstrip()) from error
 
 
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:

@@ -11,11 +11,12 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from d3d.datasets.dataset import Dataset, require_root
 from d3d.datasets.glossyrooms.format import (
@@ -30,7 +31,7 @@ from d3d.datasets.glossyrooms.format import (
     mask_is_valid,
 )
 from d3d.datasets.images import decode_image
-from d3d.datasets.records import R, Record, numbers, parse
+from d3d.datasets.records import Record, numbers, parse, read_bytes
 from d3d.datasets.scene import HW, FrameList, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.io import project_root
@@ -46,7 +47,16 @@ _Span = tuple[int, int, int]  # of a member's content in the archive: offset, by
 
 
 class _Versioned(Record):
-    format: Any = None
+    format: Any = Field(None, validate_default=True)
+
+    @field_validator("format")
+    @classmethod
+    def _version(cls, value: Any) -> Any:
+        if value != FORMAT:
+            raise ValueError(
+                f"format {value!r}, but this version of d3d reads format {FORMAT}. Update d3d, or make the data again"
+            )
+        return value
 
 
 class _Room(Record):
@@ -60,11 +70,31 @@ class _Room(Record):
     frames: int
     depth: bool
 
+    @model_validator(mode="after")
+    def _inside_the_folder(self) -> _Room:
+        if not SAFE_NAME.fullmatch(self.name) or self.file != f"{self.split}/{self.name}.zip":
+            raise ValueError(
+                f"name {self.name!r}, split {self.split!r} and file {self.file!r} do not fit together. A room's file "
+                "is <split>/<name>.zip; a name has letters, digits, '_', '-', '.'"
+            )
+        return self
 
-class _Manifest(Record):
+
+class _Manifest(_Versioned):
     name: str
     size_hw: tuple[PositiveInt, PositiveInt]
     rooms: list[_Room]
+
+    @model_validator(mode="after")
+    def _rooms_of_this_set(self) -> _Manifest:
+        if self.name != NAME:
+            raise ValueError(f"the manifest of data set {self.name!r}, not of {NAME!r}")
+        if not self.rooms:
+            raise ValueError("there is no room")
+        name, count = Counter(room.name for room in self.rooms).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"room {name!r} appears twice")
+        return self
 
 
 class _Shares(Record):
@@ -72,7 +102,7 @@ class _Shares(Record):
     mirror: list[Any]
 
 
-class _Description(Record):
+class _Description(_Versioned):
     """The content of scene.json."""
 
     name: str
@@ -84,6 +114,13 @@ class _Description(Record):
     world_T_cam: Any
     shares: _Shares
     spec: dict[str, Any]
+
+    @field_validator("frame_ids")
+    @classmethod
+    def _names_of_files(cls, ids: list[str]) -> list[str]:
+        if not all(map(SAFE_NAME.fullmatch, ids)) or len(set(ids)) != len(ids):
+            raise ValueError("frame_ids must be different names of letters, digits, '_', '-' and '.'")
+        return ids
 
 
 class GlossyRoom(Scene):
@@ -101,13 +138,7 @@ class GlossyRoom(Scene):
     one_K = True
 
     def __init__(self, folder: Path, room: _Room, size_hw: HW, frames: int | None = None) -> None:
-        """Opens a room's archive.
-
-        Args:
-            folder: of the data set.
-            room: its entry in the manifest.
-            size_hw: of the data set's images.
-            frames: keeps the first frames only; None: all.
+        """Opens a room's archive, and of its frames the first ``frames`` only.
 
         Raises:
             DataError: the archive is missing, damaged, not the manifest's, or not a room of this format.
@@ -117,15 +148,11 @@ class GlossyRoom(Scene):
         content = _read_checked(self.path, room, self._archive)
         self._members, description = _unzip(content, self._archive)
         where = f"{self._archive}, scene.json"
-        scene = _parse(_Description, description, where)
+        scene = parse(_Description, description, where, HOW_TO_GET)
         for key, value in {"name": room.name, "split": room.split, "size_hw": size_hw}.items():
             if (found := getattr(scene, key)) != value:
                 raise DataError(f"{where}: {key} is {found!r}, but the manifest has {value!r}.")
         ids = scene.frame_ids
-        if not all(SAFE_NAME.fullmatch(i) for i in ids) or len(set(ids)) != len(ids):
-            raise DataError(
-                f"{where}: frame_ids must be different names of letters, digits, '_', '-' and '.'."
-            )
         if len(ids) != room.frames:
             raise DataError(f"{where}: {len(ids)} frames, but the manifest has {room.frames}.")
         self.shares = {
@@ -135,9 +162,8 @@ class GlossyRoom(Scene):
         self.seed, self.spec = scene.seed, scene.spec
         self._K = numbers(scene.K, (3, 3), f"{where}, K")
         poses = numbers(scene.world_T_cam, (len(ids), 4, 4), f"{where}, world_T_cam")
-        for member in (
-            _member(k, i) for k in ("color", *("depth", "mask", "virtual") * room.depth) for i in ids
-        ):
+        kinds = ("color", "depth", "mask", "virtual") if room.depth else ("color",)
+        for member in (_member(kind, i) for kind in kinds for i in ids):
             if member not in self._members:
                 raise DataError(f"{self._archive}: {member} is missing. Make the archive again. {HOW_TO_GET}")
         self._all_frame_ids = frozenset(ids)
@@ -190,9 +216,9 @@ class GlossyRoom(Scene):
     def _read(self, member: str) -> bytes:
         offset, size, crc = self._members[member]
         try:
-            with open(self.path, "rb") as f:
-                f.seek(offset)
-                content = f.read(size)
+            with open(self.path, "rb") as file:
+                file.seek(offset)
+                content = file.read(size)
         except OSError as error:
             raise DataError(f"{self._archive}: cannot be read any more ({error}).") from error
         if len(content) != size or zlib.crc32(content) != crc:
@@ -224,100 +250,53 @@ def open_glossyrooms(
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{NAME} needs {option} to be None or a number from 1 up, got {value!r}.")
     folder = require_root(NAME, project_root() / "data" / NAME if root is None else root, HOW_TO_GET)
-    manifest = _read_manifest(folder)
-    names = {split: [room.name for room in manifest.rooms if room.split == split] for split in SPLITS}
+    path = folder / "manifest.json"
+    manifest = parse(_Manifest, read_bytes(path, HOW_TO_GET), str(path), HOW_TO_GET)
+    of_split = {split: [room for room in manifest.rooms if room.split == split] for split in SPLITS}
 
     def make(split: str) -> list[Scene]:
-        of_split = [room for room in manifest.rooms if room.split == split]
-        return [GlossyRoom(folder, room, manifest.size_hw, frames) for room in of_split[:rooms]]
+        return [GlossyRoom(folder, room, manifest.size_hw, frames) for room in of_split[split][:rooms]]
 
     def lists(split: str) -> dict[str, FrameList]:
         opened = {room.name: room for room in dataset.scenes(split)}
-        files = {name: folder / "lists" / f"{split}_{name}.txt" for name in LISTS}
-        return {name: _read_list(path, names[split], opened) for name, path in files.items()}
+        names = [room.name for room in of_split[split]]
+        return {n: _read_list(folder / "lists" / f"{split}_{n}.txt", names, opened) for n in LISTS}
 
-    splits = [split for split in SPLITS if names[split]]
-    dataset = Dataset(
-        NAME,
-        {split: lambda split=split: make(split) for split in splits},
-        {split: lambda split=split: lists(split) for split in splits if split in LISTED_SPLITS},
-        verified=True,  # each archive against the manifest's sha256, whenever a room is opened
-    )
+    splits = {split: partial(make, split) for split in SPLITS if of_split[split]}
+    listed = {split: partial(lists, split) for split in LISTED_SPLITS if split in splits}
+    # verified: each archive against the manifest's sha256, whenever a room is opened
+    dataset = Dataset(NAME, splits, listed, verified=True)
     return dataset
 
 
-def _parse(kind: type[R], content: bytes, where: str) -> R:
-    """A JSON file of this format; raises DataError."""
-    version = parse(_Versioned, content, where, HOW_TO_GET).format
-    if version != FORMAT:
-        raise DataError(
-            f"{where}: format {version!r}, but this version of d3d reads format {FORMAT}. Update d3d, "
-            "or make the data again."
-        )
-    return parse(kind, content, where, HOW_TO_GET)
-
-
-def _read_manifest(folder: Path) -> _Manifest:
-    """The manifest; every name in it stays inside the folder."""
-    path = folder / "manifest.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). {HOW_TO_GET}") from error
-    manifest = _parse(_Manifest, content, str(path))
-    if manifest.name != NAME:
-        raise DataError(f"{path}: the manifest of data set {manifest.name!r}, not of {NAME!r}.")
-    for k, room in enumerate(manifest.rooms):
-        if not SAFE_NAME.fullmatch(room.name) or room.file != f"{room.split}/{room.name}.zip":
-            raise DataError(
-                f"{path}, room {k}: name {room.name!r}, split {room.split!r} and file {room.file!r} do not fit "
-                f"together. A room's file is <split>/<name>.zip; a name has letters, digits, '_', '-', '.'."
-            )
-    twice = [name for name, count in Counter(room.name for room in manifest.rooms).items() if count > 1]
-    if twice or not manifest.rooms:
-        raise DataError(f"{path}: {f'room {twice[0]!r} appears twice' if twice else 'there is no room'}.")
-    return manifest
-
-
 def _read_list(path: Path, names: list[str], opened: dict[str, GlossyRoom]) -> FrameList:
-    """The frames of a list that are in the opened rooms; frames that an option cuts off are left out.
-
-    Raises:
-        DataError: the file is missing, or a line names no room and frame; says which line.
-    """
+    """The frames of a list that are in the opened rooms; frames that an option cuts off are left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}). {HOW_TO_GET}") from error
-    frames = set()
-    for number, line in enumerate(lines, 1):
+    pairs = [tuple(line.split()) for line in lines]
+    for number, (line, pair) in enumerate(zip(lines, pairs, strict=True), 1):
         where = f"{path}, line {number}: {line!r}"
-        words = line.split()
-        if len(words) != 2:
+        if len(pair) != 2:
             raise DataError(f"{where} is not a room and a frame.")
-        name, frame = words
+        name, frame = pair
         if name not in names:
             raise DataError(f"{where}: the manifest has no such room in this split.")
-        if (room := opened.get(name)) is None:
-            continue
-        if frame not in room._all_frame_ids:
+        if name in opened and frame not in opened[name]._all_frame_ids:
             raise DataError(f"{where}: the room has no such frame.")
-        if frame in room.frame_ids:
-            frames.add((name, frame))
-    return frozenset(frames)
+    return frozenset((n, frame) for n, frame in pairs if n in opened and frame in opened[n].frame_ids)
 
 
 def _read_checked(path: Path, room: _Room, where: str) -> bytes:
     """An archive's content, which must be the manifest's; raises DataError."""
     try:
         size = path.stat().st_size
-        if size != room.bytes:
-            raise DataError(
-                f"{where}: {size} bytes, but the manifest has {room.bytes}: truncated? {HOW_TO_GET}"
-            )
-        content = path.read_bytes()
+        content = path.read_bytes() if size == room.bytes else b""
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error}). {HOW_TO_GET}") from error
+    if size != room.bytes:
+        raise DataError(f"{where}: {size} bytes, but the manifest has {room.bytes}: truncated? {HOW_TO_GET}")
     if hashlib.sha256(content).hexdigest() != room.sha256:
         raise DataError(f"{where}: damaged, its sha256 is not the manifest's. {HOW_TO_GET}")
     return content

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from d3d.datasets.archives import Member, list_zip, need_space, read_member, unpack_member, unpack_zip
+from d3d.datasets.archives import list_zip, need_space, read_member, unpack_member, unpack_zip
+from d3d.datasets.records import read_bytes
 from d3d.errors import DataError
 
 _SCENE = re.compile(r"[A-Za-z0-9_-]+")
@@ -23,7 +24,6 @@ _SPLIT_LINE = re.compile(r"sequence ?(\d{1,3})")
 
 # of the archive of Brachmann and Rother, unpacked in <root>, or in <root>/depth as users of hloc have it
 _RENDERED_IN = (".", "depth", "rendered_depth")
-_RENDERED = "{root}/7scenes_{scene}/{split}/depth"
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,16 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
     for archive in root.glob("*.zip"):
         if not _SCENE.fullmatch(archive.stem):
             continue
-        for member in list_zip(archive):
-            path = PurePosixPath(member.name)
+        for member, size in list_zip(archive).items():
+            path = PurePosixPath(member)
             if path.suffix == ".zip" and _SEQUENCE.fullmatch(path.stem):
-                sequence, inner = path.stem, member.name
+                sequence, inner = path.stem, (member, size)
             elif path.name.endswith(".pose.txt") and _SEQUENCE.fullmatch(path.parent.name):
-                sequence, inner = path.parent.name, ""
+                sequence, inner = path.parent.name, ()  # `unpack_zip` adds the sizes up
             else:
                 continue
             name = f"{archive.stem}/{sequence}"
-            size = member.bytes if inner else 0  # of single files `unpack_zip` adds it up
-            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, inner, size))
+            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, *inner))
     return dict(sorted(found.items()))
 
 
@@ -100,16 +99,11 @@ def check_space(root: Path, sequences: Iterable[Sequence]) -> None:
 
 def _frames_below(archive: Path, sequence: str) -> str:
     """The one folder of an archive that holds a sequence's frames; raises DataError where there is none, or several."""
-
-    def holds(member: Member) -> bool:
-        path = PurePosixPath(member.name)
-        return path.name.endswith(".pose.txt") and path.parent.name in (sequence, "")
-
-    folders = {str(PurePosixPath(m.name).parent) for m in list_zip(archive) if holds(m)}
+    poses = [path for path in map(PurePosixPath, list_zip(archive)) if path.name.endswith(".pose.txt")]
+    folders = {str(path.parent) for path in poses if path.parent.name in (sequence, "")}
     if len(folders) != 1:
-        raise DataError(
-            f"{archive}: {'no folder' if not folders else 'several folders'} in it with frames of {sequence}."
-        )
+        kind = "several folders" if folders else "no folder"
+        raise DataError(f"{archive}: {kind} in it with frames of {sequence}.")
     below = folders.pop()
     return "" if below == "." else below
 
@@ -127,14 +121,11 @@ def official_split(root: Path, scene: str, name: str) -> list[str]:
     path, content = root / scene / file, b""
     where = str(path)
     if path.is_file():
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error}).") from error
+        content = read_bytes(path)
     elif archive.is_file():
         for member in list_zip(archive):
-            if PurePosixPath(member.name).name == file:
-                content, where = read_member(archive, member.name), f"{archive}, {member.name}"
+            if PurePosixPath(member).name == file:
+                content, where = read_member(archive, member), f"{archive}, {member}"
     return [f"{scene}/{sequence}" for sequence in read_split(content, where)]
 
 
@@ -145,14 +136,11 @@ def read_split(content: bytes, where: str) -> list[str]:
     except ValueError as error:
         raise DataError(f"{where}: not readable as a list of sequences ({error}).") from error
     sequences = []
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text:
-            continue
-        match = _SPLIT_LINE.fullmatch(text)
-        if match is None:
-            raise DataError(f"{where}, line {number}: {text[:80]!r} is not a sequence, as sequence1.")
-        sequences.append(f"seq-{int(match[1]):02d}")
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if match := _SPLIT_LINE.fullmatch(line):
+            sequences.append(f"seq-{int(match[1]):02d}")
+        elif line:
+            raise DataError(f"{where}, line {number}: {line[:80]!r} is not a sequence, as sequence1.")
     if len(set(sequences)) != len(sequences):
         raise DataError(f"{where}: a sequence appears twice.")
     return sequences
@@ -164,8 +152,8 @@ def rendered_depth(root: Path, name: str) -> Callable[[str], Path] | None:
     stem = sequence.replace("-", "")
     for parent in _RENDERED_IN:
         for split in ("train", "test", "training"):
-            folder = Path(_RENDERED.format(root=root / parent, scene=scene, split=split))
-            if next(folder.glob(_rendered_file(folder, stem, "*").name), None) is not None:
+            folder = root / parent / f"7scenes_{scene}" / split / "depth"
+            if any(folder.glob(_rendered_file(folder, stem, "*").name)):
                 return partial(_rendered_file, folder, stem)
     return None
 
