@@ -29,12 +29,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def open_dataset(name: str, root: str | Path | None = None, **options: object) -> Dataset:
-    """Opens a data set by name.
-
-    Args:
-        name: one of `DATASETS`.
-        root: the folder that holds it; not needed for the set that ships.
-        options: the data set's own options, see its module.
+    """Opens one of `DATASETS` with its own options; ``root`` is not needed for the set that ships.
 
     Raises:
         ConfigError: unknown data set or option; names the near misses.

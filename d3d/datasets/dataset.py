@@ -34,20 +34,11 @@ class Dataset:
         whole: Callable[[str, int], bool] | None = None,
         prepared: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keeps functions that make a split's scenes and, for splits that have any, its lists of frames.
-
-        Args:
-            truth: function of a split; see `truth`.
-            whole: function of a split and the step between its scored frames; see `whole`.
-            prepared: settings of the preparation.
-        """
-        self.name = name
-        self.splits = tuple(splits)
-        self.verified = verified
-        self._truth, self._whole = truth, whole
+        """Keeps functions that make a split's scenes and its lists; ``truth`` and ``whole`` implement the methods."""
+        self.name, self.splits, self.verified = name, tuple(splits), verified
         self.prepared = dict(prepared or {})
-        self._make = dict(splits)
-        self._make_lists = dict(lists or {})
+        self._make, self._make_lists = dict(splits), dict(lists or {})
+        self._truth, self._whole = truth, whole
         self._scenes: dict[str, list[Scene]] = {}
 
     def scenes(self, split: str) -> list[Scene]:
@@ -90,7 +81,7 @@ class Dataset:
     def truth(self, split: str) -> str:
         """The kind of a split's ground truth, in words, where a data set may come with several kinds; else "".
 
-        No frame is read. Scores against one kind of ground truth are not comparable with scores against another.
+        Scores against different kinds of ground truth are not comparable.
         """
         return "" if self._truth is None else self._truth(split)
 
@@ -98,10 +89,7 @@ class Dataset:
         """Indices of the frames of a scene that belong to its split; others are there for a list of frames alone.
 
         A prepared folder holds every Nth frame of an evaluated split (``eval_every``) and all frames on the user's
-        lists. Scores of the whole split are means over the frames returned here; those of a list over its own.
-
-        Args:
-            every: score every Nth frame of the video only, as the parameter ``eval_every``.
+        lists. Scores of the whole split are means over the frames returned here, of every ``every``-th of the video.
         """
         return frozenset(scene.every(self._step(split, every)))
 
@@ -110,9 +98,6 @@ class Dataset:
 
         All scenes must be there, and the frames dense enough: for ScanNet at least every 10th frame of the video,
         for the test split of 7-Scenes all frames. No scene is opened. True for a data set that is never incomplete.
-
-        Args:
-            every: every Nth frame of the video is scored, as the parameter ``eval_every``.
         """
         return True if self._whole is None else self._whole(split, self._step(split, every))
 
@@ -125,11 +110,7 @@ class Dataset:
 
 
 def require_root(name: str, root: str | Path | None, how_to_get: str) -> Path:
-    """The folder of a data set that must be downloaded.
-
-    Raises:
-        DataError: none was given or it does not exist; says how to get the data.
-    """
+    """The folder of a data set; raises DataError, with how to get the data, where it is not given or not there."""
     if root is None:
         raise DataError(f"data set {name!r} needs root=, the folder that holds it. {how_to_get}")
     if not Path(root).is_dir():

@@ -13,15 +13,15 @@ from d3d.errors import DataError
 
 # A file of a hundred bytes may claim 60000x60000 pixels and have them allocated: 8K video has a little less than this
 MAX_PIXELS = 2**25
+HW = tuple[int, int]
 
 
-def resize_image(image: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
+def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
     """Antialiased resize of a uint8 (H, W, 3) image; the image itself where the size is the same.
 
-    Point or plain bilinear sampling aliases fine texture, differently in each view, and the
-    photometric error of a correct warp is then no longer small. PIL widens Lanczos' support with the
-    reduction and keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes; the
-    reducing gap takes a cheap box step first where the reduction is large.
+    Point or plain bilinear sampling aliases fine texture, differently in each view, and the photometric error of a
+    correct warp is then no longer small. PIL keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes;
+    the reducing gap takes a cheap box step first where the reduction is large.
     """
     if size_hw is None or tuple(size_hw) == image.shape[:2]:
         return image
@@ -30,10 +30,7 @@ def resize_image(image: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarr
 
 
 def decode_image(
-    file: Path | BinaryIO,
-    formats: Sequence[str],
-    size_hw: tuple[int, int] | None = None,
-    modes: Sequence[str] = (),
+    file: Path | BinaryIO, formats: Sequence[str], size_hw: HW | None = None, modes: Sequence[str] = ()
 ) -> Image.Image:
     """A fully decoded image.
 
@@ -62,11 +59,7 @@ def decode_image(
 
 
 def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
-    """As `decode_image`, for a frame's file.
-
-    Raises:
-        DataError: missing, truncated or not an image; names ``where`` (scene and frame) and the file.
-    """
+    """As `decode_image` for a frame's file; raises DataError that names ``where`` (scene and frame) and the file."""
     try:
         return decode_image(path, formats)
     except FileNotFoundError:
@@ -75,12 +68,8 @@ def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JP
         raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
 
 
-def first_size(paths: Iterable[Path], where: str) -> tuple[int, int]:
-    """Height and width of the first valid image file, from its header: one bad file must not hide the others.
-
-    Raises:
-        DataError: no file is an image.
-    """
+def first_size(paths: Iterable[Path], where: str) -> HW:
+    """Height and width by the header of the first valid image file; raises DataError where no file is an image."""
     faults = []
     for path in paths:
         try:

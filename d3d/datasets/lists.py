@@ -8,6 +8,7 @@ the package `d3d.lists`, is given to the evaluation by the parameter ``lists``. 
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,15 +21,12 @@ from d3d.io import atomic
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 HOW_TO_GIVE = (
-    "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (several with commas between)."
+    "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (several with commas)."
 )
 
 
 def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[str, object]) -> Path:
-    """Writes (scene, frame) pairs, sorted, below their provenance; atomically.
-
-    Args:
-        header: provenance, one line "# key: value" each; say who decided.
+    """Writes (scene, frame) pairs, sorted, below their provenance ("# key: value" lines); atomically.
 
     Raises:
         DataError: no frame, or a name that could not be read back.
@@ -36,11 +34,9 @@ def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[st
     path, frames = Path(path), sorted(set(frames))
     if not frames:
         raise DataError(f"{path}: not written, as no frame was chosen.")
-    for name in (n for frame in frames for n in frame):
+    for name in itertools.chain(*frames):
         if len(name.split()) != 1 or "#" in name:
-            raise DataError(
-                f"{path}: not written, as {name!r} has a space or '#' and could not be read back."
-            )
+            raise DataError(f"{path}: not written: {name!r} has a space or '#' and could not be read back.")
     lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in header.items()]
     lines += [f"{scene} {frame}" for scene, frame in frames]
     with atomic(path) as temporary:
@@ -75,26 +71,23 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
         words = line.split("#")[0].split()
         if not words:
             continue
-        kind, text = "", ""
         scene, frame = words if len(words) == 2 else ("", "")
+        spelled = known[scene].find(frame) if known is not None and scene in known else frame
         if not scene:
             kind, text = "malformed line", "not a scene and a frame."
         elif known is not None and scene not in known:
             kind, text = "unknown scene", f"{where} has no scene {scene!r}{_near(scene, known)}"
-        elif known is not None and (own := known[scene].find(frame)) is None:
+        elif spelled is None:
             kind, text = "unknown frame", known[scene].missing(frame)
-        elif known is not None:
-            frame = own
-        if not kind and (scene, frame) in seen:
-            kind, text = "duplicate", f"line {seen[scene, frame]} has this frame already."
-        if kind:
-            wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}"))
+        elif (scene, spelled) in seen:
+            kind, text = "duplicate", f"line {seen[scene, spelled]} has this frame already."
         else:
-            seen[scene, frame] = number
+            seen[scene, spelled] = number
+            continue
+        wrong.append((kind, f"{path}, line {number}: {line.strip()!r}: {text}"))
     if wrong:
-        counts = ", ".join(
-            f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in Counter(k for k, _ in wrong).items()
-        )
+        kinds = Counter(kind for kind, _ in wrong)
+        counts = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in kinds.items())
         more = f" In all {len(wrong)} lines are wrong: {counts}." if len(wrong) > 1 else ""
         raise DataError(wrong[0][1] + more)
     if not seen:
@@ -154,29 +147,26 @@ def given_files(given: str, split: str) -> dict[str, Path]:
         ConfigError: none of these, or an invalid name of a list.
         DataError: the folder has no list of this split.
     """
-    prefix = f"{split}_"
+    prefix, path = f"{split}_", Path(given).expanduser()
     if re.match(r"[^/\\]*=", given):
         files = {}
         for part in re.split(r",(?=[^,/\\]*=)", given):
-            name, _, file = part.partition("=")
-            if name.strip() in files:
-                raise ConfigError(f"lists = {given!r}: {name.strip()!r} is given twice.")
-            files[name.strip()] = Path(file.strip()).expanduser()
+            name, file = map(str.strip, part.split("=", 1))
+            if name in files:
+                raise ConfigError(f"lists = {given!r}: {name!r} is given twice.")
+            files[name] = Path(file).expanduser()
+    elif path.is_dir():
+        files = {p.stem.removeprefix(prefix): p for p in sorted(path.glob(f"{prefix}*.txt"))}
+        if not files:
+            there = ", ".join(sorted(p.name for p in path.glob("*.txt"))[:6]) or "no .txt file at all"
+            raise DataError(
+                f"lists = {given!r}: no file {prefix}<Name>.txt for split {split!r}; there: {there}."
+            )
+    elif path.name.startswith(prefix) and path.suffix == ".txt":
+        files = {path.stem.removeprefix(prefix): path}
     else:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            found = sorted(path.glob(f"{prefix}*.txt"))
-            if not found:
-                there = ", ".join(sorted(p.name for p in path.glob("*.txt"))[:6]) or "no .txt file at all"
-                raise DataError(
-                    f"lists = {given!r}: no file {prefix}<Name>.txt for split {split!r}; there: {there}."
-                )
-        elif path.name.startswith(prefix) and path.suffix == ".txt":
-            found = [path]
-        else:
-            what = "is no folder" if path.suffix != ".txt" else f"is not named {prefix}<Name>.txt"
-            raise ConfigError(f"lists = {given!r} {what}. {HOW_TO_GIVE}")
-        files = {p.stem.removeprefix(prefix): p for p in found}
+        what = "is no folder" if path.suffix != ".txt" else f"is not named {prefix}<Name>.txt"
+        raise ConfigError(f"lists = {given!r} {what}. {HOW_TO_GIVE}")
     for name, path in files.items():
         check_name(name, split, f" ({path})")
     return files
@@ -185,10 +175,8 @@ def given_files(given: str, split: str) -> dict[str, Path]:
 def check_name(name: str, split: str, where: str = "") -> None:
     """Raises ConfigError where a list of this name could not stand in a table or in a file's name."""
     if not _NAME.fullmatch(name) or name.lower() == split.lower():
-        raise ConfigError(
-            f"lists: {name!r}{where} cannot be a list's name: it takes letters, digits and '-', begins with "
-            f"a letter and is not the split's own."
-        )
+        rule = "it takes letters, digits and '-', begins with a letter and is not the split's own"
+        raise ConfigError(f"lists: {name!r}{where} cannot be a list's name: {rule}.")
 
 
 def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:
@@ -209,8 +197,6 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
     for name, path in given_files(given, split).items():
         checked[name] = read_list(path, scenes, where)
         if not checked[name] & evaluated:
-            raise DataError(
-                f"{path}: none of its {len(checked[name])} frames is evaluated with eval_every = {every}; "
-                f"1 evaluates all."
-            )
+            none = f"none of its {len(checked[name])} frames is evaluated with eval_every = {every}"
+            raise DataError(f"{path}: {none}; 1 evaluates all.")
     return dataset.with_lists(split, checked)

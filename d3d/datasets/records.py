@@ -48,12 +48,12 @@ def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise DataError(f"{where}: not readable as JSON ({first['msg']}). {advice}".rstrip()) from error
-        # our own checks say themselves where they failed
-        own = first["type"] == "value_error"
-        at = [] if own else [".".join(map(str, first["loc"]))]
-        reason = str(first["ctx"]["error"]) if own else first["msg"]
-        raise DataError(f"{': '.join([where, *filter(None, at), reason])}. {advice}".rstrip()) from error
+            reason = f"not readable as JSON ({first['msg']})"
+        elif first["type"] == "value_error":  # our own checks say themselves where they failed
+            reason = str(first["ctx"]["error"])
+        else:
+            reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise DataError(f"{where}: {reason}. {advice}".rstrip()) from error
 
 
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:

@@ -30,12 +30,7 @@ class Cache:
 
     All loading processes share `CACHE_BYTES`. Each keeps the frames it reads first and never drops one: as every
     epoch visits all frames in a new order, a frame that was used lately is not needed sooner than others. Where
-    less than a quarter of the data fits, as with ScanNet, nothing is kept.
-
-    Args:
-        read: function of (scene index, frame index).
-        items: number of different frames.
-        item_bytes: size of what ``read`` returns.
+    less than a quarter of the ``items`` different frames fits, as with ScanNet, nothing is kept.
     """
 
     def __init__(self, read: Callable[[int, int], T], items: int, item_bytes: int):
@@ -44,12 +39,11 @@ class Cache:
 
     def __call__(self, scene: int, frame: int) -> T:
         """What ``read`` returns; do not write to it."""
-        key = (scene, frame)
-        if key in self._kept:
-            return self._kept[key]
+        if (scene, frame) in self._kept:
+            return self._kept[scene, frame]
         value = self._read(scene, frame)
         if len(self._kept) < self.capacity:
-            self._kept[key] = value
+            self._kept[scene, frame] = value
         return value
 
     @cached_property
@@ -69,26 +63,25 @@ def _float_image(image_hw3: np.ndarray) -> Tensor:
 
 
 class _Samples(TorchDataset):
-    """What both kinds of samples share: items are read through a cache and augmented.
+    """Samples are indexed by (epoch, index), read through a cache, and augmented.
 
-    Indexed by (epoch, index): augmentation depends on seed, epoch and index alone, so that any number of loading
-    processes, and a resumed training, see the same samples.
+    Augmentation depends on seed, epoch and index alone: any number of loading processes, and a resumed training,
+    see the same samples.
     """
 
     def __init__(self, scenes: Sequence[Scene], size_hw: HW, seed: int, augment: bool):
         self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
 
     def _draw(self, epoch: int, index: int) -> Augmentation:
-        if not self._augment:
-            return Augmentation()
-        return Augmentation.draw(np.random.default_rng((self._seed, epoch, index)))
+        rng = np.random.default_rng((self._seed, epoch, index))
+        return Augmentation.draw(rng) if self._augment else Augmentation()
 
     def _image(self, s: int, i: int) -> np.ndarray:
         return self._scenes[s].image(i, self._size_hw)
 
 
 class TripleSamples(_Samples):
-    """Target, its two sources, intrinsics and relative poses; indexed by (epoch, index). An item holds
+    """Target, its two sources, intrinsics and relative poses. An item holds
 
     input           (3, h, w) float32, the augmented target: the input of the network
     target          (3, h, w) float32, not augmented: for the loss
@@ -133,7 +126,7 @@ class TripleSamples(_Samples):
 
 
 class LabelSamples(_Samples):
-    """Image and pseudo-label; indexed by (epoch, index). An item holds
+    """Image and pseudo-label. An item holds
 
     input  (3, h, w) float32, augmented
     label  (1, h, w) float32, depth in metres, 0 where there is none; not mirrored
@@ -177,22 +170,20 @@ class LabelSamples(_Samples):
         where = f"label of scene {scene.name}, frame {scene.frame_ids[i]}"
         label = np.array(self._read_label(scene, i), dtype=np.float32)
         if bad := np.count_nonzero(~np.isfinite(label)):
-            raise DataError(
-                f"{where}: {bad} pixels are not finite. Use 0 where there is no label; compute the labels anew."
-            )
+            advice = "Use 0 where there is no label; compute the labels anew."
+            raise DataError(f"{where}: {bad} pixels are not finite. {advice}")
         if label.shape != tuple(self._size_hw):
             raise DataError(f"{where} is {label.shape}, the network's size is {tuple(self._size_hw)}.")
         return self._image(s, i), label
 
 
 class EpochBatches(Sampler):
-    """Shuffled batches of (epoch, index), epoch after epoch, from one step of a training to another.
+    """Shuffled batches of (epoch, index) of the steps ``first`` <= step < ``last``; by default the first epoch's.
 
     The order within an epoch depends on seed and epoch alone, so that a training can resume at any step.
 
     Args:
         length: number of samples.
-        first, last: the batches' steps, first <= step < last; by default the first epoch's.
         part: (k, n): the k-th of n equal parts of each batch, for n processes that train together.
 
     Raises:
@@ -214,9 +205,8 @@ class EpochBatches(Sampler):
         self._first, self._last = first, self.per_epoch if last is None else last
         k, n = part
         if self._batch % n:
-            raise ConfigError(
-                f"{n} processes cannot share a batch of {self._batch} equally: set batch_size to a multiple of {n}."
-            )
+            rule = f"set batch_size to a multiple of {n}"
+            raise ConfigError(f"{n} processes cannot share a batch of {self._batch} equally: {rule}.")
         self._part = slice(k * self._batch // n, (k + 1) * self._batch // n)
 
     def __len__(self) -> int:

@@ -10,24 +10,24 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from d3d.datasets.images import resize_image
+from d3d.datasets.images import HW, resize_image
 from d3d.errors import DataError
 from d3d.geometry import check_poses, scale_intrinsics
 
-HW = tuple[int, int]
 FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
 
 
 class Scene:
     """Posed frames of one room in the order of time.
 
-    A source of data derives from this class and implements `_read_image` and `_read_K`, and where it has them
-    `_read_depth` and `_read_highlight_mask`. The public methods check what these return, so that a bad file gives
-    the same error whatever its source.
+    A source of data derives from this class and implements `_read_image`, `_read_K` and, where it has them,
+    `_read_depth` and `_read_highlight_mask`. The public methods check their results, so that a bad file gives the
+    same error whatever its source.
 
     Attributes:
         name: unique in its data set and usable as a file name.
@@ -55,11 +55,7 @@ class Scene:
         numbers: Sequence[int] | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Checks and keeps what is known without opening an image.
-
-        Args:
-            depth_hw: size of ground truth, where it differs from colour; both show the same view.
-            numbers: each frame's number in the video, where frames of it are left out; see `every`.
+        """Opens no image; ``numbers``: each frame's number in the video, where frames of it are left out.
 
         Raises:
             DataError: no frame, another number of poses than of frames, or an invalid pose.
@@ -79,8 +75,6 @@ class Scene:
         self._numbers = None if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.world_T_cams = check_poses(world_T_cams, self._where)
 
-    # A source of data implements these, at the native colour size
-
     def _read_image(self, i: int) -> np.ndarray:
         """Colour image i, uint8 (H, W, 3), RGB."""
         raise NotImplementedError
@@ -96,8 +90,6 @@ class Scene:
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
         """Bool (H, W), true where a mirror image of a light is seen; None if not known."""
         return None
-
-    # The rest of the package uses these
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -123,8 +115,7 @@ class Scene:
     def depth(self, i: int) -> np.ndarray | None:
         """Depth, float32 (`depth_hw`) in metres, 0 = invalid; None where the frame has no depth map.
 
-        Depth is never resized: averaging it invents surfaces between two true ones. Evaluation resizes the
-        prediction instead.
+        Depth is never resized: averaging it invents surfaces between two true ones.
 
         Raises:
             DataError: the file is broken, or its size is not that of the scene's depth.
@@ -146,22 +137,16 @@ class Scene:
         Raises:
             DataError: the intrinsics are missing, not 3x3, not finite, or without a positive focal length.
         """
-        K = self._read_K(self._index(i))
+        K, where = self._read_K(self._index(i)), self._where(i)
         if K is None:
-            raise DataError(f"{self._where(i)}: no intrinsics K. Without them no pixel can be warped.")
+            raise DataError(f"{where}: no intrinsics K. Without them no pixel can be warped.")
         K = np.array(K, dtype=np.float64)
         if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-            raise DataError(
-                f"{self._where(i)}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}."
-            )
+            raise DataError(f"{where}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}.")
         return K if size_hw is None else scale_intrinsics(K, self.size_hw, size_hw)
 
     def intrinsics(self) -> np.ndarray:
-        """Intrinsics of all frames at the native size, float64 (n, 3, 3).
-
-        Raises:
-            DataError: as `K`; names the first frame without valid intrinsics.
-        """
+        """Intrinsics of all frames at the native size, float64 (n, 3, 3); raises DataError as `K`."""
         if self.one_K:
             return np.repeat(self.K(0)[None], len(self), axis=0)
         return np.stack([self.K(i) for i in range(len(self))])
@@ -169,11 +154,8 @@ class Scene:
     def digest(self) -> str:
         """SHA-256 of everything that identifies the scene except its pixels: names, sizes, poses, intrinsics.
 
-        No image is read. Poses and intrinsics are rounded to 6 decimals, so that two ways to compute the same
-        number give the same digest.
-
-        Raises:
-            DataError: the intrinsics of a frame are missing or invalid.
+        Poses and intrinsics are rounded to 6 decimals, so that two ways to compute the same number give the same
+        digest. Raises DataError as `K`.
         """
         return self._digest
 
@@ -203,11 +185,7 @@ class Scene:
         return list(range(len(self))) if self._numbers is None else self._numbers.tolist()
 
     def every(self, n: int) -> list[int]:
-        """Indices of every nth frame of the video: of those whose number is a multiple of n.
-
-        A frame that is left out is not replaced by its neighbour, so that the same frames are meant however much
-        of the video is kept.
-        """
+        """Indices of the frames whose number in the video is a multiple of n: the same however many are kept."""
         return [i for i, number in enumerate(self.numbers) if number % n == 0]
 
     def block(self, start: int, stop: int, name: str | None = None) -> Scene:
@@ -216,10 +194,9 @@ class Scene:
         Raises:
             DataError: no frame lies in the block, or it reaches beyond the scene.
         """
+        last = len(self) - 1
         if not 0 <= start < stop <= len(self):
-            raise DataError(
-                f"scene {self.name!r} has frames 0..{len(self) - 1}: no block {start}..{stop - 1}."
-            )
+            raise DataError(f"scene {self.name!r} has frames 0..{last}: no block {start}..{stop - 1}.")
         return self.subset(range(start, stop), name or f"{self.name}.{start}-{stop - 1}")
 
     def subset(self, indices: Iterable[int], name: str) -> Scene:
@@ -229,10 +206,7 @@ class Scene:
         return _Subset(self, indices, name, numbers, self.left_out)
 
     def without(self, reasons: Mapping[str, str]) -> Scene:
-        """The scene without some of its frames; its name and the meaning of `every` stay the same.
-
-        Args:
-            reasons: frame id -> why it is left out; other ids are ignored.
+        """The scene without the frames in ``reasons`` (frame id -> why); name and numbers stay the same.
 
         Raises:
             DataError: no frame is left.
@@ -255,20 +229,13 @@ class Scene:
 class _Subset(Scene):
     """Some frames of another scene, read through it."""
 
-    def __init__(
-        self,
-        parent: Scene,
-        indices: list[int],
-        name: str,
-        numbers: np.ndarray | None,
-        left_out: Mapping[str, str],
-    ) -> None:
+    def __init__(self, parent: Scene, indices: list[int], name: str, *numbers_and_left_out: Any) -> None:
         if isinstance(parent, _Subset):  # a subset of a subset reads straight from the source
             indices, parent = [parent._indices[i] for i in indices], parent._parent
         self._parent, self._indices, self.one_K = parent, indices, parent.one_K
         ids, poses = [parent.frame_ids[i] for i in indices], parent.world_T_cams[indices]
         sizes = (parent.size_hw, parent.has_depth, parent.depth_hw)
-        super().__init__(name, ids, poses, *sizes, numbers, left_out)
+        super().__init__(name, ids, poses, *sizes, *numbers_and_left_out)
         self.corrupt = parent.corrupt
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -285,13 +252,10 @@ class _Subset(Scene):
 
 
 def digest_of(scenes: Sequence[Scene], frames: Sequence[Sequence[int]] | None = None) -> str:
-    """SHA-256 that identifies several scenes in their order; see `Scene.digest`.
+    """SHA-256 that identifies several scenes in their order, by `Scene.digest`.
 
     Args:
         frames: for each scene the indices of the frames that are used; None: all frames.
-
-    Raises:
-        DataError: the intrinsics of a frame are missing or invalid.
     """
     used = [None] * len(scenes) if frames is None else [list(map(int, of)) for of in frames]
     parts = [(scene.digest(), of) for scene, of in zip(scenes, used, strict=True)]

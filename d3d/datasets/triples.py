@@ -17,34 +17,21 @@ from d3d.errors import ConfigError, DataError
 # Gaps tried in one step: enough to amortise the call, few enough that 5000 targets take about 10 MB
 _GAPS_PER_STEP = 32
 _ROUNDING_M = 1e-9  # five steps of 1 cm are 5 cm
-_NO_FRAME, _TOO_LITTLE, _TOO_FAR, _ROTATED = (
-    "no frame there",
-    "moved too little",
-    "moved too far",
-    "rotated too much",
-)
 
 
 @dataclass(frozen=True)
 class Triples:
-    """The result of `find_triples`.
+    """The result of `find_triples`; ``len(self) + sum(dropped.values()) == targets_tried``."""
 
-    Attributes:
-        indices: (m, 3) int64 frame indices [target, backward source, forward source].
-        targets_tried: number of targets.
-        dropped: reason -> number of targets without a triple; each target counts once, so that
-            ``len(self) + sum(dropped.values()) == targets_tried``.
-    """
-
-    indices: np.ndarray
+    indices: np.ndarray  # (m, 3) int64 frame indices [target, backward source, forward source]
     targets_tried: int
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> number of targets without a triple
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def require(self, where: str) -> Triples:
-        """Returns itself; raises DataError where there is no triple, with the number of targets for each reason."""
+        """Returns itself; raises DataError where there is no triple, with the reasons."""
         if len(self):
             return self
         reasons = "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items())
@@ -90,8 +77,7 @@ def find_triples(
     poses = np.asarray(world_T_cams, dtype=np.float64)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
-    if not np.isfinite(poses).all():
-        bad = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
+    if len(bad := np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))):
         raise DataError(
             f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out."
         )
@@ -104,12 +90,8 @@ def find_triples(
     found = (backward >= 0) & (forward >= 0)
     dropped: Counter[str] = Counter()
     for b, f in zip(why_backward[~found], why_forward[~found], strict=True):
-        if b and f:
-            dropped[
-                f"no source on either side: {b}" if b == f else f"no source on either side: {b} | {f}"
-            ] += 1
-        else:
-            dropped[f"no source backwards: {b}" if b else f"no source forwards: {f}"] += 1
+        side = "on either side" if b and f else "backwards" if b else "forwards"
+        dropped[f"no source {side}: {' | '.join(dict.fromkeys(filter(None, (b, f))))}"] += 1
     indices = np.stack((targets, backward, forward), axis=1)[found]
     return Triples(indices.astype(np.int64), len(targets), dict(dropped.most_common()))
 
@@ -125,8 +107,7 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
 
-    All targets are searched together, a few gaps at a time, until each has its source: memory stays linear in the
-    number of frames, and a smooth path needs one step.
+    All targets are searched together, a few gaps at a time: memory stays linear in the number of frames.
     """
     n = len(poses)
     centres, rotations = poses[:, :3, 3], poses[:, :3, :3].reshape(n, 9)
@@ -134,8 +115,7 @@ def _nearest(
     # insensitive to rotations that are orthonormal only to a few digits.
     max_chord = 2 * np.sqrt(2) * np.sin(np.deg2rad(min(max_deg, 180.0)) / 2) * (1 + 1e-12)
     source = np.full(len(targets), -1)
-    far_enough = np.zeros(len(targets), bool)
-    in_bounds = np.zeros(len(targets), bool)
+    far_enough, in_bounds = np.zeros((2, len(targets)), bool)
     room = np.minimum(targets if direction < 0 else n - 1 - targets, max_gap)
     active = np.flatnonzero(room > 0)
     gap = 1
@@ -154,7 +134,6 @@ def _nearest(
         source[active[hit]] = s[hit, fits[hit].argmax(axis=1)]
         gap += _GAPS_PER_STEP
         active = active[~hit & (room[active] >= gap)]
-    why = np.select(
-        [source >= 0, room == 0, ~far_enough, in_bounds], ["", _NO_FRAME, _TOO_LITTLE, _ROTATED], _TOO_FAR
-    )
+    reasons = ["", "no frame there", "moved too little", "rotated too much"]
+    why = np.select([source >= 0, room == 0, ~far_enough, in_bounds], reasons, "moved too far")
     return source, why

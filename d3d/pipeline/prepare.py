@@ -1,9 +1,9 @@
 """Prepare ScanNet: `python -m d3d prepare scannet --root FOLDER --out FOLDER`.
 
-Reads the poses of all scenes first, which determine the triples and with them the frames that are needed; estimates
-the disk space from a sample of frames; then prepares one scene per task (`d3d.datasets.scannet.prepare`), on this
-machine or a cluster. If the command is repeated, it skips finished scenes. `open_dataset("scannet", out)` then gives
-the same triples as the whole video.
+Reads all poses first, which determine the triples and with them the frames that are needed; estimates the disk space
+from a sample of frames; then prepares one scene per task (`d3d.datasets.scannet.prepare`), on this machine or a
+cluster. If the command is repeated, it skips finished scenes. `open_dataset("scannet", out)` then gives the same
+triples as the whole video.
 """
 
 from __future__ import annotations
@@ -22,18 +22,10 @@ from filelock import FileLock, Timeout
 
 from d3d.datasets.dataset import require_root
 from d3d.datasets.lists import given_files, read_list
-from d3d.datasets.scannet.dataset import HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
+from d3d.datasets.scannet import prepared
+from d3d.datasets.scannet.dataset import FOLDERS, HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
 from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
-from d3d.datasets.scannet.prepare import Job, Settings, frames_on_disk, prepare_scene, summary, survey
-from d3d.datasets.scannet.prepared import (
-    FORMAT,
-    INDEX,
-    MANIFEST,
-    SETTINGS,
-    is_prepared,
-    read_index,
-    scene_folder,
-)
+from d3d.datasets.scannet.prepare import BLOCK, Job, Settings, prepare_scene, summary, survey
 from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
 from d3d.io import read_json, write_json
 from d3d.parallel.tasks import run_tasks
@@ -59,21 +51,16 @@ def prepare_scannet(
     scheduler: str = "auto",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Writes the frames of ScanNet that are needed, and prints a report.
+    """Writes the frames of ScanNet that are needed, prints a report, and returns the manifest.
 
     Args:
-        root: the folder with the scenes, as .sens files or in a layout of `d3d.datasets.scannet.dataset`.
+        root: the folder with the scenes, in any layout of `d3d.datasets.scannet.dataset`.
         out: the folder to write; finished scenes in it are skipped.
         settings: None: the paper's.
-        splits: the splits to prepare.
-        split_lists: folder of the lists of splits; None: those in ``root``, or the official ones.
-        lists: the user's lists of frames to score, as for `d3d.datasets.lists.given_files`.
+        split_lists, lists: as for `open_scannet` and `given_files`.
         without: names of scenes to leave out.
         max_corrupt: largest share of a scene's frames that may be unreadable.
-        scheduler, workers: as for `d3d.parallel.tasks.run_tasks`.
-
-    Returns:
-        the manifest.
+        scheduler, workers: as for `run_tasks`.
 
     Raises:
         ConfigError: an invalid argument.
@@ -86,8 +73,8 @@ def prepare_scannet(
     root, out = (Path(path).expanduser().absolute() for path in (require_root(NAME, root, HOW_TO_GET), out))
     if not 0 <= max_corrupt <= 1:
         raise ConfigError(f"max_corrupt = {max_corrupt!r} must be a share between 0 and 1.")
-    inputs = {(root / folder).resolve() for folder in (".", "scans", "scans_test")}
-    if out.resolve() in inputs or is_prepared(root):
+    inputs = {(root / folder).resolve() for folder in FOLDERS}
+    if out.resolve() in inputs or prepared.is_prepared(root):
         raise ConfigError(f"{out} must be another folder than the data's, and {root} no prepared one.")
     sources = _sources(root, splits, split_lists, without)
     refuse_sparse(sources.get("train", {}).values())
@@ -103,11 +90,11 @@ def prepare_scannet(
         _check_settings(out, settings)
         sizes = _survey(jobs, out, where)
         if sizes:
-            (out / MANIFEST).unlink(missing_ok=True)  # until all scenes are there again
+            (out / prepared.MANIFEST).unlink(missing_ok=True)  # until all scenes are there again
         tasks = {name: (jobs[name],) for name in sizes}
         made = run_tasks(prepare_scene, tasks, what="prepare", sizes=sizes, unit="frame", **where)
         manifest = _manifest(out, settings, jobs, made)
-        write_json(out / MANIFEST, manifest)
+        write_json(out / prepared.MANIFEST, manifest)
     finally:
         lock.release()
     for line in report(manifest, sources):
@@ -137,47 +124,38 @@ def _sources(
     if not any(result.values()):
         raise DataError(f"{root}: none of its {len(found)} scenes is in the lists of {', '.join(splits)}.")
     for split, of_split in result.items():
-        missing = [name for name in scenes.get(split, ()) if name not in found]
+        listed = scenes.get(split, ())
+        missing = [name for name in listed if name not in found]
         if missing or not of_split:
             names = f": not {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}" if missing else ""
-            say(
-                f"{split}: {len(of_split)} of the list's {len(scenes.get(split, ()))} scenes are there{names}"
-            )
+            say(f"{split}: {len(of_split)} of the list's {len(listed)} scenes are there{names}")
     return {split: of_split for split, of_split in result.items() if of_split}
 
 
-def _listed(
-    lists: str | None, sources: Mapping[str, Mapping[str, SceneSource]]
-) -> dict[str, tuple[int, ...]]:
+def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tuple[int, ...]]:
     """Numbers of the frames on the user's lists, by scene."""
     if lists is None:
         return {}
-    files: dict[Path, None] = {}
-    problem: ConfigError | DataError | None = None
+    files: set[Path] = set()
     for split in ("val", "test"):
         try:
-            files |= dict.fromkeys(given_files(lists, split).values())
-        except (ConfigError, DataError) as error:  # of the other split alone
-            problem = error
-    if not files:
-        raise problem
+            files.update(given_files(lists, split).values())
+        except (ConfigError, DataError):
+            if split == "test" and not files:  # else they are of the other split alone
+                raise
     evaluated = {name for split in ("val", "test") for name in sources.get(split, ())}
     result: dict[str, set[int]] = defaultdict(set)
-    for path in files:
+    for path in sorted(files):
         absent = Counter()
         for scene, frame in read_list(path):
             if not SCENE_NAME.fullmatch(scene) or not frame.isdecimal():
-                raise DataError(
-                    f"{path}: {scene!r} {frame!r} is no scene and frame of ScanNet (scene0704_00 120)."
-                )
+                raise DataError(f"{path}: {scene!r} {frame!r} is no frame of ScanNet (scene0704_00 120).")
             if scene in evaluated:
                 result[scene].add(int(frame))
             else:
                 absent[scene] += 1
         if absent:
-            say(
-                f"{path}: {sum(absent.values())} frames are of scenes that are not prepared ({', '.join(absent)})"
-            )
+            say(f"{path}: {absent.total()} frames are of scenes that are not prepared ({', '.join(absent)})")
     return {scene: tuple(sorted(numbers)) for scene, numbers in result.items()}
 
 
@@ -196,12 +174,11 @@ def _lock(out: Path) -> FileLock:
 
 def _check_settings(out: Path, settings: Settings) -> None:
     """Raises RunError for a folder of other settings or other contents; removes what an interrupted call left."""
-    path, ours = out / SETTINGS, {"name": NAME, "format": FORMAT, **_plain(settings)}
+    path, ours = out / prepared.SETTINGS, {"name": NAME, "format": prepared.FORMAT, **_plain(settings)}
     if path.is_file():
         if lines := differences(ours, read_json(path)):
-            raise RunError(
-                f"{out} was prepared with other settings:\n  " + "\n  ".join(lines) + "\nGive another folder."
-            )
+            listed = "\n  ".join(lines)
+            raise RunError(f"{out} was prepared with other settings:\n  {listed}\nGive another folder.")
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise RunError(f"{out} holds files, but none of a preparation. Give an empty folder.")
     else:
@@ -229,15 +206,15 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
     if not any(s["bytes"]["color"] for s in left.values()):  # the sampled scenes are done, or have no triple
         some = max(left, key=lambda name: left[name]["colors"])
         left[some] = survey(jobs[some], _SAMPLED_FRAMES)
-    mean = {
-        kind: np.mean([size for s in left.values() for size in s["bytes"][kind]] or [0])
+    color, depth = (
+        np.mean([size for s in left.values() for size in s["bytes"][kind]] or [0])
         for kind in ("color", "depth")
-    }
-    need = _MARGIN * frames_on_disk(colors, depths, mean["color"], mean["depth"])
+    )
+    need = _MARGIN * (colors * (color + BLOCK) + depths * depth)  # a frame has a file for its pose, too
     free = shutil.disk_usage(out).free
     say(
         f"{len(left)} scenes to prepare: {colors} frames, {depths} of them with depth; about {need / 1e9:.2f} GB "
-        f"(frames of {mean['color'] / 1e3:.0f} kB, depth of {mean['depth'] / 1e3:.0f} kB), {free / 1e9:.1f} GB free"
+        f"(frames of {color / 1e3:.0f} kB, depth of {depth / 1e3:.0f} kB), {free / 1e9:.1f} GB free"
     )
     if need > free:
         raise RunError(
@@ -247,27 +224,20 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
     return {name: s["colors"] for name, s in left.items()}
 
 
-def _manifest(
-    out: Path, settings: Settings, jobs: Mapping[str, Job], made: Mapping[str, dict]
-) -> dict[str, Any]:
+def _manifest(out: Path, settings: Settings, jobs: Iterable[str], made: Mapping[str, dict]) -> dict[str, Any]:
     """The manifest of the folder, scenes of earlier calls included."""
     entries = dict(made)
     for folder in (*out.glob("scans/scene*"), *out.glob("scans_test/scene*")):
-        if folder.name not in entries and SCENE_NAME.fullmatch(folder.name) and (folder / INDEX).is_file():
-            index = read_index(folder, folder.name)
-            if scene_folder(out, index["split"], folder.name) == folder:
-                entries[folder.name] = summary(index)
-    missing = jobs.keys() - entries.keys()
-    if missing:
-        raise RunError(
-            f"{out}: {len(missing)} scenes are not there ({', '.join(sorted(missing)[:3])}). Run it again."
-        )
-    return {
-        "name": NAME,
-        "format": FORMAT,
-        "settings": _plain(settings),
-        "scenes": sorted(entries.values(), key=lambda entry: entry["name"]),
-    }
+        name = folder.name
+        if name not in entries and SCENE_NAME.fullmatch(name) and (folder / prepared.INDEX).is_file():
+            index = prepared.read_index(folder, name)
+            if prepared.scene_folder(out, index["split"], name) == folder:
+                entries[name] = summary(index)
+    if missing := sorted(set(jobs) - set(entries)):
+        names = ", ".join(missing[:3])
+        raise RunError(f"{out}: {len(missing)} scenes are not there ({names}). Run it again.")
+    scenes = [entries[name] for name in sorted(entries)]
+    return {"name": NAME, "format": prepared.FORMAT, "settings": _plain(settings), "scenes": scenes}
 
 
 def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) -> list[str]:
@@ -295,30 +265,23 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
     if off:
         worst, name = max(off)
         lines.append(f"depth and shrunk colour differ by at most {worst:.1f} pixels of depth ({name})")
-        apart = [name for px, name in off if px > _ALIGNED_PX]
-        if apart:
-            lines.append(
-                f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {', '.join(apart[:6])}; look at these"
-            )
+    if apart := [name for px, name in off if px > _ALIGNED_PX]:
+        names = ", ".join(apart[:6])
+        lines.append(f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {names}; look at these")
     return lines
 
 
-def _triples(
-    scenes: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], names: Iterable[str]
-) -> list[str]:
+def _triples(scenes: Sequence[Mapping], settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """The number of triples, and the paper's."""
     found, tried = (sum(s["triples"][key] for s in scenes) for key in ("found", "tried"))
-    lines = [
-        f"    {found} triples of {tried} targets, in {sum(s['triples']['found'] > 0 for s in scenes)} scenes"
-    ]
+    with_triples = sum(s["triples"]["found"] > 0 for s in scenes)
+    lines = [f"    {found} triples of {tried} targets, in {with_triples} scenes"]
     dropped = sum((Counter(s["triples"]["dropped"]) for s in scenes), Counter())
     lines += [f"        dropped {count}: {reason}" for reason, count in dropped.most_common()]
-    official = (
-        hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest() == SPLITS["train"][1]
-    )
+    digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
     rule = ("every", "translation_m", "max_rotation_deg")
     same_rule = all(settings[key] == _plain(Settings())[key] for key in rule)
-    if official and same_rule:
+    if digest == SPLITS["train"][1] and same_rule:
         lines.append(f"    the paper has {PAPER_TRIPLES} triples: ours are {found / PAPER_TRIPLES - 1:+.2%}")
     else:
         of = f"of all {SPLITS['train'][0]} scenes of the official train split, by the paper's rule"
@@ -328,40 +291,25 @@ def _triples(
 
 
 def run(arguments: Sequence[str]) -> None:
-    """``python -m d3d prepare scannet`` with these arguments.
-
-    Raises:
-        ConfigError: an option that does not exist, or a value that makes no sense.
-    """
-    defaults = Settings()
-    parser = argparse.ArgumentParser(
-        prog="python -m d3d prepare scannet", description=__doc__.split("\n\n")[1], allow_abbrev=False
-    )
+    """``python -m d3d prepare scannet`` with these arguments; raises ConfigError for an unknown option."""
+    about = __doc__.split("\n\n")[1]
+    parser = argparse.ArgumentParser("python -m d3d prepare scannet", description=about, allow_abbrev=False)
     add = parser.add_argument
     add("--root", required=True, help="folder with scans/, or with the scenes: .sens files or exported ones")
     add("--out", required=True, help="folder to write; finished scenes in it are skipped")
     for field in fields(Settings):
-        default = getattr(defaults, field.name)
-        flag, text = f"--{field.name.replace('_', '-')}", f"default {default}"
+        default, flag = field.default, f"--{field.name.replace('_', '-')}"
+        kind = {"type": float, "nargs": 2} if isinstance(default, tuple) else {"type": type(default)}
         if isinstance(default, bool):
             add(flag, action="store_true", help="also keep depth of training targets")
-        elif isinstance(default, tuple):
-            add(flag, type=float, nargs=2, default=default, help=text)
         else:
-            add(flag, type=type(default), default=default, help=text)
+            add(flag, default=default, help=f"default {default}", **kind)
     add("--splits", default=",".join(SPLITS), help="with commas between; default all")
-    add(
-        "--split-lists",
-        help="folder of scannetv2_{train,val,test}.txt; default: beside the scenes, or downloaded",
-    )
+    add("--split-lists", help="folder of scannetv2_<split>.txt; default: beside the scenes, or downloaded")
     add("--lists", help="lists of frames to score: a folder, a file, or Name=file (docs/lists.md)")
     add("--without", default="", help="scenes to leave out, with commas between")
     add("--max-corrupt", type=float, default=0.01, help="share of a scene's frames that may be unreadable")
-    add(
-        "--scheduler",
-        default="auto",
-        help="auto, none, local, or a dask scheduler's address (docs/clusters.md)",
-    )
+    add("--scheduler", default="auto", help="auto, none, local, or a dask scheduler (docs/clusters.md)")
     add("--workers", type=int, default=0, help="processes; 0: one per core")
     values, rest = parser.parse_known_args(list(arguments))
     if rest:

@@ -124,15 +124,10 @@ class _Description(_Versioned):
 
 
 class GlossyRoom(Scene):
-    """One rendered room.
+    """One rendered room, with the generator's ``seed``, the room's contents ``spec``, and ``shares``.
 
-    Opening reads the archive once, for its checksum, poses and table of contents. Frames are read on demand;
-    no file stays open, so that several processes, forked or pickled, can use a room.
-
-    Attributes:
-        seed: of the generator.
-        shares: "highlight" and "mirror" -> (n,) share of each frame's pixels.
-        spec: the contents of the room.
+    ``shares``: "highlight" and "mirror" -> (n,) share of each frame's pixels. Opening reads the archive once, for its
+    checksum, poses and table of contents. No file stays open: several processes, forked or pickled, can use a room.
     """
 
     one_K = True
@@ -172,7 +167,7 @@ class GlossyRoom(Scene):
     def virtual_depth(self, i: int) -> np.ndarray | None:
         """Z-depth (H, W) at which the mirror image of a light appears, metres; None where the room has no depth.
 
-        0 at pixels without highlight, and on curved surfaces, whose mirror images have no such simple position.
+        0 without highlight, and on curved surfaces, whose mirror images have no such simple position.
         """
         return self._read_metres("virtual", self._index(i)) if self.has_depth else None
 
@@ -198,9 +193,7 @@ class GlossyRoom(Scene):
     def _read_mask(self, i: int) -> np.ndarray:
         mask = self._read_picture("mask", i, "L")
         if not mask_is_valid(mask):
-            raise DataError(
-                f"{self._where(i)}: the mask in {self.path} has a value that is no material's code."
-            )
+            raise DataError(f"{self._where(i)}: the mask in {self.path} has a value of no material.")
         return mask
 
     def _read_picture(self, kind: str, i: int, mode: str) -> np.ndarray:
@@ -222,9 +215,7 @@ class GlossyRoom(Scene):
         except OSError as error:
             raise DataError(f"{self._archive}: cannot be read any more ({error}).") from error
         if len(content) != size or zlib.crc32(content) != crc:
-            raise DataError(
-                f"{self._archive}: {member} is damaged, or the file has changed since it was opened."
-            )
+            raise DataError(f"{self._archive}: {member} is damaged, or the file has changed meanwhile.")
         return content
 
 

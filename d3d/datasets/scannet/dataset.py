@@ -13,12 +13,15 @@ with scenes in the root or in its ``scans``, ``scans_test``. A frame's id is alw
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,29 +41,28 @@ HOW_TO_GET = (
     "Agree to ScanNet's terms of use (non-commercial research, http://www.scan-net.org), download the .sens files "
     "with the script that is sent to you, and give the folder that holds scans/ or the scenes as root."
 )
-_FOLDERS = (".", "scans", "scans_test")
+FOLDERS = (".", "scans", "scans_test")
+_SAME_POSE = np.eye(4)
+_COMPARED_AT_M = 2.0
 _INTRINSICS = ("intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt", "intrinsic_{}.txt")
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Names of a scene's files in its folder; {} is the number as spelled in the colour image's name."""
 
     folder: str
-    color: re.Pattern[str]
+    color: str
     depth: str
     pose: str
 
 
-_EXPORTED = _Layout("color", re.compile(r"(\d{1,9})\.(jpg|png)", re.ASCII), "depth/{}.png", "pose/{}.txt")
+_EXPORTED = _Layout("color", r"(\d{1,9})\.(jpg|png)", "depth/{}.png", "pose/{}.txt")
+_FRAME = "sensor_data/frame-{}"
 _LAYOUTS = {
     "exported": _EXPORTED,
     "frames_25k": _EXPORTED,
     "sensor_data": _Layout(
-        "sensor_data",
-        re.compile(r"frame-(\d{1,9})\.color\.(jpg|png)", re.ASCII),
-        "sensor_data/frame-{}.depth.png",
-        "sensor_data/frame-{}.pose.txt",
+        "sensor_data", r"frame-(\d{1,9})\.color\.(jpg|png)", f"{_FRAME}.depth.png", f"{_FRAME}.pose.txt"
     ),
 }
 
@@ -87,29 +89,18 @@ class ScanNetScene(Scene):
     has the intrinsics of depth to 0.5 %. `depth` is therefore not resampled; the evaluation resizes the prediction
     to it, as is usual on ScanNet.
 
-    Attributes:
-        video_frames: number of frames in the video.
-        invalid: reason -> numbers of the frames that are left out.
-        depth_K: (3, 3) intrinsics of depth at its own size; None if not known.
-        registration_px: offset between a corner of the depth image and that of shrunk colour, in pixels of depth;
-            None if not known.
     """
 
     one_K = True
     video_frames: int
-    invalid: dict[str, list[int]]
-    depth_K: np.ndarray | None
-    registration_px: float | None
+    invalid: dict[str, list[int]]  # reason -> numbers of the frames that are left out
+    depth_K: np.ndarray | None  # (3, 3) intrinsics of depth at its own size; None if not known
+    registration_px: float | None  # as `registration_px`; None if not known
 
     def _keep(
-        self,
-        name: str,
-        numbers: Iterable[int],
-        poses: Iterable[np.ndarray | DataError | None],
-        color_hw: HW,
-        **scene,
+        self, name: str, numbers: Iterable[int], poses: Iterable[Any], color_hw: HW, **scene: Any
     ) -> None:
-        """Leaves out frames without a valid pose, or with an error instead of one, and opens the rest as a `Scene`."""
+        """Leaves out frames without a valid pose, or with a DataError instead, and opens the rest as a `Scene`."""
         kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
         for number, pose in zip(numbers, poses, strict=True):
             if isinstance(pose, DataError):
@@ -124,14 +115,9 @@ class ScanNetScene(Scene):
         if not kept:
             reasons = "; ".join(f"{len(n)} x {reason}" for reason, n in invalid.items()) or "no frame at all"
             raise DataError(f"scene {name!r}: no frame has a valid pose ({reasons}).")
+        left_out = {str(number): reason for reason, n in invalid.items() for number in n}
         super().__init__(
-            name,
-            [str(number) for number in kept],
-            np.stack(valid),
-            color_hw,
-            numbers=kept,
-            left_out={str(number): reason for reason, n in invalid.items() for number in n},
-            **scene,
+            name, [*map(str, kept)], np.stack(valid), color_hw, numbers=kept, left_out=left_out, **scene
         )
         self.corrupt = corrupt
 
@@ -143,10 +129,12 @@ class SensScene(ScanNetScene):
         self._file = file = SensFile(path)
         h = file.header
         self.depth_K = h.depth_K
-        cameras = h.color_K, h.color_hw, h.depth_K, h.depth_hw
-        self.registration_px = registration_px(
-            *cameras, relative_extrinsics(h.color_extrinsic, h.depth_extrinsic)
-        )
+        self.registration_px = None
+        with contextlib.suppress(np.linalg.LinAlgError):
+            color_T_depth = np.linalg.inv(h.color_extrinsic) @ h.depth_extrinsic
+            self.registration_px = registration_px(
+                h.color_K, h.color_hw, h.depth_K, h.depth_hw, color_T_depth
+            )
         self._keep(name, range(len(file)), file.poses(), h.color_hw, has_depth=True, depth_hw=h.depth_hw)
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -167,12 +155,10 @@ class FolderScene(ScanNetScene):
         self.folder, self._layout, where = folder, _LAYOUTS[layout], f"scene {name!r}"
         found: dict[int, re.Match[str]] = {}
         for path in sorted((folder / self._layout.folder).iterdir()):
-            if match := self._layout.color.fullmatch(path.name):
-                other = found.setdefault(int(match[1]), match)
-                if other is not match:
-                    raise DataError(
-                        f"{where}: {other[0]} and {match[0]} in {path.parent} are the same frame."
-                    )
+            if match := re.fullmatch(self._layout.color, path.name, re.ASCII):
+                other = found.setdefault(int(match[1]), match)[0]
+                if other != path.name:
+                    raise DataError(f"{where}: {other} and {path.name} in {path.parent} are the same frame.")
         self._stems = {number: match[1] for number, match in found.items()}
         self._colors = {n: folder / self._layout.folder / match[0] for n, match in found.items()}
         numbers = sorted(found)
@@ -227,38 +213,23 @@ def pose_fault(world_T_cam: np.ndarray | None) -> str:
     return ""
 
 
-def relative_extrinsics(color: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """``color_T_depth`` (4, 4) from both cameras' extrinsics, which map from the camera to the sensor."""
-    try:
-        return np.linalg.inv(color) @ depth
-    except np.linalg.LinAlgError:
-        return np.full((4, 4), np.nan)
-
-
 def registration_px(
     color_K: np.ndarray,
     color_hw: HW,
     depth_K: np.ndarray,
     depth_hw: HW,
-    color_T_depth: np.ndarray | None = None,
-    distance_m: float = 2.0,
+    color_T_depth: np.ndarray = _SAME_POSE,
 ) -> float | None:
     """Offset between depth and colour shrunk to the size of depth, at the worst corner, in pixels of depth.
 
-    Args:
-        color_T_depth: (4, 4); None: the identity.
-        distance_m: distance of the points that are compared.
-
-    Returns:
-        the offset; None if a matrix cannot be inverted.
+    Points at a distance of 2 m are compared. None if a matrix cannot be inverted.
     """
     h, w = depth_hw
     corners = np.array([[0, 0, 1], [w - 1, 0, 1], [0, h - 1, 1], [w - 1, h - 1, 1]], dtype=np.float64).T
-    T = np.eye(4) if color_T_depth is None else color_T_depth
     try:
         with np.errstate(all="ignore"):
-            points = T[:3, :3] @ np.linalg.inv(depth_K) @ corners * distance_m + T[:3, 3:]
-            seen = color_K @ points
+            points = np.linalg.inv(depth_K) @ corners * _COMPARED_AT_M
+            seen = color_K @ (color_T_depth[:3, :3] @ points + color_T_depth[:3, 3:])
             x, y = seen[:2] / seen[2]
             x, y = (x + 0.5) * w / color_hw[1] - 0.5, (y + 0.5) * h / color_hw[0] - 0.5
             off = float(np.hypot(x - corners[0], y - corners[1]).max())
@@ -270,13 +241,10 @@ def registration_px(
 def find_scenes(root: Path) -> dict[str, SceneSource]:
     """The scenes in a folder, by name; a .sens file comes before other layouts of the same scene."""
     found: dict[str, SceneSource] = {}
-    for base in (root / folder for folder in _FOLDERS):
-        if not base.is_dir():
-            continue
-        for path in sorted(base.iterdir()):
-            source = _source(path)
-            if source is not None and (source.name not in found or source.layout == "sens"):
-                found[source.name] = source
+    for path in (path for folder in FOLDERS for path in sorted((root / folder).glob("*"))):
+        source = _source(path)
+        if source is not None and (source.name not in found or source.layout == "sens"):
+            found[source.name] = source
     return found
 
 
@@ -287,19 +255,17 @@ def _source(path: Path) -> SceneSource | None:
     sens = path if path.suffix == ".sens" else path / f"{name}.sens"
     if sens.is_file():
         return SceneSource(name, "sens", sens)
-    if (path / "sensor_data").is_dir():
-        return SceneSource(name, "sensor_data", path)
-    if (path / "color").is_dir():
-        sparse = (path / "intrinsics_color.txt").is_file()
-        return SceneSource(name, "frames_25k" if sparse else "exported", path)
+    sparse = (path / "intrinsics_color.txt").is_file()
+    for layout in ("sensor_data", "frames_25k" if sparse else "exported"):
+        if (path / _LAYOUTS[layout].folder).is_dir():
+            return SceneSource(name, layout, path)
     return None
 
 
 def open_scannet(root: str | Path | None, split_lists: str | Path | None = None) -> Dataset:
     """ScanNet: "train", "val" and "test" are those scenes of the official lists that are in the folder.
 
-    A prepared folder opens in seconds. In any other folder all poses of a split are read when it is first asked for,
-    which means millions of small reads for 1201 scenes.
+    A prepared folder opens in seconds. In any other all poses of a split are read when it is first asked for.
 
     Args:
         root: the folder with the scenes.
@@ -319,10 +285,8 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
     listed = split_scenes(folder, split_lists)
     splits = {split: [name for name in listed.get(split, ()) if name in found] for split in SPLITS}
     if not any(splits.values()):
-        raise DataError(
-            f"data set {NAME!r}: none of the {len(found)} scenes in {folder} ({', '.join(list(found)[:3])}, ...) is in "
-            f"a list of splits."
-        )
+        some = f"{len(found)} scenes in {folder} ({', '.join(list(found)[:3])}, ...)"
+        raise DataError(f"data set {NAME!r}: none of the {some} is in a list of splits.")
 
     def scenes(split: str) -> list[Scene]:
         sources = [found[name] for name in splits[split]]
@@ -334,9 +298,7 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
         sparse = any(found[name].layout == "frames_25k" for name in splits[split])
         return is_whole(split, len(splits[split]), math.lcm(every, 100) if sparse else every)
 
-    return Dataset(
-        NAME, {split: lambda split=split: scenes(split) for split in SPLITS if splits[split]}, whole=whole
-    )
+    return Dataset(NAME, {s: partial(scenes, s) for s in SPLITS if splits[s]}, whole=whole)
 
 
 def refuse_sparse(sources: Iterable[SceneSource]) -> None:

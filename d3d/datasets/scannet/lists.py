@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pooch
 
+from d3d.datasets.records import read_bytes
 from d3d.errors import DataError
 
 URL = "https://raw.githubusercontent.com/ScanNet/ScanNet/master/Tasks/Benchmark/"
@@ -39,31 +40,24 @@ def list_name(split: str) -> str:
 
 
 def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list[str]]:
-    """The scenes of each split.
+    """The scenes of each split, from the lists in ``folder``.
 
-    Args:
-        root: the folder of the data set; lists that lie there are used, official or not.
-        folder: the folder of the lists, instead of ``root``; None: ``root``, else the official lists, downloaded once
-            to ``D3D_CACHE`` (default ``~/.cache/d3d``).
-
-    Raises:
-        DataError: a list is malformed or cannot be found or downloaded; says what to do.
+    None: from those in ``root``, official or not, else from the official lists, downloaded once to ``D3D_CACHE``
+    (default ``~/.cache/d3d``). Raises DataError for a list that is malformed or cannot be found or downloaded.
     """
     given = root if folder is None else Path(folder)
     paths = {split: given / list_name(split) for split in SPLITS}
     if there := {split: path for split, path in paths.items() if path.is_file()}:
-        return {split: _parse(_read(path), str(path)) for split, path in there.items()}
+        return {
+            split: _parse(read_bytes(path, at_most=_MAX_BYTES), str(path)) for split, path in there.items()
+        }
     if folder is not None:
         raise DataError(f"{folder} has none of ScanNet's lists of splits ({list_name('train')}, ...).")
     return {split: _parse(official_list(split), list_name(split)) for split in SPLITS}
 
 
 def official_list(split: str) -> bytes:
-    """The official list of a split, checked by its SHA-256; downloaded where the cache does not have it.
-
-    Raises:
-        DataError: it cannot be downloaded, or has changed.
-    """
+    """The official list of a split; raises DataError where it cannot be downloaded, or its SHA-256 has changed."""
     cache = Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d") / "scannet"
     try:
         return _retrieve(split, cache)
@@ -73,42 +67,29 @@ def official_list(split: str) -> bytes:
 
 
 def _retrieve(split: str, folder: Path) -> bytes:
-    """A list from a folder, downloaded there first if need be; raises OSError where it cannot be written."""
     import requests  # takes longer to import than the rest; needed for downloads alone
 
-    url, name = URL + list_name(split), list_name(split)
+    name, names = list_name(split), ", ".join(map(list_name, SPLITS))
+    url, digest = URL + name, f"sha256:{SPLITS[split][1]}"
     pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_S)
     try:
-        downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_S)
-        return _read(
-            Path(pooch.retrieve(url, f"sha256:{SPLITS[split][1]}", name, folder, downloader=downloader))
-        )
+        return read_bytes(Path(pooch.retrieve(url, digest, name, folder, downloader=downloader)))
     except ValueError as error:
         raise DataError(
-            f"{url} has changed ({error}). Put the lists that you want beside the scenes: "
-            f"{', '.join(map(list_name, SPLITS))}."
+            f"{url} has changed ({error}). Put the lists that you want beside the scenes: {names}."
         ) from error
     except requests.RequestException as error:
         raise DataError(
             f"ScanNet's list of its {split} split cannot be downloaded from {URL} ({error}). Without a network: put "
-            f"{', '.join(map(list_name, SPLITS))} from the public repository ScanNet/ScanNet, folder Tasks/Benchmark, "
-            f"beside the scenes."
+            f"{names} from the public repository ScanNet/ScanNet, folder Tasks/Benchmark, beside the scenes."
         ) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as f:
-            return f.read(_MAX_BYTES)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}).") from error
 
 
 def _parse(content: bytes, where: str) -> list[str]:
     """The scenes of a list, one a line."""
-    names: dict[str, None] = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        name = line.strip()
+    names: list[str] = []
+    for number, name in enumerate(map(str.strip, content.decode("utf-8", "replace").splitlines()), 1):
         if not name:
             continue
         if not SCENE_NAME.fullmatch(name):
@@ -117,7 +98,7 @@ def _parse(content: bytes, where: str) -> list[str]:
             )
         if name in names:
             raise DataError(f"{where}, line {number}: {name!r} appears twice.")
-        names[name] = None
+        names.append(name)
     if not names:
         raise DataError(f"{where}: the list is empty.")
-    return list(names)
+    return names

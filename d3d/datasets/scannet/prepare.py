@@ -7,6 +7,7 @@ kept; of an evaluated scene every Nth frame and the user's lists, with depth. Th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -18,38 +19,37 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.scannet.dataset import ScanNetScene, SceneSource
-from d3d.datasets.scannet.prepared import FORMAT, INDEX, checksum, read_index, scene_folder
+from d3d.datasets.scannet.prepared import (
+    FORMAT,
+    INDEX,
+    SUFFIXES,
+    checksum,
+    frame_path,
+    read_index,
+    scene_folder,
+)
 from d3d.datasets.scene import HW
 from d3d.datasets.triples import Triples, find_triples
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import scale_intrinsics
 from d3d.io import atomic, temporary_beside
 
-_BLOCK = 4096  # bytes of a file system's block
+BLOCK = 4096  # bytes of a file system's block
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that determine which frames are kept, and how.
+    """Settings that determine which frames are kept, and how."""
 
-    Attributes:
-        height, width: of the colour images, the network's size.
-        every, translation_m, max_rotation_deg: the rule for triples of section 4.1.
-        integrate_every: every Nth frame of a training scene is fused into the TSDF.
-        eval_every: every Nth frame of val and test is scored.
-        quality: of the JPEG images, without chroma subsampling.
-        train_depth: keep depth of training targets, too, which no stage of the method uses.
-    """
-
-    height: int = 288
+    height: int = 288  # of the colour images: the network's size
     width: int = 384
-    every: int = 10
+    every: int = 10  # this and the next two: the rule for triples of section 4.1
     translation_m: tuple[float, float] = (0.05, 0.10)
     max_rotation_deg: float = 3.0
-    integrate_every: int = 10
-    eval_every: int = 10
-    quality: int = 95
-    train_depth: bool = False
+    integrate_every: int = 10  # every Nth frame of a training scene is fused into the TSDF
+    eval_every: int = 10  # every Nth frame of val and test is scored
+    quality: int = 95  # of the JPEG images, without chroma subsampling
+    train_depth: bool = False  # keep depth of training targets, too, which no stage of the method uses
 
     @property
     def size_hw(self) -> HW:
@@ -57,10 +57,8 @@ class Settings:
 
     def checked(self) -> Settings:
         """Returns itself; raises ConfigError for an invalid value."""
-        if self.height % 32 or self.width % 32 or self.height < 64 or self.width < 64:
-            raise ConfigError(
-                f"height {self.height} and width {self.width} must be multiples of 32, from 64 up."
-            )
+        if any(size % 32 or size < 64 for size in self.size_hw):
+            raise ConfigError(f"height and width must be multiples of 32, from 64 up, not {self.size_hw}.")
         for name in ("every", "integrate_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1.")
@@ -71,34 +69,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """The frames of a scene that are kept.
+    """Indices of a scene's frames that are kept."""
 
-    Attributes:
-        colors: their indices, in order.
-        depths: those of them that are kept with depth.
-        triples: of a training scene; indices into the scene's frames.
-    """
-
-    colors: list[int]
-    depths: frozenset[int]
-    triples: Triples | None
+    colors: list[int]  # in order
+    depths: frozenset[int]  # those of them that are kept with depth
+    triples: Triples | None  # of a training scene
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scene to prepare; can be pickled.
-
-    Attributes:
-        listed: numbers of frames on the user's lists.
-        max_corrupt: largest share of the frames needed that may be unreadable.
-    """
+    """A scene to prepare; can be pickled."""
 
     source: SceneSource
     split: str
-    listed: tuple[int, ...]
+    listed: tuple[int, ...]  # numbers of frames on the user's lists
     out: Path
     settings: Settings
-    max_corrupt: float = 0.01
+    max_corrupt: float = 0.01  # largest share of the frames needed that may be unreadable
 
     @property
     def folder(self) -> Path:
@@ -118,61 +105,41 @@ def plan_frames(
         listed: numbers of frames to keep whatever `Settings.eval_every` says; frames without a valid pose are left out.
         without: numbers of unreadable frames; triples are found as if the video did not have them.
     """
-    s, bad, wanted = settings, set(without), set(listed)
-    good = [i for i, number in enumerate(scene.numbers) if number not in bad]
-    numbers = np.array(scene.numbers)[good]
+    s, numbers = settings, np.array(scene.numbers)
+    good = np.flatnonzero(~np.isin(numbers, list(without)))
+    numbers = numbers[good]
     if split != "train":
-        kept = [
-            i for i, n in zip(good, numbers.tolist(), strict=True) if n % s.eval_every == 0 or n in wanted
-        ]
+        kept = good[(numbers % s.eval_every == 0) | np.isin(numbers, list(listed))].tolist()
         return Plan(kept, frozenset(kept if scene.has_depth else ()), None)
-    targets = np.flatnonzero(numbers % s.every == 0)
-    found = find_triples(
-        scene.world_T_cams[good], s.every, s.translation_m, s.max_rotation_deg, targets=targets
-    )
+    targets, poses = np.flatnonzero(numbers % s.every == 0), scene.world_T_cams[good]
+    found = find_triples(poses, s.every, s.translation_m, s.max_rotation_deg, targets=targets)
     if not len(found):  # a scene that is not trained on is not fused either
         return Plan([], frozenset(), found)
-    indices = np.array(good)[found.indices]
-    fused = np.array(good)[numbers % s.integrate_every == 0]
-    kept = sorted({*indices.ravel().tolist(), *fused.tolist()})
+    indices = good[found.indices]
+    kept = np.union1d(indices, good[numbers % s.integrate_every == 0]).tolist()
     depths = frozenset(indices[:, 0].tolist()) if s.train_depth and scene.has_depth else frozenset()
     return Plan(kept, depths, Triples(indices, found.targets_tried, found.dropped))
 
 
 def survey(job: Job, samples: int) -> dict:
-    """Counts the frames that a scene needs and measures the size on disk of some of them.
-
-    Args:
-        samples: number of frames to encode; 0 reads poses only.
+    """Counts the frames that a scene needs and measures the size on disk of some of them, by encoding them.
 
     Returns:
         "colors" and "depths": numbers of frames; "bytes": lists of sizes on disk of "color" and "depth"; "done":
         whether the scene is finished.
     """
-    if finished(job) is not None:
+    if finished(job):
         return {"done": True, "colors": 0, "depths": 0, "bytes": {"color": [], "depth": []}}
     scene = job.source.open()
     plan = plan_frames(scene, job.split, job.settings, job.listed)
     sizes: dict[str, list[int]] = {"color": [], "depth": []}
     for kind, frames in (("color", plan.colors), ("depth", sorted(plan.depths))):
-        step = max(1, len(frames) // samples) if samples else 1
+        step = max(1, len(frames) // max(1, samples))
         for i in frames[::step][:samples]:
-            try:
-                content = _encode(scene, kind, i, job.settings)
-            except DataError:
-                continue  # reported when the scene is prepared
-            if content is not None:
-                sizes[kind].append(_on_disk(len(content)))
+            with contextlib.suppress(DataError):  # reported when the scene is prepared
+                if content := _encode(scene, kind, i, job.settings):
+                    sizes[kind].append(-(-len(content) // BLOCK) * BLOCK)
     return {"done": False, "colors": len(plan.colors), "depths": len(plan.depths), "bytes": sizes}
-
-
-def frames_on_disk(colors: float, depths: float, color_bytes: float, depth_bytes: float) -> float:
-    """Bytes on disk of these numbers of frames, each with a file for its pose."""
-    return colors * (color_bytes + _BLOCK) + depths * depth_bytes
-
-
-def _on_disk(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
 
 
 def finished(job: Job) -> dict | None:
@@ -184,12 +151,9 @@ def finished(job: Job) -> dict | None:
 
 
 def prepare_scene(job: Job) -> dict:
-    """Writes one scene's folder, atomically; a finished scene is left as it is.
+    """Writes one scene's folder, atomically, and returns its entry in the manifest; skips a finished scene.
 
     A frame that cannot be decoded is left out and reported, and the triples are found without it.
-
-    Returns:
-        the scene's entry in the manifest.
 
     Raises:
         DataError: the scene cannot be opened, or a larger share than `Job.max_corrupt` cannot be read.
@@ -211,34 +175,34 @@ def prepare_scene(job: Job) -> dict:
 
 def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
     """Writes a scene's frames into a folder; returns its index."""
-    if len(scene.corrupt) > job.max_corrupt * scene.video_frames:
-        raise _too_many(scene.name, list(scene.corrupt.values()), scene.video_frames, job)
+    _refuse_too_many(job, list(scene.corrupt.values()), scene.video_frames)
     numbers, written = scene.numbers, {}
     corrupt: dict[int, str] = {}
-    while True:
-        bad = [numbers[i] for i in corrupt]
-        plan = plan_frames(scene, job.split, job.settings, job.listed, bad)
-        todo = [
-            i for i in plan.colors if i not in written or (i in plan.depths and "depth" not in written[i])
-        ]
+    unread = None
+    while unread != len(corrupt):
+        unread = len(corrupt)
+        plan = plan_frames(scene, job.split, job.settings, job.listed, [numbers[i] for i in corrupt])
+        kinds = {i: ("color", "depth") if i in plan.depths else ("color",) for i in plan.colors}
+        todo = [i for i in plan.colors if not set(kinds[i]) <= written.get(i, {}).keys()]
         for i in todo:
             try:
-                written[i] = _write_frame(scene, i, i in plan.depths, job.settings, folder)
+                written[i] = _write_frame(scene, i, kinds[i], job.settings, folder)
             except DataError as error:
                 corrupt[i] = str(error)
-                if len(corrupt) > job.max_corrupt * len(plan.colors):
-                    raise _too_many(scene.name, list(corrupt.values()), len(plan.colors), job) from error
-        if not any(i in corrupt for i in todo):
-            break
+                _refuse_too_many(job, list(corrupt.values()), len(plan.colors))
     for i in written.keys() - set(plan.colors):  # a source of a target that cannot be read
-        for kind, suffix in (("color", "jpg"), ("depth", "png"), ("pose", "txt")):
-            (folder / kind / f"{scene.frame_ids[i]}.{suffix}").unlink(missing_ok=True)
+        for kind in SUFFIXES:
+            frame_path(folder, kind, scene.frame_ids[i]).unlink(missing_ok=True)
     size_hw, depth_hw = job.settings.size_hw, scene.depth_hw if plan.depths else None
     K = scale_intrinsics(scene.K(0), scene.size_hw, size_hw)
     _write_matrix(folder / "intrinsic" / "intrinsic_color.txt", K)
     if depth_hw is not None and scene.depth_K is not None:
         _write_matrix(folder / "intrinsic" / "intrinsic_depth.txt", scene.depth_K)
-    found = plan.triples
+    left_out, triples, found = dict(scene.invalid), None, plan.triples
+    if corrupt:
+        left_out["frame cannot be read"] = sorted(numbers[i] for i in corrupt)
+    if found is not None:
+        triples = {"found": len(found), "tried": found.targets_tried, "dropped": found.dropped}
     return {
         "format": FORMAT,
         "scene": scene.name,
@@ -252,43 +216,33 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
         "world_T_cam": [scene.world_T_cams[i].ravel().tolist() for i in plan.colors],
         "color": [written[i]["color"] for i in plan.colors],
         "depth": [written[i].get("depth") for i in plan.colors],
-        "left_out": {
-            **scene.invalid,
-            **({"frame cannot be read": sorted(numbers[i] for i in corrupt)} if corrupt else {}),
-        },
+        "left_out": left_out,
         "corrupt": scene.corrupt | {scene.frame_ids[i]: why for i, why in corrupt.items()},
         "listed": sorted(job.listed),
-        "triples": None
-        if found is None
-        else {"found": len(found), "tried": found.targets_tried, "dropped": found.dropped},
+        "triples": triples,
     }
 
 
-def _too_many(scene: str, faults: list[str], number: int, job: Job) -> DataError:
-    return DataError(
-        f"scene {scene!r}: {len(faults)} of the {number} frames needed cannot be read, more than "
-        f"{job.max_corrupt:.1%} (--max-corrupt). The first: {faults[0]}"
-    )
+def _refuse_too_many(job: Job, faults: list[str], number: int) -> None:
+    if len(faults) > job.max_corrupt * number:
+        raise DataError(
+            f"scene {job.source.name!r}: {len(faults)} of the {number} frames needed cannot be read, more than "
+            f"{job.max_corrupt:.1%} (--max-corrupt). The first: {faults[0]}"
+        )
 
 
-def _write_frame(
-    scene: ScanNetScene, i: int, depth: bool, settings: Settings, folder: Path
-) -> dict[str, list[int] | None]:
+def _write_frame(scene: ScanNetScene, i: int, kinds: Iterable[str], settings: Settings, folder: Path) -> dict:
     """Writes one frame; returns its checksums, None where there is no depth map."""
-    contents = {kind: _encode(scene, kind, i, settings) for kind in ("color", *(["depth"] if depth else []))}
-    name = scene.frame_ids[i]
+    contents = {kind: _encode(scene, kind, i, settings) for kind in kinds}
     for kind, content in contents.items():
         if content is not None:
-            (folder / kind / f"{name}.{'jpg' if kind == 'color' else 'png'}").write_bytes(content)
-    _write_matrix(folder / "pose" / f"{name}.txt", scene.world_T_cams[i])
+            frame_path(folder, kind, scene.frame_ids[i]).write_bytes(content)
+    _write_matrix(frame_path(folder, "pose", scene.frame_ids[i]), scene.world_T_cams[i])
     return {kind: None if content is None else checksum(content) for kind, content in contents.items()}
 
 
 def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes | None:
-    """A frame's colour at the network's size as JPEG, or its depth at its own size as PNG in millimetres.
-
-    None where the frame has no depth map.
-    """
+    """A frame's colour at the network's size as JPEG, or its depth, if any, at its own size as PNG in millimetres."""
     buffer = io.BytesIO()
     if kind == "color":
         image = Image.fromarray(scene.image(i, settings.size_hw))
@@ -313,7 +267,6 @@ def _write_matrix(path: Path, matrix: np.ndarray) -> None:
 
 def summary(index: dict) -> dict:
     """A scene's entry in the manifest: counts, for a report without opening the scene."""
-    counts = {reason: len(numbers) for reason, numbers in index["left_out"].items()}
     kept = set(index["numbers"])
     return {
         "name": index["scene"],
@@ -322,7 +275,7 @@ def summary(index: dict) -> dict:
         "with_depth": sum(depth is not None for depth in index["depth"]),
         "video_frames": index["source"]["frames"],
         "bytes": sum(c[0] + (d[0] if d else 0) for c, d in zip(index["color"], index["depth"], strict=True)),
-        "left_out": counts,
+        "left_out": {reason: len(numbers) for reason, numbers in index["left_out"].items()},
         "corrupt": index["corrupt"],
         "listed_left_out": [n for n in index["listed"] if n not in kept],
         "registration_px": index["registration_px"],

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from d3d.datasets.dataset import Dataset
 from d3d.datasets.images import decode_image, rgb_array
-from d3d.datasets.records import R, Record, numbers, parse
+from d3d.datasets.records import R, Record, numbers, parse, read_bytes
 from d3d.datasets.scannet.lists import SPLITS, is_whole
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError
@@ -31,6 +33,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "frames.json"
 SETTINGS = "settings.json"
+SUFFIXES = {"color": "jpg", "depth": "png", "pose": "txt"}
 _AGAIN = "Run `python -m d3d prepare scannet` with the same arguments again; it makes anew what is missing."
 _MAX_JSON = 2**28
 
@@ -76,10 +79,8 @@ class _Index(Record):
 
     @model_validator(mode="after")
     def _fits(self) -> _Index:
-        lengths = {
-            len(x) for x in (self.numbers, set(self.numbers), self.world_T_cam, self.color, self.depth)
-        }
-        if len(lengths) != 1:
+        lists = (self.numbers, set(self.numbers), self.world_T_cam, self.color, self.depth)
+        if len(set(map(len, lists))) != 1:
             raise ValueError("frames without a number of their own, a pose or a checksum")
         if self.depth_hw is None and any(self.depth):
             raise ValueError("depth without a size")
@@ -110,6 +111,11 @@ class _Manifest(Record):
 def scene_folder(root: Path, split: str, name: str) -> Path:
     """The folder of a prepared scene, as in ScanNet's own release."""
     return root / ("scans_test" if split == "test" else "scans") / name
+
+
+def frame_path(folder: Path, kind: str, frame: str) -> Path:
+    """A frame's "color", "depth" or "pose" file in a scene's folder."""
+    return folder / kind / f"{frame}.{SUFFIXES[kind]}"
 
 
 def checksum(content: bytes) -> list[int]:
@@ -149,10 +155,8 @@ class PreparedScene(Scene):
         return np.asarray(self._read("depth", i)).astype(np.float32) / 1000
 
     def _read(self, kind: str, i: int):
-        suffix, formats, size_hw = (
-            ("jpg", ["JPEG"], self.size_hw) if kind == "color" else ("png", ["PNG"], self.depth_hw)
-        )
-        path = self.folder / kind / f"{self.frame_ids[i]}.{suffix}"
+        path = frame_path(self.folder, kind, self.frame_ids[i])
+        formats, size_hw = (["JPEG"], self.size_hw) if kind == "color" else (["PNG"], self.depth_hw)
         try:
             content = path.read_bytes()
             if checksum(content) != list(self.index[kind][i]):
@@ -170,16 +174,12 @@ def is_prepared(root: Path) -> bool:
 
 
 def open_prepared(root: Path) -> Dataset:
-    """The data set in a prepared folder.
-
-    Raises:
-        DataError: the manifest or, once a split is asked for, a scene is damaged.
-    """
+    """The data set in a prepared folder; raises DataError where the manifest or a scene asked for is damaged."""
     manifest = read_manifest(root)
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = defaultdict(list)
     for scene in manifest["scenes"]:
         if scene["frames"]:  # no frame is kept of a scene without a triple
-            names.setdefault(scene["split"], []).append(scene["name"])
+            names[scene["split"]].append(scene["name"])
 
     def scenes(split: str) -> list[Scene]:
         return [PreparedScene(scene_folder(root, split, name), name) for name in names[split]]
@@ -187,32 +187,19 @@ def open_prepared(root: Path) -> Dataset:
     def whole(split: str, every: int) -> bool:
         return is_whole(split, sum(s["split"] == split for s in manifest["scenes"]), every)
 
-    return Dataset(
-        NAME,
-        {split: lambda split=split: scenes(split) for split in SPLITS if split in names},
-        verified=True,
-        whole=whole,
-        prepared=manifest["settings"],
-    )
+    splits = {split: partial(scenes, split) for split in SPLITS if split in names}
+    return Dataset(NAME, splits, verified=True, whole=whole, prepared=manifest["settings"])
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder, its names and splits checked.
-
-    Raises:
-        DataError: the preparation is not finished, or the manifest is damaged.
-    """
+    """The manifest of a prepared folder; raises DataError where it is damaged, or not there yet."""
     if not (root / MANIFEST).is_file():
         raise DataError(f"{root}: the preparation is not finished, {MANIFEST} is missing. {_AGAIN}")
     return _read(_Manifest, root / MANIFEST)
 
 
 def read_index(folder: Path, name: str) -> dict[str, Any]:
-    """The index of a prepared scene, checked without opening its frames.
-
-    Raises:
-        DataError: missing or damaged.
-    """
+    """The index of a prepared scene, without opening its frames; raises DataError where missing or damaged."""
     index = _read(_Index, folder / INDEX, f"Delete {folder}. ")
     if index["scene"] != name:
         raise DataError(f"{folder / INDEX}: not the index of scene {name!r}. {_AGAIN}")
@@ -220,12 +207,7 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read(kind: type[R], path: Path, advice: str = "") -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise DataError(f"{path} has {path.stat().st_size} bytes. {advice}{_AGAIN}")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {_AGAIN}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). {advice}{_AGAIN}") from error
-    return parse(kind, content, str(path), advice + _AGAIN).model_dump()
+    if not path.exists():
+        raise DataError(f"{path} is missing. {_AGAIN}")
+    advice += _AGAIN
+    return parse(kind, read_bytes(path, advice, _MAX_JSON), str(path), advice).model_dump()

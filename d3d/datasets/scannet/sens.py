@@ -40,41 +40,22 @@ _MAX_NAME = 4096
 _MAX_FRAMES = 2**20  # nearly ten hours at 30 per second; their headers take 109 MB
 _SLACK = 2**16  # bytes that a compressed image may take beyond its pixels: headers and tables
 _COPY_AGAIN = "Download or copy the file again."
-_HEADERS = np.dtype(
-    [
-        ("world_T_cam", "<f4", (4, 4)),
-        ("color_time", "<u8"),
-        ("depth_time", "<u8"),
-        ("color_bytes", "<u8"),
-        ("depth_bytes", "<u8"),
-    ]
-)
 
 
 @dataclass(frozen=True)
 class SensHeader:
-    """The header of a file, which holds for all its frames.
+    """The header of a file, which holds for all its frames."""
 
-    Attributes:
-        name: of the sensor.
-        color_K, depth_K: (3, 3) float64 intrinsics at the native sizes, pixel centres at integers.
-        color_extrinsic, depth_extrinsic: (4, 4) float64; the identity in ScanNet.
-        color_codec, depth_codec: one of `COLOR_CODECS`, `DEPTH_CODECS`.
-        color_hw, depth_hw: native sizes.
-        depth_shift: depth units per metre; 1000 in ScanNet.
-        frames: the number of frames.
-    """
-
-    name: str
-    color_K: np.ndarray
+    name: str  # of the sensor
+    color_K: np.ndarray  # (3, 3) float64 at the native size, pixel centres at integers
     depth_K: np.ndarray
-    color_extrinsic: np.ndarray
+    color_extrinsic: np.ndarray  # (4, 4) float64; the identity in ScanNet
     depth_extrinsic: np.ndarray
     color_codec: str
     depth_codec: str
     color_hw: HW
     depth_hw: HW
-    depth_shift: float
+    depth_shift: float  # depth units per metre; 1000 in ScanNet
     frames: int
 
 
@@ -83,15 +64,12 @@ class SensFrame:
     """One frame as stored, still compressed.
 
     Attributes:
-        index: its number in the file.
         world_T_cam: (4, 4) float64 camera-to-world, metres; not checked: where tracking was lost it is -inf or zero.
-        color_time, depth_time: microseconds of the sensor's clock.
-        color, depth: compressed contents.
     """
 
     index: int
     world_T_cam: np.ndarray
-    color_time: int
+    color_time: int  # microseconds of the sensor's clock
     depth_time: int
     color: bytes
     depth: bytes
@@ -156,22 +134,15 @@ class SensFile:
         for frame in SensFile("scene0000_00.sens"):
             frame.world_T_cam, frame.image(), frame.depth_m()
 
-    Attributes:
-        path: the file.
-        header: its header.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Reads and checks the header.
-
-        Raises:
-            DataError: missing, not a .sens file of version 4, or an invalid header.
-        """
+        """Raises DataError: missing, not a .sens file of version 4, or an invalid header."""
         self.path = Path(path)
         with self._open() as file:
             self._size = os.fstat(file.fileno()).st_size
             self.header = self._read_header(file)
-            self._first = file.tell()
+            self._next = file.tell()  # where the first frame that was not read yet begins
         self._headers = bytearray()
         self._contents = array("Q")  # where each frame's colour begins
 
@@ -210,7 +181,8 @@ class SensFile:
         """
         with self._open() as file:
             self._find(len(self), file)
-        return np.frombuffer(self._headers, _HEADERS)["world_T_cam"].astype(np.float64)
+        headers = np.frombuffer(self._headers, "<f4").reshape(len(self), -1)
+        return headers[:, :16].reshape(-1, 4, 4).astype(np.float64)
 
     def whole_frames(self) -> int:
         """The number of complete frames; less than `len` where the file is truncated."""
@@ -220,8 +192,8 @@ class SensFile:
 
     def _open(self) -> BinaryIO:
         try:
-            # unbuffered: a buffer would read kilobytes around each header of 96 bytes
-            return open(self.path, "rb", buffering=0)
+            # a larger buffer would read kilobytes around each frame's header
+            return open(self.path, "rb", buffering=FRAME.size)
         except FileNotFoundError:
             raise DataError(f"{self.path} is missing.") from None
         except OSError as error:
@@ -230,14 +202,12 @@ class SensFile:
     def _read(self, file: BinaryIO, count: int, what: str) -> bytes:
         """Exactly ``count`` bytes, which the caller has compared with the rest of the file."""
         try:
-            content = bytearray()
-            while len(content) < count and (part := file.read(count - len(content))):
-                content += part
+            content = file.read(count)
         except OSError as error:
             raise DataError(f"{self.path}: {what} cannot be read ({error}).") from error
         if len(content) != count:
             raise DataError(f"{self.path}: {what} is cut off. {_COPY_AGAIN}")
-        return bytes(content)
+        return content
 
     def _read_header(self, file: BinaryIO) -> SensHeader:
         version, length = START.unpack(self._read(file, START.size, "the header"))
@@ -252,6 +222,7 @@ class SensFile:
         matrices = np.array(values[:64]).reshape(4, 4, 4)
         color_codec, depth_codec, color_w, color_h, depth_w, depth_h, shift = values[64:]
         (frames,) = COUNT.unpack(self._read(file, COUNT.size, "the header"))
+        color_K, depth_K = matrices[::2, :3, :3]
         for what, codec, known, w, h, K in (
             ("colour", color_codec, COLOR_CODECS, color_w, color_h, matrices[0]),
             ("depth", depth_codec, DEPTH_CODECS, depth_w, depth_h, matrices[2]),
@@ -266,31 +237,15 @@ class SensFile:
             raise DataError(f"{self.path}: damaged, a metre would have {shift} units of depth.")
         if not 0 < frames <= _MAX_FRAMES:
             raise DataError(f"{self.path}: damaged or empty, the file would have {frames} frames.")
-        return SensHeader(
-            name,
-            matrices[0, :3, :3],
-            matrices[2, :3, :3],
-            matrices[1],
-            matrices[3],
-            COLOR_CODECS[color_codec],
-            DEPTH_CODECS[depth_codec],
-            (color_h, color_w),
-            (depth_h, depth_w),
-            shift,
-            frames,
-        )
+        codecs = COLOR_CODECS[color_codec], DEPTH_CODECS[depth_codec]
+        sizes = (color_h, color_w), (depth_h, depth_w)
+        return SensHeader(name, color_K, depth_K, matrices[1], matrices[3], *codecs, *sizes, shift, frames)
 
     def _find(self, stop: int, file: BinaryIO) -> None:
         """Finds the positions of the frames before ``stop``."""
-        i = len(self._contents)
-        at = self._first
-        if i:
-            at = self._contents[-1] + sum(
-                FRAME.unpack_from(self._headers, len(self._headers) - FRAME.size)[-2:]
-            )
-        h = self.header
+        at, h = self._next, self.header
         most = [h.color_hw[0] * h.color_hw[1] * 4 + _SLACK, h.depth_hw[0] * h.depth_hw[1] * 2 + _SLACK]
-        while i < stop:
+        for i in range(len(self._contents), stop):
             if at + FRAME.size > self._size:
                 raise self._truncated(i, FRAME.size, self._size - at, "header")
             file.seek(at)
@@ -307,8 +262,7 @@ class SensFile:
                 raise self._truncated(i, sum(sizes), self._size - at, "colour and depth")
             self._headers += header
             self._contents.append(at)
-            at += sum(sizes)
-            i += 1
+            at = self._next = at + sum(sizes)
 
     def _truncated(self, i: int, size: int, there: int, what: str) -> DataError:
         return DataError(
@@ -320,14 +274,13 @@ class SensFile:
         *pose, color_time, depth_time, color_bytes, depth_bytes = FRAME.unpack_from(
             self._headers, i * FRAME.size
         )
-        where, contents = f"{self.path}, frame {i}", [b"", b""]
         at = self._contents[i]
-        for k, (wanted, size) in enumerate(((color, color_bytes), (depth, depth_bytes))):
-            if wanted:
-                file.seek(at)
-                contents[k] = self._read(file, size, f"frame {i}")
-            at += size
+        contents = []
+        for start, size in ((at, color_bytes * color), (at + color_bytes, depth_bytes * depth)):
+            file.seek(start)
+            contents.append(self._read(file, size, f"frame {i}"))
         world_T_cam = np.array(pose, dtype=np.float64).reshape(4, 4)
+        where = f"{self.path}, frame {i}"
         return SensFrame(i, world_T_cam, color_time, depth_time, *contents, self.header, where)
 
 

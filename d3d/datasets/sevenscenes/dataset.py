@@ -10,7 +10,7 @@ rendered by Brachmann and Rother is there, it is the ground truth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +45,12 @@ TEST_SEQUENCES = (
     "chess/seq-01", "chess/seq-02", "fire/seq-01", "fire/seq-02", "heads/seq-02", "office/seq-01", "office/seq-03",
     "pumpkin/seq-03", "pumpkin/seq-06", "redkitchen/seq-01", "redkitchen/seq-07", "stairs/seq-02", "stairs/seq-06",
 )  # fmt: skip
-
-
 RENDERED = "rendered depth (Brachmann and Rother)"
 SENSOR = "sensor depth registered to colour"
 
 
 class SevenScenesSequence(Scene):
-    """One sequence.
-
-    Attributes:
-        rendered: whether depth was rendered from a model; else it is the sensor's, registered to colour.
-    """
+    """One sequence; depth is rendered from a model, or the sensor's, registered to colour."""
 
     one_K = True
 
@@ -70,44 +64,38 @@ class SevenScenesSequence(Scene):
             DataError: no frame, no valid pose, or no readable image.
         """
         self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
-        colors: dict[str, Path] = {}
-        for path in sorted(folder.glob("frame-*.color.*")):
-            if path.suffix in (".png", ".jpg"):
-                colors[path.name.split(".")[0]] = path
+        files, scene = sorted(folder.glob("frame-*.color.*")), f"scene {name!r}"
+        colors = {path.name.split(".")[0]: path for path in files if path.suffix in (".png", ".jpg")}
         if not colors:
-            raise DataError(f"scene {name!r}: {folder} has no frame-NNNNNN.color.png or .color.jpg.")
+            raise DataError(f"{scene}: {folder} has no frame-NNNNNN.color.png or .color.jpg.")
         poses, corrupt = {}, {}
         for number, frame in enumerate(colors):
             try:
-                where = f"scene {name!r}, {frame}"
+                where = f"{scene}, {frame}"
                 poses[number] = check_pose(read_matrix(folder / f"{frame}.pose.txt", where), where)
             except DataError as error:  # costs this frame alone
                 corrupt[frame] = str(error)
         if not poses:
-            raise DataError(
-                f"scene {name!r}: no pose in {folder} can be read: {next(iter(corrupt.values()))}"
-            )
+            raise DataError(f"{scene}: no pose in {folder} can be read: {next(iter(corrupt.values()))}")
         world_T_cams = np.stack(list(poses.values())) @ np.linalg.inv(COLOR_T_DEPTH)
         has_depth = self.rendered or any((folder / f"{frame}.depth.png").exists() for frame in colors)
-        size_hw = first_size(colors.values(), f"scene {name!r}")
-        colors = {frame: path for frame, path in colors.items() if frame not in corrupt}
-        self._colors = list(colors.values())
+        size_hw = first_size(colors.values(), scene)
+        ids = [frame for frame in colors if frame not in corrupt]
+        self._colors = [colors[frame] for frame in ids]
         numbers = list(poses) if corrupt else None
-        super().__init__(
-            name, tuple(colors), world_T_cams, size_hw, has_depth, numbers=numbers, left_out=corrupt
-        )
+        super().__init__(name, ids, world_T_cams, size_hw, has_depth, numbers=numbers, left_out=corrupt)
         self.corrupt = corrupt
 
     def _read_image(self, i: int) -> np.ndarray:
         return read_color(self._colors[i], self._where(i))
 
     def _read_K(self, i: int) -> np.ndarray:
-        if self.size_hw != (480, 640):
-            # the stated intrinsics are of this size; those of a resized copy are not known
-            raise DataError(
-                f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}; 7-Scenes has 480x640."
-            )
-        return COLOR_K
+        if self.size_hw == (480, 640):
+            return COLOR_K
+        # the stated intrinsics are of this size; those of a resized copy are not known
+        raise DataError(
+            f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}; 7-Scenes has 480x640."
+        )
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         frame = self.frame_ids[i]
@@ -144,18 +132,15 @@ def read_rendered(path: Path, where: str) -> np.ndarray:
 
 
 def register_depth(depth_m: np.ndarray) -> np.ndarray:
-    """Moves a depth map of the depth camera into the colour camera.
-
-    Args:
-        depth_m: (H, W) metres, 0 = invalid.
+    """Moves a depth map (H, W) of the depth camera, metres, 0 = invalid, into the colour camera.
 
     Returns:
-        float32 (H, W) z-depth in the colour camera, metres, 0 = invalid; the nearest of several points in one pixel.
-        Each point fills one pixel, which closes the surface: neighbours in depth are 0.9 px apart in colour, and more
-        than one pixel only on surfaces steeper than 75 degrees. (About 40 holes per frame of the real sequence.)
+        float32 (H, W) z-depth in the colour camera; the nearest of several points in one pixel. Each point fills one
+        pixel, which closes the surface: neighbours in depth are 0.9 px apart in colour, and more than one pixel only
+        on surfaces steeper than 75 degrees.
     """
     h, w = depth_m.shape
-    # (3, h*w) colour pixel of each depth pixel at infinity; colour = infinity * z + offset, homogeneous
+    # colour pixel = infinity * z + offset, homogeneous
     infinity = _pixels_at_infinity(h, w)
     offset = (COLOR_K @ COLOR_T_DEPTH[:3, 3]).astype(np.float32)
     z = np.asarray(depth_m, np.float32).ravel()
@@ -208,14 +193,10 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
             f"data set '7scenes': {folder} holds no <scene>/seq-NN and no <scene>.zip. {HOW_TO_GET}"
         )
     rendered = {name: rendered_depth(folder, name) for name in sequences}
-    opened: dict[str, Scene] = {}  # train, val and test share a sequence's poses
 
+    @cache  # train, val and test share a sequence's poses
     def sequence(name: str) -> Scene:
-        if name not in opened:
-            opened[name] = SevenScenesSequence(
-                sequences[name].unpacked(), name.replace("/", "-"), rendered[name]
-            )
-        return opened[name]
+        return SevenScenesSequence(sequences[name].unpacked(), name.replace("/", "-"), rendered[name])
 
     def blocks(k: int) -> list[Scene]:
         check_space(folder, sequences.values())
@@ -228,13 +209,11 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
         whole[f"official-{split.lower()}"] = [name for name in listed if name in sequences]
 
     def make(split: str) -> list[Scene]:
-        missing = [name for name in TEST_SEQUENCES if name not in sequences]
+        names, missing = whole[split], [name for name in TEST_SEQUENCES if name not in sequences]
         if split == "test" and missing:
-            say(
-                f"7-Scenes: {len(whole[split])} of the paper's 13 sequences are here, not {', '.join(missing)}"
-            )
-        check_space(folder, [sequences[name] for name in whole[split]])
-        return [sequence(name) for name in whole[split]]
+            say(f"7-Scenes: {len(names)} of the paper's 13 sequences are here, not {', '.join(missing)}")
+        check_space(folder, [sequences[name] for name in names])
+        return [sequence(name) for name in names]
 
     def truth(split: str) -> str:
         names = whole.get(split, sequences)
@@ -243,12 +222,11 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
             return RENDERED if count else SENSOR
         return f"{RENDERED} of {count} sequences, {SENSOR} of {len(names) - count}"
 
-    splits = {"train": partial(blocks, 0), "val": partial(blocks, 1)}
-    splits |= {s: partial(make, s) for s, names in whole.items() if names}
-
     def whole_split(split: str, every: int) -> bool:
         return split != "test" or (every == 1 and len(whole["test"]) == len(TEST_SEQUENCES))
 
+    splits = {"train": partial(blocks, 0), "val": partial(blocks, 1)}
+    splits |= {s: partial(make, s) for s, names in whole.items() if names}
     return Dataset("7scenes", splits, truth=truth, whole=whole_split)
 
 
@@ -256,8 +234,8 @@ def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], lis
     """Cuts the block between two fractions out of a scene; returns [the rest], [the block], either may be empty."""
     n = len(scene)
     first, last = round(start * n), round(stop * n)
+    block = [scene.block(first, last)] if last > first else []
     if 0 < first < last < n:
-        train = [scene.subset([*range(first), *range(last, n)], f"{scene.name}.without-{first}-{last - 1}")]
-    else:
-        train = [scene.block(a, b) for a, b in ((0, first), (last, n)) if b > a]
-    return train, [scene.block(first, last)] if last > first else []
+        rest = [*range(first), *range(last, n)]
+        return [scene.subset(rest, f"{scene.name}.without-{first}-{last - 1}")], block
+    return [scene.block(a, b) for a, b in ((0, first), (last, n)) if b > a], block

@@ -28,21 +28,12 @@ _RENDERED_IN = (".", "depth", "rendered_depth")
 
 @dataclass(frozen=True)
 class Sequence:
-    """One sequence, unpacked or not.
+    """One sequence, unpacked or not."""
 
-    Attributes:
-        name: "chess/seq-01".
-        folder: of its frames; need not exist yet.
-        archive: the zip to unpack; None: the folder exists.
-        inner: the name of the zip inside the archive that holds the frames; "": the archive holds them.
-        packed_bytes: size of what is to be unpacked; PNGs do not grow.
-    """
-
-    name: str
-    folder: Path
-    archive: Path | None = None
-    inner: str = ""
-    packed_bytes: int = 0
+    folder: Path  # of its frames; need not exist yet
+    archive: Path | None = None  # the zip to unpack; None: the folder exists
+    inner: str = ""  # the zip inside the archive that holds the frames; "": the archive holds them
+    packed_bytes: int = 0  # of `inner`, or of the archive; PNGs do not grow
 
     def unpacked(self) -> Path:
         """Its folder, unpacked now if need be; raises DataError as `d3d.datasets.archives.unpack_zip`."""
@@ -66,13 +57,11 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
     found: dict[str, Sequence] = {}
     for folder in root.glob("*/seq-*"):
         if folder.is_dir() and _SEQUENCE.fullmatch(folder.name):
-            name = f"{folder.parent.name}/{folder.name}"
-            found[name] = Sequence(name, folder)
+            found[f"{folder.parent.name}/{folder.name}"] = Sequence(folder)
     for archive in root.glob("*/seq-*.zip"):
         if _SEQUENCE.fullmatch(archive.stem):
-            name = f"{archive.parent.name}/{archive.stem}"
-            size = archive.stat().st_size
-            found.setdefault(name, Sequence(name, archive.with_suffix(""), archive, packed_bytes=size))
+            packed = Sequence(archive.with_suffix(""), archive, packed_bytes=archive.stat().st_size)
+            found.setdefault(f"{archive.parent.name}/{archive.stem}", packed)
     for archive in root.glob("*.zip"):
         if not _SCENE.fullmatch(archive.stem):
             continue
@@ -84,8 +73,8 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
                 sequence, inner = path.parent.name, ()  # `unpack_zip` adds the sizes up
             else:
                 continue
-            name = f"{archive.stem}/{sequence}"
-            found.setdefault(name, Sequence(name, root / archive.stem / sequence, archive, *inner))
+            packed = Sequence(root / archive.stem / sequence, archive, *inner)
+            found.setdefault(f"{archive.stem}/{sequence}", packed)
     return dict(sorted(found.items()))
 
 
@@ -113,9 +102,6 @@ def official_split(root: Path, scene: str, name: str) -> list[str]:
 
     Args:
         name: "Train" or "Test".
-
-    Raises:
-        DataError: the file is not such a list.
     """
     file, archive = f"{name}Split.txt", root / f"{scene}.zip"
     path, content = root / scene / file, b""
