@@ -46,11 +46,7 @@ def list_zip(archive: Path) -> dict[str, int]:
 
 
 def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
-    """The content of a small file in an archive, read in place.
-
-    Raises:
-        DataError: as `list_zip`; or there is no such file, or it is larger than ``at_most``.
-    """
+    """The content of a small file in an archive; raises DataError as `list_zip`, or where it is not there, or large."""
     with _opened(archive) as (opened, members):
         info = _find(members, archive, name)
         if info.file_size > at_most:
@@ -59,11 +55,7 @@ def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
 
 
 def unpack_member(archive: Path, name: str, to: Path) -> Path:
-    """Writes one file of an archive, atomically; a file that exists is left as it is.
-
-    Raises:
-        DataError: as `list_zip`; there is no such file, it is damaged, or it cannot be written.
-    """
+    """Writes one file of an archive, atomically, unless it exists; raises DataError as `unpack_zip`."""
     if not to.exists():
         with _opened(archive) as (opened, members), _writing(to):
             info = _find(members, archive, name)

@@ -32,11 +32,7 @@ def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
 def decode_image(
     file: Path | BinaryIO, formats: Sequence[str], size_hw: HW | None = None, modes: Sequence[str] = ()
 ) -> Image.Image:
-    """A fully decoded image.
-
-    Args:
-        formats: PIL's names of the formats expected; no other decoder is tried.
-        size_hw, modes: the size, and PIL's names of the modes, that it must have, where they are known.
+    """A fully decoded image of one of PIL's formats, and of the size and PIL's modes, where these are given.
 
     Raises:
         FileNotFoundError: there is no such file.

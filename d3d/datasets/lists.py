@@ -20,17 +20,11 @@ from d3d.errors import ConfigError, DataError
 from d3d.io import atomic
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
-HOW_TO_GIVE = (
-    "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (several with commas)."
-)
+HOW_TO_GIVE = "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (or several)."
 
 
 def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[str, object]) -> Path:
-    """Writes (scene, frame) pairs, sorted, below their provenance ("# key: value" lines); atomically.
-
-    Raises:
-        DataError: no frame, or a name that could not be read back.
-    """
+    """Writes sorted (scene, frame) pairs below "# key: value" lines; raises DataError for none or a wrong name."""
     path, frames = Path(path), sorted(set(frames))
     if not frames:
         raise DataError(f"{path}: not written, as no frame was chosen.")
@@ -139,9 +133,8 @@ def _near(name: str, choices: Iterable[str]) -> str:
 def given_files(given: str, split: str) -> dict[str, Path]:
     """The files of the parameter ``lists``, by the names of the lists.
 
-    Args:
-        given: a folder with files ``<split>_<Name>.txt`` (those of other splits are ignored), one such file, or
-            "Name=file", several of them with commas between.
+    ``given`` is a folder with files ``<split>_<Name>.txt`` (those of other splits are ignored), one such file, or
+    "Name=file", several of them with commas between.
 
     Raises:
         ConfigError: none of these, or an invalid name of a list.
@@ -159,9 +152,8 @@ def given_files(given: str, split: str) -> dict[str, Path]:
         files = {p.stem.removeprefix(prefix): p for p in sorted(path.glob(f"{prefix}*.txt"))}
         if not files:
             there = ", ".join(sorted(p.name for p in path.glob("*.txt"))[:6]) or "no .txt file at all"
-            raise DataError(
-                f"lists = {given!r}: no file {prefix}<Name>.txt for split {split!r}; there: {there}."
-            )
+            none = f"no file {prefix}<Name>.txt for split {split!r}"
+            raise DataError(f"lists = {given!r}: {none}; there: {there}.")
     elif path.name.startswith(prefix) and path.suffix == ".txt":
         files = {path.stem.removeprefix(prefix): path}
     else:
@@ -183,7 +175,6 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
     """The data set with a user's lists of a split beside, or instead of, its own; all are checked now.
 
     Args:
-        given: as for `given_files`.
         every: every Nth frame of a scene is evaluated; other frames of a list are left out of its scores.
 
     Raises:

@@ -33,12 +33,7 @@ def read_bytes(path: Path, advice: str = "", at_most: int | None = None) -> byte
 
 
 def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
-    """Parses a JSON object.
-
-    Args:
-        kind: what it must have.
-        where: names the file in errors.
-        advice: what to do; ends the error's message.
+    """Parses a JSON object; ``where`` begins the message of an error, ``advice`` ends it.
 
     Raises:
         DataError: not JSON, or a value is missing or of the wrong type; names the first.
@@ -68,11 +63,7 @@ def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
 
 
 def read_matrix(path: Path, where: str) -> np.ndarray:
-    """A text file with the 16 numbers of a 4x4 matrix, as float64; they need not be finite.
-
-    Raises:
-        DataError: missing, or not 16 numbers.
-    """
+    """A text file's 4x4 matrix, float64, perhaps not finite; raises DataError where it does not hold 16 numbers."""
     try:
         if path.stat().st_size > _MAX_TEXT:
             raise ValueError(f"{path.stat().st_size} bytes")

@@ -69,8 +69,13 @@ class _Samples(TorchDataset):
     see the same samples.
     """
 
+    _items: list[tuple[int, ...]]  # of scene and frames
+
     def __init__(self, scenes: Sequence[Scene], size_hw: HW, seed: int, augment: bool):
         self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def _draw(self, epoch: int, index: int) -> Augmentation:
         rng = np.random.default_rng((self._seed, epoch, index))
@@ -100,18 +105,15 @@ class TripleSamples(_Samples):
         augment: bool = True,
     ):
         super().__init__(scenes, size_hw, seed, augment)
-        self._index = [(s, *map(int, row)) for s, t in enumerate(triples) for row in t.indices]
-        if not self._index:
+        self._items = [(s, *map(int, row)) for s, t in enumerate(triples) for row in t.indices]
+        if not self._items:
             raise DataError("no training triples: every target lacks a usable neighbour.")
-        frames = {(s, i) for s, *of in self._index for i in of}
+        frames = {(s, i) for s, *of in self._items for i in of}
         self._frame = Cache(self._image, len(frames), 3 * size_hw[0] * size_hw[1])
-
-    def __len__(self) -> int:
-        return len(self._index)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
-        s, t, *sources = self._index[index]
+        s, t, *sources = self._items[index]
         scene, draw = self._scenes[s], self._draw(epoch, index)
         target = _float_image(self._frame(s, t))
         poses = [relative_pose(scene.world_T_cams[i], scene.world_T_cams[t]) for i in sources]
@@ -149,16 +151,13 @@ class LabelSamples(_Samples):
         super().__init__(scenes, size_hw, seed, augment)
         if not frames:
             raise DataError("no frames with a label to train on.")
-        self._frames, self._read_label = list(frames), label
-        self._item = Cache(self._image_and_label, len(set(self._frames)), 7 * size_hw[0] * size_hw[1])
-
-    def __len__(self) -> int:
-        return len(self._frames)
+        self._items, self._read_label = list(frames), label
+        self._item = Cache(self._image_and_label, len(set(self._items)), 7 * size_hw[0] * size_hw[1])
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
         draw = self._draw(epoch, index)
-        image, label = self._item(*self._frames[index])
+        image, label = self._item(*self._items[index])
         return {
             "input": draw(_float_image(image)),
             "label": torch.from_numpy(label)[None],

@@ -189,14 +189,10 @@ class Scene:
         return [i for i, number in enumerate(self.numbers) if number % n == 0]
 
     def block(self, start: int, stop: int, name: str | None = None) -> Scene:
-        """Frames ``start`` .. ``stop - 1`` as a scene of its own, so that no triple crosses its ends.
-
-        Raises:
-            DataError: no frame lies in the block, or it reaches beyond the scene.
-        """
-        last = len(self) - 1
+        """Frames ``start`` .. ``stop - 1`` as a scene of its own; raises DataError where there is no such block."""
         if not 0 <= start < stop <= len(self):
-            raise DataError(f"scene {self.name!r} has frames 0..{last}: no block {start}..{stop - 1}.")
+            block = f"block {start}..{stop - 1}"
+            raise DataError(f"scene {self.name!r} has frames 0..{len(self) - 1}: no {block}.")
         return self.subset(range(start, stop), name or f"{self.name}.{start}-{stop - 1}")
 
     def subset(self, indices: Iterable[int], name: str) -> Scene:
@@ -206,11 +202,7 @@ class Scene:
         return _Subset(self, indices, name, numbers, self.left_out)
 
     def without(self, reasons: Mapping[str, str]) -> Scene:
-        """The scene without the frames in ``reasons`` (frame id -> why); name and numbers stay the same.
-
-        Raises:
-            DataError: no frame is left.
-        """
+        """The scene without the frames in ``reasons`` (frame id -> why); raises DataError where none is left."""
         kept = [i for i, frame in enumerate(self.frame_ids) if frame not in reasons]
         if len(kept) == len(self):
             return self

@@ -42,8 +42,6 @@ HOW_TO_GET = (
     "with the script that is sent to you, and give the folder that holds scans/ or the scenes as root."
 )
 FOLDERS = (".", "scans", "scans_test")
-_SAME_POSE = np.eye(4)
-_COMPARED_AT_M = 2.0
 _INTRINSICS = ("intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt", "intrinsic_{}.txt")
 
 
@@ -88,7 +86,6 @@ class ScanNetScene(Scene):
     The released depth is aligned with colour: both extrinsics are the identity, and colour shrunk to the size of depth
     has the intrinsics of depth to 0.5 %. `depth` is therefore not resampled; the evaluation resizes the prediction
     to it, as is usual on ScanNet.
-
     """
 
     one_K = True
@@ -97,9 +94,7 @@ class ScanNetScene(Scene):
     depth_K: np.ndarray | None  # (3, 3) intrinsics of depth at its own size; None if not known
     registration_px: float | None  # as `registration_px`; None if not known
 
-    def _keep(
-        self, name: str, numbers: Iterable[int], poses: Iterable[Any], color_hw: HW, **scene: Any
-    ) -> None:
+    def _keep(self, name: str, numbers: Iterable[int], poses: Iterable, color_hw: HW, **scene: Any) -> None:
         """Leaves out frames without a valid pose, or with a DataError instead, and opens the rest as a `Scene`."""
         kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
         for number, pose in zip(numbers, poses, strict=True):
@@ -128,13 +123,11 @@ class SensScene(ScanNetScene):
     def __init__(self, path: Path, name: str) -> None:
         self._file = file = SensFile(path)
         h = file.header
-        self.depth_K = h.depth_K
-        self.registration_px = None
+        self.depth_K, self.registration_px = h.depth_K, None
+        cameras = h.color_K, h.color_hw, h.depth_K, h.depth_hw
         with contextlib.suppress(np.linalg.LinAlgError):
             color_T_depth = np.linalg.inv(h.color_extrinsic) @ h.depth_extrinsic
-            self.registration_px = registration_px(
-                h.color_K, h.color_hw, h.depth_K, h.depth_hw, color_T_depth
-            )
+            self.registration_px = registration_px(*cameras, color_T_depth)
         self._keep(name, range(len(file)), file.poses(), h.color_hw, has_depth=True, depth_hw=h.depth_hw)
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -199,18 +192,16 @@ def pose_fault(world_T_cam: np.ndarray | None) -> str:
     """Why a pose cannot be used, in a few words; "" for a valid pose. None is a missing pose."""
     if world_T_cam is None:
         return "no pose"
-    if not np.isfinite(world_T_cam).all():
-        return "pose not finite (tracking lost)"
-    if not world_T_cam.any():
-        return "pose all zero"
     rotation = world_T_cam[:3, :3]
     with np.errstate(all="ignore"):  # squares may overflow
         off = np.abs(rotation @ rotation.T - np.eye(3)).max()
-        if not off <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
-            return "pose not a rotation"
-    if np.abs(world_T_cam[3] - (0, 0, 0, 1)).max() > 1e-6:
-        return "pose not a rigid motion"
-    return ""
+        faults = {
+            "pose not finite (tracking lost)": not np.isfinite(world_T_cam).all(),
+            "pose all zero": not world_T_cam.any(),
+            "pose not a rotation": not off <= ROTATION_TOLERANCE or np.linalg.det(rotation) < 0,
+            "pose not a rigid motion": np.abs(world_T_cam[3] - (0, 0, 0, 1)).max() > 1e-6,
+        }
+    return next((fault for fault, found in faults.items() if found), "")
 
 
 def registration_px(
@@ -218,7 +209,7 @@ def registration_px(
     color_hw: HW,
     depth_K: np.ndarray,
     depth_hw: HW,
-    color_T_depth: np.ndarray = _SAME_POSE,
+    color_T_depth: np.ndarray | None = None,
 ) -> float | None:
     """Offset between depth and colour shrunk to the size of depth, at the worst corner, in pixels of depth.
 
@@ -228,8 +219,10 @@ def registration_px(
     corners = np.array([[0, 0, 1], [w - 1, 0, 1], [0, h - 1, 1], [w - 1, h - 1, 1]], dtype=np.float64).T
     try:
         with np.errstate(all="ignore"):
-            points = np.linalg.inv(depth_K) @ corners * _COMPARED_AT_M
-            seen = color_K @ (color_T_depth[:3, :3] @ points + color_T_depth[:3, 3:])
+            points = np.linalg.inv(depth_K) @ corners * 2.0
+            if color_T_depth is not None:
+                points = color_T_depth[:3, :3] @ points + color_T_depth[:3, 3:]
+            seen = color_K @ points
             x, y = seen[:2] / seen[2]
             x, y = (x + 0.5) * w / color_hw[1] - 0.5, (y + 0.5) * h / color_hw[0] - 0.5
             off = float(np.hypot(x - corners[0], y - corners[1]).max())

@@ -133,7 +133,6 @@ class SensFile:
 
         for frame in SensFile("scene0000_00.sens"):
             frame.world_T_cam, frame.image(), frame.depth_m()
-
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -174,11 +173,7 @@ class SensFile:
             return self._frame(i, file, color, depth)
 
     def poses(self) -> np.ndarray:
-        """world_T_cam of all frames, (n, 4, 4) float64, as stored; reads 96 bytes a frame.
-
-        Raises:
-            DataError: the file is truncated or damaged; names the frame.
-        """
+        """world_T_cam of all frames, (n, 4, 4) float64, as stored; raises DataError where the file is damaged."""
         with self._open() as file:
             self._find(len(self), file)
         headers = np.frombuffer(self._headers, "<f4").reshape(len(self), -1)
@@ -274,13 +269,11 @@ class SensFile:
         *pose, color_time, depth_time, color_bytes, depth_bytes = FRAME.unpack_from(
             self._headers, i * FRAME.size
         )
-        at = self._contents[i]
-        contents = []
+        at, contents = self._contents[i], []
         for start, size in ((at, color_bytes * color), (at + color_bytes, depth_bytes * depth)):
             file.seek(start)
             contents.append(self._read(file, size, f"frame {i}"))
-        world_T_cam = np.array(pose, dtype=np.float64).reshape(4, 4)
-        where = f"{self.path}, frame {i}"
+        world_T_cam, where = np.array(pose, dtype=np.float64).reshape(4, 4), f"{self.path}, frame {i}"
         return SensFrame(i, world_T_cam, color_time, depth_time, *contents, self.header, where)
 
 

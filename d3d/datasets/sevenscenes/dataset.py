@@ -59,9 +59,6 @@ class SevenScenesSequence(Scene):
 
         Args:
             rendered: function from a frame's id to the file of its rendered depth, if there is any.
-
-        Raises:
-            DataError: no frame, no valid pose, or no readable image.
         """
         self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
         files, scene = sorted(folder.glob("frame-*.color.*")), f"scene {name!r}"
@@ -118,10 +115,7 @@ def read_rendered(path: Path, where: str) -> np.ndarray:
 
     It was rendered with the poses of 7-Scenes from the mesh of its TSDF volume (vislearn/dsacstar, issue 6) and
     registered to colour (vislearn/LessMore, issue 13), and is used unchanged, as by DeepVideoMVS (D52). Files hold
-    millimetres as 16-bit or 32-bit numbers.
-
-    Raises:
-        DataError: missing, truncated, or not a TIFF with one number per pixel.
+    millimetres as 16-bit or 32-bit numbers. Raises DataError for any other file.
     """
     image = read_image_file(path, where, ("TIFF",))
     if image.mode not in ("F", "I", "I;16", "I;16B", "I;16L"):

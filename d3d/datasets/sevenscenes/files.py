@@ -49,11 +49,7 @@ class Sequence:
 
 
 def find_sequences(root: Path) -> dict[str, Sequence]:
-    """Every sequence by name ("chess/seq-01"), sorted; a folder comes before an archive of the same sequence.
-
-    Raises:
-        DataError: an archive is damaged or unsafe; see `d3d.datasets.archives`.
-    """
+    """Every sequence by name ("chess/seq-01"); a folder comes before an archive. Raises DataError as `list_zip`."""
     found: dict[str, Sequence] = {}
     for folder in root.glob("*/seq-*"):
         if folder.is_dir() and _SEQUENCE.fullmatch(folder.name):
@@ -98,21 +94,16 @@ def _frames_below(archive: Path, sequence: str) -> str:
 
 
 def official_split(root: Path, scene: str, name: str) -> list[str]:
-    """The sequences of a scene's TrainSplit.txt or TestSplit.txt ("chess/seq-01"); [] where there is no such file.
-
-    Args:
-        name: "Train" or "Test".
-    """
+    """The sequences ("chess/seq-01") of a scene's TrainSplit.txt or TestSplit.txt; [] where there is no such file."""
     file, archive = f"{name}Split.txt", root / f"{scene}.zip"
-    path, content = root / scene / file, b""
-    where = str(path)
+    path, listed = root / scene / file, []
     if path.is_file():
-        content = read_bytes(path)
+        listed = read_split(read_bytes(path), str(path))
     elif archive.is_file():
         for member in list_zip(archive):
             if PurePosixPath(member).name == file:
-                content, where = read_member(archive, member), f"{archive}, {member}"
-    return [f"{scene}/{sequence}" for sequence in read_split(content, where)]
+                listed = read_split(read_member(archive, member), f"{archive}, {member}")
+    return [f"{scene}/{sequence}" for sequence in listed]
 
 
 def read_split(content: bytes, where: str) -> list[str]:
