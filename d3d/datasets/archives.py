@@ -177,7 +177,7 @@ def _safe_name(name: str, archive: Path) -> str:
     stays = path.parts and not path.is_absolute() and ".." not in path.parts and not _DRIVE.match(name)
     if not stays or any(c in name for c in "\\\0\n") or any(len(p.encode()) > 200 for p in path.parts):
         raise DataError(
-            f"{archive}: the name {name[:80]!r} is not one that stays in its folder. Nothing was unpacked."
+            f"{archive}: the name {name[:80]!r} may lead out of its folder. Nothing was unpacked."
         )
     return path.as_posix()
 
@@ -191,9 +191,8 @@ def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> I
     except (MemoryError, GeneratorExit):
         raise
     except Exception as error:  # zipfile and zlib raise errors of many kinds
-        raise DataError(
-            f"{archive}: {info.filename} is damaged or truncated ({error}). Download it again."
-        ) from error
+        why = f"is damaged or truncated ({error}). Download it again."
+        raise DataError(f"{archive}: {info.filename} {why}") from error
 
 
 def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path, to: Path) -> None:

@@ -69,7 +69,7 @@ class _Samples(TorchDataset):
     see the same samples.
     """
 
-    _items: list[tuple[int, ...]]  # of scene and frames
+    _items: list  # (scene index, frame index, ...) of each sample
 
     def __init__(self, scenes: Sequence[Scene], size_hw: HW, seed: int, augment: bool):
         self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment

@@ -106,9 +106,9 @@ class Scene:
         """
         image = self._read_image(self._index(i))
         if image.shape != (*self.size_hw, 3) or image.dtype != np.uint8:
+            found, size = f"{image.shape} ({image.dtype})", f"{self.size_hw[1]}x{self.size_hw[0]}"
             raise DataError(
-                f"{self._where(i)}: the image has shape {image.shape} ({image.dtype}), but the scene's frames "
-                f"are {self.size_hw[1]}x{self.size_hw[0]} RGB. All frames of a scene must be of one size."
+                f"{self._where(i)}: the image has shape {found}, but the scene's frames are {size} RGB."
             )
         return resize_image(image, size_hw)
 
@@ -126,8 +126,7 @@ class Scene:
             return None
         if depth.shape != self.depth_hw:
             raise DataError(
-                f"{self._where(i)}: the depth map has shape {depth.shape}, but depth registered to this scene's "
-                f"colour must have {self.depth_hw}."
+                f"{self._where(i)}: the depth map has shape {depth.shape} and not {self.depth_hw}."
             )
         return np.ascontiguousarray(depth, dtype=np.float32)
 

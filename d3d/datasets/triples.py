@@ -78,15 +78,13 @@ def find_triples(
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
     if len(bad := np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))):
-        raise DataError(
-            f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave these frames out."
-        )
+        raise DataError(f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave them out.")
     targets = np.arange(0, len(poses), every) if targets is None else np.asarray(targets, dtype=np.int64)
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(poses):
         raise ConfigError(f"find_triples: targets must be indices of the {len(poses)} poses.")
     bounds = (low, high, max_rotation_deg, max_gap or len(poses))
-    backward, why_backward = _nearest(poses, targets, -1, *bounds)
-    forward, why_forward = _nearest(poses, targets, 1, *bounds)
+    backward, why_backward = _nearest(poses, targets, -1, bounds)
+    forward, why_forward = _nearest(poses, targets, 1, bounds)
     found = (backward >= 0) & (forward >= 0)
     dropped: Counter[str] = Counter()
     for b, f in zip(why_backward[~found], why_forward[~found], strict=True):
@@ -97,19 +95,13 @@ def find_triples(
 
 
 def _nearest(
-    poses: np.ndarray,
-    targets: np.ndarray,
-    direction: int,
-    low: float,
-    high: float,
-    max_deg: float,
-    max_gap: int,
+    poses: np.ndarray, targets: np.ndarray, direction: int, bounds: tuple[float, float, float, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
 
     All targets are searched together, a few gaps at a time: memory stays linear in the number of frames.
     """
-    n = len(poses)
+    n, (low, high, max_deg, max_gap) = len(poses), bounds
     centres, rotations = poses[:, :3, 3], poses[:, :3, :3].reshape(n, 9)
     # |A - B|_F = 2 sqrt(2) sin(angle / 2): unlike arccos of the trace, exact for small angles and
     # insensitive to rotations that are orthonormal only to a few digits.

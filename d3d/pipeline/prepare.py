@@ -97,9 +97,8 @@ def prepare_scannet(
         write_json(out / prepared.MANIFEST, manifest)
     finally:
         lock.release()
-    for line in report(manifest, sources):
+    for line in (*report(manifest, sources), f"prepared: {out}"):
         say(line)
-    say(f"prepared: {out}")
     return manifest
 
 
@@ -107,15 +106,12 @@ def _sources(
     root: Path, splits: Sequence[str], split_lists: str | Path | None, without: Sequence[str]
 ) -> dict[str, dict[str, SceneSource]]:
     """The scenes to prepare, by split and name."""
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
     found = find_scenes(root)
+    for kind, names, known in (("split", splits, SPLITS), ("scene to leave out", without, found)):
+        if wrong := [name for name in names if name not in known]:
+            raise unknown(kind, wrong[0], known)
     if not found:
         raise DataError(f"{root} holds no scene of ScanNet. {HOW_TO_GET}")
-    for name in without:
-        if name not in found:
-            raise unknown("scene to leave out", name, found)
     scenes = split_scenes(root, split_lists)
     result = {
         split: {n: found[n] for n in scenes.get(split, ()) if n in found and n not in without}
@@ -248,10 +244,11 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
         if not scenes:
             continue
         left_out = sum((Counter(scene["left_out"]) for scene in scenes), Counter())
+        keys = ("video_frames", "frames", "with_depth", "bytes")
+        video, kept, with_depth, size = (sum(scene[key] for scene in scenes) for key in keys)
         lines.append(
-            f"{split}: {len(scenes)} scenes, {sum(s['video_frames'] for s in scenes)} frames of video, "
-            f"{sum(s['frames'] for s in scenes)} kept, {sum(s['with_depth'] for s in scenes)} of them with depth, "
-            f"{sum(s['bytes'] for s in scenes) / 1e9:.2f} GB"
+            f"{split}: {len(scenes)} scenes, {video} frames of video, {kept} kept, {with_depth} of them with depth, "
+            f"{size / 1e9:.2f} GB"
         )
         lines += [f"    left out {count}: {reason}" for reason, count in left_out.most_common()]
         for s in scenes:

@@ -19,23 +19,14 @@ import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from d3d.datasets.dataset import Dataset, require_root
-from d3d.datasets.glossyrooms.format import (
-    FORMAT,
-    HIGHLIGHT,
-    LISTED_SPLITS,
-    LISTS,
-    MATERIAL_BITS,
-    NAME,
-    SAFE_NAME,
-    SPLITS,
-    mask_is_valid,
-)
+from d3d.datasets.glossyrooms import format as layout
 from d3d.datasets.images import decode_image
 from d3d.datasets.records import Record, numbers, parse, read_bytes
 from d3d.datasets.scene import HW, FrameList, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.io import project_root
 
+NAME = layout.NAME
 HOW_TO_GET = (
     "The rooms that ship are in data/glossyrooms of the repository: check it out again. "
     "data/README.md says how to make others."
@@ -52,10 +43,9 @@ class _Versioned(Record):
     @field_validator("format")
     @classmethod
     def _version(cls, value: Any) -> Any:
-        if value != FORMAT:
-            raise ValueError(
-                f"format {value!r}, but this version of d3d reads format {FORMAT}. Update d3d, or make the data again"
-            )
+        if value != layout.FORMAT:
+            reads = f"this version of d3d reads format {layout.FORMAT}"
+            raise ValueError(f"format {value!r}, but {reads}. Update d3d, or make the data again")
         return value
 
 
@@ -72,7 +62,7 @@ class _Room(Record):
 
     @model_validator(mode="after")
     def _inside_the_folder(self) -> _Room:
-        if not SAFE_NAME.fullmatch(self.name) or self.file != f"{self.split}/{self.name}.zip":
+        if not layout.SAFE_NAME.fullmatch(self.name) or self.file != f"{self.split}/{self.name}.zip":
             raise ValueError(
                 f"name {self.name!r}, split {self.split!r} and file {self.file!r} do not fit together. A room's file "
                 "is <split>/<name>.zip; a name has letters, digits, '_', '-', '.'"
@@ -118,7 +108,7 @@ class _Description(_Versioned):
     @field_validator("frame_ids")
     @classmethod
     def _names_of_files(cls, ids: list[str]) -> list[str]:
-        if not all(map(SAFE_NAME.fullmatch, ids)) or len(set(ids)) != len(ids):
+        if not all(map(layout.SAFE_NAME.fullmatch, ids)) or len(set(ids)) != len(ids):
             raise ValueError("frame_ids must be different names of letters, digits, '_', '-' and '.'")
         return ids
 
@@ -173,7 +163,7 @@ class GlossyRoom(Scene):
 
     def material(self, i: int) -> np.ndarray | None:
         """Uint8 (H, W), each pixel's index in `format.MATERIALS`; None where the room has no depth."""
-        return self._read_mask(self._index(i)) & MATERIAL_BITS if self.has_depth else None
+        return self._read_mask(self._index(i)) & layout.MATERIAL_BITS if self.has_depth else None
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._read_picture("color", i, "RGB")
@@ -185,14 +175,14 @@ class GlossyRoom(Scene):
         return self._read_metres("depth", i)
 
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
-        return self._read_mask(i) & HIGHLIGHT > 0 if self.has_depth else None
+        return self._read_mask(i) & layout.HIGHLIGHT > 0 if self.has_depth else None
 
     def _read_metres(self, kind: str, i: int) -> np.ndarray:
         return self._read_picture(kind, i, "I;16").astype(np.float32) / 1000
 
     def _read_mask(self, i: int) -> np.ndarray:
         mask = self._read_picture("mask", i, "L")
-        if not mask_is_valid(mask):
+        if not layout.mask_is_valid(mask):
             raise DataError(f"{self._where(i)}: the mask in {self.path} has a value of no material.")
         return mask
 
@@ -243,7 +233,7 @@ def open_glossyrooms(
     folder = require_root(NAME, project_root() / "data" / NAME if root is None else root, HOW_TO_GET)
     path = folder / "manifest.json"
     manifest = parse(_Manifest, read_bytes(path, HOW_TO_GET), str(path), HOW_TO_GET)
-    of_split = {split: [room for room in manifest.rooms if room.split == split] for split in SPLITS}
+    of_split = {split: [room for room in manifest.rooms if room.split == split] for split in layout.SPLITS}
 
     def make(split: str) -> list[Scene]:
         return [GlossyRoom(folder, room, manifest.size_hw, frames) for room in of_split[split][:rooms]]
@@ -251,10 +241,10 @@ def open_glossyrooms(
     def lists(split: str) -> dict[str, FrameList]:
         opened = {room.name: room for room in dataset.scenes(split)}
         names = [room.name for room in of_split[split]]
-        return {n: _read_list(folder / "lists" / f"{split}_{n}.txt", names, opened) for n in LISTS}
+        return {n: _read_list(folder / "lists" / f"{split}_{n}.txt", names, opened) for n in layout.LISTS}
 
-    splits = {split: partial(make, split) for split in SPLITS if of_split[split]}
-    listed = {split: partial(lists, split) for split in LISTED_SPLITS if split in splits}
+    splits = {split: partial(make, split) for split in layout.SPLITS if of_split[split]}
+    listed = {split: partial(lists, split) for split in layout.LISTED_SPLITS if split in splits}
     # verified: each archive against the manifest's sha256, whenever a room is opened
     dataset = Dataset(NAME, splits, listed, verified=True)
     return dataset
@@ -282,11 +272,10 @@ def _read_list(path: Path, names: list[str], opened: dict[str, GlossyRoom]) -> F
 def _read_checked(path: Path, room: _Room, where: str) -> bytes:
     """An archive's content, which must be the manifest's; raises DataError."""
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size == room.bytes else b""
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error}). {HOW_TO_GET}") from error
-    if size != room.bytes:
+    if (size := len(content)) != room.bytes:
         raise DataError(f"{where}: {size} bytes, but the manifest has {room.bytes}: truncated? {HOW_TO_GET}")
     if hashlib.sha256(content).hexdigest() != room.sha256:
         raise DataError(f"{where}: damaged, its sha256 is not the manifest's. {HOW_TO_GET}")

@@ -13,6 +13,7 @@ from d3d.datasets.records import read_bytes
 from d3d.errors import DataError
 
 URL = "https://raw.githubusercontent.com/ScanNet/ScanNet/master/Tasks/Benchmark/"
+LIST = "scannetv2_{}.txt"
 _TIMEOUT_S = 20
 _MAX_BYTES = 2**20
 SCENE_NAME = re.compile(r"scene\d{4}_\d{2}", re.ASCII)
@@ -34,11 +35,6 @@ def is_whole(split: str, scenes: int, every: int) -> bool:
     return scenes == SPLITS[split][0] and PAPER_EVERY % every == 0
 
 
-def list_name(split: str) -> str:
-    """The file name of a split's list."""
-    return f"scannetv2_{split}.txt"
-
-
 def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list[str]]:
     """The scenes of each split, from the lists in ``folder``.
 
@@ -46,14 +42,14 @@ def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list
     (default ``~/.cache/d3d``). Raises DataError for a list that is malformed or cannot be found or downloaded.
     """
     given = root if folder is None else Path(folder)
-    paths = {split: given / list_name(split) for split in SPLITS}
+    paths = {split: given / LIST.format(split) for split in SPLITS}
     if there := {split: path for split, path in paths.items() if path.is_file()}:
         return {
             split: _parse(read_bytes(path, at_most=_MAX_BYTES), str(path)) for split, path in there.items()
         }
     if folder is not None:
-        raise DataError(f"{folder} has none of ScanNet's lists of splits ({list_name('train')}, ...).")
-    return {split: _parse(official_list(split), list_name(split)) for split in SPLITS}
+        raise DataError(f"{folder} has none of ScanNet's lists of splits ({LIST.format('train')}, ...).")
+    return {split: _parse(official_list(split), LIST.format(split)) for split in SPLITS}
 
 
 def official_list(split: str) -> bytes:
@@ -69,7 +65,7 @@ def official_list(split: str) -> bytes:
 def _retrieve(split: str, folder: Path) -> bytes:
     import requests  # takes longer to import than the rest; needed for downloads alone
 
-    name, names = list_name(split), ", ".join(map(list_name, SPLITS))
+    name, names = LIST.format(split), ", ".join(map(LIST.format, SPLITS))
     url, digest = URL + name, f"sha256:{SPLITS[split][1]}"
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_S)

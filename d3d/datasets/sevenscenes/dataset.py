@@ -91,7 +91,7 @@ class SevenScenesSequence(Scene):
             return COLOR_K
         # the stated intrinsics are of this size; those of a resized copy are not known
         raise DataError(
-            f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}; 7-Scenes has 480x640."
+            f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}, only of (480, 640)."
         )
 
     def _read_depth(self, i: int) -> np.ndarray | None:
@@ -103,10 +103,8 @@ class SevenScenesSequence(Scene):
             return read_rendered(path, self._where(i))
         raw = read_depth_png(path, self._where(i))
         if raw.shape != self.size_hw:
-            raise DataError(
-                f"{self._where(i)}: the depth map has shape {raw.shape}; 7-Scenes' is as large as its colour, "
-                f"{self.size_hw}."
-            )
+            sizes = f"{raw.shape}; 7-Scenes' is as large as its colour, {self.size_hw}"
+            raise DataError(f"{self._where(i)}: the depth map has shape {sizes}.")
         return register_depth(np.where(raw == 65535, 0, raw).astype(np.float32) / 1000)
 
 
@@ -165,7 +163,6 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
     The blocks are contiguous because a single frame of a video has near copies on both sides. "test" holds whole
     sequences, which overlap with "train" and "val": score on it only networks that were trained elsewhere, as the
     paper does. With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits.
-
     An archive is unpacked when a split that needs it is asked for.
 
     Args:
@@ -183,9 +180,7 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
     folder = require_root("7scenes", root, HOW_TO_GET)
     sequences = find_sequences(folder)
     if not sequences:
-        raise DataError(
-            f"data set '7scenes': {folder} holds no <scene>/seq-NN and no <scene>.zip. {HOW_TO_GET}"
-        )
+        raise DataError(f"data set '7scenes': {folder} holds no <scene>/seq-NN or <scene>.zip. {HOW_TO_GET}")
     rendered = {name: rendered_depth(folder, name) for name in sequences}
 
     @cache  # train, val and test share a sequence's poses
