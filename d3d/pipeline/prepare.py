@@ -145,7 +145,8 @@ def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tupl
         absent = Counter()
         for scene, frame in read_list(path):
             if not SCENE_NAME.fullmatch(scene) or not frame.isdecimal():
-                raise DataError(f"{path}: {scene!r} {frame!r} is no frame of ScanNet (scene0704_00 120).")
+                wrong = f"{path}: {scene!r} {frame!r}"
+                raise DataError(f"{wrong} is no scene and frame of ScanNet (scene0704_00 120).")
             if scene in evaluated:
                 result[scene].add(int(frame))
             else:
