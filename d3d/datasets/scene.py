@@ -43,6 +43,7 @@ class Scene:
     """
 
     one_K = False
+    _K: np.ndarray | None = None  # of all frames, where the source does not implement `_read_K`
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Scene:
 
     def _read_K(self, i: int) -> np.ndarray | None:
         """Intrinsics (3, 3) of the native colour image i, pixel centres at integers; None if not known."""
-        return None
+        return self._K
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         """Depth i (`depth_hw`) in metres, registered to colour, 0 = invalid; None if it has no file."""

@@ -168,9 +168,6 @@ class GlossyRoom(Scene):
     def _read_image(self, i: int) -> np.ndarray:
         return self._read_picture("color", i, "RGB")
 
-    def _read_K(self, i: int) -> np.ndarray:
-        return self._K
-
     def _read_depth(self, i: int) -> np.ndarray:
         return self._read_metres("depth", i)
 

@@ -123,7 +123,7 @@ class SensScene(ScanNetScene):
     def __init__(self, path: Path, name: str) -> None:
         self._file = file = SensFile(path)
         h = file.header
-        self.depth_K, self.registration_px = h.depth_K, None
+        self._K, self.depth_K, self.registration_px = h.color_K, h.depth_K, None
         cameras = h.color_K, h.color_hw, h.depth_K, h.depth_hw
         with contextlib.suppress(np.linalg.LinAlgError):
             color_T_depth = np.linalg.inv(h.color_extrinsic) @ h.depth_extrinsic
@@ -132,9 +132,6 @@ class SensScene(ScanNetScene):
 
     def _read_image(self, i: int) -> np.ndarray:
         return self._file.frame(self._numbers[i], depth=False).image()
-
-    def _read_K(self, i: int) -> np.ndarray:
-        return self._file.header.color_K
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         frame = self._file.frame(self._numbers[i], color=False)
@@ -179,9 +176,6 @@ class FolderScene(ScanNetScene):
 
     def _read_image(self, i: int) -> np.ndarray:
         return read_color(self._colors[int(self._numbers[i])], self._where(i))
-
-    def _read_K(self, i: int) -> np.ndarray | None:
-        return self._K
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         path = self._depth(int(self._numbers[i]))

@@ -146,9 +146,6 @@ class PreparedScene(Scene):
     def _read_image(self, i: int) -> np.ndarray:
         return rgb_array(self._read("color", i))
 
-    def _read_K(self, i: int) -> np.ndarray:
-        return self._K
-
     def _read_depth(self, i: int) -> np.ndarray | None:
         if self.index["depth"][i] is None:  # a frame that is trained on, or that the source has no depth of
             return None
