@@ -25,7 +25,7 @@ from d3d.evaluation import on_list
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline import scenes, stages
 from d3d.pipeline.config import ENSEMBLE, Config
-from d3d.pipeline.graph import Key, Stage, declare, ensure
+from d3d.pipeline.graph import Key, ensure, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.stages.depth import saved, where, where_networks
 from d3d.prediction import DepthStore, map_scenes, saved_network
@@ -85,6 +85,21 @@ def rank_frames(config: Config) -> pd.DataFrame:
     return ranking
 
 
+def _rank_settings(config: Config, key: Key) -> dict[str, Any]:
+    return {
+        "fusion": {k: v for k, v in asdict(config.fusion).items() if not k.startswith("threshold")},
+        "evaluation": {"split": config.evaluation.split, "every": config.evaluation.every},
+        "precision": config.predict_precision,
+    }
+
+
+@stage(
+    "rank",
+    settings=_rank_settings,
+    needs=lambda c, k: tuple(Key("pretrain", arch) for arch in ENSEMBLE),
+    data=lambda c, k: scenes.evaluated_data(c),
+    path=lambda c, k: f"rank/{scenes.evaluated_name(c)}",
+)
 def _rank(config: Config, key: Key, opened: StageFolder) -> None:
     folder, name, ranked = (
         opened.folder,
@@ -118,26 +133,6 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
     with io.atomic(folder / "frames.csv") as temporary:
         pd.concat(parts[s.name] for s in ranked).to_csv(temporary, index=False, float_format="%.6g")
     opened.finish({"frames.csv": io.sha256(folder / "frames.csv")})
-
-
-def _rank_settings(config: Config, key: Key) -> dict[str, Any]:
-    return {
-        "fusion": {k: v for k, v in asdict(config.fusion).items() if not k.startswith("threshold")},
-        "evaluation": {"split": config.evaluation.split, "every": config.evaluation.every},
-        "precision": config.predict_precision,
-    }
-
-
-declare(
-    Stage(
-        "rank",
-        settings=_rank_settings,
-        compute=_rank,
-        needs=lambda c, k: tuple(Key("pretrain", arch) for arch in ENSEMBLE),
-        data=lambda c, k: scenes.evaluated_data(c),
-        path=lambda c, k: f"rank/{scenes.evaluated_name(c)}",
-    )
-)
 
 
 def folder_of(config: Config) -> Path:

@@ -23,20 +23,8 @@ from d3d.parallel.tasks import check_scheduler
 from d3d.pipeline.profiles import PROFILES
 from d3d.pipeline.settings import ENSEMBLE, Config, DataConfig, EvalConfig, FusionConfig, TrainConfig
 
-__all__ = [
-    "ENSEMBLE",
-    "PARAMETERS",
-    "PROFILES",
-    "Config",
-    "DataConfig",
-    "EvalConfig",
-    "FusionConfig",
-    "TrainConfig",
-    "describe",
-    "keyframes_name",
-    "make_config",
-    "resolve",
-]
+__all__ = ["ENSEMBLE", "PARAMETERS", "PROFILES", "Config", "DataConfig", "EvalConfig"]
+__all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config", "resolve"]
 
 _GROUPS = {
     "data": DataConfig,

@@ -44,6 +44,9 @@ class Key(NamedTuple):
         return "/".join(part for part in (rounds, self.stage, self.arch, self.labels) if part)
 
 
+Compute = Callable[[Config, Key, StageFolder], None]
+
+
 def _nothing(config: Config, key: Key) -> Any:
     return None
 
@@ -66,7 +69,7 @@ class Stage:
 
     name: str
     settings: Callable[[Config, Key], dict[str, Any]]
-    compute: Callable[[Config, Key, StageFolder], None]
+    compute: Compute
     needs: Callable[[Config, Key], Sequence[Key]] = lambda config, key: ()
     data: Callable[[Config, Key], dict[str, Any] | None] = _nothing
     initial: Callable[[Config, Key], dict[str, Any] | None] = _nothing
@@ -78,10 +81,14 @@ class Stage:
 _STAGES: dict[str, Stage] = {}
 
 
-def declare(stage: Stage) -> Stage:
-    """Register a stage."""
-    _STAGES[stage.name] = stage
-    return stage
+def stage(name: str, **declared: Any) -> Callable[[Compute], Compute]:
+    """Declare a stage; decorates its `Stage.compute`. The arguments are the fields of `Stage`."""
+
+    def register(compute: Compute) -> Compute:
+        _STAGES[name] = Stage(name, compute=compute, **declared)
+        return compute
+
+    return register
 
 
 def stage_of(key: Key) -> Stage:

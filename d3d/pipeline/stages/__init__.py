@@ -30,33 +30,11 @@ from d3d.prediction import DepthStore
 from d3d.reconstruction import Mesh
 from d3d.training import CURVE, WEIGHTS
 
-__all__ = [
-    "LabelSources",
-    "dataset",
-    "distill",
-    "evaluate",
-    "evaluated",
-    "evaluated_dataset",
-    "folder_of",
-    "fuse",
-    "identity_of",
-    "is_finished",
-    "label_sources",
-    "load_network",
-    "loss_history",
-    "mesh_of",
-    "predict",
-    "pretrain",
-    "project",
-    "read_mesh",
-    "results",
-    "stage_folder",
-    "threshold",
-    "train_all",
-    "training_scenes",
-    "uncertainty",
-    "uncertainty_cost",
-]
+__all__ = ["LabelSources", "dataset", "distill", "evaluate", "evaluated", "evaluated_dataset"]
+__all__ += ["folder_of", "fuse", "identity_of", "is_finished", "label_sources", "load_network"]
+__all__ += ["loss_history", "mesh_of", "predict", "pretrain", "project", "read_mesh", "results"]
+__all__ += ["stage_folder", "threshold", "train_all", "training_scenes", "uncertainty"]
+__all__ += ["uncertainty_cost"]
 
 
 def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:

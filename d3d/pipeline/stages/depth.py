@@ -13,7 +13,7 @@ from d3d import reconstruction
 from d3d.datasets import Scene
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline.graph import Key, Stage, declare, require_finished
+from d3d.pipeline.graph import Key, require_finished, stage
 from d3d.pipeline.runs import StageFolder, outputs
 from d3d.pipeline.scenes import predicted_data, training_scenes
 from d3d.pipeline.settings import Config
@@ -39,6 +39,13 @@ def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
     return folder / WEIGHTS, outputs(folder)[WEIGHTS], config.device, config.predict_precision
 
 
+@stage(
+    "predict",
+    settings=lambda c, k: {"precision": c.predict_precision},
+    needs=lambda c, k: (teacher_of(c, k.arch, k.round),),
+    data=lambda c, k: predicted_data(c),
+    takes="one pass over the training frames",
+)
 def _predict(config: Config, key: Key, opened: StageFolder) -> None:
     store, scenes = DepthStore(opened.folder), training_scenes(config)
     map_scenes(
@@ -54,18 +61,17 @@ def _predict(config: Config, key: Key, opened: StageFolder) -> None:
     opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
 
 
-declare(
-    Stage(
-        "predict",
-        settings=lambda c, k: {"precision": c.predict_precision},
-        compute=_predict,
-        needs=lambda c, k: (teacher_of(c, k.arch, k.round),),
-        data=lambda c, k: predicted_data(c),
-        takes="one pass over the training frames",
-    )
+def _fusion_settings(config: Config, key: Key) -> dict[str, Any]:
+    values = dataclasses.asdict(config.fusion)
+    return {"fusion": {k: v for k, v in values.items() if not k.startswith("threshold")}}
+
+
+@stage(
+    "project",
+    settings=_fusion_settings,
+    needs=lambda c, k: (k._replace(stage="predict"),),
+    takes="fusion and rendering: a few frames a second",
 )
-
-
 def _project(config: Config, key: Key, opened: StageFolder) -> None:
     predicted = DepthStore(require_finished(config, key._replace(stage="predict")))
     store, scenes = DepthStore(opened.folder), training_scenes(config)
@@ -120,19 +126,3 @@ def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.
         max_depth=config.data.max_depth,
         passes=f.passes,
     )
-
-
-def _fusion_settings(config: Config, key: Key) -> dict[str, Any]:
-    values = dataclasses.asdict(config.fusion)
-    return {"fusion": {k: v for k, v in values.items() if not k.startswith("threshold")}}
-
-
-declare(
-    Stage(
-        "project",
-        settings=_fusion_settings,
-        compute=_project,
-        needs=lambda c, k: (k._replace(stage="predict"),),
-        takes="fusion and rendering: a few frames a second",
-    )
-)

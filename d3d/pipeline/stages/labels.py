@@ -17,7 +17,7 @@ from d3d.errors import DataError
 from d3d.geometry import nearest_depth, relative_pose
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline.graph import Key, Stage, declare, ensure, folder_of, require_finished
+from d3d.pipeline.graph import Key, ensure, folder_of, require_finished, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
 from d3d.pipeline.settings import ENSEMBLE, Config
@@ -58,6 +58,11 @@ def _uncertainty_settings(config: Config, key: Key) -> dict[str, Any]:
     }
 
 
+@stage(
+    "uncertainty",
+    settings=_uncertainty_settings,
+    needs=_uncertainty_needs,
+)
 def _uncertainty(config: Config, key: Key, opened: StageFolder) -> None:
     """Section 3.2.3: the uncertainty of the depth of every target frame, a standard deviation in metres."""
     store, scenes = DepthStore(opened.folder), training_scenes(config)
@@ -139,16 +144,6 @@ def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
     steps = replace(settings, snapshots=snapshots_of(config, key.arch, key.round)).snapshot_steps(total)
     kept = [folder / SNAPSHOT.format(step=step) for step in dict.fromkeys(steps)]
     return [*kept, folder / WEIGHTS] if all(path.is_file() for path in kept) else []
-
-
-declare(
-    Stage(
-        "uncertainty",
-        settings=_uncertainty_settings,
-        compute=_uncertainty,
-        needs=_uncertainty_needs,
-    )
-)
 
 
 def threshold(config: Config, labels: str = "", arch: str = "") -> float:
@@ -276,6 +271,13 @@ def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:
     return result | {"threshold_m": f.threshold_m}
 
 
+@stage(
+    "fuse",
+    settings=_fuse_settings,
+    needs=_fuse_needs,
+    check=_require_truth,
+    takes="many frames a second",
+)
 def _fuse(config: Config, key: Key, opened: StageFolder) -> None:
     """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
     store, scenes = DepthStore(opened.folder), training_scenes(config)
@@ -303,15 +305,3 @@ def fuse_scene(sources: LabelSources, training: TrainingScene, store: DepthStore
 
     if not store.has(scene.name):
         store.write_scene(scene.name, labels())
-
-
-declare(
-    Stage(
-        "fuse",
-        settings=_fuse_settings,
-        compute=_fuse,
-        needs=_fuse_needs,
-        check=_require_truth,
-        takes="many frames a second",
-    )
-)

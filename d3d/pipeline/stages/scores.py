@@ -8,7 +8,7 @@ from typing import Any
 from d3d import evaluation, io
 from d3d.parallel.tasks import run_tasks
 from d3d.pipeline.config import keyframes_name
-from d3d.pipeline.graph import Key, Stage, declare
+from d3d.pipeline.graph import Key, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import (
     evaluated_data,
@@ -52,6 +52,14 @@ def _settings(config: Config, key: Key) -> dict[str, Any]:
     return {"evaluation": kept, "precision": config.predict_precision}
 
 
+@stage(
+    "evaluate",
+    settings=_settings,
+    needs=lambda c, k: (trained(c, k.arch, k.labels, k.round),),
+    data=lambda c, k: evaluated_data(c),
+    check=lambda c, k: require_depth(c),
+    path=lambda c, k: f"evaluate/{evaluated(c, k.arch, k.labels, k.round)}",
+)
 def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     e, d = config.evaluation, config.data
     scenes = evaluated_scenes(config)
@@ -93,16 +101,3 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
         **({"ground_truth": truth} if truth else {}),
         **({} if whole else {"in_part": True}),  # no row of the paper may stand beside it
     )
-
-
-declare(
-    Stage(
-        "evaluate",
-        settings=_settings,
-        compute=_evaluate,
-        needs=lambda c, k: (trained(c, k.arch, k.labels, k.round),),
-        data=lambda c, k: evaluated_data(c),
-        check=lambda c, k: require_depth(c),
-        path=lambda c, k: f"evaluate/{evaluated(c, k.arch, k.labels, k.round)}",
-    )
-)

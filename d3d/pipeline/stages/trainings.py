@@ -23,7 +23,7 @@ from d3d.models import create_model
 from d3d.models.initial import find_initial_weights
 from d3d.parallel import tasks
 from d3d.parallel.distributed import select_device
-from d3d.pipeline.graph import Key, Stage, declare, require_finished
+from d3d.pipeline.graph import Key, require_finished, stage
 from d3d.pipeline.runs import StageFolder, run_folder
 from d3d.pipeline.scenes import training_data, training_scenes
 from d3d.pipeline.settings import Config, TrainConfig
@@ -86,6 +86,13 @@ def _initial_weights(config: Config, arch: str, settings: TrainConfig):
     return find_initial_weights(arch, settings.pretrained, settings.weights, strict=config.profile == "paper")
 
 
+@stage(
+    "pretrain",
+    settings=lambda c, k: _settings(c, "pretrain", k.arch) | _data_settings(c),
+    data=lambda c, k: training_data(c),
+    initial=_initial("pretrain"),
+    takes=TAKES,
+)
 def _pretrain(config: Config, key: Key, opened: StageFolder) -> None:
     train_stage(
         config, opened, key.arch, pretrain_task(config, key.arch), config.training("pretrain", key.arch)
@@ -108,18 +115,13 @@ def pretrain_task(config: Config, arch: str) -> PretrainTask:
     )
 
 
-declare(
-    Stage(
-        "pretrain",
-        settings=lambda c, k: _settings(c, "pretrain", k.arch) | _data_settings(c),
-        compute=_pretrain,
-        data=lambda c, k: training_data(c),
-        initial=_initial("pretrain"),
-        takes=TAKES,
-    )
+@stage(
+    "distill",
+    settings=lambda c, k: _settings(c, "distill", k.arch),
+    needs=lambda c, k: (_labels_of(k),),
+    initial=_initial("distill"),
+    takes=TAKES,
 )
-
-
 def _distill(config: Config, key: Key, opened: StageFolder) -> None:
     store = DepthStore(require_finished(config, _labels_of(key)))
     task = distill_task(config, store, fusion.find_strategy(key.labels).training_size(config.data.size_hw))
@@ -155,18 +157,37 @@ def _small_label(store: DepthStore, size_hw: tuple[int, int], scene: Scene, i: i
     return nearest_depth(store.read_of(scene, i), size_hw)
 
 
-declare(
-    Stage(
-        "distill",
-        settings=lambda c, k: _settings(c, "distill", k.arch),
-        compute=_distill,
-        needs=lambda c, k: (_labels_of(k),),
-        initial=_initial("distill"),
-        takes=TAKES,
-    )
+def _variant_training(key: Key) -> str:
+    return "pretrain" if key.round == 1 and key.labels != "regression" else "distill"
+
+
+def _teachers_labels(config: Config, key: Key) -> Key:
+    return Key("fuse", key.arch, config.labels, key.round - 1)
+
+
+def _variant_needs(config: Config, key: Key) -> tuple[Key, ...]:
+    if key.labels == "regression":
+        return (Key("predict", key.arch, round=key.round),)
+    return () if key.round == 1 else (_teachers_labels(config, key),)
+
+
+def _variant_settings(config: Config, key: Key) -> dict[str, Any]:
+    result = _settings(config, _variant_training(key), key.arch) | {"variant": key.labels}
+    if key.labels == "mcdropout":
+        result["dropout"] = find_uncertainty("mcdropout").options["dropout"]
+    elif key.labels == "snapshots":
+        result["snapshots"] = snapshots_of(config, key.arch, key.round)
+    return result if _variant_needs(config, key) else result | _data_settings(config)
+
+
+@stage(
+    "variant",
+    settings=_variant_settings,
+    needs=_variant_needs,
+    data=lambda c, k: None if _variant_needs(c, k) else training_data(c),
+    initial=lambda c, k: _initial(_variant_training(k))(c, k),
+    takes=TAKES,
 )
-
-
 def _variant(config: Config, key: Key, opened: StageFolder) -> None:
     """Train a network that only an uncertainty needs; ``key.labels`` is the uncertainty's name.
 
@@ -194,45 +215,9 @@ def _variant(config: Config, key: Key, opened: StageFolder) -> None:
     train_stage(config, opened, key.arch, task, replace(settings, snapshots=kept), **options)
 
 
-def _variant_training(key: Key) -> str:
-    return "pretrain" if key.round == 1 and key.labels != "regression" else "distill"
-
-
-def _teachers_labels(config: Config, key: Key) -> Key:
-    return Key("fuse", key.arch, config.labels, key.round - 1)
-
-
-def _variant_needs(config: Config, key: Key) -> tuple[Key, ...]:
-    if key.labels == "regression":
-        return (Key("predict", key.arch, round=key.round),)
-    return () if key.round == 1 else (_teachers_labels(config, key),)
-
-
-def _variant_settings(config: Config, key: Key) -> dict[str, Any]:
-    result = _settings(config, _variant_training(key), key.arch) | {"variant": key.labels}
-    if key.labels == "mcdropout":
-        result["dropout"] = find_uncertainty("mcdropout").options["dropout"]
-    elif key.labels == "snapshots":
-        result["snapshots"] = snapshots_of(config, key.arch, key.round)
-    return result if _variant_needs(config, key) else result | _data_settings(config)
-
-
 def snapshots_of(config: Config, arch: str, round: int) -> int:
     """How many snapshots of the teacher's training the uncertainty "snapshots" uses, besides the last weights."""
     return config.training("pretrain" if round == 1 else "distill", arch).snapshots or SNAPSHOTS
-
-
-declare(
-    Stage(
-        "variant",
-        settings=_variant_settings,
-        compute=_variant,
-        needs=_variant_needs,
-        data=lambda c, k: None if _variant_needs(c, k) else training_data(c),
-        initial=lambda c, k: _initial(_variant_training(k))(c, k),
-        takes=TAKES,
-    )
-)
 
 
 def train_stage(
