@@ -11,7 +11,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +89,11 @@ def stage(name: str, **declared: Any) -> Callable[[Compute], Compute]:
         return compute
 
     return register
+
+
+def fields_of(part: Any, *left_out: str) -> dict[str, Any]:
+    """A part of the configuration for the settings of a stage, without fields that do not change its result."""
+    return {k: v for k, v in asdict(part).items() if k not in left_out}
 
 
 def stage_of(key: Key) -> Stage:

@@ -23,7 +23,7 @@ from d3d.pipeline.graph import Key, ensure
 from d3d.pipeline.scenes import dataset, evaluated_dataset, require_depth, training_scenes
 from d3d.pipeline.settings import ENSEMBLE, Config
 from d3d.pipeline.stages.depth import mesh_of
-from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold
+from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold, uncertainty_key
 from d3d.pipeline.stages.scores import SCORES, evaluate_key, evaluated
 from d3d.pipeline.stages.trainings import teacher_of, trained
 from d3d.prediction import DepthStore
@@ -41,8 +41,8 @@ def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:
     """The key of a result; of the stages "uncertainty" and "variant", ``labels`` is the uncertainty's name."""
     if stage == "evaluate":
         return evaluate_key(config, arch, labels)
-    if stage == "uncertainty" and labels == "ensemble":
-        arch = ""
+    if stage == "uncertainty":
+        return uncertainty_key(labels, arch, config.round)
     return Key(stage, arch, labels, 1 if stage in ("pretrain", "rank") else config.round)
 
 
@@ -107,8 +107,7 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
         ensemble includes the other networks' depth.
     """
     arch, r = arch or config.arch, config.round
-    computed: list[Key] = [Key("uncertainty", "" if name == "ensemble" else arch, name, r)]
-    trainings: list[Key] = []
+    computed, trainings = [uncertainty_key(name, arch, r)], []
     if name == "ensemble":
         others = [a for a in ENSEMBLE if a != arch]
         trainings = [teacher_of(config, a, r) for a in others]

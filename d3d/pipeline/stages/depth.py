@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from d3d import reconstruction
 from d3d.datasets import Scene
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline.graph import Key, require_finished, stage
+from d3d.pipeline.graph import Key, fields_of, require_finished, stage
 from d3d.pipeline.runs import StageFolder, outputs
-from d3d.pipeline.scenes import predicted_data, training_scenes
+from d3d.pipeline.scenes import TrainingScene, predicted_data, training_scenes
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.trainings import teacher_of
 from d3d.prediction import DepthStore, map_scenes, saved_network
@@ -39,6 +38,43 @@ def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
     return folder / WEIGHTS, outputs(folder)[WEIGHTS], config.device, config.predict_precision
 
 
+def by_scene(
+    config: Config, key: Key, opened: StageFolder, task: Callable[..., None], arguments: Callable, **more: Any
+) -> None:
+    """Write the maps of each training scene by a task of `run_tasks`, and finish the stage.
+
+    Args:
+        task: writes the scene into the store, its last argument; leaves a complete scene alone.
+        arguments: `TrainingScene` -> the task's other arguments, a tuple.
+        **more: for the provenance.
+    """
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    tasks = {s.scene.name: (*arguments(s), store) for s in scenes if not store.has(s.scene.name)}
+    sizes = {s.scene.name: len(s.targets) for s in scenes}
+    run_tasks(task, tasks, what=key.name, sizes=sizes, unit="frame", **where(config))
+    _finish(opened, scenes, **more)
+
+
+def by_network(
+    config: Config, key: Key, opened: StageFolder, make: Callable, arguments: tuple, frames: Callable
+) -> None:
+    """Write the maps of each training scene by a network as of `map_scenes`, and finish the stage.
+
+    Args:
+        frames: `TrainingScene` -> the indices of its frames.
+    """
+    store, scenes = DepthStore(opened.folder), training_scenes(config)
+    found, wanted = [s.scene for s in scenes], [frames(s) for s in scenes]
+    what, size_hw = key.name, config.data.size_hw
+    map_scenes(make, arguments, found, wanted, store, size_hw, what=what, **where_networks(config))
+    _finish(opened, scenes)
+
+
+def _finish(opened: StageFolder, scenes: Sequence[TrainingScene], **more: Any) -> None:
+    store = DepthStore(opened.folder)
+    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **more)
+
+
 @stage(
     "predict",
     settings=lambda c, k: {"precision": c.predict_precision},
@@ -47,47 +83,22 @@ def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
     takes="one pass over the training frames",
 )
 def _predict(config: Config, key: Key, opened: StageFolder) -> None:
-    store, scenes = DepthStore(opened.folder), training_scenes(config)
-    map_scenes(
-        saved_network,
-        saved(config, teacher_of(config, key.arch, key.round)),
-        [s.scene for s in scenes],
-        [s.frames_to_predict(config.fusion.integrate_every) for s in scenes],
-        store,
-        config.data.size_hw,
-        what=key.name,
-        **where_networks(config),
-    )
-    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+    def frames(training: TrainingScene) -> list[int]:
+        return training.frames_to_predict(config.fusion.integrate_every)
 
-
-def _fusion_settings(config: Config, key: Key) -> dict[str, Any]:
-    values = dataclasses.asdict(config.fusion)
-    return {"fusion": {k: v for k, v in values.items() if not k.startswith("threshold")}}
+    teacher = saved(config, teacher_of(config, key.arch, key.round))
+    by_network(config, key, opened, saved_network, teacher, frames)
 
 
 @stage(
     "project",
-    settings=_fusion_settings,
+    settings=lambda c, k: {"fusion": fields_of(c.fusion, "threshold_m", "threshold_quantile")},
     needs=lambda c, k: (k._replace(stage="predict"),),
     takes="fusion and rendering: a few frames a second",
 )
 def _project(config: Config, key: Key, opened: StageFolder) -> None:
     predicted = DepthStore(require_finished(config, key._replace(stage="predict")))
-    store, scenes = DepthStore(opened.folder), training_scenes(config)
-    run_tasks(
-        project_scene,
-        {
-            s.scene.name: (config, s.scene, s.targets, predicted, store)
-            for s in scenes
-            if not store.has(s.scene.name)
-        },
-        what=key.name,
-        sizes={s.scene.name: len(s.targets) for s in scenes},
-        unit="frame",
-        **where(config),
-    )
-    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+    by_scene(config, key, opened, project_scene, lambda s: (config, s.scene, s.targets, predicted))
 
 
 def project_scene(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,27 @@ from d3d.datasets.samples import EpochBatches
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth, relative_pose
 from d3d.parallel.distributed import select_device
-from d3d.parallel.tasks import advance, run_tasks
-from d3d.pipeline.graph import Key, ensure, folder_of, require_finished, stage
+from d3d.parallel.tasks import advance
+from d3d.pipeline.graph import Key, ensure, require_finished, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
 from d3d.pipeline.settings import ENSEMBLE, Config
-from d3d.pipeline.stages.depth import where, where_networks
-from d3d.pipeline.stages.trainings import snapshots_of, teacher_of
-from d3d.prediction import MM, DepthStore, load_checked, map_scenes, network_precision
+from d3d.pipeline.stages.depth import by_network, by_scene
+from d3d.pipeline.stages.trainings import snapshot_training, teacher_of
+from d3d.prediction import MM, DepthStore, load_checked, network_precision
 from d3d.training import SNAPSHOT, WEIGHTS
 from d3d.uncertainty import find_uncertainty, measure
 
 
-def uncertainty_key(labels: str, arch: str, round: int) -> Key | None:
+def uncertainty_key(name: str, arch: str, round: int) -> Key:
+    """The uncertainty of a name; the ensemble's belongs to no one network."""
+    return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
+
+
+def _uncertainty_of(labels: str, arch: str, round: int) -> Key | None:
     """The uncertainty that a label strategy looks at; None where it looks at none."""
     strategy = fusion.find_strategy(labels)
-    if "uncertainty" not in strategy.needs:
-        return None
-    name = strategy.uncertainty
-    return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
+    return uncertainty_key(strategy.uncertainty, arch, round) if "uncertainty" in strategy.needs else None
 
 
 def _uncertainty_needs(config: Config, key: Key) -> tuple[Key, ...]:
@@ -54,59 +56,32 @@ def _uncertainty_settings(config: Config, key: Key) -> dict[str, Any]:
         "seed": config.seed,
         "precision": config.predict_precision,
         **find_uncertainty(key.labels).options,
-        **({"snapshots": snapshots_of(config, key.arch, key.round)} if kept else {}),
+        **({"snapshots": snapshot_training(config, key).snapshots} if kept else {}),
     }
 
 
-@stage(
-    "uncertainty",
-    settings=_uncertainty_settings,
-    needs=_uncertainty_needs,
-)
+@stage("uncertainty", settings=_uncertainty_settings, needs=_uncertainty_needs)
 def _uncertainty(config: Config, key: Key, opened: StageFolder) -> None:
-    """Section 3.2.3: the uncertainty of the depth of every target frame, a standard deviation in metres."""
-    store, scenes = DepthStore(opened.folder), training_scenes(config)
     if key.labels == "ensemble":
         predicted = [DepthStore(require_finished(config, need)) for need in _uncertainty_needs(config, key)]
-        run_tasks(
-            ensemble_scene,
-            {
-                s.scene.name: (s.scene.name, [s.scene.frame_ids[i] for i in s.targets], predicted, store)
-                for s in scenes
-                if not store.has(s.scene.name)
-            },
-            what=key.name,
-            sizes={s.scene.name: len(s.targets) for s in scenes},
-            unit="frame",
-            **where(config),
-        )
+        by_scene(config, key, opened, ensemble_scene, lambda s: (s, predicted))
     else:
         networks = tuple((path, io.sha256(path)) for path in _weights(config, key))
-        map_scenes(
-            _measured,
-            (key.labels, networks, config.device, config.predict_precision, config.seed),
-            [s.scene for s in scenes],
-            [s.targets for s in scenes],
-            store,
-            config.data.size_hw,
-            what=key.name,
-            **where_networks(config),
-        )
-    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        arguments = (key.labels, networks, config.device, config.predict_precision, config.seed)
+        by_network(config, key, opened, _measured, arguments, lambda s: s.targets)
 
 
-def ensemble_scene(
-    scene: str, frames: Sequence[str], predicted: Sequence[DepthStore], store: DepthStore
-) -> None:
-    """Store the standard deviation of the networks' depth for the frames of one scene."""
+def ensemble_scene(training: TrainingScene, predicted: Sequence[DepthStore], store: DepthStore) -> None:
+    """Store the standard deviation of the networks' depth for the target frames of one scene."""
+    scene = training.scene
 
     def deviations() -> Iterator[tuple[str, np.ndarray]]:
-        for frame in frames:
-            yield frame, fusion.ensemble_std([d.read(scene, frame) for d in predicted])
+        for i in training.targets:
+            yield scene.frame_ids[i], fusion.ensemble_std([d.read_of(scene, i) for d in predicted])
             advance()
 
-    if not store.has(scene):
-        store.write_scene(scene, deviations())
+    if not store.has(scene.name):
+        store.write_scene(scene.name, deviations())
 
 
 def _measured(
@@ -138,10 +113,10 @@ def _weights(config: Config, key: Key) -> list[Path]:
 
 def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
     """The snapshots of a training and its last weights; none where they are not all there."""
-    settings = config.training("pretrain" if key.round == 1 else "distill", key.arch)
+    settings = snapshot_training(config, key)
     samples = sum(len(s.targets) for s in training_scenes(config))
     total = settings.total_steps(EpochBatches(samples, settings.batch_size, config.seed).per_epoch)
-    steps = replace(settings, snapshots=snapshots_of(config, key.arch, key.round)).snapshot_steps(total)
+    steps = settings.snapshot_steps(total)
     kept = [folder / SNAPSHOT.format(step=step) for step in dict.fromkeys(steps)]
     return [*kept, folder / WEIGHTS] if all(path.is_file() for path in kept) else []
 
@@ -152,7 +127,7 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
     The quantile is over every pixel of every target frame whose uncertainty the labels look at.
     """
     quantile = config.fusion.threshold_quantile
-    key = uncertainty_key(labels or config.labels, arch or config.arch, config.round)
+    key = _uncertainty_of(labels or config.labels, arch or config.arch, config.round)
     if quantile is None or key is None:
         return config.fusion.threshold_m
     store = DepthStore(ensure(config, key))
@@ -223,14 +198,13 @@ def label_sources(
         threshold_m: by default the run's `threshold`; another value, to try it.
     """
     arch, labels = arch or config.arch, labels or config.labels
-    key = uncertainty_key(labels, arch, config.round)
-    of = {stage: Key(stage, arch, round=config.round) for stage in ("predict", "project")}
-    projected = ensure(config, of["project"])
+    needs = _fuse_needs(config, Key("fuse", arch, labels, config.round))
+    predicted, projected, *uncertainty = [DepthStore(ensure(config, need)) for need in needs]
     return LabelSources(
         labels=labels,
-        predicted=DepthStore(folder_of(config, of["predict"])),
-        projected=DepthStore(projected),
-        uncertainty=None if key is None else DepthStore(ensure(config, key)),
+        predicted=predicted,
+        projected=projected,
+        uncertainty=uncertainty[0] if uncertainty else None,
         threshold_m=threshold(config, labels, arch) if threshold_m is None else threshold_m,
         size_hw=config.data.size_hw,
         device=str(select_device(config.device)),
@@ -258,40 +232,23 @@ def _require_truth(config: Config, key: Key) -> None:
 
 def _fuse_needs(config: Config, key: Key) -> tuple[Key, ...]:
     of_network = tuple(Key(stage, key.arch, round=key.round) for stage in ("predict", "project"))
-    uncertain = uncertainty_key(key.labels, key.arch, key.round)
+    uncertain = _uncertainty_of(key.labels, key.arch, key.round)
     return of_network if uncertain is None else (*of_network, uncertain)
 
 
 def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:
     f, result = config.fusion, {"labels": key.labels}
-    if uncertainty_key(key.labels, key.arch, key.round) is None:
-        return result
-    if f.threshold_quantile is not None:
-        return result | {"threshold_quantile": f.threshold_quantile}
-    return result | {"threshold_m": f.threshold_m}
+    if _uncertainty_of(key.labels, key.arch, key.round) is not None:
+        name = "threshold_m" if f.threshold_quantile is None else "threshold_quantile"
+        result[name] = getattr(f, name)
+    return result
 
 
-@stage(
-    "fuse",
-    settings=_fuse_settings,
-    needs=_fuse_needs,
-    check=_require_truth,
-    takes="many frames a second",
-)
+@stage("fuse", settings=_fuse_settings, needs=_fuse_needs, check=_require_truth, takes="many frames a second")
 def _fuse(config: Config, key: Key, opened: StageFolder) -> None:
-    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer")."""
-    store, scenes = DepthStore(opened.folder), training_scenes(config)
     sources = label_sources(config, key.arch, key.labels)
-    run_tasks(
-        fuse_scene,
-        {s.scene.name: (sources, s, store) for s in scenes if not store.has(s.scene.name)},
-        what=key.name,
-        sizes={s.scene.name: len(s.targets) for s in scenes},
-        unit="frame",
-        **where(config),
-    )
     used = {} if sources.uncertainty is None else {"threshold_m": sources.threshold_m}
-    opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **used)
+    by_scene(config, key, opened, fuse_scene, lambda s: (sources, s), **used)
 
 
 def fuse_scene(sources: LabelSources, training: TrainingScene, store: DepthStore) -> None:

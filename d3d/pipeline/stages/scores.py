@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from d3d import evaluation, io
 from d3d.parallel.tasks import run_tasks
 from d3d.pipeline.config import keyframes_name
-from d3d.pipeline.graph import Key, stage
+from d3d.pipeline.graph import Key, fields_of, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import (
     evaluated_data,
@@ -46,7 +45,7 @@ def _settings(config: Config, key: Key) -> dict[str, Any]:
     left_out = {"root", "lists", "keyframes"}
     if e.dataset is None:
         left_out |= {"dataset", "options"}
-    kept = {k: v for k, v in dataclasses.asdict(e).items() if k not in left_out}
+    kept = fields_of(e, *left_out)
     if e.keyframes is not None:
         kept["keyframes"] = keyframes_name(e)
     return {"evaluation": kept, "precision": config.predict_precision}
@@ -63,26 +62,16 @@ def _settings(config: Config, key: Key) -> dict[str, Any]:
 def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     e, d = config.evaluation, config.data
     scenes = evaluated_scenes(config)
-    wanted = [evaluated_frames(config, s) for s in scenes]
+    frames = [evaluated_frames(config, s) for s in scenes]
     store, name = DepthStore(opened.folder / "depth"), f"evaluate/{evaluated(config, key.arch, key.labels)}"
-    map_scenes(
-        saved_network,
-        saved(config, trained(config, key.arch, key.labels, key.round)),
-        scenes,
-        wanted,
-        store,
-        d.size_hw,
-        what=name,
-        **where_networks(config),
-    )
+    network = saved(config, trained(config, key.arch, key.labels, key.round))
+    map_scenes(saved_network, network, scenes, frames, store, d.size_hw, what=name, **where_networks(config))
+    pairs = list(zip(scenes, frames, strict=True))
     rows = run_tasks(
         evaluation.score_scene,
-        {
-            s.name: (store.read_of, s, used, e.scale, d.min_depth, d.max_depth)
-            for s, used in zip(scenes, wanted, strict=True)
-        },
+        {s.name: (store.read_of, s, used, e.scale, d.min_depth, d.max_depth) for s, used in pairs},
         what=f"{name}: scores",
-        sizes={s.name: len(used) for s, used in zip(scenes, wanted, strict=True)},
+        sizes={s.name: len(used) for s, used in pairs},
         unit="frame",
         **where(config),
     )

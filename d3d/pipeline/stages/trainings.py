@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,21 +22,12 @@ from d3d.models import create_model
 from d3d.models.initial import find_initial_weights
 from d3d.parallel import tasks
 from d3d.parallel.distributed import select_device
-from d3d.pipeline.graph import Key, require_finished, stage
+from d3d.pipeline.graph import Key, fields_of, require_finished, stage
 from d3d.pipeline.runs import StageFolder, run_folder
 from d3d.pipeline.scenes import training_data, training_scenes
 from d3d.pipeline.settings import Config, TrainConfig
 from d3d.prediction import DepthStore
-from d3d.training import (
-    CURVE,
-    STATE,
-    WEIGHTS,
-    DistillTask,
-    PretrainTask,
-    RegressionTask,
-    Task,
-    train,
-)
+from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, RegressionTask, Task, train
 from d3d.uncertainty import SNAPSHOTS, find_uncertainty
 
 TAKES = "a training: seconds at profile smoke, minutes at demo and laptop, hours on a GPU at paper"
@@ -55,30 +45,25 @@ def trained(config: Config, arch: str, labels: str, round: int = 0) -> Key:
     return Key("distill", arch, labels, round or config.round) if labels else Key("pretrain", arch)
 
 
-def _settings(config: Config, stage: str, arch: str) -> dict[str, Any]:
-    values = dataclasses.asdict(config.training(stage, arch))
-    return {
-        "arch": arch,
-        "seed": config.seed,
-        "training": {k: v for k, v in values.items() if k not in _NOT_THE_RESULT},
-    }
+def _settings(config: Config, key: Key) -> dict[str, Any]:
+    """The settings of a pretraining or a distillation; the labels of the latter have those of the data."""
+    training = fields_of(config.training(key.stage, key.arch), *_NOT_THE_RESULT)
+    data = {"data": fields_of(config.data, "root")} if key.stage == "pretrain" else {}
+    return {"arch": key.arch, "seed": config.seed, "training": training, **data}
 
 
-def _data_settings(config: Config) -> dict[str, Any]:
-    values = dataclasses.asdict(config.data)
-    del values["root"]
-    return {"data": values}
+def _needs(config: Config, key: Key) -> tuple[Key, ...]:
+    return () if key.stage == "pretrain" else (key._replace(stage="fuse"),)
 
 
-def _initial(stage: str) -> Callable[[Config, Key], dict[str, Any]]:
+def _data(config: Config, key: Key) -> dict[str, Any] | None:
+    return training_data(config) if key.stage == "pretrain" else None
+
+
+def _initial(config: Config, key: Key) -> dict[str, Any]:
     """The identity of a training's initial weights: where they come from, and the sha256 of their file."""
-
-    def identify(config: Config, key: Key) -> dict[str, Any]:
-        settings = config.training(stage, key.arch)
-        found = _initial_weights(config, key.arch, settings)
-        return {"source": found.source, "sha256": found.sha256}
-
-    return identify
+    found = _initial_weights(config, key.arch, config.training(key.stage, key.arch))
+    return {"source": found.source, "sha256": found.sha256}
 
 
 def _initial_weights(config: Config, arch: str, settings: TrainConfig):
@@ -86,60 +71,29 @@ def _initial_weights(config: Config, arch: str, settings: TrainConfig):
     return find_initial_weights(arch, settings.pretrained, settings.weights, strict=config.profile == "paper")
 
 
-@stage(
-    "pretrain",
-    settings=lambda c, k: _settings(c, "pretrain", k.arch) | _data_settings(c),
-    data=lambda c, k: training_data(c),
-    initial=_initial("pretrain"),
-    takes=TAKES,
-)
-def _pretrain(config: Config, key: Key, opened: StageFolder) -> None:
-    train_stage(
-        config, opened, key.arch, pretrain_task(config, key.arch), config.training("pretrain", key.arch)
-    )
+@stage("pretrain", settings=_settings, needs=_needs, data=_data, initial=_initial, takes=TAKES)
+@stage("distill", settings=_settings, needs=_needs, data=_data, initial=_initial, takes=TAKES)
+def _training(config: Config, key: Key, opened: StageFolder) -> None:
+    train_stage(config, opened, key.arch, _task(config, key), config.training(key.stage, key.arch))
 
 
-def pretrain_task(config: Config, arch: str) -> PretrainTask:
-    """The samples and the loss of the pretraining (section 3.1)."""
-    settings, d = config.training("pretrain", arch), config.data
-    scenes = training_scenes(config)
-    samples = TripleSamples([s.scene for s in scenes], [s.triples for s in scenes], d.size_hw, config.seed)
-    return PretrainTask(
-        samples,
-        settings.scales,
-        settings.smoothness,
-        settings.automask,
-        d.min_depth,
-        d.max_depth,
-        compile=settings.compile,
-    )
-
-
-@stage(
-    "distill",
-    settings=lambda c, k: _settings(c, "distill", k.arch),
-    needs=lambda c, k: (_labels_of(k),),
-    initial=_initial("distill"),
-    takes=TAKES,
-)
-def _distill(config: Config, key: Key, opened: StageFolder) -> None:
-    store = DepthStore(require_finished(config, _labels_of(key)))
-    task = distill_task(config, store, fusion.find_strategy(key.labels).training_size(config.data.size_hw))
-    train_stage(config, opened, key.arch, task, config.training("distill", key.arch))
-
-
-def _labels_of(key: Key) -> Key:
-    return key._replace(stage="fuse")
-
-
-def distill_task(config: Config, store: DepthStore, size_hw: tuple[int, int]) -> DistillTask:
-    """The samples and the loss of a distillation (3.2.4).
-
-    Args:
-        store: the label of every target frame.
-        size_hw: the size of the training images, which may be smaller than the labels.
-    """
-    d = config.data
+def _task(config: Config, key: Key) -> Task:
+    """The samples and the loss of a pretraining (section 3.1), or of a distillation (3.2.4) on its labels."""
+    d, settings = config.data, config.training(key.stage, key.arch)
+    if key.stage == "pretrain":
+        scenes = training_scenes(config)
+        triples = [s.triples for s in scenes]
+        return PretrainTask(
+            TripleSamples([s.scene for s in scenes], triples, d.size_hw, config.seed),
+            settings.scales,
+            settings.smoothness,
+            settings.automask,
+            d.min_depth,
+            d.max_depth,
+            compile=settings.compile,
+        )
+    store = DepthStore(require_finished(config, key._replace(stage="fuse")))
+    size_hw = fusion.find_strategy(key.labels).training_size(d.size_hw)  # may be smaller than the labels
     label = store.read_of if size_hw == d.size_hw else partial(_small_label, store, size_hw)
     return DistillTask(_label_samples(config, label, size_hw), d.min_depth, d.max_depth)
 
@@ -157,35 +111,35 @@ def _small_label(store: DepthStore, size_hw: tuple[int, int], scene: Scene, i: i
     return nearest_depth(store.read_of(scene, i), size_hw)
 
 
-def _variant_training(key: Key) -> str:
-    return "pretrain" if key.round == 1 and key.labels != "regression" else "distill"
-
-
-def _teachers_labels(config: Config, key: Key) -> Key:
-    return Key("fuse", key.arch, config.labels, key.round - 1)
+def _varied(config: Config, key: Key) -> Key:
+    """The training that a variant repeats; a regression learns as a student does."""
+    teacher = teacher_of(config, key.arch, key.round)
+    return teacher._replace(stage="distill") if key.labels == "regression" else teacher
 
 
 def _variant_needs(config: Config, key: Key) -> tuple[Key, ...]:
     if key.labels == "regression":
         return (Key("predict", key.arch, round=key.round),)
-    return () if key.round == 1 else (_teachers_labels(config, key),)
+    return _needs(config, _varied(config, key))
 
 
 def _variant_settings(config: Config, key: Key) -> dict[str, Any]:
-    result = _settings(config, _variant_training(key), key.arch) | {"variant": key.labels}
-    if key.labels == "mcdropout":
-        result["dropout"] = find_uncertainty("mcdropout").options["dropout"]
-    elif key.labels == "snapshots":
-        result["snapshots"] = snapshots_of(config, key.arch, key.round)
-    return result if _variant_needs(config, key) else result | _data_settings(config)
+    result = _settings(config, _varied(config, key)) | {"variant": key.labels}
+    if key.labels == "snapshots":
+        result["snapshots"] = snapshot_training(config, key).snapshots
+    return result | _dropout(key)
+
+
+def _dropout(key: Key) -> dict[str, float]:
+    return {"dropout": find_uncertainty(key.labels).options["dropout"]} if key.labels == "mcdropout" else {}
 
 
 @stage(
     "variant",
     settings=_variant_settings,
     needs=_variant_needs,
-    data=lambda c, k: None if _variant_needs(c, k) else training_data(c),
-    initial=lambda c, k: _initial(_variant_training(k))(c, k),
+    data=lambda c, k: _data(c, _varied(c, k)),
+    initial=lambda c, k: _initial(c, _varied(c, k)),
     takes=TAKES,
 )
 def _variant(config: Config, key: Key, opened: StageFolder) -> None:
@@ -194,30 +148,24 @@ def _variant(config: Config, key: Key, opened: StageFolder) -> None:
     "mcdropout" and "snapshots" repeat the teacher's training with dropout, or with weights kept on the way.
     "regression" is a fresh network that learns the teacher's depth and how far it is off (`RegressionTask`).
     """
-    stage, options = _variant_training(key), {}
-    d, settings = config.data, config.training(stage, key.arch)
+    d, varied, options = config.data, _varied(config, key), _dropout(key)
     if key.labels == "regression":
-        store = DepthStore(require_finished(config, Key("predict", key.arch, round=key.round)))
-        task: Task = RegressionTask(
-            _label_samples(config, store.read_of, d.size_hw), d.min_depth, d.max_depth
-        )
+        (predicted,) = _variant_needs(config, key)
+        store = DepthStore(require_finished(config, predicted))
+        samples = _label_samples(config, store.read_of, d.size_hw)
+        task: Task = RegressionTask(samples, d.min_depth, d.max_depth)
         options["log_scale"] = True
-    elif key.round == 1:
-        task = pretrain_task(config, key.arch)
     else:
-        store = DepthStore(require_finished(config, _teachers_labels(config, key)))
-        task = distill_task(
-            config, store, fusion.find_strategy(config.labels).training_size(config.data.size_hw)
-        )
-    if key.labels == "mcdropout":
-        options["dropout"] = find_uncertainty("mcdropout").options["dropout"]
-    kept = snapshots_of(config, key.arch, key.round) if key.labels == "snapshots" else 0
-    train_stage(config, opened, key.arch, task, replace(settings, snapshots=kept), **options)
+        task = _task(config, varied)
+    kept = snapshot_training(config, key).snapshots if key.labels == "snapshots" else 0
+    settings = replace(config.training(varied.stage, key.arch), snapshots=kept)
+    train_stage(config, opened, key.arch, task, settings, **options)
 
 
-def snapshots_of(config: Config, arch: str, round: int) -> int:
-    """How many snapshots of the teacher's training the uncertainty "snapshots" uses, besides the last weights."""
-    return config.training("pretrain" if round == 1 else "distill", arch).snapshots or SNAPSHOTS
+def snapshot_training(config: Config, key: Key) -> TrainConfig:
+    """The teacher's training with as many snapshots as the uncertainty "snapshots" uses, besides the last weights."""
+    settings = config.training(teacher_of(config, key.arch, key.round).stage, key.arch)
+    return replace(settings, snapshots=settings.snapshots or SNAPSHOTS)
 
 
 def train_stage(
@@ -240,7 +188,6 @@ def train_stage(
         max_depth=config.data.max_depth,
         **options,
     )
-    what = str(folder.relative_to(run_folder(config)))
     tasks.close()  # its processes would keep their memory for the hours of a training
     train(
         factory,
@@ -249,7 +196,7 @@ def train_stage(
         folder,
         seed=config.seed,
         device=device,
-        what=what,
+        what=str(folder.relative_to(run_folder(config))),
         on_checkpoint=partial(draw_loss, folder),
         processes=config.train_processes,
     )
