@@ -22,6 +22,10 @@ _SMALL_TRAIN = TrainConfig(
 )
 _SMOKE_TRAIN = replace(_SMALL_TRAIN, steps=6, batch_size=2, warmup_steps=1, checkpoint_steps=3)
 
+# 7-Scenes: a fifth of each sequence, not at its end, is kept for validation: in redkitchen it passes the black
+# worktop and the red cupboards, which the rest sees too, from other places
+_SMALL_DATA = DataConfig(height=96, width=128, every=1, options={"7scenes": {"val_block": (0.58, 0.8)}})
+
 PROFILES: dict[str, Config] = {
     "smoke": Config(
         profile="smoke",
@@ -41,14 +45,7 @@ PROFILES: dict[str, Config] = {
     "demo": Config(
         profile="demo",
         students=("monodepth2",),
-        # 7-Scenes: a fifth of each sequence, not at its end, is kept for validation: in redkitchen it passes the
-        # black worktop and the red cupboards, which the rest sees too, from other places
-        data=DataConfig(
-            height=96,
-            width=128,
-            every=1,
-            options={"7scenes": {"val_block": (0.58, 0.8)}},
-        ),
+        data=_SMALL_DATA,
         pretrain=_SMALL_TRAIN,
         distill=_SMALL_TRAIN,
         per_arch={},
@@ -60,13 +57,12 @@ PROFILES: dict[str, Config] = {
         profile="laptop",
         # The demo's size, twice its steps and more. 192x128, the width of the shipped images, doubles the cost of
         # a step: with three networks, three seeds and every label an evening becomes two nights.
-        data=DataConfig(height=96, width=128, every=1, options={"7scenes": {"val_block": (0.58, 0.8)}}),
+        data=_SMALL_DATA,
         pretrain=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100, snapshots=4),
         distill=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100),
         per_arch={},
         steps={
-            "pretrain": {"monodepth2": 1500, "hrdepth": 1200, "monovit": 1000},
-            "distill": {"monodepth2": 1500, "hrdepth": 1200, "monovit": 1000},
+            stage: {"monodepth2": 1500, "hrdepth": 1200, "monovit": 1000} for stage in ("pretrain", "distill")
         },
         predict_precision="bf16",
         fusion=FusionConfig(threshold_m=0.1),  # chosen on training rooms: E14 of docs/experiments.md

@@ -11,7 +11,9 @@ import csv
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from d3d import io
@@ -23,9 +25,8 @@ from d3d.pipeline import runs
 from d3d.pipeline.settings import Config
 from d3d.progress import say
 
-TRAINING = (
-    "training"  # the folder of the frames that a training needs; each evaluated split has one of its own
-)
+# the folder of the frames that a training needs; each evaluated split has one of its own
+TRAINING = "training"
 UNREADABLE = "unreadable.csv"
 _COLUMNS = ("scene", "frame", "reason")
 
@@ -82,16 +83,11 @@ def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool
         scene.name: (scene, list(frames), depth, kept / f"{scene.name.replace('/', '__')}.json")
         for scene, frames in needed
     }
-    split = opened.folder.parent.name
-    say(f"frames/{split}: decoding each of {number:,} once")
+    sizes = {scene.name: len(frames) for scene, frames in needed}
+    what, workers = f"frames/{opened.folder.parent.name}", config.scene_workers
+    say(f"{what}: decoding each of {number:,} once")
     found = run_tasks(
-        check_scene,
-        tasks,
-        what=f"frames/{split}",
-        sizes={scene.name: len(frames) for scene, frames in needed},
-        unit="frame",
-        scheduler=config.scheduler,
-        workers=config.scene_workers,
+        check_scene, tasks, what=what, sizes=sizes, unit="frame", scheduler=config.scheduler, workers=workers
     )
     bad = {s.name: reasons for s, _ in needed if (reasons := {**s.corrupt, **found[s.name]})}
     count = sum(map(len, bad.values()))
@@ -121,8 +117,11 @@ def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) ->
     """
     ids = [scene.frame_ids[i] for i in frames]
     digest = hashlib.sha256(json.dumps([ids, depth]).encode()).hexdigest()
-    before = _read_result(path, digest)
-    reasons = {}
+    before, reasons = None, {}
+    with suppress(RunError):  # a damaged result costs a minute to make again
+        stored = io.read_json(path, "frames_sha256", "unreadable")
+        if stored["frames_sha256"] == digest:
+            before = stored["unreadable"]
     for i, frame in zip(frames, ids, strict=True):
         if before is None or frame in before:
             try:
@@ -134,19 +133,6 @@ def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) ->
         advance()
     io.write_json(path, {"frames_sha256": digest, "unreadable": reasons})
     return reasons
-
-
-def _read_result(path: Path, digest: str) -> dict[str, str] | None:
-    """What an earlier check of the same frames left, or None."""
-    if not path.is_file():
-        return None
-    try:
-        stored = io.read_json(path)
-    except RunError:
-        return None  # it costs a minute to make, and nobody could say what else to do with it
-    if not isinstance(stored, dict) or stored.get("frames_sha256") != digest:
-        return None
-    return stored.get("unreadable")
 
 
 def write_unreadable(path: Path, bad: Unreadable) -> None:
@@ -163,14 +149,16 @@ def read_unreadable(path: Path) -> Unreadable:
     Raises:
         DataError: missing, or not such a list.
     """
-    bad: dict[str, dict[str, str]] = {}
+    bad: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file, strict=True))
+            columns, *rows = csv.reader(file, strict=True)
+        if tuple(columns) != _COLUMNS:
+            raise ValueError(f"its columns are {', '.join(columns)}")
+        for scene, frame, reason in rows:
+            bad[scene][frame] = reason
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not readable as a list of frames ({error}). Delete its folder.") from error
-    if not rows or tuple(rows[0]) != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows):
-        raise DataError(f"{path}: not a list of {', '.join(_COLUMNS)}. Delete its folder.")
-    for scene, frame, reason in rows[1:]:
-        bad.setdefault(scene, {})[frame] = reason
-    return bad
+        raise DataError(
+            f"{path}: not a list of {', '.join(_COLUMNS)} ({error}). Delete its folder."
+        ) from error
+    return dict(bad)

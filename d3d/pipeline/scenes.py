@@ -132,26 +132,23 @@ def other_than_prepared(found: Dataset, config: Config) -> list[str]:
     A multiple of the prepared step needs no other frames.
     """
     d, f, e = config.data, config.fusion, config.evaluation
+    triples = "triples are found only among the frames that were kept"
     asked = {
-        "every": d.every,
-        "translation_m": list(d.translation_m),
-        "max_rotation_deg": d.max_rotation_deg,
-        "integrate_every": f.integrate_every,
-        # 1 means every frame of the folder
-        **({"eval_every": e.every} if e.dataset is None and e.every > 1 else {}),
+        "every": (d.every, triples),
+        "translation_m": (list(d.translation_m), triples),
+        "max_rotation_deg": (d.max_rotation_deg, triples),
+        "integrate_every": (f.integrate_every, "meshes are fused only from the frames that were kept"),
     }
-    means = {
-        "integrate_every": "meshes are fused only from the frames that were kept",
-        "eval_every": "only the frames that were kept are scored",
-    }
+    if e.dataset is None and e.every > 1:  # 1 means every frame of the folder
+        asked["eval_every"] = (e.every, "only the frames that were kept are scored")
     lines = []
-    for name, value in asked.items():
+    for name, (value, effect) in asked.items():
         was = found.prepared.get(name, value)
-        if was != value and not (
-            isinstance(was, int) and isinstance(value, int) and was and value % was == 0
-        ):
-            what = means.get(name, "triples are found only among the frames that were kept")
-            lines.append(f"{found.name} was prepared with {name} = {was}, and this run has {value}: {what}.")
+        whole = isinstance(was, int) and isinstance(value, int) and was > 0
+        if was != value and not (whole and value % was == 0):
+            lines.append(
+                f"{found.name} was prepared with {name} = {was}, and this run has {value}: {effect}."
+            )
     height, width = (found.prepared.get(k, n) for k, n in zip(("height", "width"), d.size_hw, strict=True))
     if height < d.size_hw[0] or width < d.size_hw[1]:
         lines.append(
@@ -164,21 +161,18 @@ def other_than_prepared(found: Dataset, config: Config) -> list[str]:
 _found: WeakKeyDictionary[Dataset, dict[tuple, list[TrainingScene]]] = WeakKeyDictionary()
 
 
-def _find(
-    found: Dataset, every: int, translation_m: tuple[float, float], max_rotation_deg: float
-) -> list[TrainingScene]:
-    result, tried, dropped = [], 0, Counter()
+def _find(found: Dataset, every: int, *rule: Any) -> list[TrainingScene]:
+    result = []
     for scene in found.scenes("train"):
-        targets = scene.every(every)
-        triples = find_triples(scene.world_T_cams, every, translation_m, max_rotation_deg, targets=targets)
-        tried += triples.targets_tried
-        dropped.update(triples.dropped)
-        if len(triples):
-            result.append(TrainingScene(scene, triples))
-    if not result:
+        triples = find_triples(scene.world_T_cams, every, *rule, targets=scene.every(every))
+        result.append(TrainingScene(scene, triples))
+    with_triples = [s for s in result if len(s.triples)]
+    if not with_triples:
+        dropped = sum((Counter(s.triples.dropped) for s in result), Counter())
+        tried = sum(s.triples.targets_tried for s in result)
         nothing = Triples(np.zeros((0, 3), int), tried, dict(dropped.most_common()))
         nothing.require(f"data set {found.name!r}")
-    return result
+    return with_triples
 
 
 def evaluated_scenes(config: Config) -> list[Scene]:
@@ -191,15 +185,13 @@ def evaluated_scenes(config: Config) -> list[Scene]:
     data = evaluated_dataset(config)
     if e.keyframes is not None:
         keyframes(config)  # checks the list
-    needed = {s.name: (s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))}
-    scenes = [s for s, _ in needed.values()]
+    needed = [(s, used) for s in data.scenes(e.split) if (used := evaluated_frames(config, s))]
+    scenes = [s for s, _ in needed]
     if data.verified:
         return scenes
-    bad = unreadable(
-        config, evaluated_name(config), list(needed.values()), depth=any(s.has_depth for s in scenes)
-    )
+    bad = unreadable(config, evaluated_name(config), needed, depth=any(s.has_depth for s in scenes))
     kept = []
-    for scene, used in needed.values():
+    for scene, used in needed:
         reasons = bad.get(scene.name, {})
         if any(scene.frame_ids[i] not in reasons for i in used):
             kept.append(scene.without(reasons))
