@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -61,50 +62,29 @@ def parser(profile: str = "demo") -> argparse.ArgumentParser:
         for group, options in groups.items():
             for parameter in GROUPS[group]:
                 _add(options, parameter, profile)
-        if "networks" in groups:
-            groups["networks"].add_argument(
-                "--archs", metavar="A,B", help="several networks, with commas, or 'every'"
-            )
-        if name in ("record", "tables"):
-            groups["run"].add_argument(
-                "--seeds", metavar="N,N", help="several seeds, with commas: a run each"
-            )
-        if name == "record":
-            groups["machine"].add_argument(
-                "--processes", type=int, default=1, help="processes that share the trainings (default: 1)"
-            )
-        if name == "tables":
-            for flag, text in {
-                "export": "keep the scores of these runs in results/",
-                "stored": "make the tables from the scores in results/; needs no run",
-                "readme": "put the stored table into README.md",
-            }.items():
-                groups["evaluation"].add_argument(f"--{flag}", action="store_true", help=text)
+        for option in command.more:
+            group, how = MORE[option]
+            groups[group].add_argument(f"--{option}", **how)
     return result
 
 
 def _add(group: Any, name: str, profile: str) -> None:
     """Add one parameter as an option, with its choices and the profile's default."""
-    p = PARAMETERS[name]
-    default = p.default(profile if profile in PROFILES else "demo")
-    text = p.help
+    p, profile = PARAMETERS[name], profile if profile in PROFILES else "demo"
+    config, default, text = PROFILES[profile], p.default(profile), p.help
     if p.choices is not None and not all(c in text for c in p.choices):
         text += ": " + (", ".join(p.choices) if len(p.choices) < 12 else f"{', '.join(p.choices[:8])}, ...")
-    config = PROFILES[profile if profile in PROFILES else "demo"]
     if name in ("epochs", "steps") and config.steps:
         text += " (default: docs/profiles.md has the steps of each network)"
     elif default not in (None, "") and not (name == "epochs" and config.pretrain.steps):
         text += f" (default: {default})"
-    flag = f"--{name.replace('_', '-')}"
     if p.type is bool:
-        option = group.add_argument(
-            flag, dest=name, default=None, action=argparse.BooleanOptionalAction, help=text.replace("%", "%%")
-        )
+        how: dict[str, Any] = {"default": None, "action": argparse.BooleanOptionalAction}
     else:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
-        option = group.add_argument(
-            flag, dest=name, type=p.type, metavar=metavar, help=text.replace("%", "%%")
-        )
+        how = {"type": p.type, "metavar": metavar}
+    flag = f"--{name.replace('_', '-')}"
+    option = group.add_argument(flag, dest=name, help=text.replace("%", "%%"), **how)
     # for argcomplete: not `choices`, as a wrong value is told with its near misses
     option.completer = lambda **_: p.choices
 
@@ -118,10 +98,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
     # both spellings, --threshold-m and --threshold_m
-    spelled = [
-        "=".join((w.split("=", 1)[0].replace("_", "-"), *w.split("=", 1)[1:])) if w.startswith("--") else w
-        for w in words
-    ]
+    spelled = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in words]
     profiles = [w for before, w in zip(["", *spelled], spelled, strict=False) if before == "--profile"]
     known, rest = parser(profiles[-1] if profiles else "demo").parse_known_args(spelled)
     if known.command is None:
@@ -129,8 +106,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
     command = COMMANDS[known.command]
     if rest:
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
-        takers = MORE.get(option) or [name for name, c in COMMANDS.items() if option in c.parameters]
-        if takers:
+        if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.more)]:
             raise ConfigError(
                 f"--{option.replace('_', '-')} is not an option of {known.command}, but of: {', '.join(takers)}."
             )
@@ -171,17 +147,20 @@ def _run(words: list[str]) -> int:
         if words[:2] == ["prepare", "scannet"]:  # it has options of its own, and no run
             from d3d.pipeline import prepare
 
+            name = "prepare scannet"
             prepare.run(words[2:])
-            return _ended("prepare scannet", start)
-        options, command = _parsed(words)
-        command.run(_called(options, command, words))
+        else:
+            options, command = _parsed(words)
+            name = options.command
+            command.run(_called(options, command, words))
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         print("Interrupted. Repeat the command to resume.", file=sys.stderr)
         return STOPPED
-    return _ended(options.command, start)
+    print(f"({name}: {time.monotonic() - start:.0f} s)")
+    return DONE
 
 
 def _called(options: argparse.Namespace, command: Command, words: Sequence[str]) -> Call:
@@ -221,8 +200,3 @@ def _configs(values: dict[str, Any], seeds: str | None) -> list[Config]:
         return {k: v.replace("{seed}", str(n)) for k, v in values.items() if k in ("run", "base") and v}
 
     return [make_config(**{**values, **named(n), "seed": n}) for n in numbers]
-
-
-def _ended(command: str, start: float) -> int:
-    print(f"({command}: {time.monotonic() - start:.0f} s)")
-    return DONE

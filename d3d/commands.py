@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from d3d.pipeline.config import Config
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,7 @@ def _evaluate(call: Call) -> None:
     for arch in call.archs:
         for labels in ("", call.config.labels):
             stages.evaluate(call.config, arch, labels)
-    _run_table(call)
-
-
-def _run_table(call: Call) -> None:
-    from d3d import tables
-
-    _print_table(call.config, tables.run_table(call.config))
+    _print_table(call.config)
 
 
 def _tables(call: Call) -> None:
@@ -71,7 +62,7 @@ def _tables(call: Call) -> None:
 
     options, first, folder = call.options, call.config, tables.results_folder(call.config)
     if not (options.seeds or options.export or options.stored or options.readme):
-        _run_table(call)
+        _print_table(first)
         return
     if options.export:
         written = tables.export(tables.gather(call.configs), folder)
@@ -94,10 +85,11 @@ def _tables(call: Call) -> None:
         print(path)
 
 
-def _print_table(config: Config, table: pd.DataFrame) -> None:
+def _print_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None) -> None:
     from d3d import tables
     from d3d.pipeline import stages
 
+    table = tables.run_table(config, trainings)
     e = config.evaluation
     truth = stages.evaluated_dataset(config).truth(e.split)
     unit = "metres" if e.scale == "none" else "relative depth"
@@ -131,10 +123,8 @@ def _figures(call: Call) -> None:
     from d3d.pipeline import runs
 
     for name, made in all_figures.make(call.config, runs.project_root() / "paper_figures"):
-        if isinstance(made, str):
-            print(f"{name}: skipped, {made}", flush=True)
-        else:
-            print(f"{name}: {', '.join(map(str, made))}", flush=True)
+        shown = f"skipped, {made}" if isinstance(made, str) else ", ".join(map(str, made))
+        print(f"{name}: {shown}", flush=True)
 
 
 def _labels(call: Call) -> None:
@@ -158,11 +148,10 @@ def _record(call: Call) -> None:
 
 
 def _all(call: Call) -> None:
-    from d3d import tables
     from d3d.figures.all import run_figures
     from d3d.pipeline import runs, stages
 
-    _print_table(call.config, tables.run_table(call.config, stages.train_all(call.config, call.archs)))
+    _print_table(call.config, stages.train_all(call.config, call.archs))
     for path in run_figures(call.config, call.archs[0]):
         print(f"figure: {path}")
     print(f"everything is in {runs.run_folder(call.config)}")
@@ -170,12 +159,13 @@ def _all(call: Call) -> None:
 
 def without(words: Sequence[str], option: str) -> list[str]:
     """The words of a command line without an option and its value, in either spelling."""
-    result, skip = [], False
-    for word in words:
-        if not skip and word != option and not word.startswith(f"{option}="):
-            result.append(word)
-        skip = word == option
-    return result
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option)
+    return parser.parse_known_args(words)[1]
+
+
+def _flag(text: str) -> tuple[str, dict[str, Any]]:
+    return "evaluation", {"action": "store_true", "help": text}
 
 
 # Parameters by the heading under which ``--help`` shows them
@@ -195,24 +185,34 @@ _LABELS = ("run", "data", "networks", "training", "fusion", "labels", "machine")
 _EVALUATE = (*_LABELS, "evaluation")
 
 
+# Options beside the parameters: their heading, and their arguments of `add_argument`
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "archs": ("networks", {"metavar": "A,B", "help": "several networks, with commas, or 'every'"}),
+    "seeds": ("run", {"metavar": "N,N", "help": "several seeds, with commas: a run each"}),
+    "processes": (
+        "machine",
+        {"type": int, "default": 1, "help": "processes that share the trainings (default: 1)"},
+    ),
+    "export": _flag("keep the scores of these runs in results/"),
+    "stored": _flag("make the tables from the scores in results/; needs no run"),
+    "readme": _flag("put the stored table into README.md"),
+}
+
+
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, the groups of parameters that it takes, and an example of its options."""
+    """A command: what it does, the groups of parameters and the further options that it takes, and an example."""
 
     run: Callable[[Call], None]
     help: str
     groups: tuple[str, ...]
     example: str
+    more: tuple[str, ...] = ("archs",)
 
     @property
     def parameters(self) -> list[str]:
         return [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
 
-
-# options of a few commands only, beside the parameters
-MORE = {"seeds": ("record", "tables"), "processes": ("record",)} | dict.fromkeys(
-    ("export", "stored", "readme"), ("tables",)
-)
 
 COMMANDS = {
     "prepare": Command(
@@ -220,6 +220,7 @@ COMMANDS = {
         "list the training triples; `prepare scannet` makes ScanNet small (see `prepare scannet --help`)",
         ("run", "data", "fusion", "machine"),
         "--dataset 7scenes --root /data/7scenes",
+        more=(),
     ),
     "pretrain": Command(
         _stage("pretrain"), "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
@@ -251,11 +252,19 @@ COMMANDS = {
     "evaluate": Command(
         _evaluate, "score the self-supervised network and the student (4)", _EVALUATE, "--split test"
     ),
+    "record": Command(
+        _record,
+        "the recorded runs of several --seeds: every training behind the results in the README",
+        _EVALUATE,
+        "--profile laptop --seeds 0,1,2 --processes 2",
+        more=("archs", "seeds", "processes"),
+    ),
     "tables": Command(
         _tables,
         "the table of everything that a run has evaluated; with --seeds or --stored Tables 2 to 6",
         _EVALUATE,
         "--profile laptop --stored",
+        more=("archs", "seeds", "export", "stored", "readme"),
     ),
     "rank": Command(
         _rank,
@@ -268,12 +277,6 @@ COMMANDS = {
         "every figure whose data the run has, into paper_figures/",
         (*_EVALUATE, "ablation"),
         "--profile demo",
-    ),
-    "record": Command(
-        _record,
-        "the recorded runs of several --seeds: every training behind the results in the README",
-        _EVALUATE,
-        "--profile laptop --seeds 0,1,2 --processes 2",
     ),
     "all": Command(
         _all,

@@ -11,9 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from d3d.errors import BusyError, ConfigError, RunError
 from d3d.parallel.processes import start as start_process
@@ -53,11 +52,9 @@ class Job:
     @property
     def ready(self) -> bool:
         """Whether the trainings that this one learns from are finished."""
-        training = trained(self.config, self.arch, self.labels)
-        learns_from = [
-            k for k in graph.all_needs(self.config, training) if k.stage in ("pretrain", "distill")
-        ]
-        return all(graph.finished(self.config, key) for key in learns_from)
+        needs = graph.all_needs(self.config, trained(self.config, self.arch, self.labels))
+        trainings = [key for key in needs if key.stage in ("pretrain", "distill")]
+        return all(graph.finished(self.config, key) for key in trainings)
 
     def run(self) -> None:
         """Compute what is missing.
@@ -79,20 +76,21 @@ def plan(configs: Sequence[Config]) -> list[Job]:
         configs: one for each seed.
     """
     first, *others = configs
-    main, *more = first.students
+    main = first.students[0]
 
     def seed(config: Config, students: Sequence[str]) -> list[Job]:
-        jobs = [Job(config, arch) for arch in ENSEMBLE]
-        return jobs + [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
+        taught = [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
+        return [Job(config, arch) for arch in ENSEMBLE] + taught
 
-    jobs = seed(first, (main, *more))
-    jobs += [Job(first, main, labels) for labels in ABLATION[2:]]
+    def ablation(config: Config) -> list[Job]:
+        return [Job(config, main, labels) for labels in ABLATION[2:]]
+
+    jobs = seed(first, first.students) + ablation(first)
     for config in others:
         jobs += seed(config, (main,))
     if set(first.students) == set(ENSEMBLE):
         jobs.append(Job(replace(first, round=2), main, first.labels))
-    jobs += [Job(c, main, labels) for c in others for labels in ABLATION[2:]]
-    return jobs
+    return jobs + [job for config in others for job in ablation(config)]
 
 
 def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
@@ -150,9 +148,12 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
     command = [sys.executable, "-m", "d3d", *arguments, "--processes", "1"]
     logs = [folder / f"record-{k}.log" for k in range(processes)]
     say(f"[record] {processes} processes of {threads} threads; their output is in {folder}/record-*.log")
-    workers = [_start(command, environment, log) for log in logs]
+    workers = []
+    for log in logs:
+        with open(log, "a") as file:
+            workers.append(start_process(command, environment, stdout=file, stderr=subprocess.STDOUT))
     try:
-        _watch(jobs, lambda: [w.poll() for w in workers])
+        _report(jobs, workers)
     finally:
         for worker in workers:
             worker.terminate()
@@ -162,15 +163,10 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
         raise RunError(f"{len(bad)} of {processes} processes failed; see {', '.join(bad)}.")
 
 
-def _start(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
-    with open(log, "a") as f:
-        return start_process(command, environment, stdout=f, stderr=subprocess.STDOUT)
-
-
-def _watch(jobs: Sequence[Job], poll: Callable[[], list[int | None]], every_s: float = 5.0) -> None:
-    start, before = time.monotonic(), sum(j.done for j in jobs)
-    shown = before
-    while any(code is None for code in poll()):
+def _report(jobs: Sequence[Job], workers: Sequence[subprocess.Popen], every_s: float = 5.0) -> None:
+    start = time.monotonic()
+    shown = before = sum(j.done for j in jobs)
+    while any(worker.poll() is None for worker in workers):
         time.sleep(every_s)
         done = sum(j.done for j in jobs)
         if done > shown:
