@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,19 +24,12 @@ from d3d.progress import say
 
 
 class Key(NamedTuple):
-    """Which result of a run is meant.
-
-    Attributes:
-        stage: the stage's name.
-        arch: the network; "" where the result is of several.
-        labels: the label strategy, or the uncertainty's name; "" where the stage has neither.
-        round: the round of distillation.
-    """
+    """Which result of a run is meant."""
 
     stage: str
-    arch: str = ""
-    labels: str = ""
-    round: int = 1
+    arch: str = ""  # "" where the result is of several networks
+    labels: str = ""  # the label strategy, or the uncertainty's name; "" where the stage has neither
+    round: int = 1  # of distillation
 
     @property
     def name(self) -> str:
@@ -45,10 +39,6 @@ class Key(NamedTuple):
 
 
 Compute = Callable[[Config, Key, StageFolder], None]
-
-
-def _nothing(config: Config, key: Key) -> Any:
-    return None
 
 
 @dataclass(frozen=True)
@@ -71,9 +61,9 @@ class Stage:
     settings: Callable[[Config, Key], dict[str, Any]]
     compute: Compute
     needs: Callable[[Config, Key], Sequence[Key]] = lambda config, key: ()
-    data: Callable[[Config, Key], dict[str, Any] | None] = _nothing
-    initial: Callable[[Config, Key], dict[str, Any] | None] = _nothing
-    check: Callable[[Config, Key], None] = _nothing
+    data: Callable[[Config, Key], dict[str, Any] | None] = lambda config, key: None
+    initial: Callable[[Config, Key], dict[str, Any] | None] = lambda config, key: None
+    check: Callable[[Config, Key], None] = lambda config, key: None
     path: Callable[[Config, Key], str] = lambda config, key: key.name
     takes: str = ""
 
@@ -107,13 +97,10 @@ def identity(config: Config, key: Key, gone: Callable[[D3DError], None] | None =
     """What identifies a result, as plain JSON values.
 
     Args:
-        gone: called with the error where data or weights cannot be had; they are `UNKNOWN` then, which equals all.
-
-    Raises:
-        D3DError: data or weights cannot be had, and ``gone`` is not given.
+        gone: called with the error where data or weights cannot be had, which are `UNKNOWN` then. None: it is raised.
     """
     stage = stage_of(key)
-    result = {"settings": _plain(stage.settings(config, key))}
+    result = {"settings": stage.settings(config, key)}
     for part in ("data", "initial"):
         try:
             value = getattr(stage, part)(config, key)
@@ -123,7 +110,10 @@ def identity(config: Config, key: Key, gone: Callable[[D3DError], None] | None =
             gone(error)
             value = UNKNOWN
         if value is not None:
-            result[part] = _plain(value)
+            result[part] = value
+    result = json.loads(
+        json.dumps(result)
+    )  # tuples become lists: an identity that is read back compares equal
     if needs := stage.needs(config, key):
         result["needs"] = {need.name: identity(config, need, gone) for need in needs}
     return result
@@ -172,11 +162,7 @@ def finished(config: Config, key: Key) -> Path | None:
 
 
 def require_finished(config: Config, key: Key) -> Path:
-    """The folder of a result that must be finished.
-
-    Raises:
-        RunError: it is not; names the command.
-    """
+    """The folder of a result; a `RunError` that names the command where it is not finished."""
     if folder := finished(config, key):
         return folder
     raise RunError(
@@ -195,10 +181,7 @@ def _inputs(config: Config, key: Key) -> dict[str, str]:
 
 
 def ensure(config: Config, key: Key) -> Path:
-    """Compute a result, and first what it needs; take what is finished, resume what was interrupted.
-
-    Returns:
-        The finished result's folder.
+    """Compute a result, and first what it needs; return its folder. What is finished is taken, the rest resumes.
 
     Raises:
         RunError: the folder holds another result, or was made from other inputs.
@@ -212,58 +195,30 @@ def ensure(config: Config, key: Key) -> Path:
         return folder
     stage.check(config, key)
     for need in stage.needs(config, key):
-        if is_done(folder_of(config, need)):
-            ensure(config, need)
-        else:
-            with _announced(need):
-                ensure(config, need)
+        missing, start, takes = not is_done(folder_of(config, need)), time.monotonic(), stage_of(need).takes
+        if missing:
+            say(f"[{need.name}] not there yet, computing it first{f' ({takes})' if takes else ''}")
+        ensure(config, need)
+        if missing:
+            say(f"[{need.name}] took {time.monotonic() - start:.0f} s")
     with open_stage(config, key) as opened:
         if not opened.done:
-            stage.compute(at_round(config, key), key, opened)
+            stage.compute(replace(config, round=key.round), key, opened)
         return opened.folder
 
 
 @contextlib.contextmanager
 def open_stage(config: Config, key: Key) -> Iterator[StageFolder]:
-    """Open the folder of a result for this process alone; `ensure` does it, after what the stage needs.
-
-    Raises:
-        RunError, BusyError: as `d3d.pipeline.runs.open_folder`.
-    """
+    """As `d3d.pipeline.runs.open_folder`, for a key. `ensure` calls it after what the stage needs."""
     folder, wanted = located(config, key)
     with runs.open_folder(folder, config, wanted, _inputs(config, key)) as opened:
         yield opened
 
 
-@contextlib.contextmanager
-def _announced(key: Key) -> Iterator[None]:
-    takes = stage_of(key).takes
-    say(f"[{key.name}] not there yet, computing it first{f' ({takes})' if takes else ''}")
-    start = time.monotonic()
-    yield
-    say(f"[{key.name}] took {time.monotonic() - start:.0f} s")
-
-
 def all_needs(config: Config, key: Key) -> list[Key]:
     """Every result that a result is made from, directly or not, each once."""
-    found: dict[Key, None] = {}
-    for need in stage_of(key).needs(config, key):
-        found |= dict.fromkeys((*all_needs(config, need), need))
-    return list(found)
-
-
-def at_round(config: Config, key: Key) -> Config:
-    """The configuration with the round of a key."""
-    return config if config.round == key.round else replace(config, round=key.round)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON has them, so that an identity that is read back compares equal."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
+    needs = stage_of(key).needs(config, key)
+    return list(dict.fromkeys(k for need in needs for k in (*all_needs(config, need), need)))
 
 
 @functools.cache

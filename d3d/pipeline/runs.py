@@ -31,13 +31,10 @@ UNKNOWN = "unknown"
 
 
 def run_folder(config: Config, run: str = "") -> Path:
-    """``runs/<run>``, whatever the working folder of the notebook's kernel is.
+    """The folder of the run, or of another run by its name.
 
-    The folder that holds the runs is the parameter ``runs_dir``, else the environment variable ``D3D_RUNS``,
-    else ``runs`` in the checkout.
-
-    Args:
-        run: another run's name.
+    The runs lie in the parameter ``runs_dir``, else in the environment variable ``D3D_RUNS``, else in ``runs`` of the
+    checkout, whatever the working folder is.
     """
     given = config.runs_dir or os.environ.get("D3D_RUNS")
     base = Path(given).expanduser() if given else project_root() / "runs"
@@ -45,23 +42,17 @@ def run_folder(config: Config, run: str = "") -> Path:
 
 
 def _git_state() -> dict[str, Any]:
-    root = project_root()
-    if not (root / ".git").exists():
-        return {"git": None}
-    try:
+    def git(*args: str) -> str:
+        command = ("git", "-C", str(project_root()), *args)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
-        def git(*args: str) -> str:
-            return subprocess.run(
-                ("git", "-C", str(root), *args), capture_output=True, text=True, check=True, timeout=30
-            ).stdout.strip()
-
-        return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"git": None}
+    if (project_root() / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return {"git": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    return {"git": None}
 
 
 def _peak_memory_mb() -> int | None:
-    """Largest resident memory of this process so far."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -76,17 +67,15 @@ def provenance(config: Config, **extra: Any) -> dict[str, Any]:
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    device = "cpu"
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
+    device = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"
     return {
         **_git_state(),
         "versions": versions,
         "seed": config.seed,
         "profile": config.profile,
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "device": device},
-        "threads": torch.get_num_threads() if torch is not None else None,
+        "threads": torch.get_num_threads() if torch else None,
         "peak_memory_mb": _peak_memory_mb(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,7 +128,6 @@ class StageFolder:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Name -> sha256 of the finished stage's artefacts."""
         return outputs(self.folder)
 
     def check(self) -> None:
@@ -179,17 +167,10 @@ class StageFolder:
             )
 
     def finish(self, outputs: Mapping[str, str], **extra: Any) -> None:
-        """Write the provenance and then DONE.
-
-        Args:
-            outputs: name -> sha256 of the artefacts.
-            **extra: more for the provenance.
-        """
+        """Write the provenance, which gets ``extra``, and then DONE with the sha256 of each artefact by its name."""
         seconds = round(time.monotonic() - self._start, 1)
-        write_json(
-            self.folder / "provenance.json",
-            provenance(self.config, inputs=self.inputs, seconds=seconds, **self._code, **extra),
-        )
+        about = provenance(self.config, inputs=self.inputs, seconds=seconds, **self._code, **extra)
+        write_json(self.folder / "provenance.json", about)
         write_json(self.folder / "DONE", {"outputs": dict(outputs), "seconds": seconds})
 
 
@@ -200,7 +181,7 @@ def open_folder(
     """Open a stage's folder for this process alone.
 
     Args:
-        identity: of the result that the folder holds, or will hold (`d3d.pipeline.graph.identity`).
+        identity: of the result that the folder is for (`d3d.pipeline.graph.identity`).
         inputs: name -> sha256 of the artefacts that the stage reads.
 
     Raises:
