@@ -26,32 +26,20 @@ from d3d.pipeline.settings import ENSEMBLE, Config, DataConfig, EvalConfig, Fusi
 __all__ = ["ENSEMBLE", "PARAMETERS", "PROFILES", "Config", "DataConfig", "EvalConfig"]
 __all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config", "resolve"]
 
-_GROUPS = {
-    "data": DataConfig,
-    "training": TrainConfig,
-    "fusion": FusionConfig,
-    "evaluation": EvalConfig,
-    "run": Config,
-}
+_GROUPS = {"run": Config, "evaluation": EvalConfig, "fusion": FusionConfig}
+_GROUPS |= {"training": TrainConfig, "data": DataConfig}
 _CHOICES = {"profile": tuple(PROFILES), "arch": ARCHITECTURES, "labels": LABELS}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One name that a notebook or the command line may set.
+    """One name that a notebook or the command line may set."""
 
-    Attributes:
-        type: str, int, float or bool.
-        group: "run", "data", "training", "fusion" or "evaluation".
-        field: the field of the group's class.
-        choices: the values that are allowed, where they are few.
-    """
-
-    type: type
-    group: str
-    field: str
+    type: type  # str, int, float or bool
+    group: str  # of _GROUPS
+    field: str  # of the group's class
     help: str
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None  # where the values are few
 
     def default(self, profile: str) -> Any:
         """The value in a profile; of a training parameter, the pretraining's."""
@@ -62,7 +50,7 @@ class Parameter:
 
 def _parameters() -> dict[str, Parameter]:
     found = {}
-    for group, cls in reversed(_GROUPS.items()):
+    for group, cls in _GROUPS.items():
         hints = typing.get_type_hints(cls)
         for name, info in cls.__pydantic_fields__.items():
             if info.json_schema_extra is None:
@@ -80,11 +68,7 @@ PARAMETERS = _parameters()
 
 
 def _replaced(part: Any, group: str, values: Mapping[str, Any]) -> Any:
-    """One part of the configuration with some of its fields set.
-
-    Raises:
-        ConfigError: a value of a wrong type, or out of range.
-    """
+    """One part of the configuration with some of its fields set; a `ConfigError` if a value is wrong."""
     try:
         return replace(part, **values)
     except ValidationError as failed:
@@ -110,7 +94,7 @@ def make_config(**parameters: Any) -> Config:
         **parameters: names of `PARAMETERS`; None means "as in the profile".
 
     Raises:
-        ConfigError: an unknown name (the message names the near misses), a wrong type, a value out of range.
+        ConfigError: an unknown name, a wrong type, or a value out of range.
     """
     given: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in parameters.items():
@@ -131,12 +115,8 @@ def make_config(**parameters: Any) -> Config:
         evaluation["options"] = options.get(evaluation["dataset"], {})
     elif "root" in evaluation:
         raise ConfigError(f"eval_root = {evaluation['root']!r} without eval_dataset: name the data set, too.")
-    config = replace(
-        config,
-        data=_replaced(config.data, "data", data),
-        fusion=_replaced(config.fusion, "fusion", given["fusion"]),
-        evaluation=_replaced(config.evaluation, "evaluation", evaluation),
-    )
+    for group in ("data", "fusion", "evaluation"):
+        config = replace(config, **{group: _replaced(getattr(config, group), group, given[group])})
     config = _with_training(config, train)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:
@@ -174,25 +154,20 @@ def _with_training(config: Config, train: dict[str, Any]) -> Config:
     return replace(config, per_arch=per_arch, **trainings)
 
 
-def _literal_names(source: str) -> set[str] | None:
-    """Names assigned in a cell of literals only (a parameters cell); None for any other cell."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a cell of IPython magic
-        return None
+def _literal_names(source: str) -> set[str]:
+    """Names assigned in a cell of literals only (a parameters cell); none for any other cell."""
     names = set()
-    for statement in body:
-        if isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) for t in statement.targets):
-            targets, value = [t.id for t in statement.targets], statement.value
-        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            targets, value = [statement.target.id], statement.value
-        else:
-            return None
-        try:
-            ast.literal_eval(value)
-        except (ValueError, TypeError):
-            return None
-        names.update(targets)
+    try:
+        for statement in ast.parse(source).body:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign):
+                return set()
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if not all(isinstance(target, ast.Name) for target in targets):
+                return set()
+            ast.literal_eval(statement.value)
+            names.update(target.id for target in targets)
+    except (SyntaxError, ValueError, TypeError):  # IPython's magic, or a value that is no literal
+        return set()
     return names
 
 
@@ -212,9 +187,7 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
         ConfigError: as `make_config`.
     """
     cells = namespace.get("In")
-    names: set[str] = set()
-    for cell in cells if isinstance(cells, list) else ():
-        names |= _literal_names(cell) or set()
+    names = set().union(*(_literal_names(cell) for cell in (cells if isinstance(cells, list) else ())))
     if not names:
         # Plain Python, or a kernel that is run without history (nbval): every literal must be a parameter
         literal = (str, int, float, bool, type(None))
@@ -227,11 +200,9 @@ def describe(config: Config) -> str:
     """What a notebook is about to use, in two lines."""
     d, f = config.data, config.fusion
     pretrain, distill = (config.training(stage, config.arch) for stage in ("pretrain", "distill"))
-    threshold = (
-        f"threshold {f.threshold_m:g} m"
-        if f.threshold_quantile is None
-        else f"threshold at quantile {f.threshold_quantile:g} of the uncertainty"
-    )
+    threshold = f"threshold {f.threshold_m:g} m"
+    if f.threshold_quantile is not None:
+        threshold = f"threshold at quantile {f.threshold_quantile:g} of the uncertainty"
     return (
         f"profile {config.profile}: {d.dataset} at {d.width}x{d.height}, {config.arch}, labels {config.labels}, "
         f"seed {config.seed}\n{pretrain.length} + {distill.length} in batches of {pretrain.batch_size}, "

@@ -92,10 +92,7 @@ def training_scenes(config: Config) -> list[TrainingScene]:
 
 
 def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingScene | None:
-    """A scene without the frames that cannot be read and the triples that need them; None if no triple is left.
-
-    A target that loses a source gets no other source.
-    """
+    """A scene without unreadable frames and their triples; None if no triple is left. No source is replaced."""
     if not reasons:
         return training
     old, triples = training.scene, training.triples
@@ -223,12 +220,7 @@ def evaluated_name(config: Config) -> str:
 
 
 def keyframes(config: Config) -> FrameList:
-    """The frames that the parameter ``keyframes`` names, each checked against the data set.
-
-    Raises:
-        ConfigError: it is not one list.
-        DataError: as `d3d.datasets.lists.read_list`.
-    """
+    """The frames that the parameter ``keyframes`` names, each checked against the data set (`read_list`)."""
     e = config.evaluation
     data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
     where = f"split {e.split!r} of data set {data.name!r}"
@@ -236,6 +228,7 @@ def keyframes(config: Config) -> FrameList:
 
 
 def _keyframes_file(config: Config) -> Path:
+    """The one list of the parameter ``keyframes``; a `ConfigError` if it names several."""
     e = config.evaluation
     files = given_files(e.keyframes, e.split)
     if len(files) != 1:
@@ -279,11 +272,7 @@ def evaluated_data(config: Config) -> dict[str, Any]:
 
 
 def require_depth(config: Config) -> None:
-    """Refuse to evaluate a split without ground-truth depth, before anything is trained.
-
-    Raises:
-        DataError: no scene of the split has depth; or as `evaluated_scenes`.
-    """
+    """Raise a `DataError`, before anything is trained, if the evaluated split has no ground-truth depth."""
     if not any(s.has_depth for s in evaluated_scenes(config)):
         e = config.evaluation
         raise DataError(

@@ -72,10 +72,7 @@ def pretrain(config: Config, arch: str = "") -> Path:
 
 
 def predict(config: Config, arch: str = "") -> DepthStore:
-    """Section 3.2.1: the teacher's depth of the training frames.
-
-    The teacher is the pretrained network; in a later round of distillation the student of the round before.
-    """
+    """Section 3.2.1: the depth of the training frames by the pretrained network, or the student of the last round."""
     return DepthStore(ensure(config, key_of(config, "predict", arch or config.arch)))
 
 
@@ -114,13 +111,11 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
         computed += [Key("predict", a, round=r) for a in others]
     elif graph.finished(config, variant := Key("variant", arch, name, r)):
         trainings = [variant]
-
-    def seconds(keys: Sequence[Key]) -> float:
-        return sum(
-            read_json(graph.folder_of(config, k) / "provenance.json", "seconds")["seconds"] for k in keys
-        )
-
-    return {"trainings": len(trainings), "training_s": seconds(trainings), "prediction_s": seconds(computed)}
+    training_s, prediction_s = (
+        sum(read_json(graph.folder_of(config, k) / "provenance.json", "seconds")["seconds"] for k in keys)
+        for keys in (trainings, computed)
+    )
+    return {"trainings": len(trainings), "training_s": training_s, "prediction_s": prediction_s}
 
 
 def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
@@ -176,15 +171,12 @@ def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]
         archs: networks that get students; by default the profile's.
 
     Returns:
-        (arch, labels) of every training, labels "" the self-supervised one.
+        (arch, labels) of each training; labels "" is the self-supervised one.
     """
     archs = archs or config.students
     require_depth(config)
     trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
-    for arch, _ in trainings:
-        pretrain(config, arch)
-    for arch in archs:
-        for labels in dict.fromkeys(("pred", config.labels)):
-            distill(config, arch, labels)
-            trainings.append((arch, labels))
+    trainings += [(arch, labels) for arch in archs for labels in dict.fromkeys(("pred", config.labels))]
+    for arch, labels in trainings:
+        ensure(config, trained(config, arch, labels))
     return trainings
