@@ -18,15 +18,15 @@ from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
 # Exit codes
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
-
-_START = """Start with one of these:
+_LISTED = "\n".join(f"  {name:10} {command.help}" for name, command in COMMANDS.items())
+_START = f"""Start with one of these:
 
   python -m d3d all --profile smoke     see that everything works: a minute
   python -m d3d all --profile demo      train and evaluate on the rooms that ship: half an hour on two cores
   python -m d3d <command> --help        the options of one command
 
 commands:
-{commands}
+{_LISTED}
 
 A command computes first what it needs, and skips what is finished."""
 
@@ -36,10 +36,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
 
 
-def _start() -> str:
-    return _START.format(commands="\n".join(f"  {name:10} {c.help}" for name, c in COMMANDS.items()))
-
-
 def parser(profile: str = "demo") -> argparse.ArgumentParser:
     """The command line: a command, then the parameters of the notebooks that it takes as options.
 
@@ -47,8 +43,9 @@ def parser(profile: str = "demo") -> argparse.ArgumentParser:
         profile: the profile whose values ``--help`` shows as defaults.
     """
     raw = argparse.RawDescriptionHelpFormatter
-    result = _Parser(prog="python -m d3d", usage="%(prog)s <command> [options]", description=_start())
-    result.formatter_class = raw
+    result = _Parser(
+        prog="python -m d3d", usage="%(prog)s <command> [options]", description=_START, formatter_class=raw
+    )
     commands = result.add_subparsers(
         prog="python -m d3d", dest="command", metavar="<command>", help=argparse.SUPPRESS
     )
@@ -102,7 +99,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
     profiles = [w for before, w in zip(["", *spelled], spelled, strict=False) if before == "--profile"]
     known, rest = parser(profiles[-1] if profiles else "demo").parse_known_args(spelled)
     if known.command is None:
-        raise ConfigError(_start())
+        raise ConfigError(_START)
     command = COMMANDS[known.command]
     if rest:
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
@@ -141,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     start = time.monotonic()
     if not words:
-        print(_start())
+        print(_START)
         return DONE
     try:
         if words[:2] == ["prepare", "scannet"]:  # it has options of its own, and no run

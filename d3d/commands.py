@@ -33,17 +33,13 @@ def _prepare(call: Call) -> None:
     print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
 
 
-def _stage(name: str) -> Callable[[Call], None]:
-    """A command that computes one stage for each network and prints its folder."""
+def _stage(call: Call) -> None:
+    """Compute the stage that the command is named after for each network, and print its folder."""
+    from d3d.pipeline import stages
 
-    def command(call: Call) -> None:
-        from d3d.pipeline import stages
-
-        for arch in call.archs:
-            result = getattr(stages, name)(call.config, arch)
-            print(getattr(result, "folder", result))
-
-    return command
+    for arch in call.archs:
+        result = getattr(stages, call.options.command)(call.config, arch)
+        print(getattr(result, "folder", result))
 
 
 def _evaluate(call: Call) -> None:
@@ -181,7 +177,7 @@ GROUPS = {
     "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
 }
 _PRETRAIN = ("run", "data", "networks", "training", "machine")
-_LABELS = ("run", "data", "networks", "training", "fusion", "labels", "machine")
+_LABELS = (*_PRETRAIN, "fusion", "labels")
 _EVALUATE = (*_LABELS, "evaluation")
 
 
@@ -223,16 +219,16 @@ COMMANDS = {
         more=(),
     ),
     "pretrain": Command(
-        _stage("pretrain"), "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
+        _stage, "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
     ),
     "project": Command(
-        _stage("project"),
+        _stage,
         "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)",
         _LABELS,
         "--arch hrdepth --voxel-m 0.04",
     ),
     "fuse": Command(
-        _stage("fuse"),
+        _stage,
         "uncertainty and pseudo-labels (3.2.3, Eq. 3)",
         _LABELS,
         "--labels uncer --threshold-m 0.2",
@@ -244,7 +240,7 @@ COMMANDS = {
         "--profile demo",
     ),
     "distill": Command(
-        _stage("distill"),
+        _stage,
         "train a student on the labels (3.2.4, Eq. 4)",
         _LABELS,
         "--profile demo --arch hrdepth",

@@ -36,10 +36,7 @@ def training_name(labels: str) -> str:
 def score(
     depth: DepthOf, scenes: Sequence[Scene], frames: Sequence[Sequence[int]], **how: Any
 ) -> pd.DataFrame:
-    """Compute the metrics of each image of several scenes; ``frames`` has a scene's frame indices.
-
-    See `score_scene` for the options and the rows. Its errors are raised, and a `DataError` if there is no row.
-    """
+    """As `score_scene`, for several scenes and the frame indices of each; a `DataError` if there is no row."""
     pairs = track(list(zip(scenes, frames, strict=True)), "score", unit="scene")
     return to_frame({scene.name: score_scene(depth, scene, wanted, **how) for scene, wanted in pairs})
 
@@ -71,14 +68,14 @@ def score_scene(
         gt = scene.depth(i)
         if gt is None or not (gt > 0).any():
             continue
-        about = {"scene": scene.name, "frame": scene.frame_ids[i]}
         try:
             aligned = align(depth(scene, i), gt, scale, min_depth, max_depth)
         except DataError as error:
             raise DataError(f"{scene.name}, frame {scene.frame_ids[i]}: {error}") from error
         for pixels, mask in pixel_masks(gt > 0, scene.highlight_mask(i)).items():
             metrics = depth_metrics(aligned, gt, mask, "none", min_depth, max_depth)
-            rows.append({**about, "pixels": pixels, "count": int(np.count_nonzero(mask)), **metrics})
+            about = {"scene": scene.name, "frame": scene.frame_ids[i], "pixels": pixels}
+            rows.append(about | {"count": int(np.count_nonzero(mask))} | metrics)
     return rows
 
 

@@ -57,11 +57,7 @@ class Job:
         return all(graph.finished(self.config, key) for key in trainings)
 
     def run(self) -> None:
-        """Compute what is missing.
-
-        Raises:
-            BusyError: another process computes it, or something that it needs.
-        """
+        """Compute what is missing; a `BusyError` if another process computes it, or something that it needs."""
         for config in self._evaluations():
             stages.evaluate(config, self.arch, self.labels)
 

@@ -100,15 +100,12 @@ def _measured(
 def _weights(config: Config, key: Key) -> list[Path]:
     """The weights of the networks that an uncertainty looks at."""
     kind, teacher = find_uncertainty(key.labels).networks, teacher_of(config, key.arch, key.round)
-    if kind == "teacher":
-        return [require_finished(config, teacher) / WEIGHTS]
     variant = key._replace(stage="variant")
-    if kind == "variant":
-        return [require_finished(config, variant) / WEIGHTS]
-    # snapshots of the teacher's own training, where it kept them; else it is trained once more
-    return _snapshots(config, key, require_finished(config, teacher)) or _snapshots(
-        config, key, ensure(config, variant)
-    )
+    if kind != "snapshots":
+        return [require_finished(config, teacher if kind == "teacher" else variant) / WEIGHTS]
+    # those of the teacher's own training, where it kept them; else it is trained once more
+    own = _snapshots(config, key, require_finished(config, teacher))
+    return own or _snapshots(config, key, ensure(config, variant))
 
 
 def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
@@ -142,23 +139,15 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
 
 @dataclass(frozen=True)
 class LabelSources:
-    """The stored maps from which the labels of one network are made, without the run that they are from.
-
-    Attributes:
-        predicted, projected: D and P of every target frame.
-        uncertainty: U, where the strategy looks at it.
-        threshold_m: the threshold of Eq. 3, metres.
-        size_hw: size of the maps.
-        device: where a rule that is much arithmetic computes.
-    """
+    """The stored maps from which the labels of one network are made, without the run that they are from."""
 
     labels: str
-    predicted: DepthStore
-    projected: DepthStore
-    uncertainty: DepthStore | None
-    threshold_m: float
-    size_hw: tuple[int, int]
-    device: str
+    predicted: DepthStore  # D of every target frame
+    projected: DepthStore  # P
+    uncertainty: DepthStore | None  # U, where the strategy looks at it
+    threshold_m: float  # of Eq. 3, metres
+    size_hw: tuple[int, int]  # of the maps
+    device: str  # where a rule that is much arithmetic computes
 
     def inputs(self, scene: Scene, triple: Sequence[int]) -> fusion.LabelInputs:
         """What the label strategy looks at for one target frame.
