@@ -111,9 +111,8 @@ def identity(config: Config, key: Key, gone: Callable[[D3DError], None] | None =
             value = UNKNOWN
         if value is not None:
             result[part] = value
-    result = json.loads(
-        json.dumps(result)
-    )  # tuples become lists: an identity that is read back compares equal
+    # tuples become lists, so that an identity that is read back compares equal
+    result = json.loads(json.dumps(result))
     if needs := stage.needs(config, key):
         result["needs"] = {need.name: identity(config, need, gone) for need in needs}
     return result

@@ -176,7 +176,10 @@ def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]
     archs = archs or config.students
     require_depth(config)
     trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
-    trainings += [(arch, labels) for arch in archs for labels in dict.fromkeys(("pred", config.labels))]
-    for arch, labels in trainings:
-        ensure(config, trained(config, arch, labels))
+    for arch, _ in trainings:
+        pretrain(config, arch)
+    for arch in archs:
+        for labels in dict.fromkeys(("pred", config.labels)):
+            distill(config, arch, labels)
+            trainings.append((arch, labels))
     return trainings
