@@ -37,11 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(profile: str = "demo") -> argparse.ArgumentParser:
-    """The command line: a command, then the parameters of the notebooks that it takes as options.
-
-    Args:
-        profile: the profile whose values ``--help`` shows as defaults.
-    """
+    """The command line: a command, then its options; ``--help`` shows the values of the profile as defaults."""
     raw = argparse.RawDescriptionHelpFormatter
     result = _Parser(
         prog="python -m d3d", usage="%(prog)s <command> [options]", description=_START, formatter_class=raw
@@ -87,11 +83,7 @@ def _add(group: Any, name: str, profile: str) -> None:
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
-    """The options of a command.
-
-    Raises:
-        ConfigError: an unknown command or option; the message names the near misses.
-    """
+    """The options of a command; a `ConfigError` with the near misses if it or an option is unknown."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
     # both spellings, --threshold-m and --threshold_m
@@ -112,9 +104,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status.
-
-    Where torchrun started it as one of several processes, the first one runs the command and all train.
+    """Run one command; of several processes of torchrun the first one runs it, and all train.
 
     Returns:
         0 when done, 1 after an error, 2 where a parameter or the command line is wrong, 130 when interrupted.

@@ -228,10 +228,7 @@ COMMANDS = {
         "--arch hrdepth --voxel-m 0.04",
     ),
     "fuse": Command(
-        _stage,
-        "uncertainty and pseudo-labels (3.2.3, Eq. 3)",
-        _LABELS,
-        "--labels uncer --threshold-m 0.2",
+        _stage, "uncertainty and pseudo-labels (3.2.3, Eq. 3)", _LABELS, "--labels uncer --threshold-m 0.2"
     ),
     "labels": Command(
         _labels,
@@ -240,10 +237,7 @@ COMMANDS = {
         "--profile demo",
     ),
     "distill": Command(
-        _stage,
-        "train a student on the labels (3.2.4, Eq. 4)",
-        _LABELS,
-        "--profile demo --arch hrdepth",
+        _stage, "train a student on the labels (3.2.4, Eq. 4)", _LABELS, "--profile demo --arch hrdepth"
     ),
     "evaluate": Command(
         _evaluate, "score the self-supervised network and the student (4)", _EVALUATE, "--split test"

@@ -39,8 +39,7 @@ Frames = Sequence[tuple[Scene, Sequence[int]]]
 def unreadable(config: Config, split: str, needed: Frames, depth: bool = False) -> Unreadable:
     """The frames of a split that cannot be read, by scene; decodes what was not decoded before.
 
-    An interrupted check resumes with the scenes that are left. A check that ended with too many bad frames decodes
-    only these again.
+    After a check that found too many bad frames only these are decoded again.
 
     Args:
         split: `TRAINING`, or the name of what is evaluated.
@@ -105,11 +104,9 @@ def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool
 
 
 def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) -> dict[str, str]:
-    """Decodes frames of one scene; a task of `run_tasks`.
+    """Decode the frames of these indices, with ``depth`` their ground truth, too; a task of `run_tasks`.
 
     Args:
-        frames: their indices.
-        depth: whether ground truth is decoded, too.
         path: where the result is kept as JSON; of an earlier one only the bad frames are decoded again.
 
     Returns:
@@ -144,11 +141,7 @@ def write_unreadable(path: Path, bad: Unreadable) -> None:
 
 
 def read_unreadable(path: Path) -> Unreadable:
-    """The list that `write_unreadable` wrote.
-
-    Raises:
-        DataError: missing, or not such a list.
-    """
+    """The list that `write_unreadable` wrote; a `DataError` if there is no such list."""
     bad: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -126,8 +126,7 @@ def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
 def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: int) -> None:
     """Start processes of the same command, each with one job at a time, and report their progress.
 
-    Each process gets its share of the cores: on a CPU, several trainings with one thread each finish sooner than
-    one after the other with all threads.
+    Each gets its share of the cores: on a CPU, trainings side by side finish sooner than one after the other.
 
     Args:
         arguments: of ``python -m d3d``, without the number of processes.

@@ -18,13 +18,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 def parameter(default: Any, help: str, *, name: str = "", **bounds: Any) -> Any:
-    """Return a field that users may set.
-
-    Args:
-        help: what the field means, for ``--help`` and error messages.
-        name: the parameter's name where it differs from the field's.
-        **bounds: ``ge`` and ``le``, as in `pydantic.Field`.
-    """
+    """A field that users may set, under ``name`` where that is given; bounds are those of `pydantic.Field`."""
     return Field(default, description=help, json_schema_extra={"parameter": name}, **bounds)
 
 

@@ -113,8 +113,7 @@ def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
     settings = snapshot_training(config, key)
     samples = sum(len(s.targets) for s in training_scenes(config))
     total = settings.total_steps(EpochBatches(samples, settings.batch_size, config.seed).per_epoch)
-    steps = settings.snapshot_steps(total)
-    kept = [folder / SNAPSHOT.format(step=step) for step in dict.fromkeys(steps)]
+    kept = [folder / SNAPSHOT.format(step=n) for n in dict.fromkeys(settings.snapshot_steps(total))]
     return [*kept, folder / WEIGHTS] if all(path.is_file() for path in kept) else []
 
 
