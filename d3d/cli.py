@@ -173,17 +173,13 @@ def _configs(values: dict[str, Any], seeds: str | None) -> list[Config]:
         return [make_config(**values)]
     if values.get("seed") is not None:
         raise ConfigError("--seeds and --seed: give one of them.")
-    for name in ("run", "base"):
-        if values.get(name) and "{seed}" not in values[name]:
-            raise ConfigError(
-                f"--{name} {values[name]!r} must have {{seed}} in it: each seed has a run of its own."
-            )
+    named = {name: values[name] for name in ("run", "base") if values.get(name)}
+    for name, value in named.items():
+        if "{seed}" not in value:
+            raise ConfigError(f"--{name} {value!r} must have {{seed}} in it: each seed has a run of its own.")
     try:
         numbers = [int(s) for s in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {seeds!r} must be whole numbers with commas, as 0,1,2.") from None
-
-    def named(n: int) -> dict[str, Any]:
-        return {k: v.replace("{seed}", str(n)) for k, v in values.items() if k in ("run", "base") and v}
-
-    return [make_config(**{**values, **named(n), "seed": n}) for n in numbers]
+    runs = [{name: value.replace("{seed}", str(n)) for name, value in named.items()} for n in numbers]
+    return [make_config(**values | run | {"seed": n}) for n, run in zip(numbers, runs, strict=True)]
