@@ -1,17 +1,14 @@
 """What a CPU computes faster than autograd and torch's own operators: the photometric loss, and Adam.
 
-Photometric loss. `minimum_photometric_error` is `losses.photometric_error` (Eq. 2), `losses.minimum_reprojection` and
-the mean over the pixels in one pass. Autograd would write some forty maps of the size of all warped images to memory
-and read them back. Here the gradient is computed together with the error, a few images at a time, and only the
-gradient is kept. The tests compare both forms in float64; a GPU runs the plain form of `d3d.losses`.
-
-Adam (section 3.3). `Adam` updates all weights in one kernel, whatever their memory layout; a GPU uses it, too.
+`minimum_photometric_error` is `losses.photometric_error` (Eq. 2), `losses.minimum_reprojection` and the mean over the
+pixels in one pass. Autograd would write some forty maps of the size of all warped images to memory and read them back.
+Here the gradient is computed together with the error, a few images at a time, and only the gradient is kept. The
+tests compare both forms in float64; a GPU runs the plain form of `d3d.losses`. `Adam` (section 3.3) is for GPUs, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +25,7 @@ _CHUNK = 4  # images at a time: their maps stay in the processor's cache
 
 
 class Target:
-    """A batch of target images y (B, 3, H, W), with the terms of SSIM that depend on y alone.
-
-    They are computed once and serve all scales and sources.
-    """
+    """A batch of target images y (B, 3, H, W), with the terms of SSIM that depend on y alone."""
 
     def __init__(self, image_b3hw: Tensor) -> None:
         self.y = image_b3hw
@@ -68,11 +62,9 @@ class _MinimumPhotometricError(torch.autograd.Function):
         gradient = torch.empty_like(warped_sb3hw, memory_format=torch.contiguous_format)
         for first in range(0, batch, _CHUNK):
             chunk = slice(first, first + _CHUNK)
-            errors, derivatives = zip(
-                *(_photometric_error(warped_sb3hw[s, chunk], target, chunk, weights) for s in range(sources)),
-                strict=True,
-            )
-            errors = torch.stack(errors)  # (S, b, H, W)
+            images = warped_sb3hw[:, chunk]
+            found = [_photometric_error(x, target, chunk, weights) for x in images]
+            errors = torch.stack([error for error, _ in found])  # (S, b, H, W)
             minimum = errors.amin(dim=0)
             # derivative of the minimum with respect to each error: 1 for the smallest, 0 for the others
             selected = (errors == minimum).to(errors.dtype)
@@ -83,14 +75,8 @@ class _MinimumPhotometricError(torch.autograd.Function):
                 selected *= minimum <= bound
                 minimum = torch.minimum(minimum, bound)
             total += minimum.sum()
-            for s in range(sources):
-                gradient[s, chunk] = _gradient(
-                    warped_sb3hw[s, chunk],
-                    target.y_9[chunk],
-                    derivatives[s],
-                    selected[s].unsqueeze(1),
-                    weights,
-                )
+            for s, (_, gradient_of) in enumerate(found):
+                gradient[s, chunk] = gradient_of(selected[s].unsqueeze(1))
         pixels = batch * height * width
         ctx.save_for_backward(gradient.mul_(1 / pixels))
         return total / pixels
@@ -102,19 +88,10 @@ class _MinimumPhotometricError(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
-class _Derivatives(NamedTuple):
-    """Derivatives of S = SSIM / 4 with respect to the window sums of x (B, C, H, W), and that of |x - y|."""
-
-    sum_x: Tensor
-    sum_xy_9: Tensor  # with respect to 9 sum(x y)
-    sum_xx_9: Tensor  # with respect to 9 sum(x x), with the opposite sign
-    sign: Tensor  # of x - y
-
-
 def _photometric_error(
     x: Tensor, target: Target, chunk: slice, weights: tuple[float, float]
-) -> tuple[Tensor, _Derivatives]:
-    """Eq. 2 of some images x against their targets y, (b, H, W), and its derivatives.
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Eq. 2 of some images x against their targets y, (b, H, W), and the function of its gradient (once).
 
     With sums over the 3x3 window, and both factors of the numerator halved:
 
@@ -131,10 +108,10 @@ def _photometric_error(
     l = sum_x_sum_y + _C1 / 2  # noqa: E741
     c = _sum_window(x * target.y_9[chunk]).sub_(sum_x_sum_y).add_(_C2 / 2)
     LC = L * C
-    l_LC = l.div_(LC)  # dS/dc, and c / (L C) is dS/dl
+    l_LC = l.div_(LC)  # dS/dc: the derivative by 9 sum(x y); c / (L C) is dS/dl
     S = l_LC * c
     d_sum_x_sum_y = c.div_(LC).sub_(l_LC)  # dS/dl - dS/dc
-    S_C = S / C  # -dS/dC
+    S_C = S / C  # -dS/dC: the derivative by 9 sum(x x), with the opposite sign
     d_sum_x_squared = S_C - torch.div(S, L, out=L)  # dS/dL - dS/dC
     # sum(x) is in the product sum(x) sum(y) and in the square sum(x)^2
     d_sum_x = d_sum_x_sum_y.mul_(sum_y).addcmul_(d_sum_x_squared, sum_x, value=2)
@@ -142,22 +119,20 @@ def _photometric_error(
     weight_ssim, weight_l1 = weights
     # weight_ssim (1 - SSIM) / 2 + weight_l1 |x - y|, summed over the channels
     error = S.mul_(-2 * weight_ssim).add_(weight_ssim / 2).add_(difference.abs(), alpha=weight_l1).sum(dim=1)
-    return error, _Derivatives(d_sum_x, l_LC, S_C, difference.sign_())
+    sign = difference.sign_()
 
+    def gradient(upstream_b1hw: Tensor) -> Tensor:
+        """Chain rule to x, (b, C, H, W); overwrites the derivatives.
 
-def _gradient(
-    x: Tensor, y_9: Tensor, d: _Derivatives, upstream_b1hw: Tensor, weights: tuple[float, float]
-) -> Tensor:
-    """Chain rule from the derivatives of `_photometric_error` to x, (b, C, H, W); overwrites the derivatives.
+        A pixel of x contributes to nine windows, so the derivative of a window sum passes through the transposed sum;
+        the inner derivative is 1 for sum(x), 9 y for 9 sum(x y) and 18 x for 9 sum(x x).
+        """
+        d_S = _sum_window_transposed(d_sum_x.mul_(upstream_b1hw))
+        d_S.addcmul_(x, _sum_window_transposed(S_C.mul_(upstream_b1hw)), value=-18)
+        d_S.addcmul_(target.y_9[chunk], _sum_window_transposed(l_LC.mul_(upstream_b1hw)))
+        return sign.mul_(upstream_b1hw).mul_(weight_l1).add_(d_S, alpha=-2 * weight_ssim)
 
-    A pixel of x contributes to nine windows, so the derivative of a window sum passes through the transposed sum; the
-    inner derivative is 1 for sum(x), 9 y for 9 sum(x y) and 18 x for 9 sum(x x).
-    """
-    weight_ssim, weight_l1 = weights
-    d_S = _sum_window_transposed(d.sum_x.mul_(upstream_b1hw))
-    d_S.addcmul_(x, _sum_window_transposed(d.sum_xx_9.mul_(upstream_b1hw)), value=-18)
-    d_S.addcmul_(y_9, _sum_window_transposed(d.sum_xy_9.mul_(upstream_b1hw)))
-    return d.sign.mul_(upstream_b1hw).mul_(weight_l1).add_(d_S, alpha=-2 * weight_ssim)
+    return error, gradient
 
 
 def _sum_window(x: Tensor) -> Tensor:
@@ -187,12 +162,10 @@ def _sum3(x: Tensor, dim: int, transposed: bool = False) -> Tensor:
 
 
 class Adam(torch.optim.Adam):
-    """torch's Adam in its fused kernel, on one-dimensional views of all tensors.
+    """torch's Adam in its fused kernel, on one-dimensional views of all tensors; each can load the other's state.
 
-    torch's plain Adam reads and writes each tensor a dozen times. Its fused kernel expects tensors of one layout: on a
-    CPU it first copies tensors that are not contiguous, as all convolutions in channels-last memory; on a GPU it
-    refuses gradients with other strides than their weights, which some 1x1 convolutions have. The state is that of
-    `torch.optim.Adam`: each can load the state of the other.
+    torch's plain Adam reads and writes each tensor a dozen times. Its fused kernel copies tensors that are not
+    contiguous on a CPU, and on a GPU refuses gradients with other strides than their weights (some 1x1 convolutions).
     """
 
     @torch.no_grad()
@@ -206,32 +179,18 @@ class Adam(torch.optim.Adam):
             group["fused"] = True  # also after a state of torch's Adam was loaded
             for parameter in group["params"]:
                 self._align_state(parameter)
-            parameters, gradients, means, squares, steps = [], [], [], [], []
-            self._init_group(group, parameters, gradients, means, squares, [], steps)
+            tensors, steps = ([], [], [], []), []  # parameters, gradients, and the means of both moments
+            self._init_group(group, *tensors, [], steps)
+            flat = [[_flat(t, p) for t, p in zip(kind, tensors[0], strict=True)] for kind in tensors]
+            settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize")}
             beta1, beta2 = group["betas"]
-            adam(
-                *(
-                    [_flat(t, p) for t, p in zip(tensors, parameters, strict=True)]
-                    for tensors in (parameters, gradients, means, squares)
-                ),
-                [],
-                steps,
-                fused=True,
-                amsgrad=False,
-                beta1=beta1,
-                beta2=beta2,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=group["maximize"],
-            )
+            adam(*flat, [], steps, fused=True, amsgrad=False, beta1=beta1, beta2=beta2, **settings)
 
     def _align_state(self, parameter: Tensor) -> None:
         """Gives a loaded state the parameter's device and memory layout."""
         state = self.state[parameter]
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name] = _like(state[name], parameter)
+        for name in state.keys() & {"exp_avg", "exp_avg_sq"}:
+            state[name] = _like(state[name], parameter)
         if "step" in state:
             state["step"] = state["step"].to(parameter.device)
 
