@@ -23,38 +23,32 @@ _FUNCTIONS = {
     "predict": "d3d.prediction",
 }
 # what a notebook calls most, by a short name
-_ALIASES = {"config": "d3d.pipeline.config", "runs": "d3d.pipeline.runs", "stages": "d3d.pipeline.stages"}
+_ALIASES = {name: f"d3d.pipeline.{name}" for name in ("config", "runs", "stages")}
+_MOVED_INTO = {
+    "lists": ("ranking", "review"),
+    "parallel": ("distributed", "launch", "processes"),
+    "pipeline": ("config", "prepare", "profiles", "record", "runs", "scenes", "stages"),
+}
 # modules that have moved -> where they are now
 _MOVED = {
+    **{f"d3d.{name}": f"d3d.{into}.{name}" for into, names in _MOVED_INTO.items() for name in names},
     "d3d.ablation": "d3d.tables.table6",
     "d3d.cluster": "d3d.parallel.tasks",
-    "d3d.config": "d3d.pipeline.config",
     "d3d.datasets.scannet_lists": "d3d.datasets.scannet.lists",
     "d3d.datasets.scannet_prepared": "d3d.datasets.scannet.prepared",
     "d3d.datasets.sens": "d3d.datasets.scannet.sens",
     "d3d.datasets.sevenscenes_files": "d3d.datasets.sevenscenes.files",
     "d3d.dataview": "d3d.figures.dataset",
     "d3d.detection": "d3d.analysis.uncertainty",
-    "d3d.distributed": "d3d.parallel.distributed",
     "d3d.gallery": "d3d.figures.all",
     "d3d.glossyrooms": "glossyrooms (a package beside d3d)",
     "d3d.labelquality": "d3d.analysis.thresholds",
-    "d3d.launch": "d3d.parallel.launch",
     "d3d.meshview": "d3d.notebook.mesh",
     "d3d.optimizer": "d3d.kernels",
     "d3d.premise": "d3d.figures.figure1 and d3d.analysis.photometric",
-    "d3d.prepare": "d3d.pipeline.prepare",
     "d3d.prepare_scene": "d3d.datasets.scannet.prepare",
-    "d3d.processes": "d3d.parallel.processes",
-    "d3d.profiles": "d3d.pipeline.profiles",
-    "d3d.ranking": "d3d.lists.ranking",
-    "d3d.record": "d3d.pipeline.record",
     "d3d.reprojection": "d3d.kernels",
-    "d3d.review": "d3d.lists.review",
-    "d3d.runs": "d3d.pipeline.runs",
-    "d3d.scenes": "d3d.pipeline.scenes",
     "d3d.showcase": "d3d.figures.frames and d3d.figures.all",
-    "d3d.stages": "d3d.pipeline.stages",
     "d3d.sweeps": "d3d.analysis.labels or d3d.analysis.thresholds or d3d.analysis.truncation",
     "d3d.viewer": "d3d.notebook.label_view",
     "d3d.widgets": "d3d.notebook.viewer and d3d.notebook.mesh",

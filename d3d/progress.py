@@ -11,29 +11,20 @@ from tqdm import tqdm
 silent = False  # True in all but one of several processes that share a training
 
 
-def track(
-    iterable: Iterable[Any] | None = None,
-    what: str = "",
-    total: int | None = None,
-    unit: str = "it",
-    first: int = 0,
-) -> tqdm:
+def track(iterable: Iterable[Any] | None = None, what: str = "", first: int = 0, **options: Any) -> tqdm:
     """Return a progress bar with the time left; in a log file it prints one line every half minute.
 
     Args:
         iterable: the items to iterate over, or None to call ``update`` on the result.
         what: the label.
-        total: the number of items, if ``iterable`` has no length.
-        unit: the name of one item.
-        first: items of ``total`` that were done before; they do not count for the speed and the time left.
+        first: items that were done before; they do not count for the speed and the time left.
+        **options: of tqdm: ``total`` items, if ``iterable`` has no length, and the ``unit``, the name of one item.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
         iterable,
         desc=what,
-        total=total,
         initial=first,
-        unit=unit,
         mininterval=0.3 if terminal else 30.0,
         ncols=100,
         ascii=not terminal,
@@ -41,6 +32,7 @@ def track(
         disable=silent,
         delay=0 if terminal else 5,
         file=sys.stderr,
+        **options,
     )
 
 

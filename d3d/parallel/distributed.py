@@ -6,8 +6,8 @@ There are two ways to start the processes:
   `follow`: they wait for the trainings of the first process and take part in them.
 - A program or notebook that is no process of torchrun starts them for one training: `d3d.parallel.launch`.
 
-The batch size counts the images of all processes together. Batch statistics, losses and dropout are those of the
-whole batch, so the number of processes changes the time and, except for rounding, not the result.
+Batch size, batch statistics, losses and dropout are those of the images of all processes together, so the number of
+processes changes the time and, except for rounding, not the result.
 """
 
 from __future__ import annotations
@@ -31,16 +31,11 @@ _calls: Any = None  # the group over which the first process calls functions in 
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device of a name; "auto" takes the GPU if there is one.
-
-    Raises:
-        ConfigError: "cuda" was asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    """The device of a name; "auto" is the GPU if there is one. Raises ConfigError for "cuda" without a GPU."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
         raise ConfigError("device = 'cuda', but PyTorch sees no GPU here. Use device = 'auto' or 'cpu'.")
-    return torch.device(name)
+    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
 
 
 def launched() -> bool:
@@ -59,10 +54,7 @@ def size() -> int:
 
 
 def begin(device: str) -> None:
-    """Joins the group of processes that torchrun started.
-
-    Args:
-        device: "cpu", "cuda" or "auto".
+    """Joins the group of processes that torchrun started, on "cpu", "cuda" or "auto".
 
     Raises:
         ConfigError: accelerate is not installed, or this machine has fewer GPUs than processes.
@@ -72,27 +64,22 @@ def begin(device: str) -> None:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError:
-        raise ConfigError(
-            "training by several processes needs accelerate: pip install 'd3d[scale]'."
-        ) from None
+        message = "training by several processes needs accelerate: pip install 'd3d[scale]'."
+        raise ConfigError(message) from None
 
     cpu = device == "cpu" or not torch.cuda.is_available()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not cpu and torch.cuda.device_count() < local:
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if not cpu and gpus < local:
         raise ConfigError(
-            f"{local} processes on this machine, but PyTorch sees {torch.cuda.device_count()} GPUs: give torchrun "
-            f"--nproc-per-node {torch.cuda.device_count()}, or train with device = 'cpu'."
+            f"{local} processes on this machine, but PyTorch sees {gpus} GPUs: give torchrun "
+            f"--nproc-per-node {gpus}, or train with device = 'cpu'."
         )
     if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate may decide for one process
-    ddp = DistributedDataParallelKwargs(
-        gradient_as_bucket_view=True,
-        # finds parameters without a gradient (coarse heads of a student) once instead of in every step
-        static_graph=True,
-    )
-    _accelerator = Accelerator(
-        cpu=cpu, kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(hours=1))]
-    )
+    # static: finds parameters without a gradient (coarse heads of a student) once instead of in every step
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True)
+    group = InitProcessGroupKwargs(timeout=timedelta(hours=1))
+    _accelerator = Accelerator(cpu=cpu, kwargs_handlers=[ddp, group])
     # on the CPU and with another timeout: the first process may spend days in stages that are not trainings
     _calls = dist.new_group(backend="gloo", timeout=timedelta(days=365))
     progress.silent = rank() > 0
@@ -106,25 +93,19 @@ def leave() -> None:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls a function in all other processes of the group, for the first process, which then calls it itself.
-
-    Args:
-        function: of a module; it and its arguments are pickled.
-    """
+    """Calls a function of a module in the processes that `follow` this one; its arguments are pickled."""
     if size() > 1:
         dist.broadcast_object_list([(function, arguments)], src=0, group=_calls)
 
 
 def run(command: Callable[[], int], device: str) -> int:
-    """Runs a command in processes that torchrun started: the first one runs it, the others follow its trainings.
+    """Runs a command in the first of the processes that torchrun started; the others follow its trainings.
 
-    If the command fails, the first process ends with its status, and torchrun ends the others.
+    If the command fails, the first process ends with its status, and torchrun ends the others. Errors are those of
+    `begin`.
 
     Returns:
         the exit status of this process.
-
-    Raises:
-        ConfigError: as `begin`.
     """
     begin(device)
     if rank() > 0:
@@ -186,9 +167,9 @@ def mean(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def mean_count(mask: Tensor) -> Tensor | None:
-    """The number of true elements of a mask, as a mean over the processes (scalar, float32); None without a group.
+    """The divisor of a loss over the pixels of a mask whose mean over the processes is the loss of the batch.
 
-    A loss over some pixels must divide by this number for its mean over the processes to be that of the batch.
+    This is the mean over the processes of the number of pixels (scalar, float32); None without a group.
     """
     if size() == 1:
         return None
@@ -196,11 +177,7 @@ def mean_count(mask: Tensor) -> Tensor | None:
 
 
 def agree(value: int, what: str) -> None:
-    """Checks that every process has the same number.
-
-    Raises:
-        RunError: the numbers differ.
-    """
+    """Raises RunError if not every process has the same number."""
     if size() == 1:
         return
     values: list[Any] = [None] * size()

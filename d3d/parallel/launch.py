@@ -21,14 +21,12 @@ from d3d import errors
 from d3d.errors import D3DError, RunError
 from d3d.parallel import distributed, processes
 
+_TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+_SIGNS_OF_FAILURE = ("torch/distributed/elastic", "ChildFailedError")
+
 
 def call_in_processes(count: int, device: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls a function in each of several new processes that form a group.
-
-    Args:
-        count: number of processes.
-        device: "cpu", "cuda" or "auto".
-        function: of a module; it and its arguments are pickled.
+    """Calls a function of a module in each of several new processes that form a group; its arguments are pickled.
 
     Raises:
         D3DError: as raised in a process; RunError if a process ended otherwise.
@@ -36,39 +34,28 @@ def call_in_processes(count: int, device: str, function: Callable[..., Any], *ar
     with tempfile.TemporaryDirectory(prefix="d3d-") as private:
         folder = Path(private)
         (folder / "call").write_bytes(pickle.dumps((device, function, arguments)))
-        torchrun = (
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={count}",
-        )
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
-        process = processes.start(
-            [*torchrun, "-m", "d3d.parallel.launch", private], environment, stdout=PIPE, stderr=STDOUT
-        )
-        tail: list[str] = []
+        command = [*_TORCHRUN, f"--nproc-per-node={count}", "-m", "d3d.parallel.launch", private]
+        threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
+        process = processes.start(command, os.environ | threads, stdout=PIPE, stderr=STDOUT)
+        tail, failed = "", False
         try:
-            failed = False
             while text := process.stdout.read1(65536).decode(errors="replace"):
-                tail = [*tail[-20:], text]
+                tail = (tail + text)[-2000:]
                 # torchrun's report of a failure is for the error below alone
-                failed = failed or "torch/distributed/elastic" in text or "ChildFailedError" in text
+                failed = failed or any(sign in text for sign in _SIGNS_OF_FAILURE)
                 if not failed:
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
+                    print(text, end="", flush=True)
             code = process.wait()
         finally:
             process.terminate()
             process.stdin.close()
             process.wait()
-        reports = sorted(folder.glob("error-*.json"))
-        if reports:
-            report = json.loads(reports[0].read_text())
-            raise getattr(errors, report["type"])(report["message"])
+        if reports := sorted(folder.glob("error-*.json")):
+            kind, message = json.loads(reports[0].read_text())
+            raise getattr(errors, kind)(message)
         if code:
             raise RunError(
-                f"a training in {count} processes ended with status {code}. Its last output:\n{''.join(tail)[-2000:]}"
+                f"a training in {count} processes ended with status {code}. Its last output:\n{tail}"
             )
 
 
@@ -82,8 +69,8 @@ def _main(private: str) -> int:
         distributed.begin(device)
         function(*arguments)
     except D3DError as error:
-        report = {"type": type(error).__name__, "message": str(error)}
-        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(report))
+        report = json.dumps([type(error).__name__, str(error)])
+        (folder / f"error-{os.environ['RANK']}.json").write_text(report)
         sys.stdout.flush()
         os._exit(2)  # an orderly exit would wait for the other processes, which wait for this one
     distributed.leave()

@@ -12,16 +12,11 @@ _ENDS_WITH_STDIN = "D3D_ENDS_WITH_STDIN"
 
 
 def start(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
+    command: Sequence[str], environment: Mapping[str, str] = os.environ, **options: Any
 ) -> subprocess.Popen:
-    """Starts a d3d program that calls `end_with_parent`; the processes that it starts inherit this.
-
-    Args:
-        environment: by default that of this process.
-        **options: of `subprocess.Popen`.
-    """
+    """Starts a d3d program that calls `end_with_parent`, as do those that it starts; ``options`` are of `Popen`."""
     # nobody writes to this pipe: it closes when this process ends, however it ends
-    env = {**(os.environ if environment is None else environment), _ENDS_WITH_STDIN: "1"}
+    env = {**environment, _ENDS_WITH_STDIN: "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=env, **options)
 
 

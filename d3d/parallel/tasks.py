@@ -1,7 +1,7 @@
 """Stages that work scene by scene, in one process or many: dask.distributed, one scene a task.
 
-A task is a function of a module with small arguments. It writes its scene's artefact completely or not at all, so a
-task that is lost or runs twice does no harm. Where tasks run changes no result and is not part of a configuration.
+A task writes its scene's artefact completely or not at all, so a task that is lost or runs twice does no harm. Where
+tasks run changes no result and is not part of a configuration.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib.util
-import itertools
 import logging
 import os
 import queue
@@ -27,25 +26,19 @@ from d3d.errors import ConfigError, D3DError, RunError, TasksError, WriteError, 
 from d3d.progress import say, track
 
 SCHEDULERS = ("auto", "local", "none")
-# "auto" starts processes if the remaining scenes would take longer than this in this process, judged by the last one:
-# starting two processes takes 5 s (docs/decisions.md)
-WORTH_S = 30.0
+WORTH_S = 30.0  # "auto" starts processes, which takes 5 s, if the remaining tasks would take longer here
 LOST_S = 30.0  # a scheduler that does not answer for so long is gone
 ASK_S = 10.0  # how often a scheduler is asked for its workers, which may come and go
-# Tasks in flight beyond two for each worker: an adaptive cluster grows if tasks wait, and few keep the memory flat
-SPARE = 8
+SPARE = 8  # tasks in flight beyond two a worker: an adaptive cluster grows if tasks wait; few keep the memory flat
 
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _NEEDS_DASK = "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
 
 Tasks = Mapping[str, tuple]
 
 
 def check_scheduler(name: str) -> str:
-    """Returns a scheduler's name or address if it can be one.
-
-    Raises:
-        ConfigError: not one of `SCHEDULERS`, no address and no scheduler file.
-    """
+    """Returns the name, address or file of a scheduler; raises ConfigError if it cannot be one."""
     if name in SCHEDULERS or "://" in name or name.endswith(".json"):
         return name
     error = unknown("scheduler", name, SCHEDULERS)
@@ -65,20 +58,19 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Calls a function for each task and collects the results.
 
-    Tasks that fail with a d3d error are not retried. A configuration error or a full disk stops the whole stage.
-    Tasks that fail with another error are retried, as are tasks whose worker is lost. The tasks that still fail are
-    listed in one error after all others are done.
+    A configuration error or a full disk stops the whole stage. Tasks that fail with another d3d error are not retried.
+    Tasks that fail otherwise or lose their worker are. One error at the end lists all tasks that failed.
 
     Args:
         function: of a module, not of a notebook or `__main__`; called with a task's arguments.
         tasks: name (a scene's) to arguments; small, because they travel to another process.
         what: for progress and messages ("project/monodepth2").
         scheduler: "none" runs the tasks in this process, in order. "local" uses processes of this machine, which are
-            kept for later calls and end with this process. "auto" starts like "none" and continues like "local" if
-            the tasks take longer than `WORTH_S`, dask is installed and there is more than one core. Otherwise the
-            address of a dask scheduler ("tcp://host:8786") or its scheduler file.
+            kept for later calls. "auto" starts like "none" and continues like "local" if the tasks take longer than
+            `WORTH_S`, dask is installed and there is more than one core. Otherwise the address of a dask scheduler
+            ("tcp://host:8786") or its scheduler file.
         workers: processes of "local"; 0 means one for each core, or as many as OMP_NUM_THREADS.
-        retries: further tries of a task. How often a lost worker's task is retried on another scheduler is set by
+        retries: further tries of a task. For a lost worker, another scheduler than "local" has its own setting,
             dask's ``distributed.scheduler.allowed-failures``.
         sizes: sizes of tasks by name, if progress counts something smaller than tasks; see `advance`.
         unit: what progress counts.
@@ -104,21 +96,25 @@ def run_tasks(
         elif work.left:
             with _connected(scheduler) as client:
                 work.run_on(client)
-    work.check()
+    if work.failures:
+        first = next(iter(work.failures.values()))
+        if len(tasks) == 1:
+            raise first
+        failed = [name for name in tasks if name in work.failures]
+        raise TasksError(what, len(tasks), {name: _reason(work.failures[name]) for name in failed}) from first
     return {name: work.results[name] for name in tasks}
 
 
 def _run_locally(work: _Work, workers: int) -> None:
-    try:
+    with contextlib.ExitStack() as unless_done:
+        unless_done.callback(close)  # its tasks must not write any more when an error arrives
         try:
             work.run_on(local_client(workers, work.retries))
         except _Lost:
             close()
             say(f"[{work.what}] the local cluster is gone: starting another one")
             work.run_on(local_client(workers, work.retries))
-    except BaseException:
-        close()  # its tasks must not write any more when the error arrives
-        raise
+        unless_done.pop_all()
 
 
 def own_cores() -> int:
@@ -144,7 +140,6 @@ class _Work:
     def __init__(self, function, tasks: Tasks, what: str, retries: int, sizes, unit: str):
         self.function, self.what, self.retries = function, what, retries
         self.left = dict(tasks)
-        self.order = tuple(self.left)
         self.sizes = dict.fromkeys(self.left, 1) if sizes is None else sizes
         self.results: dict[str, Any] = {}
         self.failures: dict[str, BaseException] = {}
@@ -156,27 +151,13 @@ class _Work:
         self.bar.update(n)
 
     def ended(self, name: str, outcome: Any) -> None:
-        """Keeps a task's result, or the error that it ended with.
-
-        Raises:
-            ConfigError, WriteError: a wrong parameter or a full disk, which the other tasks would meet too.
-        """
-        if isinstance(outcome, (ConfigError, WriteError)):
+        """Keeps a task's result or error; raises an error that the other tasks would meet too."""
+        if isinstance(outcome, (ConfigError, WriteError)):  # a wrong parameter, a full disk
             raise outcome
         (self.failures if isinstance(outcome, BaseException) else self.results)[name] = outcome
         del self.left[name]
         self.advance(self.sizes[name] - self._advanced)
         self._advanced = 0
-
-    def check(self) -> None:
-        """Raises the failures, if there are any."""
-        if not self.failures:
-            return
-        first = next(iter(self.failures.values()))
-        if len(self.order) == 1:
-            raise first
-        listed = {name: _reason(self.failures[name]) for name in self.order if name in self.failures}
-        raise TasksError(self.what, len(self.order), listed) from first
 
     def run_here(self, worth_s: float | None) -> None:
         """Runs the tasks in this process, in order, until the remaining ones would take longer than ``worth_s``."""
@@ -190,26 +171,22 @@ class _Work:
     def _outcome(self, name: str) -> Any:
         """The result of a task in this process, or its error after the last try."""
         global _current
-        for tries_left in reversed(range(self.retries + 1)):
-            outer, _current = _current, self
-            try:
-                return self.function(*self.left[name])
-            except Exception as error:
-                if isinstance(error, D3DError) or not tries_left:
-                    return error
+        outer, _current = _current, self
+        try:
+            for _ in range(self.retries):
+                with contextlib.suppress(Exception):
+                    return _call(self.function, self.left[name])
                 self.advance(-self._advanced)
-            finally:
-                _current = outer
-        raise AssertionError("unreachable")
+            return _call(self.function, self.left[name])
+        except Exception as error:
+            return error
+        finally:
+            _current = outer
 
     def run_on(self, client) -> None:
-        """Runs the tasks on the workers of a cluster.
-
-        Raises:
-            RunError: the scheduler is gone.
-        """
+        """Runs the tasks on the workers of a cluster; raises RunError if the scheduler is gone."""
         # one name for all: the scheduler holds the tasks of a group back until a worker has room for one
-        group, numbers = f"{self.what}-{uuid.uuid4().hex}", itertools.count()
+        group = f"{self.what}-{uuid.uuid4().hex}"
         ended: queue.SimpleQueue = queue.SimpleQueue()
         futures: dict[Any, str] = {}
         waiting = iter(list(self.left.items()))
@@ -217,11 +194,11 @@ class _Work:
         try:
             while True:
                 if time.monotonic() - asked > ASK_S:
-                    room, asked = _room(client, self.what), time.monotonic()
+                    room, asked = self._room(client), time.monotonic()
                 while len(futures) < room and (task := next(waiting, None)) is not None:
                     name, arguments = task
-                    key, call = (group, next(numbers)), (_call, self.function, arguments, __version__)
-                    future = client.submit(*call, key=key, retries=self.retries, pure=False)
+                    call = (_call, self.function, arguments, __version__)
+                    future = client.submit(*call, key=(group, name), retries=self.retries, pure=False)
                     futures[future] = name
                     future.add_done_callback(ended.put)
                 if not futures:
@@ -247,13 +224,20 @@ class _Work:
             if not lost:  # a lost scheduler would be waited for
                 client.cancel(list(futures))
 
+    def _room(self, client) -> int:
+        """How many tasks may be in flight; TimeoutError if the scheduler does not answer."""
+        threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
+        if not threads:
+            say(f"[{self.what}] the scheduler has no worker: waiting for one")
+        return 2 * sum(threads.values()) + SPARE
+
 
 class _Lost(RunError):
     """The scheduler is gone."""
 
 
-def _call(function: Callable[..., Any], arguments: tuple, version: str) -> Any:
-    """A task in a worker: the result, or an error of d3d, which dask must not retry."""
+def _call(function: Callable[..., Any], arguments: tuple, version: str = __version__) -> Any:
+    """The result of a task, or an error of d3d, which must not be retried."""
     try:
         if version != __version__:
             raise ConfigError(
@@ -271,24 +255,17 @@ def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, D3DError) else f"{type(error).__name__}: {error}"
 
 
-def _room(client, what: str) -> int:
-    """How many tasks may be in flight; TimeoutError if the scheduler does not answer."""
-    threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
-    if not threads:
-        say(f"[{what}] the scheduler has no worker: waiting for one")
-    return 2 * sum(threads.values()) + SPARE
-
-
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a running scheduler."""
-    try:
-        import distributed
-    except ImportError:
-        raise ConfigError(f"{_NEEDS_DASK}, or set scheduler to 'none'.") from None
-    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
-    if "scheduler_file" in where and not Path(scheduler).is_file():
+    if importlib.util.find_spec("distributed") is None:
+        raise ConfigError(f"{_NEEDS_DASK}, or set scheduler to 'none'.")
+    import distributed
+
+    in_file = scheduler.endswith(".json")
+    if in_file and not Path(scheduler).is_file():
         raise ConfigError(f"there is no scheduler file {scheduler}. See docs/clusters.md.")
+    where = {"scheduler_file" if in_file else "address": scheduler}
     try:
         client = distributed.Client(**where, timeout=LOST_S, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -299,8 +276,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with contextlib.suppress(Exception):
-            client.close(timeout=5)
+        _close(client)
 
 
 _local: tuple[int, int, Any] | None = None  # process, workers and client of the local cluster
@@ -310,8 +286,8 @@ def local_client(workers: int, retries: int = 2):
     """The client of this process's local cluster, which is started if necessary: processes of one thread each."""
     global _local
     if _local is not None:
-        pid, size, client = _local
-        if pid == os.getpid() and size == workers and client.status == "running":
+        *started, client = _local
+        if started == [os.getpid(), workers] and client.status == "running":
             client.cluster.scheduler.allowed_failures = retries
             return client
         close()
@@ -332,10 +308,7 @@ def local_client(workers: int, retries: int = 2):
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
             preload=[__name__],
-            env={
-                **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-                "OMP_WAIT_POLICY": "passive",
-            },
+            env=dict.fromkeys(_ONE_THREAD, "1") | {"OMP_WAIT_POLICY": "passive"},
         )
     client = distributed.Client(cluster, timeout=LOST_S, set_as_default=False)
     _local = os.getpid(), workers, client
@@ -349,15 +322,19 @@ def dask_setup(worker) -> None:
 
 @atexit.register
 def close() -> None:
-    """Ends the processes of the local cluster, if there are any; the next call that needs them starts new ones."""
+    """Ends the processes of the local cluster; the next call that needs them starts new ones."""
     global _local
     if _local is None:
         return
     (pid, _, client), _local = _local, None
     if pid == os.getpid():  # not in a process forked from it
-        for opened in (client, client.cluster):
-            with contextlib.suppress(Exception):
-                opened.close(timeout=5)
+        _close(client, client.cluster)
+
+
+def _close(*opened) -> None:
+    for each in opened:
+        with contextlib.suppress(Exception):
+            each.close(timeout=5)
 
 
 def _why_no_processes() -> str:
@@ -365,13 +342,11 @@ def _why_no_processes() -> str:
     if importlib.util.find_spec("distributed") is None:
         return _NEEDS_DASK
     # a new process imports the script that started it, which must not start everything once more
-    main = sys.modules["__main__"]
+    main, source = sys.modules["__main__"], ""
     script = getattr(main, "__file__", None)
     if main.__spec__ is None and script is not None:
-        try:
+        with contextlib.suppress(OSError):  # standard input
             source = Path(script).read_text(errors="replace")
-        except OSError:  # standard input
-            source = ""
         if not re.search(r"""__name__\s*==\s*["']__main__["']""", source):
             return f"processes import {script} again: keep what it does under `if __name__ == '__main__':`"
     return ""
