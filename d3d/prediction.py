@@ -7,7 +7,6 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from torch import Tensor
 
 from d3d import io
 from d3d.datasets.images import decode_image
+from d3d.datasets.records import Record, parse, read_bytes
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
-from d3d.io import atomic, read_json, write_json
+from d3d.io import atomic, write_json
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
 from d3d.parallel.distributed import select_device
@@ -42,13 +42,11 @@ def write_depth(path: Path, depth_hw: np.ndarray) -> bytes:
 
 def _millimetres(path: Path, depth_hw: np.ndarray) -> np.ndarray:
     depth = np.asarray(depth_hw)
-    if not np.isfinite(depth).all():
-        raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(depth))} depth values are not finite.")
-    millimetres = np.rint(depth * MM)
+    if unknown := np.count_nonzero(~np.isfinite(depth)):
+        raise DataError(f"{path}: {unknown} depth values are not finite.")
+    millimetres, low, high = np.rint(depth * MM), depth.min(), depth.max()
     if millimetres.min() < 0 or millimetres.max() > 65535:
-        raise DataError(
-            f"{path}: depth {depth.min():.3g} to {depth.max():.3g} m does not fit 16-bit millimetres."
-        )
+        raise DataError(f"{path}: depth {low:.3g} to {high:.3g} m does not fit 16-bit millimetres.")
     return millimetres.astype(np.uint16)
 
 
@@ -65,16 +63,18 @@ def read_depth(path: Path) -> np.ndarray:
         DataError: the file is missing or damaged.
     """
     try:
-        values = np.asarray(decode_image(path, ("PNG",)))
+        image = decode_image(path, ("PNG",), modes=("I;16", "I;16B", "I"))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the stage that makes it again.") from None
     except ValueError as error:
-        raise DataError(
-            f"{path}: not a readable depth PNG ({error}). Delete its folder and run again."
-        ) from None
-    if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
-        raise DataError(f"{path}: not a 16-bit grey PNG but {values.dtype} of shape {values.shape}.")
-    return values.astype(np.float32) / np.float32(MM)
+        message = f"{path}: not a readable depth PNG ({error}). Delete its folder and run again."
+        raise DataError(message) from None
+    return np.asarray(image).astype(np.float32) / np.float32(MM)
+
+
+class _Index(Record):
+    frames: list[str]
+    sha256: str
 
 
 class DepthStore:
@@ -103,34 +103,28 @@ class DepthStore:
         """
         with atomic(self.scene_folder(scene)) as temporary:
             temporary.mkdir()
-            digest, ids = hashlib.sha256(), []
-            for frame_id, pixels in _written(temporary, frames):
-                digest.update(pixels)
-                ids.append(frame_id)
+            written = list(_written(temporary, frames))
+            digests = [pixels for _, pixels in written]
             for name, content in files.items():
                 (temporary / name.replace("__", ".")).write_bytes(content)
-                digest.update(hashlib.sha256(content).digest())
-            write_json(
-                temporary / "index.json", {"scene": scene, "frames": ids, "sha256": digest.hexdigest()}
-            )
+                digests.append(hashlib.sha256(content).digest())
+            index = {"scene": scene, "frames": [frame_id for frame_id, _ in written]}
+            index["sha256"] = hashlib.sha256(b"".join(digests)).hexdigest()
+            write_json(temporary / "index.json", index)
 
     def frames(self, scene: str) -> list[str]:
         """Ids of the stored frames of a scene, in the order in which they were written."""
-        return self._index(scene)["frames"]
+        return self._index(scene).frames
 
     def sha256(self, scene: str) -> str:
         """Digest of all depth of a scene."""
-        return self._index(scene)["sha256"]
+        return self._index(scene).sha256
 
-    def _index(self, scene: str) -> dict:
+    def _index(self, scene: str) -> _Index:
         path = self.scene_folder(scene) / "index.json"
         if not path.is_file():
             raise DataError(f"{self.folder} has no depth of scene {scene!r}: run the stage that makes it.")
-        index = read_json(path, "frames", "sha256")
-        frames = index["frames"]
-        if not isinstance(frames, list) or not all(isinstance(f, str) for f in [*frames, index["sha256"]]):
-            raise DataError(f"{path}: not an index of stored depth. Delete its folder and run again.")
-        return index
+        return parse(_Index, read_bytes(path), str(path), "Delete its folder and run again.")
 
     def read(self, scene: str, frame_id: str) -> np.ndarray:
         """Depth (h, w) float32 in metres, 0 where unknown."""
@@ -142,7 +136,7 @@ class DepthStore:
 
 
 def _file_name(frame_id: str) -> str:
-    """A frame's file name; the id comes from a data set and may be anything."""
+    # the id comes from a data set and may be anything
     if any(c in frame_id for c in "/\\\0") or not frame_id.strip("."):
         raise DataError(f"frame id {frame_id!r} cannot be a file's name.")
     return f"{frame_id}.png"
@@ -175,38 +169,32 @@ def predict(model: DepthNetwork, image: Tensor | np.ndarray) -> Tensor | np.ndar
         depth (B, 1, H, W) or (1, H, W), for a uint8 array an array (H, W); float32, metres.
     """
     model.eval()
-    device = next(model.parameters()).device
-    given = image
+    device, shape = next(model.parameters()).device, tuple(image.shape)
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise DataError(
-                f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}."
-            )
-        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device) / 255
-    elif image.dim() not in (3, 4) or image.shape[-3] != 3:
-        raise DataError(
-            f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}."
-        )
-    batch = (image if image.dim() == 4 else image[None]).to(device).float()
+        if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {shape}.")
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return predict(model, pixels.to(device) / 255)[0].cpu().numpy()
+    if len(shape) not in (3, 4) or shape[-3] != 3:
+        raise DataError(f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {shape}.")
+    batch = image.reshape(-1, *shape[-3:]).to(device).float()
     depth = disp_to_depth(model(batch, scales=(0,))[0].float(), model.min_depth, model.max_depth)
-    if isinstance(given, np.ndarray):
-        return depth[0, 0].cpu().numpy()
-    return depth if image.dim() == 4 else depth[0]
+    return depth if len(shape) == 4 else depth[0]
 
 
 def saved_network(path: Path, sha256: str, device: str, precision: str) -> Callable[[Tensor], Tensor]:
-    """A trained network as a function for `map_scenes`.
-
-    Args:
-        path: the weights.
-        sha256: of the file; distinguishes it from an earlier file at the same place.
-        device: "cpu", "cuda" or "auto", which each process decides for itself.
-        precision: "float32" or "bf16".
+    """A trained network as a function for `map_scenes`; each process decides itself what the device "auto" is.
 
     Raises:
-        DataError: the file has another content, or is no checkpoint.
+        DataError: as `load_checked`.
     """
-    return partial(_predict_with, load_checked(path, sha256).to(select_device(device)), precision)
+    model = load_checked(path, sha256).to(select_device(device))
+
+    def function(images_b3hw: Tensor) -> Tensor:
+        with network_precision(model, precision):
+            return predict(model, images_b3hw)
+
+    return function
 
 
 def load_checked(path: Path, sha256: str) -> DepthNetwork:
@@ -222,11 +210,6 @@ def load_checked(path: Path, sha256: str) -> DepthNetwork:
             f"state of the folder. Repeat the command."
         )
     return load_model(path)
-
-
-def _predict_with(model: DepthNetwork, precision: str, images_b3hw: Tensor) -> Tensor:
-    with network_precision(model, precision):
-        return predict(model, images_b3hw)
 
 
 def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
@@ -277,15 +260,16 @@ def _made(make: Callable[..., Callable[[Tensor], Tensor]], arguments: tuple) -> 
 
 
 def _map_scene(make, arguments, scene, wanted, store, size_hw, batch_size) -> None:
-    if not store.has(scene.name):
-        store.write_scene(scene.name, _mapped(_made(make, arguments), scene, wanted, size_hw, batch_size))
+    if store.has(scene.name):
+        return
+    function = _made(make, arguments)
 
+    def maps():
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
+            images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
+            result = function(torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
+            yield from zip((scene.frame_ids[i] for i in part), result[:, 0].cpu().numpy(), strict=True)
+            advance(len(part))
 
-def _mapped(function, scene, wanted, size_hw, batch_size):
-    for start in range(0, len(wanted), batch_size):
-        part = wanted[start : start + batch_size]
-        images = np.stack([scene.image(i, size_hw) for i in part]).transpose(0, 3, 1, 2)
-        maps = function(torch.from_numpy(np.ascontiguousarray(images)).float() / 255)
-        for i, d in zip(part, maps[:, 0].cpu().numpy(), strict=True):
-            yield scene.frame_ids[i], d
-        advance(len(part))
+    store.write_scene(scene.name, maps())
