@@ -41,6 +41,7 @@ from d3d.datasets.images import read_color
 from d3d.datasets.samples import EpochBatches, LabelSamples, TripleSamples
 from d3d.datasets.triples import Triples
 from d3d.geometry import nearest_depth
+from d3d.kernels import Adam
 from d3d.models import ARCHITECTURES, create_model
 from d3d.pipeline.config import TrainConfig
 from d3d.pipeline.runs import _git_state
@@ -49,7 +50,6 @@ from d3d.training import (
     PretrainTask,
     Task,
     batch_loss,
-    make_optimizer,
     select_device,
 )
 
@@ -180,7 +180,7 @@ def batches_of(task: Task, batch: int, device: torch.device) -> Iterator[dict[st
 def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[dict], torch.Tensor]:
     """The step of `train`."""
     config = TrainConfig(precision=precision)
-    optimizer = make_optimizer(model, config)
+    optimizer = Adam(model.parameters(), lr=config.learning_rate)
 
     def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss, _ = batch_loss(model, task, batch, config)
@@ -194,7 +194,7 @@ def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[di
 
 def network_step(model: torch.nn.Module, scales: tuple[int, ...]) -> Callable[[dict], torch.Tensor]:
     """A step without geometry and losses: the mean of the disparities instead."""
-    optimizer = make_optimizer(model, TrainConfig())
+    optimizer = Adam(model.parameters(), lr=TrainConfig().learning_rate)
 
     def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         image = batch["input"].contiguous(memory_format=torch.channels_last)

@@ -1,12 +1,10 @@
-"""The training loop of pretraining (section 3.1) and distillation (3.2.4).
+"""The training loop of pretraining (section 3.1) and distillation (3.2.4): a task defines batches and their loss.
 
-A task defines batches and their loss. The loop does optimisation, precision, checkpoints, resuming and progress.
 Adam; the learning rate drops tenfold at the milestones (section 3.3).
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 import os
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -121,19 +120,12 @@ class RegressionTask(DistillTask):
         log_scale = disps["log_scale"].float()
         count = distributed.mean_count(batch["label"] > 0)
         loss = laplacian_nll(depth, log_scale, batch["label"], count=count)
-        with torch.no_grad():
-            parts = {
-                "log_depth": log_depth_loss(depth, batch["label"], count=count),
-                "scale": log_scale.exp().mean(),
-            }
-        return loss, parts
+        log_depth = log_depth_loss(depth.detach(), batch["label"], count=count)
+        return loss, {"log_depth": log_depth, "scale": log_scale.detach().exp().mean()}
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """The learning rate of a step (0-based).
-
-    "Reduced after 26 epochs" means that epochs 0 to 25 have the full rate.
-    """
+    """The learning rate of a step (0-based); epochs 0 to 25 are before a drop "after 26 epochs"."""
     drops = sum(step >= d for d in config.drops(total_steps))
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return config.learning_rate * 0.1**drops * warmup
@@ -141,20 +133,12 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
 
 @functools.cache
 def _compiled_loss() -> Callable[..., LossAndParts]:
-    # fullgraph: an error if the loss cannot be compiled as one graph, instead of a slow loss
+    # fullgraph: an error instead of a slow loss
     return torch.compile(self_supervised_loss, dynamic=False, fullgraph=True)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam (section 3.3) in one kernel, on a GPU and on a CPU."""
-    return Adam(model.parameters(), lr=config.learning_rate)
-
-
 def batch_loss(network: nn.Module, task: Task, batch: Batch, config: TrainConfig) -> LossAndParts:
-    """The loss of a batch on the network's device, as in each step of `train`, and its parts, detached.
-
-    It reads no value back from the device: otherwise a GPU would wait for Python in every step.
-    """
+    """The loss of a batch and its parts, detached; reads no value from the device, so that a GPU need not wait."""
     image = batch["input"]
     if config.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -180,16 +164,14 @@ def train(
 
     ``config.snapshots`` asks for the weights of some earlier steps as well, ``snapshot-<step>.safetensors``.
 
-    The whole state is checkpointed after each epoch, or every ``config.checkpoint_steps``. If a training is
-    interrupted, call it again: it resumes from the last checkpoint and ends with the same weights (bit for bit on a CPU
-    with the same number of threads), because every random choice depends on seed and step alone.
-
-    In a group of processes the first process calls this function, and all take part; ``config.batch_size`` is
-    the number of images that they process in a step together.
+    The state is saved after each epoch, or every ``config.checkpoint_steps``. If a training is interrupted, call it
+    again: it resumes there and ends with the same weights (bit for bit on a CPU with the same number of threads),
+    because every random choice depends on seed and step alone. In a group of processes the first one calls this
+    function, all take part, and ``config.batch_size`` counts the images of all.
 
     Args:
         model_factory: makes the network; called after seeding.
-        device: "cpu", "cuda" or a device; in a group each process has its own.
+        device: in a group each process has its own GPU.
         what: name of the training in messages.
         on_checkpoint: called with the number of finished steps after each checkpoint, in the first process.
         processes: starts so many processes on this machine and trains in them, unless torchrun started this one.
@@ -202,25 +184,17 @@ def train(
         DataError: the loss is not finite. Checked after `FIRST_CHECK` steps, then every `CHECK_S` seconds.
         RunError: the loading processes ran out of shared memory.
     """
-    shared = (model_factory, task, config, Path(folder), seed, what or task.name)
+    folder = Path(folder)
+    shared = (model_factory, task, config, folder, seed, what or task.name)
     if processes > 1 and not distributed.launched():
         kind = torch.device(device).type
         launch.call_in_processes(processes, kind, _train, *shared, device, on_checkpoint)
-        return load_weights(model_factory(), Path(folder) / WEIGHTS).eval()
+        return load_weights(model_factory(), folder / WEIGHTS).eval()
     distributed.call(_train, *shared)
     return _train(*shared, device, on_checkpoint)
 
 
-def _train(
-    model_factory: Callable[[], nn.Module],
-    task: Task,
-    config: TrainConfig,
-    folder: Path,
-    seed: int,
-    what: str,
-    device: torch.device | str = "cpu",
-    on_checkpoint: Callable[[int], None] | None = None,
-) -> nn.Module:
+def _train(model_factory, task, config, folder, seed, what, device="cpu", on_checkpoint=None) -> nn.Module:
     """`train` in one process of a group; only the first process writes."""
     device, leads = distributed.device(device), distributed.rank() == 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,11 +202,12 @@ def _train(
     model = distributed.share(model_factory().to(device))
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, config)
+    optimizer = Adam(model.parameters(), lr=config.learning_rate)
     first, history = _resume(folder / STATE, model, optimizer, device)
     distributed.agree(first, f"the step of {folder / STATE}")
     part = (distributed.rank(), distributed.size())
-    per_epoch = EpochBatches(len(task.samples), config.batch_size, seed, part=part).per_epoch
+    order = functools.partial(EpochBatches, len(task.samples), config.batch_size, seed, part=part)
+    per_epoch = order().per_epoch
     total = config.total_steps(per_epoch)
     every = config.checkpoint_steps or per_epoch
     snapshots = config.snapshot_steps(total)
@@ -243,7 +218,7 @@ def _train(
             f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
             f"on {device}{f', {part[1]} processes' if part[1] > 1 else ''}"
         )
-    batches = EpochBatches(len(task.samples), config.batch_size, seed, first, max(first, total), part)
+    batches = order(first=first, last=max(first, total))
     bar = track(what=what, total=total, unit="step", first=first)
     start = checked = time.monotonic()
     sums: dict[str, Tensor] = {}
@@ -253,9 +228,7 @@ def _train(
     for step, batch in enumerate(_load(task, batches, config.workers, device, what), first):
         torch.manual_seed(seed * 1_000_003 + step)  # of random layers: the same after a resume
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-        rate = learning_rate(config, step, total)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = optimizer.param_groups[0]["lr"] = learning_rate(config, step, total)
         loss, parts = batch_loss(network, task, batch, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -287,10 +260,8 @@ def _train(
     bar.close()
     if first < total:
         seconds = time.monotonic() - start
-        images = (total - first) * min(config.batch_size, len(task.samples))
-        say(
-            f"{what}: done in {seconds:.0f} s ({images / seconds:.1f} images/s), loss {history[-1]['loss']:.4f}"
-        )
+        speed = (total - first) * min(config.batch_size, len(task.samples)) / seconds
+        say(f"{what}: done in {seconds:.0f} s ({speed:.1f} images/s), loss {history[-1]['loss']:.4f}")
     return model.eval()
 
 
@@ -302,9 +273,7 @@ def _check_finite(loss: float, what: str, first: int, last: int) -> None:
         )
 
 
-def _load(
-    task: Task, batches: EpochBatches, workers: int, device: torch.device, what: str
-) -> Iterator[Batch]:
+def _load(task: Task, batches: EpochBatches, workers: int, device: Any, what: str) -> Iterator[Batch]:
     """The batches, loaded by as many processes as the shared memory has room for."""
     prefetch = PREFETCH
     if workers and len(batches):
@@ -338,31 +307,27 @@ def _fit_shared_memory(workers: int, batch_bytes: int, what: str) -> tuple[int, 
     except OSError:  # another system than Linux
         return workers, PREFETCH
     room = max(0, free // batch_bytes - 2)  # one batch is in use, one on its way to the GPU
-    if workers * PREFETCH <= room:
-        return workers, PREFETCH
     fitting = min(workers, room)
-    prefetch = room // fitting if fitting else 0
-    instead = (
-        f"{fitting} of them prepare {prefetch} batches each" if fitting else "images are loaded without them"
-    )
-    say(
-        f"{what}: {workers} loading processes need {(workers * PREFETCH + 2) * batch_bytes / 2**20:.0f} MB of shared "
-        f"memory, but /dev/shm has {free / 2**20:.0f} MB: {instead} instead. The result is the same. A container gets "
-        f"more with docker run --shm-size=8g."
-    )
+    prefetch = min(PREFETCH, room // fitting) if fitting else 0
+    if prefetch < PREFETCH:
+        needed, plan = (workers * PREFETCH + 2) * batch_bytes, "images are loaded without them"
+        if fitting:
+            plan = f"{fitting} of them prepare {prefetch} batches each"
+        say(
+            f"{what}: {workers} loading processes need {needed / 2**20:.0f} MB of shared memory, but /dev/shm has "
+            f"{free / 2**20:.0f} MB: {plan} instead. The result is the same. A container gets more with docker run "
+            f"--shm-size=8g."
+        )
     return fitting, prefetch
 
 
 def _checkpoint(folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict]) -> None:
     # one file: a kill between two renames would leave files that do not belong together
-    state = {"step": step, "history": history}
-    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with atomic(folder / STATE) as temporary:
-        torch.save(state, temporary)
-    with atomic(folder / CURVE) as temporary, open(temporary, "w", newline="") as f:
-        writer = csv.DictWriter(f, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
+        torch.save({"step": step, "history": history, **state}, temporary)
+    with atomic(folder / CURVE) as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False, lineterminator="\r\n")
 
 
 def _resume(path: Path, model: nn.Module, optimizer: Any, device: torch.device) -> tuple[int, list[dict]]:

@@ -23,7 +23,7 @@ from d3d.losses import laplacian_nll, log_depth_loss, self_supervised_loss
 from d3d.models import ARCHITECTURES, create_model
 from d3d.parallel import distributed, launch
 from d3d.prediction import predict
-from d3d.training import CURVE, DistillTask, PretrainTask, batch_loss, make_optimizer, train
+from d3d.training import CURVE, DistillTask, PretrainTask, batch_loss, train
 
 DEVICE = os.environ.get("D3D_TEST_DEVICE", "cuda")
 pytestmark = [
@@ -106,7 +106,7 @@ def test_fused_adam_is_that_of_a_cpu_and_reads_its_state():
     models = [TinyNet().to(memory_format=torch.channels_last) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     models[0].to(DEVICE)
-    on_device, on_cpu = (make_optimizer(m, config()) for m in models)
+    on_device, on_cpu = (Adam(m.parameters(), lr=config().learning_rate) for m in models)
     assert isinstance(on_device, Adam)
     for step in range(4):
         for model, optimizer in zip(models, (on_device, on_cpu), strict=True):
@@ -193,7 +193,7 @@ def test_a_training_finds_the_wall_and_a_resumed_one_ends_at_the_same_loss(tmp_p
 def test_no_step_waits_for_the_gpu(arch, kind):
     task, settings = tasks()[kind], config(precision="bf16")
     model = create_model(arch, pretrained=False, init_depth_m=2.0).to(DEVICE).train()
-    optimizer, batch = make_optimizer(model, settings), batch_of(task)
+    optimizer, batch = Adam(model.parameters(), lr=settings.learning_rate), batch_of(task)
 
     def step():
         for group in optimizer.param_groups:

@@ -32,7 +32,6 @@ from d3d.training import (
     PretrainTask,
     batch_loss,
     learning_rate,
-    make_optimizer,
     select_device,
     train,
 )
@@ -479,7 +478,7 @@ def test_adam_gives_its_kernel_one_memory_layout(monkeypatch):
     assert any(p.grad.stride() != p.stride() for p in model.parameters() if p.grad is not None)
     seen = []
     monkeypatch.setattr(kernels, "adam", lambda *tensors, **options: seen.append((tensors, options)))
-    make_optimizer(model, config()).step()
+    Adam(model.parameters(), lr=config().learning_rate).step()
     ((*tensors, _, steps), options) = seen[0]
     for parameter, *others in zip(*tensors, steps, strict=True):
         assert {t.stride() for t in others[:-1]} == {parameter.stride()} == {(1,)}
