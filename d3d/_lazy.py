@@ -8,12 +8,7 @@ from collections.abc import Callable, Iterable
 
 
 def submodules(package: str, path: Iterable[str]) -> Callable[[str], object]:
-    """Return a module-level ``__getattr__`` that imports ``package.<name>`` when it is first used.
-
-    Args:
-        package: the package's ``__name__``.
-        path: the package's ``__path__``.
-    """
+    """Return a package's ``__getattr__``, from its ``__name__`` and ``__path__``; it imports submodules when used."""
     names = {module.name for module in pkgutil.iter_modules(path)}
 
     def __getattr__(name: str) -> object:

@@ -144,8 +144,7 @@ def batch_loss(network: nn.Module, task: Task, batch: Batch, config: TrainConfig
         image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         disps = network(image, scales=task.scales)
-    disps = {s: unflip(d, batch["flip"]) for s, d in disps.items()}
-    return task.loss(disps, batch)
+    return task.loss({s: unflip(d, batch["flip"]) for s, d in disps.items()}, batch)
 
 
 def train(
