@@ -58,8 +58,8 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Calls a function for each task and collects the results.
 
-    A configuration error or a full disk stops the whole stage. Tasks that fail with another d3d error are not retried.
-    Tasks that fail otherwise or lose their worker are. One error at the end lists all tasks that failed.
+    A configuration error or a full disk stops the whole stage. Other d3d errors are not retried; any other error and
+    a lost worker are. The tasks that still fail are listed in one error after all others are done.
 
     Args:
         function: of a module, not of a notebook or `__main__`; called with a task's arguments.
