@@ -17,6 +17,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 device=cuda minutes=10 parts=tests,steps,teachers archs=monodepth2,hrdepth,monovit out="${OUT:-gpu-results}"
 while [ $# -gt 0 ]; do
+    case "$1" in -h | --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
     [ $# -gt 1 ] || { echo "$1 needs a value; see the first lines of $0" >&2; exit 2; }
     case "$1" in
         --device) device=$2 ;; --minutes) minutes=$2 ;; --out) out=$2 ;; --parts) parts=$2 ;; --archs) archs=$2 ;;

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from d3d.commands import COMMANDS, GROUPS, MORE, Call, Command
@@ -36,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
 
 
-def parser(profile: str = "demo") -> argparse.ArgumentParser:
-    """The command line: a command, then its options; ``--help`` shows the values of the profile as defaults."""
+def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.ArgumentParser:
+    """The command line: a command, then its options; ``--help`` shows the defaults of the profile and network."""
     raw = argparse.RawDescriptionHelpFormatter
     result = _Parser(
         prog="python -m d3d", usage="%(prog)s <command> [options]", description=_START, formatter_class=raw
@@ -51,20 +52,23 @@ def parser(profile: str = "demo") -> argparse.ArgumentParser:
             name, description=command.help, epilog=example, formatter_class=raw, allow_abbrev=False
         )
         sub.usage = f"python -m d3d {name} [options]"
-        groups = {g: sub.add_argument_group(g) for g in GROUPS if g in command.groups}
+        taken = {g: [p for p in GROUPS[g] if p in command.parameters] for g in GROUPS if g in command.groups}
+        groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
         for group, options in groups.items():
-            for parameter in GROUPS[group]:
-                _add(options, parameter, profile)
+            for parameter in taken[group]:
+                _add(options, parameter, profile, arch)
         for option in command.more:
             group, how = MORE[option]
             groups[group].add_argument(f"--{option}", **how)
     return result
 
 
-def _add(group: Any, name: str, profile: str) -> None:
-    """Add one parameter as an option, with its choices and the profile's default."""
+def _add(group: Any, name: str, profile: str, arch: str) -> None:
+    """Add one parameter as an option, with its choices and its default in a profile and for a network."""
     p, profile = PARAMETERS[name], profile if profile in PROFILES else "demo"
-    config, default, text = PROFILES[profile], p.default(profile), p.help
+    config, default, text = PROFILES[profile], p.default(profile, arch), p.help
+    if name == "precision":
+        default = f"{default} in training, {config.predict_precision} in prediction"
     if p.choices is not None and not all(c in text for c in p.choices):
         text += ": " + (", ".join(p.choices) if len(p.choices) < 12 else f"{', '.join(p.choices[:8])}, ...")
     if name in ("epochs", "steps") and config.steps:
@@ -86,10 +90,11 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
     """The options of a command; a `ConfigError` with the near misses if it or an option is unknown."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    # both spellings, --threshold-m and --threshold_m
-    spelled = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in words]
-    profiles = [w for before, w in zip(["", *spelled], spelled, strict=False) if before == "--profile"]
-    known, rest = parser(profiles[-1] if profiles else "demo").parse_known_args(spelled)
+    spelled = _spelled(words)
+    # --help shows the defaults of the profile and the network that are given beside it
+    given = {before: word for before, word in pairwise(spelled) if before in ("--profile", "--arch")}
+    shown = parser(given.get("--profile", "demo"), given.get("--arch", "monodepth2"))
+    known, rest = shown.parse_known_args(spelled)
     if known.command is None:
         raise ConfigError(_START)
     command = COMMANDS[known.command]
@@ -101,6 +106,11 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
             )
         raise unknown(f"option of {known.command}", option, command.parameters)
     return known, command
+
+
+def _spelled(words: Sequence[str]) -> list[str]:
+    """The words with dashes in their options: --threshold_m is --threshold-m."""
+    return [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in words]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,11 +141,13 @@ def _run(words: list[str]) -> int:
         print(_START)
         return DONE
     try:
-        if words[:2] == ["prepare", "scannet"]:  # it has options of its own, and no run
+        if words[0] == "prepare" and len(words) > 1 and not words[1].startswith("-"):
             from d3d.pipeline import prepare
 
-            name = "prepare scannet"
-            prepare.run(words[2:])
+            if words[1] != "scannet":
+                raise unknown("data set to prepare", words[1], ("scannet",))
+            name = "prepare scannet"  # it has options of its own, and no run
+            prepare.run(_spelled(words[2:]))
         else:
             options, command = _parsed(words)
             name = options.command

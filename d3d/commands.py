@@ -204,10 +204,12 @@ class Command:
     groups: tuple[str, ...]
     example: str
     more: tuple[str, ...] = ("archs",)
+    without: tuple[str, ...] = ()  # parameters of these groups that have no effect on the command
 
     @property
     def parameters(self) -> list[str]:
-        return [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
+        taken = [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
+        return [name for name in taken if name not in self.without]
 
 
 COMMANDS = {
@@ -217,6 +219,10 @@ COMMANDS = {
         ("run", "data", "fusion", "machine"),
         "--dataset 7scenes --root /data/7scenes",
         more=(),
+        without=(
+            *("seed", "voxel_m", "trunc_m", "fusion_passes", "renderer"),
+            *("device", "workers", "train_processes", "compile"),
+        ),
     ),
     "pretrain": Command(
         _stage, "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
@@ -255,11 +261,12 @@ COMMANDS = {
         _EVALUATE,
         "--profile laptop --stored",
         more=("archs", "seeds", "export", "stored", "readme"),
+        without=GROUPS["machine"],
     ),
     "rank": Command(
         _rank,
         "rank the frames of a split by how reflective they look: the start of a list (4.1)",
-        _EVALUATE,
+        (*_PRETRAIN, "fusion", "evaluation"),
         "--split val",
     ),
     "figures": Command(

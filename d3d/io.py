@@ -60,6 +60,7 @@ def writing(path: Path) -> Iterator[None]:
 _REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of this disk is used up",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; name another folder (runs_dir=...)",
     errno.EROFS: "it is on a disk that is mounted read-only",
     errno.EACCES: "you have no permission to write there; name another folder (runs_dir=...)",
 }
@@ -78,7 +79,8 @@ def _why_not_written(path: Path, error: BaseException) -> str | None:
         named = of_system.filename
         if not isinstance(named, str) or Path(named).absolute().is_relative_to(there.absolute()):
             return _REFUSALS[of_system.errno] + left * (of_system.errno == errno.ENOSPC)
-    full = free < 2**16 or os.strerror(errno.ENOSPC) in str(error)
+    # torch and safetensors have errors of their own for a full disk
+    full = os.strerror(errno.ENOSPC) in str(error) or (free < 2**16 and not isinstance(of_system, OSError))
     return _REFUSALS[errno.ENOSPC] + left if full else None
 
 

@@ -107,21 +107,73 @@ def test_a_base_that_predicted_other_frames_is_not_taken(data, config):
     assert stages.stage_folder(same, "predict", "monodepth2") == first
 
 
-def test_results_outlive_their_data_and_say_so(data, config, capsys, monkeypatch):
+def test_a_finished_result_is_not_taken_without_its_data(data, config, monkeypatch):
     data(train=[floor()])
-    folder = finish(config, "pretrain", "monodepth2")
+    finish(config, "pretrain", "monodepth2")
 
     def gone(config):
         raise DataError("there is no folder /data")
 
     monkeypatch.setattr(scenes, "dataset", gone)
-    assert stages.pretrain(config) == folder
-    assert "finished; its data or weights cannot be compared: there is no folder" in capsys.readouterr().out
-    # what differs otherwise is refused all the same, and nothing new is computed
     with pytest.raises(DataError, match="no folder"):
-        stages.pretrain(replace(config, seed=1))
-    with pytest.raises(DataError, match="no folder"):
-        stages.pretrain(config, "hrdepth")
+        stages.pretrain(config)
+
+
+def test_weights_that_fail_are_an_error_after_a_random_start_too(data, config, tmp_path):
+    """A typo in --weights must not take the finished network that started from random values."""
+    data(train=[floor()])
+    finish(config, "pretrain", "monodepth2")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
+    for weights, error, message in (
+        (tmp_path / "missing.pth", DataError, "missing.pth"),
+        (tmp_path / "cut.pth", DataError, "cut.pth"),
+        ("monodepht2=file.pth", ConfigError, "Did you mean 'monodepth2'"),
+    ):
+        with pytest.raises(error, match=message):
+            stages.pretrain(
+                make_config(profile="smoke", runs_dir=config.runs_dir, run="r", weights=str(weights))
+            )
+
+
+def test_weights_that_fit_another_network_are_said(config, tmp_path, capsys):
+    from d3d.models import create_model, save_weights
+
+    path = save_weights(create_model("monovit", pretrained=False), tmp_path / "monovit.safetensors")
+    given = make_config(profile="smoke", weights=str(path))
+    assert stages.identity_of(given, "pretrain", "monodepth2")["initial"]["source"] == "random"
+    said = capsys.readouterr().out
+    assert "monovit.safetensors" in said
+    assert "monodepth2 starts from random values" in said
+
+
+def test_a_base_that_is_not_there_is_named(data, config):
+    data(train=[floor()])
+    finish(config, "pretrain", "monodepth2")
+    with pytest.raises(ConfigError, match=r"unknown run as base 'rr'\. Did you mean 'r'"):
+        stages.pretrain(replace(config, run="other", base="rr"))
+
+
+def test_a_change_of_data_is_told_once(data, config):
+    data(train=[floor()])
+    for arch in ("monodepth2", "hrdepth", "monovit"):
+        finish(config, "pretrain", arch)
+        finish(config, "predict", arch)
+    finish(config, "uncertainty", "", "ensemble")
+    data(train=[floor(frames=13)])
+    with pytest.raises(RunError) as refused:
+        stages.uncertainty(config)
+    assert str(refused.value).count("data.triples") == 1
+
+
+def test_other_scores_in_the_runs_folder_are_refused_by_tables(data, config):
+    from d3d import tables
+
+    data(train=[floor()], val=[floor("a")])
+    finish(config, "pretrain", "monodepth2")
+    finish(config, "evaluate", "monodepth2")
+    data(train=[floor()], val=[floor("a"), floor("b")])
+    with pytest.raises(RunError, match=r"data\.frames: 4 there, 8 now"):
+        tables.run_table(config)
 
 
 def test_initial_weights_are_part_of_the_identity_by_content(config, tmp_path):
@@ -210,6 +262,12 @@ def test_only_the_splits_own_frames_count_for_it(data, config, monkeypatch):
     every = per_image[per_image["pixels"] == "all"]
     assert list(every["frame"][every["in_split"]]) == ["000", "006"]
     assert list(every["frame"]) == ["000", "003", "006", "009"]
+
+
+def test_a_run_folder_below_a_file_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="a part of this path is a file"):
+        stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path / "file")))
 
 
 def test_a_folder_of_an_earlier_version_is_refused_by_name(data, config):

@@ -127,7 +127,7 @@ def test_a_network_without_a_file_follows_pretrained(tmp_path, capsys):
         find_initial_weights("monovit", True, resnet, strict=True)
     found = find_initial_weights("monovit", False, resnet, strict=True)
     assert found.source == "random"
-    assert "looks like a ResNet-18 encoder" in found.note
+    assert "holds a ResNet-18 encoder" in found.note
 
 
 def test_the_content_is_the_identity_not_the_path(tmp_path):
@@ -236,7 +236,7 @@ def test_other_mistakes(tmp_path):
 def test_create_model_demands_a_file_for_its_network(tmp_path):
     path = written(tmp_path / "a.pth")
     with pytest.raises(
-        DataError, match=r"no weights for monovit are given: .*looks like a ResNet-18 encoder"
+        DataError, match=r"The files given as weights are not for monovit: .*holds a ResNet-18 encoder"
     ):
         models.create_model("monovit", weights=path)
 

@@ -395,7 +395,7 @@ def test_weights_that_do_not_fit(tmp_path):
         load(good | {"layer1.2.conv1.weight": torch.zeros(1)})
     with pytest.raises(DataError, match=r"weights\.pth: conv1\.weight missing"):
         load({n: t for n, t in good.items() if n != "conv1.weight"})
-    with pytest.raises(DataError, match=r"looks like a ResNet-18 encoder"):
+    with pytest.raises(DataError, match=r"holds a ResNet-18 encoder"):
         load({f"encoder.{n}": t for n, t in good.items()}, "monovit")
     with pytest.raises(DataError, match=r"no checkpoint at .*gone\.pth"):
         models.create_model("hrdepth", weights=tmp_path / "gone.pth")

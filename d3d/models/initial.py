@@ -68,9 +68,13 @@ def find_initial_weights(
     if arch in given:
         what = _content(given[arch])
         return InitialWeights(f"{what.holds} from a file", what.sha256, given[arch])
+    note = ""
+    if given:
+        others = [f"{path} holds {_content(path).holds}" for path in dict.fromkeys(given.values())]
+        note = f"The files given as weights are not for {arch}: {', '.join(others)}."
+        start = "ImageNet weights" if pretrained else "random values"
+        _say_once(f"{note} {arch} starts from {start}.")
     if not pretrained:
-        others = [f"{path} looks like {_content(path).holds}" for path in dict.fromkeys(given.values())]
-        note = f"no weights for {arch} are given: {', '.join(others)}." if others else ""
         return InitialWeights(RANDOM, note=note)
     file, repo = _IMAGENET[NETWORKS[arch].encoder_kind]
     found = _find_imagenet(file, repo)

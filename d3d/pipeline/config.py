@@ -41,11 +41,12 @@ class Parameter:
     help: str
     choices: tuple[str, ...] | None = None  # where the values are few
 
-    def default(self, profile: str) -> Any:
-        """The value in a profile; of a training parameter, the pretraining's."""
+    def default(self, profile: str, arch: str) -> Any:
+        """The value in a profile; of a training parameter, that of the pretraining of a network."""
         config = PROFILES[profile]
-        part = {"run": config, "training": config.pretrain}.get(self.group) or getattr(config, self.group)
-        return getattr(part, self.field)
+        if self.group == "training":
+            return getattr(config.training("pretrain", arch), self.field)
+        return getattr(config if self.group == "run" else getattr(config, self.group), self.field)
 
 
 def _parameters() -> dict[str, Parameter]:
@@ -136,8 +137,6 @@ def _with_training(config: Config, train: dict[str, Any]) -> Config:
         raise ConfigError(
             f"epochs = {train['epochs']} and steps = {train['steps']}: set one of them, the other follows."
         )
-    if "weights" in train:
-        train.setdefault("pretrained", True)
     if "precision" in train:
         config = replace(config, predict_precision=_replaced(config.pretrain, "training", train).precision)
     epochs = train.pop("epochs", None)

@@ -8,7 +8,6 @@ that it reads, the weights that a network was initialised from, and the identiti
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d3d.errors import D3DError, RunError, unknown
+from d3d.errors import DataError, RunError, unknown
 from d3d.pipeline import runs
 from d3d.pipeline.runs import UNKNOWN, StageFolder, is_done
 from d3d.pipeline.settings import Config
@@ -93,53 +92,47 @@ def stage_of(key: Key) -> Stage:
     return _STAGES[key.stage]
 
 
-def identity(config: Config, key: Key, gone: Callable[[D3DError], None] | None = None) -> dict[str, Any]:
+def identity(config: Config, key: Key, any_data: bool = False) -> dict[str, Any]:
     """What identifies a result, as plain JSON values.
 
     Args:
-        gone: called with the error where data or weights cannot be had, which are `UNKNOWN` then. None: it is raised.
+        any_data: data that cannot be opened are `UNKNOWN`, which equals all, instead of an error.
     """
     stage = stage_of(key)
     result = {"settings": stage.settings(config, key)}
-    for part in ("data", "initial"):
-        try:
-            value = getattr(stage, part)(config, key)
-        except D3DError as error:
-            if gone is None:
-                raise
-            gone(error)
-            value = UNKNOWN
-        if value is not None:
-            result[part] = value
+    try:
+        data = stage.data(config, key)
+    except DataError:
+        if not any_data:
+            raise
+        data = UNKNOWN
+    result |= {
+        part: v for part, v in (("data", data), ("initial", stage.initial(config, key))) if v is not None
+    }
     # tuples become lists, so that an identity that is read back compares equal
     result = json.loads(json.dumps(result))
     if needs := stage.needs(config, key):
-        result["needs"] = {need.name: identity(config, need, gone) for need in needs}
+        result["needs"] = {need.name: identity(config, need, any_data) for need in needs}
     return result
 
 
 def located(config: Config, key: Key) -> tuple[Path, dict[str, Any]]:
     """The folder of a result, finished or not, and its identity.
 
-    Where the run has a ``base`` which has finished the same result, it is the base's folder. Where the data or
-    the weights behind a finished result cannot be had any more, the rest of its identity is compared.
+    Where the run has a ``base`` which has finished the same result, it is the base's folder.
 
     Raises:
-        D3DError: the data or the weights cannot be had, and the result is not finished.
+        ConfigError: there is no such base, or a parameter is wrong.
+        DataError: the data or the initial weights cannot be had.
     """
     relative = stage_of(key).path(config, key)
     own = runs.run_folder(config) / relative
     theirs = runs.run_folder(config, config.base) / relative
     from_base = bool(config.base) and is_done(theirs) and not (own / "config.json").is_file()
-    try:
-        wanted = identity(config, key)
-    except D3DError as error:
-        reasons: list[D3DError] = []
-        wanted = identity(config, key, reasons.append)
-        found = theirs if from_base else own
-        if not is_done(found) or runs.differences(wanted, runs.stored_identity(found)):
-            raise
-        _say_once(f"[{key.name}] finished; its data or weights cannot be compared: {error}")
+    if config.base and not runs.run_folder(config, config.base).is_dir():
+        there = [p.name for p in runs.run_folder(config).parent.glob("*") if p.is_dir()]
+        raise unknown("run as base", config.base, there)
+    wanted = identity(config, key)
     if from_base and not runs.differences(wanted, runs.stored_identity(theirs)):
         return theirs, wanted
     return own, wanted
@@ -218,8 +211,3 @@ def all_needs(config: Config, key: Key) -> list[Key]:
     """Every result that a result is made from, directly or not, each once."""
     needs = stage_of(key).needs(config, key)
     return list(dict.fromkeys(k for need in needs for k in (*all_needs(config, need), need)))
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    say(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -95,6 +96,12 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if ours in (theirs, UNKNOWN) else [f"{path}: {theirs!r} there, {ours!r} now"]
 
 
+def _first_causes(lines: list[str]) -> list[str]:
+    """The differences without those that several stages have in common: a change of data shows in each of them."""
+    causes = {re.sub(r"^(\S*/[^.\s]*\.)+", "", line): line for line in reversed(lines)}
+    return list(reversed(causes.values()))
+
+
 def is_done(folder: Path) -> bool:
     """Whether a stage's folder is finished."""
     return (folder / "DONE").is_file()
@@ -150,7 +157,7 @@ class StageFolder:
                 f"{path} was written by an earlier version of d3d, or is damaged. Give this run another name "
                 f"(run=...), or delete {self.folder}."
             )
-        if lines := differences(self._identity, stored["identity"]):
+        if lines := _first_causes(differences(self._identity, stored["identity"])):
             shown = "\n  ".join(lines[:12]) + (f"\n  and {len(lines) - 12} more" if len(lines) > 12 else "")
             raise RunError(
                 f"{self.folder} holds another result:\n  {shown}\n"

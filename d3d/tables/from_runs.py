@@ -90,7 +90,13 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     e = config.evaluation
     if trainings is None:
         every = product(ARCHITECTURES, ("", *fusion.LABELS))
-        trainings = [t for t in every if stages.is_finished(config, "evaluate", *t)]
+        # other scores in this run's folder are no reason to pass them over: `evaluate` refuses them
+        own = runs.run_folder(config) / "evaluate"
+        trainings = [
+            t
+            for t in every
+            if runs.is_done(own / stages.evaluated(config, *t)) or stages.is_finished(config, "evaluate", *t)
+        ]
     if not trainings:
         run = runs.run_folder(config)
         raise DataError(f"{run} has no evaluation of split {e.split!r} yet: run `evaluate` first.")
@@ -135,7 +141,7 @@ def _of_run(config: Config) -> list[Evaluation]:
             ours = replace(config, arch=arch, round=int(number or 1), evaluation=EvalConfig(**settings))
             ours = replace(ours, labels=_teachers_labels(stored, ours))
             # another data set that was evaluated need not be at hand
-            expected = graph.identity(ours, stages.key_of(ours, "evaluate", arch, labels), lambda error: None)
+            expected = graph.identity(ours, stages.key_of(ours, "evaluate", arch, labels), any_data=True)
             lines = runs.differences(expected, stored)
             if not lines:
                 found[path] = _read(ours, labels, folder, stored)

@@ -126,7 +126,8 @@ def read(folder: Path) -> Scores:
     try:
         content = path.read_bytes()
     except OSError:
-        command = "python -m d3d tables --seeds 0,1,2 --export"
+        dataset, _, profile = folder.name.rpartition("-")
+        command = f"python -m d3d tables --profile {profile} --dataset {dataset} --seeds 0,1,2 --export"
         raise DataError(f"no stored scores in {folder}: `{command}` writes them.") from None
     index = parse(_Index, content, str(path), "Restore it, or export again.")
     digests = {name: entry.sha256 for name, entry in index.evaluations.items()} | index.shared
