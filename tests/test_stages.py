@@ -278,6 +278,34 @@ def test_the_command_line_names_what_is_wrong(code, arguments, message, capsys):
     assert "Traceback" not in error
 
 
+def helped(*words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_has_the_options_of_its_command_and_the_defaults_of_profile_and_network(capsys):
+    said = helped("pretrain", "--profile", "paper", "--arch", "monovit", capsys=capsys)
+    assert "images in a batch (default: 8)" in said
+    assert "(default: bf16 in training, float32 in prediction)" in said
+    assert "--threshold-m" not in said
+    assert "images in a batch (default: 12)" in helped("pretrain", "--profile", "paper", capsys=capsys)
+    assert "--train-processes" not in helped("tables", capsys=capsys)
+    said = helped("prepare", capsys=capsys)
+    assert "--integrate-every" in said
+    assert "--renderer" not in said
+    assert "--labels" not in helped("rank", capsys=capsys)
+
+
+def test_prepare_scannet_takes_both_spellings_and_names_the_near_miss(tmp_path, capsys):
+    where = ["--root", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["prepare", "scannet", *where, "--eval_every", "5"]) == 1
+    assert "holds no scene of ScanNet" in capsys.readouterr().err
+    assert main(["prepare", "scanet", *where]) == 2
+    assert "Did you mean 'scannet'" in capsys.readouterr().err
+
+
 def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
     from polished_floor import PolishedFloor
 
