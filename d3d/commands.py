@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from d3d.errors import ConfigError
 from d3d.pipeline.config import Config
 
 
@@ -60,6 +61,10 @@ def _tables(call: Call) -> None:
     if not (options.seeds or options.export or options.stored or options.readme):
         _print_table(first)
         return
+    if options.seeds and not options.export and (options.stored or options.readme):
+        raise ConfigError(
+            "--stored and --readme read every seed in results/: leave out --seeds, or give --export to store them."
+        )
     if options.export:
         written = tables.export(tables.gather(call.configs), folder)
         print(f"{len(written)} files, {sum(p.stat().st_size for p in written) / 1e6:.2f} MB, in {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -40,3 +41,9 @@ def say(message: str) -> None:
     """Print one line for the user, without buffering."""
     if not silent:
         print(message, flush=True)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """As `say`; the same message only once in a process."""
+    say(message)

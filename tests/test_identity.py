@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from polished_floor import PolishedFloor
 
@@ -247,6 +248,23 @@ def test_a_threshold_quantile_is_described_as_such():
     said = describe(make_config(profile="demo", threshold_quantile=0.7))
     assert "quantile 0.7" in said
     assert "0.15 m" not in said
+
+
+def test_a_runs_table_knows_that_a_list_alone_is_a_part_of_its_split(data, config, tmp_path, monkeypatch):
+    from d3d.tables import from_runs
+
+    data(train=[floor()], val=[floor("a")])
+    (tmp_path / "val_Key.txt").write_text("a 003\n")
+    listed = replace(config.evaluation, keyframes=str(tmp_path / "val_Key.txt"))
+    of = []
+    for evaluation in (config.evaluation, listed):
+        asked = replace(config, evaluation=evaluation)
+        finish(asked, "pretrain", "monodepth2")
+        monkeypatch.setattr(from_runs.stages, "evaluate", lambda *a: pd.DataFrame({"pixels": ["all"]}))
+        monkeypatch.setattr(from_runs, "table", lambda results, **about: of.append(about) or pd.DataFrame())
+        monkeypatch.setattr(from_runs, "to_markdown", lambda table: "")
+        from_runs.run_table(asked, [("monodepth2", "")])
+    assert [about["provenance"]["evaluation"]["in_part"] for about in of] == [False, True]
 
 
 def test_only_the_splits_own_frames_count_for_it(data, config, monkeypatch):

@@ -32,10 +32,10 @@ def _offline(monkeypatch, tmp_path):
     monkeypatch.setattr(urllib.request, "urlopen", refused)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for function in (initial._find_imagenet, initial._say_once):
+    for function in (initial._find_imagenet, initial.say_once):
         function.cache_clear()
     yield
-    for function in (initial._find_imagenet, initial._say_once):
+    for function in (initial._find_imagenet, initial.say_once):
         function.cache_clear()
 
 

@@ -211,6 +211,17 @@ def test_a_wrong_list_stops_before_anything_is_trained(tmp_path, monkeypatch, ca
         stages.pretrain(config)
 
 
+def test_the_frames_of_a_list_that_are_not_evaluated_are_counted(tmp_path, capsys):
+    path = tmp_path / "val_Found.txt"
+    path.write_text("val-0000 3\nval-0000 4\nval-0000 5\n")
+    scenes.evaluated_dataset(
+        smoke(tmp_path, lists=f"Found={path}")
+    )  # profile smoke evaluates every 3rd frame
+    scenes.evaluated_dataset(smoke(tmp_path, lists=f"Found={path}"))
+    said = f"{path}: 1 of its 3 frames are evaluated with eval_every = 3; 1 evaluates all."
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_a_list_written_anew_is_read_anew_and_changes_no_stage(tmp_path):
     path = tmp_path / "val_Found.txt"
     config = smoke(tmp_path, lists=f"Found={path}")

@@ -303,7 +303,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    forget = (initial._find_imagenet.cache_clear, initial._say_once.cache_clear)
+    forget = (initial._find_imagenet.cache_clear, initial.say_once.cache_clear)
     for clear in forget:
         clear()
     yield tmp_path

@@ -18,6 +18,7 @@ from d3d.datasets.dataset import Dataset
 from d3d.datasets.scene import FrameList, Scene
 from d3d.errors import ConfigError, DataError
 from d3d.io import atomic
+from d3d.progress import say_once
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 HOW_TO_GIVE = "Give a folder with files <split>_<Name>.txt, one such file, or Name=file (or several)."
@@ -187,7 +188,9 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
     checked = {}
     for name, path in given_files(given, split).items():
         checked[name] = read_list(path, scenes, where)
-        if not checked[name] & evaluated:
-            none = f"none of its {len(checked[name])} frames is evaluated with eval_every = {every}"
-            raise DataError(f"{path}: {none}; 1 evaluates all.")
+        left, rule = checked[name] & evaluated, f"evaluated with eval_every = {every}; 1 evaluates all."
+        if not left:
+            raise DataError(f"{path}: none of its {len(checked[name])} frames is {rule}")
+        if left != checked[name]:
+            say_once(f"{path}: {len(left)} of its {len(checked[name])} frames are {rule}")
     return dataset.with_lists(split, checked)

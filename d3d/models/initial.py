@@ -21,7 +21,7 @@ from d3d.models.checkpoints import is_d3d_weights, read_metadata
 from d3d.models.naming import MPVIT_SMALL, RESNET18, recognise
 from d3d.models.registry import NETWORKS
 from d3d.models.tensors import read_tensors
-from d3d.progress import say
+from d3d.progress import say_once
 
 RANDOM = "random"
 _PROBE_SECONDS = 4.0
@@ -72,8 +72,8 @@ def find_initial_weights(
     if given:
         others = [f"{path} holds {_content(path).holds}" for path in dict.fromkeys(given.values())]
         note = f"The files given as weights are not for {arch}: {', '.join(others)}."
-        start = "ImageNet weights" if pretrained else "random values"
-        _say_once(f"{note} {arch} starts from {start}.")
+        start = "ImageNet weights, if they can be found" if pretrained else "random values"
+        say_once(f"{note} {arch} starts from {start}.")
     if not pretrained:
         return InitialWeights(RANDOM, note=note)
     file, repo = _IMAGENET[NETWORKS[arch].encoder_kind]
@@ -86,7 +86,7 @@ def find_initial_weights(
         )
         if strict:
             raise ConfigError(f"no {lacking} {advice}")
-        _say_once(f"No {lacking} It starts from random values, which trains worse. {advice}")
+        say_once(f"No {lacking} It starts from random values, which trains worse. {advice}")
     return found
 
 
@@ -232,8 +232,3 @@ def _hub_unreachable(repo: str) -> str:
     thread.start()
     thread.join(_PROBE_SECONDS + 1)
     return answer[0] if answer else f"no answer within {_PROBE_SECONDS + 1:g} s"
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    say(message)

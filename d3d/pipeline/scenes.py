@@ -213,6 +213,12 @@ def split_frames(config: Config, scene: Scene) -> frozenset[int]:
     return evaluated_dataset(config).split_frames(e.split, scene, e.every)
 
 
+def is_whole(config: Config) -> bool:
+    """Whether the scored frames are the whole split: only then do the paper's rows stand beside them."""
+    e = config.evaluation
+    return e.keyframes is None and evaluated_dataset(config).whole(e.split, e.every)
+
+
 def evaluated_name(config: Config) -> str:
     """The name of the folder of what is evaluated: data set (if not the training's), split, list (if only a list)."""
     e = config.evaluation

@@ -102,11 +102,11 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
         raise DataError(f"{run} has no evaluation of split {e.split!r} yet: run `evaluate` first.")
     trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
     results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
-    found = scenes.evaluated_dataset(config)
-    about = _about(config) | {"provenance": {"evaluation": {"in_part": not found.whole(e.split, e.every)}}}
+    lists = scenes.evaluated_dataset(config).lists(e.split)
+    about = _about(config) | {"provenance": {"evaluation": {"in_part": not scenes.is_whole(config)}}}
     folder, made = stages.folder_of(config, "tables"), {}
     for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
-        made[pixels] = part = table(results, lists=found.lists(e.split), pixels=pixels, **about)
+        made[pixels] = part = table(results, lists=lists, pixels=pixels, **about)
         name = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
         write_text(folder / f"{name}.csv", part.to_csv(index=False, float_format="%.6g"))
         write_text(folder / f"{name}.md", to_markdown(part))

@@ -15,6 +15,7 @@ from d3d.pipeline.scenes import (
     evaluated_frames,
     evaluated_name,
     evaluated_scenes,
+    is_whole,
     require_depth,
     split_frames,
 )
@@ -81,12 +82,10 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     per_image["in_split"] = evaluation.on_list(per_image, own)
     with io.atomic(opened.folder / SCORES) as temporary:
         per_image.to_csv(temporary, index=False, float_format="%.6g")
-    found = evaluated_dataset(config)
-    # the frames of a list are a part of the split, too
-    truth, whole = found.truth(e.split), found.whole(e.split, e.every) and e.keyframes is None
+    truth = evaluated_dataset(config).truth(e.split)
     opened.finish(
         {SCORES: io.sha256(opened.folder / SCORES)},
         summary=evaluation.summary(per_image).to_dict(),
         **({"ground_truth": truth} if truth else {}),
-        **({} if whole else {"in_part": True}),  # no row of the paper may stand beside it
+        **({} if is_whole(config) else {"in_part": True}),  # no row of the paper may stand beside it
     )
