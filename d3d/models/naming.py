@@ -18,6 +18,7 @@ from d3d.models.tensors import Shapes, Tensors, checked
 
 RESNET18 = "ResNet-18 encoder"
 MPVIT_SMALL = "MPViT-small encoder"
+EFFICIENTNET_LITE0 = "EfficientNet-Lite0 encoder"
 
 
 def recognise(names: Iterable[str]) -> str | None:
@@ -31,6 +32,13 @@ def recognise(names: Iterable[str]) -> str | None:
         if f"{prefix}layer1.0.conv1.weight" in names:
             deeper = {f"{prefix}layer1.0.conv3.weight", f"{prefix}layer1.2.conv1.weight"} & names
             return "ResNet encoder deeper than 18 layers" if deeper else RESNET18
+    if {"_conv_stem.weight", "conv_stem.weight"} & names:
+        lite0 = {"_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"} & names
+        other = {"_blocks.16._project_conv.weight", "blocks.1.2.conv_pw.weight"} & names
+        attention = any("._se_" in name or ".se." in name for name in names)
+        return (
+            EFFICIENTNET_LITE0 if lite0 and not other and not attention else "EfficientNet other than Lite0"
+        )
     if "convs.f4.conv_se.weight" in names or "decoder.0.ca.fc.0.weight" in names:
         return "monovit decoder"
     if "convs.X_31_attention.conv_se.weight" in names or "decoder.16.conv_se.weight" in names:
@@ -66,8 +74,9 @@ def translate(arch: str, kind: str, shapes: Shapes, tensors: Tensors, where: str
         if first is not tensor and not torch.equal(first, tensor):
             raise DataError(f"{where}: the copies of {name} under several names differ; which one counts?")
     public = {name: _public_name(arch, name) for name in shapes}
-    if kind == RESNET18 and not any(name.startswith("encoder.") for name in unique):  # torchvision or timm
-        public = {ours: name.removeprefix("encoder.") for ours, name in public.items()}
+    torchvision = kind == RESNET18 and not any(name.startswith("encoder.") for name in unique)
+    if torchvision or "conv_stem.weight" in unique:  # the second is timm's Lite0
+        public = {ours: ours.removeprefix("encoder.") for ours in public}
     unique = checked({public[name]: shape for name, shape in shapes.items()}, unique, where)
     return {ours: unique[name] for ours, name in public.items()}
 
@@ -78,7 +87,7 @@ def _public_name(arch: str, name: str) -> str:
     return name
 
 
-_UNUSED = r"(encoder\.)?fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\."
+_UNUSED = r"(encoder\.)?fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\.|_(conv_head|bn1|fc)\.|(conv_head|bn2|classifier)\."
 
 # The grid's modules in the order of the list `decoder.N`: depth.pth stores each of them a second time under it
 _GRID = (
@@ -91,6 +100,7 @@ _GRID = (
 _DECODER_LIST = {
     "monodepth2": (),
     "hrdepth": (*_GRID, *(f"dispConvScale{s}" for s in range(4))),
+    "lite": (),
     "monovit": ("f4", "f3", "f2", "f1", *_GRID, *(f"dispconv{s}" for s in range(4))),
 }
 
@@ -118,12 +128,30 @@ _GRID_RULES: Rules = [
     (r"\.fc\.squeeze\.", ".fc.0."),
     (r"\.fc\.excite\.", ".fc.2."),
 ]
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage of EfficientNet-Lite0
+
+
+def _lite_block(match: re.Match[str]) -> str:
+    """timm's name of a block's layer -> its name in the file that numbers all blocks."""
+    stage, block, layer = int(match[1]), int(match[2]), match[3]
+    after = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    after |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    if stage == 0:  # its block does not expand
+        after |= {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    return f"_blocks.{sum(_BLOCKS[:stage]) + block}.{after[layer]}."
+
+
 _STAGE = r"^encoder\.stages\.(\d)\."
 _TO_PUBLIC: dict[str, Rules] = {
     "monodepth2": [
         (r"^decoder\.reduce\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1]))}.conv."),
         (r"^decoder\.fuse\.(\d)\.", lambda m: f"decoder.{2 * (4 - int(m[1])) + 1}.conv."),
         (r"^decoder\.heads\.(\d)\.", lambda m: f"decoder.{10 + int(m[1])}."),
+    ],
+    "lite": [
+        (r"^encoder\.conv_stem\.", "_conv_stem."),
+        (r"^encoder\.bn1\.", "_bn0."),
+        (r"^encoder\.blocks\.(\d)\.(\d)\.(\w+)\.", _lite_block),
     ],
     "hrdepth": [*_GRID_RULES, (r"^heads\.(\d)\.", r"convs.dispConvScale\1.")],
     "monovit": [
