@@ -32,8 +32,8 @@ from d3d.datasets import find_triples, open_dataset
 from d3d.datasets.samples import TripleSamples
 from d3d.geometry import nearest_depth
 from d3d.metrics import depth_metrics
-from d3d.models import ARCHITECTURES, create_model, save_weights
-from d3d.pipeline.config import make_config
+from d3d.models import create_model, save_weights
+from d3d.pipeline.config import ENSEMBLE, make_config
 from d3d.prediction import predict
 from d3d.training import CURVE, PretrainTask, select_device, train
 
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--size", default="192x160", help="width x height, multiples of 32")
-    parser.add_argument("--archs", default=",".join(ARCHITECTURES))
+    parser.add_argument("--archs", default=",".join(ENSEMBLE))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=8, help="loading processes")
     parser.add_argument("--max-steps", type=int, default=10**9)

@@ -1,6 +1,6 @@
 """Samples a second of d3d's training steps against the textbook recipe (`reference.py`), and of the loader.
 
-    python benchmarks/training_step.py [--sizes 128x96,384x288] [--archs monodepth2,hrdepth,monovit]
+    python benchmarks/training_step.py [--sizes 128x96,384x288] [--archs A,B]
         [--tasks pretrain,distill] [--parts steps,loader,agreement] [--device auto] [--compile] [--repeat 15]
         [--json FILE]
 

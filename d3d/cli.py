@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from d3d.commands import COMMANDS, GROUPS, MORE, Call, Command
 from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
-from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
+from d3d.pipeline.config import ENSEMBLE, PARAMETERS, PROFILES, Config, make_config
 
 # Exit codes
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
@@ -168,7 +168,8 @@ def _called(options: argparse.Namespace, command: Command, words: Sequence[str])
     configs = _configs(values, getattr(options, "seeds", None))
     config, given = configs[0], getattr(options, "archs", None)
     if given is not None:
-        archs = ARCHITECTURES if given == "every" else tuple(given.split(","))
+        sets = {"every": ARCHITECTURES, "ensemble": ENSEMBLE}
+        archs = sets.get(given) or tuple(given.split(","))
     elif options.command == "all" and values["arch"] is None:
         archs = config.students
     else:

@@ -188,7 +188,10 @@ _EVALUATE = (*_LABELS, "evaluation")
 
 # Options beside the parameters: their heading, and their arguments of `add_argument`
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "archs": ("networks", {"metavar": "A,B", "help": "several networks, with commas, or 'every'"}),
+    "archs": (
+        "networks",
+        {"metavar": "A,B", "help": "several networks, with commas, or 'ensemble', or 'every'"},
+    ),
     "seeds": ("run", {"metavar": "N,N", "help": "several seeds, with commas: a run each"}),
     "processes": (
         "machine",

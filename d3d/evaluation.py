@@ -15,7 +15,7 @@ from d3d.metrics import METRICS, align, depth_metrics, pixel_masks
 from d3d.parallel.tasks import advance
 from d3d.progress import track
 
-_ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT"}
+_ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "MonoViT", "lite": "Lite"}
 _TRAINING_NAMES = {"": "Self-Supervised", "pred": "Self-Teaching", "uncer": "3D Distillation"}
 SELF_SUPERVISED = "self-supervised"
 

@@ -62,7 +62,7 @@ def test_the_demo_is_planned_for_less_than_half_an_hour():
     ("parameters", "message"),
     [
         ({"archh": "hrdepth"}, r"unknown parameter 'archh'.*'arch'"),
-        ({"arch": "resnet"}, r"unknown arch 'resnet'.*hrdepth, monodepth2, monovit"),
+        ({"arch": "resnet"}, r"unknown arch 'resnet'.*hrdepth, lite, monodepth2, monovit"),
         ({"arch": "hrdeph"}, r"Did you mean 'hrdepth'"),
         ({"profile": "smok"}, r"unknown profile 'smok'.*'smoke'"),
         ({"labels": "uncertain"}, r"unknown labels 'uncertain'.*'uncer'"),

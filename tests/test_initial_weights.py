@@ -19,12 +19,13 @@ from d3d.models import InitialWeights, find_initial_weights, initial
 # The finder looks at the names of the tensors only: `create_model` compares the shapes when it loads them
 RESNET = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
 MPVIT = ("patch_embed_stages.0.a", "mhca_stages.2.mhca_blks.2.MHCA_layers.5.b")
+LITE0_FILE = "efficientnet-lite0-57934424.pth"
 DEEPER = (*RESNET, "layer1.0.conv3.weight")
 
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch, tmp_path):
-    """No model hub, empty caches, nothing found or said before."""
+    """No model hub, empty caches, no package of weights, nothing found or said before."""
 
     def refused(*_, **__):
         raise OSError("no route to host")
@@ -32,6 +33,7 @@ def _offline(monkeypatch, tmp_path):
     monkeypatch.setattr(urllib.request, "urlopen", refused)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(initial, "_file_of_package", lambda *_: None)
     for function in (initial._find_imagenet, initial.say_once):
         function.cache_clear()
     yield
@@ -52,8 +54,9 @@ def digest(path: Path) -> str:
 
 
 def paths(weights) -> dict[str, Path | None]:
-    """The file of each network."""
-    return {a: find_initial_weights(a, False, weights).path for a in models.ARCHITECTURES}
+    """The file of each network that has one."""
+    found = {a: find_initial_weights(a, False, weights).path for a in models.ARCHITECTURES}
+    return {a: path for a, path in found.items() if path is not None}
 
 
 # --- random, ImageNet ---------------------------------------------------------------------------------------
@@ -71,12 +74,12 @@ def test_weights_that_cannot_be_had_are_said_once_or_an_error(arch, capsys):
     for _ in range(2):
         found = find_initial_weights(arch)
         assert (found.source, found.sha256, found.path) == ("random", None, None)
-        assert ("no route to host" in found.note) == (arch != "monovit")
+        assert ("no route to host" in found.note) == (arch in ("monodepth2", "hrdepth"))
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 1
     with pytest.raises(ConfigError) as caught:
         find_initial_weights(arch, strict=True)
-    file = "mpvit_small.pth" if arch == "monovit" else "resnet18-f37072fd.pth"
+    file = {"monovit": "mpvit_small.pth", "lite": LITE0_FILE}.get(arch, "resnet18-f37072fd.pth")
     for text in (said, str(caught.value)):
         assert all(word in text for word in (arch, file, "--weights", "--no-pretrained"))
 
@@ -111,12 +114,12 @@ def test_caches_are_looked_at_before_the_hub(monkeypatch, tmp_path):
 
 def test_a_file_is_offered_only_to_the_networks_it_fits(tmp_path):
     resnet, mpvit = written(tmp_path / "a.pth"), written(tmp_path / "b.safetensors", MPVIT)
-    assert paths(resnet) == {"monodepth2": resnet, "hrdepth": resnet, "monovit": None}
-    assert paths(str(mpvit)) == {"monodepth2": None, "hrdepth": None, "monovit": mpvit}
+    assert paths(resnet) == {"monodepth2": resnet, "hrdepth": resnet}
+    assert paths(str(mpvit)) == {"monovit": mpvit}
     both = {"monodepth2": resnet, "hrdepth": resnet, "monovit": mpvit}
     assert paths(f"{resnet}, {mpvit}") == both
     own = models.save_weights(models.create_model("hrdepth", pretrained=False), tmp_path / "w.safetensors")
-    assert paths(own) == {"monodepth2": None, "hrdepth": own, "monovit": None}
+    assert paths(own) == {"hrdepth": own}
 
 
 def test_a_network_without_a_file_follows_pretrained(tmp_path, capsys):
@@ -143,9 +146,9 @@ def test_the_content_is_the_identity_not_the_path(tmp_path):
 
 def test_a_file_for_a_network_by_name(tmp_path, monkeypatch):
     a, b = written(tmp_path / "a.pth"), written(tmp_path / "b, c.pth", value=1.0)
-    assert paths(f"hrdepth={a}") == {"monodepth2": None, "hrdepth": a, "monovit": None}
+    assert paths(f"hrdepth={a}") == {"hrdepth": a}
     assert paths(f"hrdepth={a},monodepth2={a}")["monodepth2"] == a
-    named = {"monodepth2": a, "hrdepth": written(tmp_path / "d.pth"), "monovit": None}
+    named = {"monodepth2": a, "hrdepth": written(tmp_path / "d.pth")}
     assert paths(f"{a},hrdepth={tmp_path / 'd.pth'}") == named  # before the file that fits as well
     assert paths(b)["hrdepth"] == b  # a path with a comma
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -162,13 +165,13 @@ def test_a_folder_with_a_file_for_each(tmp_path):
     encoder = written(folder / "monodepth2" / "encoder.pth", [f"encoder.{name}" for name in RESNET])
     assert paths(folder)["monodepth2"] == encoder
     assert paths(f"monodepth2={folder / 'monodepth2'}")["monodepth2"] == encoder
-    assert paths(f"monovit={folder}") == {"monodepth2": None, "hrdepth": None, "monovit": small}
+    assert paths(f"monovit={folder}") == {"monovit": small}
     stage = tmp_path / "pretrain" / "monodepth2"
     trained = models.save_weights(
         models.create_model("monodepth2", pretrained=False), stage / "weights.safetensors"
     )
     for given in (stage, stage.parent, f"monodepth2={stage}"):
-        assert paths(given) == {"monodepth2": trained, "hrdepth": None, "monovit": None}
+        assert paths(given) == {"monodepth2": trained}
 
 
 # --- errors -------------------------------------------------------------------------------------------------

@@ -21,13 +21,15 @@ from d3d.models.layers import Conv3x3, Depthwise, DispHead, DropPath, SqueezeExc
 
 ARCHS = models.ARCHITECTURES
 
-# Published sizes without what nothing uses: ResNet's classifier (513,000) and the grid's dead convolutions (32,336).
+# Published sizes without what nothing uses: ResNet's classifier (513,000), the grid's dead convolutions (32,336), and
+# the last convolution and classifier of EfficientNet-Lite0 (1,693,160).
 PARAMETERS = {
     "monodepth2": (11_689_512 - 513_000, 3_152_724),
     "hrdepth": (11_689_512 - 513_000, 2_924_132 - 32_336),
     "monovit": (22_603_400, 5_266_708 - 32_336),
+    "lite": (4_652_008 - 1_693_160, 2_240_340),
 }
-GMACS = {"monodepth2": 7.21, "hrdepth": 10.10, "monovit": 18.37}  # one image of 288x384
+GMACS = {"monodepth2": 7.21, "hrdepth": 10.10, "monovit": 18.37, "lite": 3.11}  # one image of 288x384
 
 
 @pytest.fixture(scope="module")

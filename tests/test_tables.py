@@ -306,7 +306,10 @@ def test_missing_cells_are_named_with_their_command():
     assert all(f"- {line}" in text for line in table.missing)
     assert all(f"% missing: {line}" in tables.latex(table) for line in table.missing)
     (test_set,) = (m for m in tables.missing(made, "2") if "Test Set" in m)
-    assert "--archs every --labels pred --split test --seed 0` (also labels uncer; seed 1, 2)" in test_set
+    assert (
+        "--archs monodepth2,hrdepth,monovit --labels pred --split test --seed 0` (also labels uncer; seed 1, 2)"
+        in test_set
+    )
 
 
 def test_every_command_of_a_missing_cell_is_one_that_d3d_takes():

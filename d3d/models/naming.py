@@ -97,18 +97,19 @@ _GRID = (
     *(f"X_{row}0_Conv_1" for row in (1, 2, 3)),
     *("X_02_downsample", "X_11_Conv_1", "X_12_downsample", "X_21_Conv_1", "X_03_downsample", "X_12_Conv_1"),
 )
-_DECODER_LIST = {
+_DECODER_LIST: dict[str, tuple[str, ...]] = {
     "monodepth2": (),
     "hrdepth": (*_GRID, *(f"dispConvScale{s}" for s in range(4))),
-    "lite": (),
     "monovit": ("f4", "f3", "f2", "f1", *_GRID, *(f"dispconv{s}" for s in range(4))),
 }
+
+PUBLISHED = tuple(_DECODER_LIST)  # the networks of which whole checkpoints are published
 
 
 def _canonical(arch: str, name: str) -> str:
     """Return the name that the tables here use for a tensor that a public file stores under several names."""
     listed = re.match(r"decoder\.(\d+)\.", name)
-    modules = _DECODER_LIST[arch]
+    modules = _DECODER_LIST.get(arch, ())
     if listed and int(listed[1]) < len(modules):
         return f"convs.{modules[int(listed[1])]}.{name[listed.end() :]}"
     return re.sub(r"\.MHCA_layers\.\d+\.(factoratt_crpe\.(?=crpe\.))?(cpe|crpe)\.", r".\2.", name)

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from d3d.errors import DataError, unknown
+from d3d.errors import ConfigError, DataError, unknown
 from d3d.models.base import DepthNetwork
+from d3d.models.naming import PUBLISHED
 from d3d.models.registry import NETWORKS
 from d3d.models.tensors import plain_tensors, read_tensors
 
@@ -28,8 +29,10 @@ def load_public_checkpoint(
         decoder: depth.pth, or its state dict.
 
     Raises:
+        ConfigError: nobody has published a checkpoint of this architecture.
         DataError: a file is missing or unreadable, of another architecture, or does not fit; names which.
     """
+    _require_published(model.arch)
     if decoder is None:
         if isinstance(encoder, Mapping) or not Path(encoder).is_dir():
             raise DataError("pass encoder= and decoder=, or one folder that holds encoder.pth and depth.pth.")
@@ -46,14 +49,23 @@ def convert_public_state(arch: str, encoder_state: State, decoder_state: State) 
         encoder_state, decoder_state: as `torch.load` returns them; entries that are no tensors are ignored.
 
     Raises:
-        ConfigError: unknown `arch`.
+        ConfigError: unknown `arch`, or one of which nobody has published a checkpoint.
         DataError: another architecture, or missing, misshapen or unexpected tensors, by their public names.
     """
     if arch not in NETWORKS:
         raise unknown("arch", arch, NETWORKS)
+    _require_published(arch)
     with torch.device("meta"):  # shapes only
         model = NETWORKS[arch]()
     return _convert(model, encoder_state, decoder_state)
+
+
+def _require_published(arch: str) -> None:
+    if arch not in PUBLISHED:
+        raise ConfigError(
+            f"{arch} has no published checkpoint (there are some of {', '.join(PUBLISHED)}). ImageNet weights of its "
+            "encoder: create_model(weights=FILE). A network that d3d has trained: load_model(FILE)."
+        )
 
 
 def _convert(model: DepthNetwork, *sources: Source) -> dict[str, Tensor]:

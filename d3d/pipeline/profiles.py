@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from d3d.pipeline.settings import ENSEMBLE, Config, DataConfig, EvalConfig, FusionConfig, TrainConfig
+from d3d.models import ARCHITECTURES
+from d3d.pipeline.settings import Config, DataConfig, EvalConfig, FusionConfig, TrainConfig
 
 # The budget of two cores: small images, networks from scratch, a head bias that starts at a room's depth
 # (an untouched start is 0.2 m and needs hundreds of steps to leave), two loss scales (at 128x96 scales 1 and
@@ -91,12 +92,12 @@ def markdown(name: str) -> str:
         "scored": f"{_every(config.evaluation.every, 'image')} of split {config.evaluation.split!r}",
         "students of": ", ".join(config.students),
         "precision": f"{config.pretrain.precision} in training, {config.predict_precision} in prediction",
-        "encoders": "from ImageNet" if config.pretrain.pretrained else "from scratch",
+        "encoders": _encoders(config),
     }
     head = "| training | length | batch | rate | warm-up | rate / 10 after | loss scales |"
     lines = ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "", head]
     lines.append("| --- " * head.count(" | ") + "| --- |")
-    for stage, archs in (("pretrain", ENSEMBLE), ("distill", config.students)):
+    for stage, archs in (("pretrain", ARCHITECTURES), ("distill", config.students)):
         for arch in archs:
             t = config.training(stage, arch)
             drops = " and ".join(f"{m / t.epochs:.0%}" for m in t.milestones)
@@ -106,6 +107,14 @@ def markdown(name: str) -> str:
                 f"| {drops} | {scales} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _encoders(config: Config) -> str:
+    """ "from ImageNet", or "from scratch; lite from ImageNet"."""
+    start = {True: "from ImageNet", False: "from scratch"}
+    usual = config.pretrain.pretrained
+    archs = [a for a in ARCHITECTURES if config.training("pretrain", a).pretrained != usual]
+    return "; ".join([start[usual], *(f"{a} {start[not usual]}" for a in archs)])
 
 
 def _every(n: int, what: str) -> str:

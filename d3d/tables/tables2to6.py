@@ -201,7 +201,7 @@ def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ..
         command = partial(_command, scores, layout.scale, block)
         if not block.evaluations:
             labels = tuple(ABLATION) if layout.ablation else TRAININGS[1:]
-            network = f"--arch {arch}" if layout.ablation else "--archs every"
+            network = f"--arch {arch}" if layout.ablation else f"--archs {','.join(ENSEMBLE)}"
             lines.setdefault(command(network, labels, 1, scores.seeds), block.name)
         elif block.list_name and not block.images:
             lines[f"no image that was scored is on the list {block.list_name} of {block.split}"] = block.name
