@@ -43,8 +43,6 @@ GENERATOR_MAY_IMPORT = ("d3d.errors", "d3d.io", "d3d.progress", "d3d.datasets")
 MAY_IMPORT_LATE = ("d3d.commands", "d3d.cli")
 # Optional or slow to import: only inside the functions that need them
 HEAVY = frozenset({"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn", "dask", "distributed"})
-# Names of the interface that are not written yet
-LATER = {("d3d.models", "available")}
 
 
 class Import(NamedTuple):
@@ -205,7 +203,7 @@ def test_names_of_the_interface_can_be_imported():
         for name in names
         if not hasattr(importlib.import_module(module), name)
     }
-    assert missing == LATER
+    assert missing == set()
 
 
 @pytest.mark.parametrize("old", sorted(d3d._MOVED))

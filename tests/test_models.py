@@ -495,8 +495,8 @@ def test_checkpoints_that_lie(networks, tmp_path):
         return models.load_model(path)
 
     assert load(state).arch == "monodepth2"
-    with pytest.raises(DataError, match="format version 2"):
-        load(state, format_version="2")
+    with pytest.raises(DataError, match="format version 3"):
+        load(state, format_version="3")
     with pytest.raises(DataError, match="lacks 'max_depth'"):
         load(state, max_depth="")
     with pytest.raises(ConfigError, match="unknown arch 'dinodepth'"):

@@ -10,7 +10,15 @@ from d3d.models.factory import create_model, load_model
 from d3d.models.initial import InitialWeights, find_initial_weights
 from d3d.models.public import convert_public_state, load_public_checkpoint
 from d3d.models.registry import ARCHITECTURES
+from d3d.models.shipped import available
 
-__all__ = ["ARCHITECTURES", "DepthNetwork", "InitialWeights", "convert_public_state", "create_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "DepthNetwork",
+    "InitialWeights",
+    "available",
+    "convert_public_state",
+    "create_model",
+]
 __all__ += ["find_initial_weights", "load_model", "load_public_checkpoint", "load_weights", "read_metadata"]
 __all__ += ["save_weights"]

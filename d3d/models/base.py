@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d3d.errors import ConfigError, DataError
 from d3d.models import naming
+from d3d.models.hub import HubNetwork
 from d3d.models.layers import ConvBlock, DispScaleHead
 from d3d.models.tensors import Tensors, read_tensors
 
@@ -19,7 +20,7 @@ STRIDE = 32
 MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to reflect
 
 
-class DepthNetwork(nn.Module):
+class DepthNetwork(nn.Module, HubNetwork):
     """Base class: an encoder with five features and a decoder with four disparity heads (3.1).
 
     A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, finest first, strides 2 to 32) and

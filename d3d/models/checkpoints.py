@@ -1,30 +1,41 @@
-"""Checkpoints: one .safetensors file per network, with its architecture and depth range as metadata."""
+"""Checkpoints: one .safetensors file per network, with its architecture and depth range as metadata.
+
+The weights are float32, as a training writes them, or packed to a half or a quarter of the bytes (`packing`).
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from d3d.errors import DataError
+from d3d.errors import DataError, unknown
 from d3d.io import atomic
-from d3d.models.base import DepthNetwork
+from d3d.models.packing import pack, unpack
 from d3d.models.tensors import checked, read_tensors
 
+if TYPE_CHECKING:  # the networks are above this module: they can save themselves
+    from d3d.models.base import DepthNetwork
+
 FORMAT = "d3d"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the weights may be packed
+PLAIN_VERSION = 1  # of a file whose weights are not: an older d3d can read it
 
 
-def save_weights(model: nn.Module, path: str | Path) -> Path:
+def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32") -> Path:
     """Write a network's weights, architecture and depth range to a .safetensors file, atomically; returns the path.
 
     Args:
         model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
         path: must end in .safetensors, otherwise a DataError is raised; its folder is created.
+        stored_as: "float32"; "float16"; or "int8", 8 bits a weight with a scale for each channel. See `packing.pack`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -35,7 +46,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(PLAIN_VERSION if stored_as == "float32" else FORMAT_VERSION),
         "arch": model.arch,
         "min_depth": repr(model.min_depth),
         "max_depth": repr(model.max_depth),
@@ -43,7 +54,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     # only if set: the file of a plain network stays the same, byte for byte
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
     # not save_file: it has a temporary file of its own, which a killed process would leave behind
-    content = _in_order(save(tensors, metadata=metadata))
+    content = _in_order(save(pack(tensors, stored_as), metadata=metadata))
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -99,6 +110,27 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
     return values
 
 
+def read_network(path: str | Path, networks: Mapping[str, type[DepthNetwork]]) -> DepthNetwork:
+    """Build the network that a checkpoint of `save_weights` holds, on the CPU, in eval mode.
+
+    Args:
+        networks: the networks by name that may be built.
+
+    Raises:
+        DataError: the file cannot be read, or does not fit; see `load_weights`.
+        ConfigError: it holds another network.
+    """
+    about = read_metadata(path)
+    if about["arch"] not in networks:
+        raise unknown("arch", about["arch"], networks)
+    model = networks[about["arch"]]()
+    if about["dropout"]:
+        model.use_dropout(about["dropout"])
+    if about["log_scale"]:
+        model.use_log_scale()
+    return load_weights(model, path).to(memory_format=torch.channels_last).eval()
+
+
 def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
     """Load a checkpoint of `save_weights` into a network, in place, with its depth range.
 
@@ -109,7 +141,7 @@ def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
     if metadata["arch"] != model.arch:
         raise DataError(f"{path} holds {metadata['arch']!r} weights, but the model is {model.arch!r}.")
     shapes = {name: t.shape for name, t in model.state_dict().items()}
-    model.load_state_dict(checked(shapes, read_tensors(path), str(path)))
+    model.load_state_dict(checked(shapes, unpack(read_tensors(path), str(path)), str(path)))
     model.min_depth, model.max_depth = metadata["min_depth"], metadata["max_depth"]
     return model
 

@@ -8,9 +8,13 @@ import torch
 
 from d3d.errors import ConfigError, DataError, unknown
 from d3d.models.base import DepthNetwork
-from d3d.models.checkpoints import is_d3d_weights, load_weights, read_metadata
+from d3d.models.checkpoints import is_d3d_weights, load_weights, read_network
+from d3d.models.hub import HUB_WEIGHTS, Card, digest
 from d3d.models.initial import find_initial_weights
 from d3d.models.registry import NETWORKS
+from d3d.models.shipped import available, networks_folder, read_card, shipped_file
+
+WEIGHTS = "weights.safetensors"  # of a training
 
 
 def create_model(
@@ -75,28 +79,41 @@ def create_model(
 
 
 def load_model(name_or_path: str | Path) -> DepthNetwork:
-    """Build the network that a checkpoint holds, on the CPU, in eval mode.
+    """Build a trained network, on the CPU, in eval mode.
+
+    A plain name, such as "lite-distilled", is first looked up among the networks that ship (`available`), then as a
+    path. "./lite-distilled" and a `Path` are always paths.
 
     Args:
-        name_or_path: a .safetensors file of `save_weights`, or the folder of a finished training of a run.
+        name_or_path: the name of a network that ships; a .safetensors file of `save_weights`; the folder of a finished
+            training of a run; or a folder that `save_pretrained` wrote.
 
     Raises:
-        DataError: there is no such checkpoint, it cannot be read, or it does not fit (see `load_weights`).
-        ConfigError: the checkpoint holds an architecture that this version of d3d does not know.
+        ConfigError: an unknown name, with near misses; or a network that this version of d3d does not know.
+        DataError: there is no such checkpoint, it is damaged, or it does not fit (see `load_weights`).
     """
+    if isinstance(name_or_path, str) and not {"/", "\\", "."} & set(name_or_path):
+        names = available()
+        if name_or_path in names:
+            model = read_network(shipped_file(name_or_path), NETWORKS)
+            model.card = Card(read_card(name_or_path), digest(model))
+            return model
+        if not Path(name_or_path).exists():
+            nothing = f"unknown network {name_or_path!r}: {networks_folder()} holds none."
+            raise ConfigError(f"{unknown('network', name_or_path, names) if names else nothing} {_PATHS}")
     path = Path(name_or_path)
-    missing = ""
     if path.is_dir():
-        missing = "" if (path / "weights.safetensors").is_file() else f"{path} holds no weights.safetensors."
-        path /= "weights.safetensors"
+        files = [path / name for name in (WEIGHTS, HUB_WEIGHTS) if (path / name).is_file()]
+        if not files:
+            raise DataError(f"{path} holds no {WEIGHTS}. {_PATHS}")
+        path = files[0]
     elif not path.exists() and not path.suffix:
-        missing = f"there is no network {str(name_or_path)!r}."
-    if missing:
-        raise DataError(
-            f"{missing} Give a .safetensors file of save_weights, or the folder of a finished training, such as "
-            "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published encoder.pth and "
-            "depth.pth use load_public_checkpoint."
-        )
-    about = read_metadata(path)
-    model = create_model(about["arch"], False, dropout=about["dropout"], log_scale=about["log_scale"])
-    return load_weights(model, path).eval()
+        raise DataError(f"there is no network {str(name_or_path)!r}. {_PATHS}")
+    return read_network(path, NETWORKS)
+
+
+_PATHS = (
+    "Give a .safetensors file of save_weights, or the folder of a finished training, such as "
+    "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published encoder.pth and depth.pth "
+    "use load_public_checkpoint."
+)

@@ -1,0 +1,109 @@
+"""The trained networks that ship with d3d, in `data/networks`: found by name, checked against their manifest.
+
+`manifest.json` names the networks, with the sha256 of each file and what was measured about it. `d3d.shipping`
+writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from d3d import io
+from d3d.datasets.records import Record, parse, read_bytes
+from d3d.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_RESTORE = "Restore data/networks from the repository, for example with `git checkout data/networks`."
+
+
+class Shipped(Record):
+    """A network's entry in the manifest."""
+
+    arch: str
+    about: str  # one line
+    sha256: str
+    bytes: int
+    stored_as: str  # of `packing.STORED_AS`
+    training: dict[str, Any]  # what identifies the training, see `d3d.shipping`
+    facts: dict[str, Any]  # what its model card says
+
+
+class Manifest(Record):
+    """What `manifest.json` holds."""
+
+    format: int = FORMAT
+    networks: dict[str, Shipped] = Field(default_factory=dict)
+
+    @field_validator("format")
+    @classmethod
+    def _version(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"it has format {value}; this version of d3d reads format {FORMAT}. Update d3d")
+        return value
+
+    @field_validator("networks")
+    @classmethod
+    def _names(cls, value: dict[str, Shipped]) -> dict[str, Shipped]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a network: lower-case letters, digits and '-'")
+        return value
+
+
+def networks_folder() -> Path:
+    """The folder of the networks: the environment variable `D3D_NETWORKS`, else `data/networks` of the checkout."""
+    given = os.environ.get("D3D_NETWORKS")
+    return Path(given).expanduser() if given else io.project_root() / "data" / "networks"
+
+
+def read_manifest(folder: Path | None = None) -> Manifest:
+    """Read the manifest of a folder of networks; without one, no network is there.
+
+    Raises:
+        DataError: the manifest cannot be read, or is damaged.
+    """
+    path = (folder or networks_folder()) / MANIFEST
+    return parse(Manifest, read_bytes(path), str(path), _RESTORE) if path.exists() else Manifest()
+
+
+def available() -> dict[str, str]:
+    """Return the networks that `load_model` knows by name, each with a line that describes it.
+
+    Raises:
+        DataError: the manifest of the networks is damaged.
+    """
+    return {name: entry.about for name, entry in sorted(read_manifest().networks.items())}
+
+
+def shipped_file(name: str, folder: Path | None = None) -> Path:
+    """Return the checked file of a network of the manifest.
+
+    Raises:
+        DataError: the file is missing, or its content is not the one that the manifest names.
+    """
+    folder = folder or networks_folder()
+    entry, path = read_manifest(folder).networks[name], folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise DataError(f"network {name!r}: {path} is missing. {_RESTORE}")
+    if (found := io.sha256(path)) != entry.sha256:
+        size = f"{path.stat().st_size} of {entry.bytes} bytes, "
+        raise DataError(
+            f"network {name!r}: {path} is damaged: {size}sha256 {found[:12]} instead of {entry.sha256[:12]}. {_RESTORE}"
+        )
+    return path
+
+
+def read_card(name: str, folder: Path | None = None) -> str:
+    """Return the text of a network's model card.
+
+    Raises:
+        DataError: the card is missing.
+    """
+    return read_bytes((folder or networks_folder()) / f"{name}.md", _RESTORE).decode()
