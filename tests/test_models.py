@@ -394,6 +394,7 @@ def test_a_depth_range_that_makes_no_sense(low, high):
 def test_save_and_load_round_trip(networks, arch, tmp_path):
     model = copy.deepcopy(networks[arch])
     model.min_depth, model.max_depth = 0.2, 80.0
+    model.train_size, model.train_focal_px = (96, 128), (106.5138868704331, 106.5)
     with torch.no_grad():  # running statistics must travel as well
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
@@ -407,10 +408,13 @@ def test_save_and_load_round_trip(networks, arch, tmp_path):
         "dropout": 0.0,
         "log_scale": False,
         "format_version": 1,
+        "train_size": (96, 128),
+        "train_focal_px": (106.5138868704331, 106.5),
     }
     loaded = models.load_model(path)
     assert not loaded.training
     assert (loaded.min_depth, loaded.max_depth) == (0.2, 80.0)
+    assert (loaded.train_size, loaded.train_focal_px) == ((96, 128), (106.5138868704331, 106.5))
     for (name, a), (_, b) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     with torch.no_grad():
@@ -495,6 +499,11 @@ def test_checkpoints_that_lie(networks, tmp_path):
         return models.load_model(path)
 
     assert load(state).arch == "monodepth2"
+    assert load(state).train_size is None  # files of older versions do not have it
+    assert load(state, train_size="96 128").train_size == (96, 128)
+    for damaged in ("96", "96 128 3", "96 -128", "a b"):
+        with pytest.raises(DataError, match="metadata is damaged"):
+            load(state, train_size=damaged)
     with pytest.raises(DataError, match="format version 3"):
         load(state, format_version="3")
     with pytest.raises(DataError, match="lacks 'max_depth'"):

@@ -16,6 +16,7 @@ from d3d import prediction, tables
 from d3d.cli import main
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.geometry import nearest_depth
+from d3d.models import load_model
 from d3d.pipeline import runs, scenes, stages
 from d3d.pipeline.config import make_config
 from d3d.pipeline.stages import depth, scores, trainings
@@ -50,6 +51,11 @@ def test_every_stage_left_its_artefact_and_provenance(cfg, chain):
         assert provenance["peak_memory_mb"] > 100
         if stage in ("pretrain", "distill"):
             assert provenance["initial"] == {"source": "random", "sha256": None, "note": ""}
+            trained = load_model(done.parent)
+            assert trained.train_size == (64, 96)
+            np.testing.assert_allclose(
+                trained.train_focal_px, (79.885, 71.009), rtol=1e-4
+            )  # of 192x144, 159.77
         assert json.loads((done.parent / "config.json").read_text()) == {
             "identity": stages.identity_of(cfg, stage, "monodepth2", "" if stage in UNLABELLED else "diff"),
             "inputs": provenance["inputs"],

@@ -72,17 +72,23 @@ class _Samples(TorchDataset):
     _items: list  # (scene index, frame index, ...) of each sample
 
     def __init__(self, scenes: Sequence[Scene], size_hw: HW, seed: int, augment: bool):
-        self._scenes, self._size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
+        self._scenes, self.size_hw, self._seed, self._augment = scenes, size_hw, seed, augment
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def focal_px(self) -> tuple[float, float]:
+        """Focal lengths fx, fy at the size of the samples: medians over the scenes, of the first frame of each."""
+        Ks = np.stack([scene.K(0, self.size_hw) for scene in self._scenes])
+        return float(np.median(Ks[:, 0, 0])), float(np.median(Ks[:, 1, 1]))
 
     def _draw(self, epoch: int, index: int) -> Augmentation:
         rng = np.random.default_rng((self._seed, epoch, index))
         return Augmentation.draw(rng) if self._augment else Augmentation()
 
     def _image(self, s: int, i: int) -> np.ndarray:
-        return self._scenes[s].image(i, self._size_hw)
+        return self._scenes[s].image(i, self.size_hw)
 
 
 class TripleSamples(_Samples):
@@ -121,7 +127,7 @@ class TripleSamples(_Samples):
             "input": draw(target),
             "target": target,
             "sources": torch.stack([_float_image(self._frame(s, i)) for i in sources]),
-            "K": torch.from_numpy(scene.K(t, self._size_hw)).float(),
+            "K": torch.from_numpy(scene.K(t, self.size_hw)).float(),
             "source_T_target": torch.from_numpy(np.stack(poses)).float(),
             "flip": torch.tensor(draw.flip),
         }
@@ -171,8 +177,8 @@ class LabelSamples(_Samples):
         if bad := np.count_nonzero(~np.isfinite(label)):
             advice = "Use 0 where there is no label; compute the labels anew."
             raise DataError(f"{where}: {bad} pixels are not finite. {advice}")
-        if label.shape != tuple(self._size_hw):
-            raise DataError(f"{where} is {label.shape}, the network's size is {tuple(self._size_hw)}.")
+        if label.shape != tuple(self.size_hw):
+            raise DataError(f"{where} is {label.shape}, the network's size is {tuple(self.size_hw)}.")
         return self._image(s, i), label
 
 

@@ -25,7 +25,8 @@ class DepthNetwork(nn.Module, HubNetwork):
 
     A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, finest first, strides 2 to 32) and
     `decoder`, a module with `heads` (one per scale) whose call `decoder(features, scales)` returns
-    {scale: disp_b1hw} of `scales`, finest first. Depth range, `dropout` and `log_scale` are stored with the weights.
+    {scale: disp_b1hw} of `scales`, finest first. Depth range, `dropout`, `log_scale`, `train_size` and `train_focal_px`
+    are stored with the weights.
     """
 
     arch: str = ""  # the name that `create_model` knows
@@ -41,6 +42,9 @@ class DepthNetwork(nn.Module, HubNetwork):
         self.scales: tuple[int, ...] = SCALES  # computed by default; see `use_scales`
         self.dropout = 0.0  # see `use_dropout`
         self.log_scale = False  # see `use_log_scale`
+        # of the images that it was trained on, None if unknown: `d3d.predict` brings others near to them
+        self.train_size: tuple[int, int] | None = None  # height, width
+        self.train_focal_px: tuple[float, float] | None = None  # fx, fy at that size
 
     def load_encoder(self, path: str | Path) -> None:
         """Load ImageNet weights of the encoder from a local file in a public naming, without its classifier.

@@ -1,4 +1,4 @@
-"""Checkpoints: one .safetensors file per network, with its architecture and depth range as metadata.
+"""Checkpoints: one .safetensors file per network; its architecture, depth range and training images as metadata.
 
 The weights are float32, as a training writes them, or packed to a half or a quarter of the bytes (`packing`).
 """
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the networks are above this module: they can save themselve
 FORMAT = "d3d"
 FORMAT_VERSION = 2  # 2: the weights may be packed
 PLAIN_VERSION = 1  # of a file whose weights are not: an older d3d can read it
+_OF_TRAINING = {"train_size": int, "train_focal_px": float}  # pairs of numbers, not in older files
 
 
 def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32") -> Path:
@@ -53,6 +54,7 @@ def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32")
     }
     # only if set: the file of a plain network stays the same, byte for byte
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
+    metadata |= {k: " ".join(map(repr, v)) for k in _OF_TRAINING if (v := getattr(model, k, None))}
     # not save_file: it has a temporary file of its own, which a killed process would leave behind
     content = _in_order(save(pack(tensors, stored_as), metadata=metadata))
     with atomic(path) as temporary:
@@ -76,8 +78,10 @@ def is_d3d_weights(path: str | Path) -> bool:
     return _metadata(path).get("format") == FORMAT
 
 
-def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
+def read_metadata(path: str | Path) -> dict[str, Any]:
     """Read the metadata: arch, min_depth and max_depth in metres, dropout, log_scale, format_version.
+
+    And those of the training images, None if unknown: train_size (height, width) and train_focal_px (fx, fy).
 
     Raises:
         DataError: the file is missing, truncated, or not from `save_weights` of this version of d3d or an older one.
@@ -97,6 +101,7 @@ def read_metadata(path: str | Path) -> dict[str, str | int | float | bool]:
             **{name: float(metadata[name]) for name in ("min_depth", "max_depth", "dropout")},
             "log_scale": metadata["log_scale"] == "True",
             "format_version": int(metadata["format_version"]),
+            **{name: _pair(metadata.get(name), kind) for name, kind in _OF_TRAINING.items()},
         }
     except KeyError as error:
         raise DataError(f"{path}: the metadata lacks {error}.") from error
@@ -132,7 +137,7 @@ def read_network(path: str | Path, networks: Mapping[str, type[DepthNetwork]]) -
 
 
 def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
-    """Load a checkpoint of `save_weights` into a network, in place, with its depth range.
+    """Load a checkpoint of `save_weights` into a network, in place, with its depth range and size of training.
 
     Raises:
         DataError: the file is not a d3d checkpoint, holds another architecture, or does not fit.
@@ -142,8 +147,18 @@ def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
         raise DataError(f"{path} holds {metadata['arch']!r} weights, but the model is {model.arch!r}.")
     shapes = {name: t.shape for name, t in model.state_dict().items()}
     model.load_state_dict(checked(shapes, unpack(read_tensors(path), str(path)), str(path)))
-    model.min_depth, model.max_depth = metadata["min_depth"], metadata["max_depth"]
+    for name in ("min_depth", "max_depth", *_OF_TRAINING):
+        setattr(model, name, metadata[name])
     return model
+
+
+def _pair(text: str | None, kind: type) -> tuple | None:
+    if text is None:
+        return None
+    first, second = map(kind, text.split())
+    if not (0 < first < math.inf and 0 < second < math.inf):
+        raise ValueError(f"{text!r} are not two positive numbers")
+    return first, second
 
 
 def _metadata(path: str | Path) -> dict[str, str]:

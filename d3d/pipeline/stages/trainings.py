@@ -18,7 +18,7 @@ from d3d.datasets.samples import LabelSamples, TripleSamples
 from d3d.figures.charts import loss_curves
 from d3d.figures.files import save_png
 from d3d.geometry import nearest_depth
-from d3d.models import create_model
+from d3d.models import DepthNetwork, create_model
 from d3d.models.initial import find_initial_weights
 from d3d.parallel import tasks
 from d3d.parallel.distributed import select_device
@@ -179,8 +179,10 @@ def train_stage(
     device, folder = select_device(config.device), opened.folder
     initial = _initial_weights(config, arch, settings)
     factory = partial(
-        create_model,
+        _network,
         arch,
+        task.samples.size_hw,
+        task.samples.focal_px,
         pretrained=False,
         weights=initial.path,
         init_depth_m=settings.init_depth_m,
@@ -208,6 +210,15 @@ def train_stage(
         initial={"source": initial.source, "sha256": initial.sha256, "note": initial.note},
     )
     (folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+
+
+def _network(
+    arch: str, size_hw: tuple[int, int], focal_px: tuple[float, float], **options: Any
+) -> DepthNetwork:
+    """A fresh network that stores with its weights the size and the focal lengths of its training images."""
+    model = create_model(arch, **options)
+    model.train_size, model.train_focal_px = size_hw, focal_px
+    return model
 
 
 def draw_loss(folder: Path, step: int | None = None) -> None:
