@@ -11,18 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from d3d import io
-from d3d.datasets.images import decode_image
+from d3d.datasets.images import HW, decode_image, resize_image
+from d3d.datasets.photos import read_photo, rgb
 from d3d.datasets.records import Record, parse, read_bytes
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic, write_json
 from d3d.models import load_model
-from d3d.models.base import DepthNetwork
+from d3d.models.base import DepthNetwork, check_size
+from d3d.models.sizes import network_size
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
 
@@ -158,28 +161,96 @@ def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator
 
 
 @torch.inference_mode()
-def predict(model: DepthNetwork, image: Tensor | np.ndarray) -> Tensor | np.ndarray:
-    """Depth in metres of one image or a batch.
+def predict(
+    model: DepthNetwork,
+    image: Tensor | np.ndarray | Image.Image | str | Path,
+    *,
+    size_hw: HW | None = None,
+    focal_px: float | None = None,
+) -> Tensor | np.ndarray:
+    """Depth in metres of one image or a batch of any size, at that size.
+
+    The image is resized with antialiasing to the size at which the network works best (`network_size`), and the
+    disparity is resized back bilinearly: the disparity of a plane is linear in the image, its depth is not. Nothing is
+    resized if the image has that size, and if the training's is unknown and the network can take the image.
 
     Args:
-        model: of `d3d.create_model` or `d3d.models.load_model`; is put in eval mode.
-        image: (B, 3, H, W) or (3, H, W) float in [0, 1], or a uint8 array (H, W, 3); H and W multiples of 32.
+        model: of `d3d.create_model` or `d3d.load_model`; is put in eval mode.
+        image: (B, 3, H, W) or (3, H, W) float in [0, 1], a uint8 array (H, W, 3), an image of PIL, or the path of an
+            image file, which is read upright (`d3d.datasets.photos.read_photo`). Each side at least 32 pixels.
+        size_hw: height and width at which the network computes, multiples of 32, in place of `network_size`.
+        focal_px: focal length of the image's camera in pixels of the image, if known: the image is then brought to the
+            focal length of the training.
 
     Returns:
-        depth (B, 1, H, W) or (1, H, W), for a uint8 array an array (H, W); float32, metres.
+        depth (B, 1, H, W) or (1, H, W), for an image that is no tensor an array (H, W); float32, metres.
+
+    Raises:
+        DataError: the image cannot be read, has another type or shape, or `network_size` refuses it.
     """
+    tensor = isinstance(image, Tensor)
+    if tensor:
+        _check_tensor(image)
+    else:
+        image = _array(image)
+    image_hw = tuple(image.shape[-2:] if tensor else image.shape[:2])
+    near_hw = tuple(size_hw or network_size(model, image_hw, focal_px))
+    check_size(*near_hw)
+    if not tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, near_hw).transpose(2, 0, 1)))
+        pixels = pixels[None].to(next(model.parameters()).device) / 255
+    else:
+        pixels = image.reshape(-1, *image.shape[-3:])
+        if near_hw != image_hw:
+            # the nearest that torch has to the filter of `resize_image`, with which training images are made
+            pixels = F.interpolate(pixels.float(), near_hw, mode="bicubic", antialias=True).clamp(0, 1)
+    disp = network_disparity(model, pixels)
+    if near_hw != image_hw:
+        disp = F.interpolate(disp, image_hw, mode="bilinear")
+    depth = disp_to_depth(disp, model.min_depth, model.max_depth)
+    if not tensor:
+        return depth[0, 0].cpu().numpy()
+    return depth if image.ndim == 4 else depth[0]
+
+
+def _check_tensor(image: Tensor) -> None:
+    if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise DataError(
+            f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}."
+        )
+    if not image.is_floating_point():
+        raise DataError(
+            f"an image tensor must be floating point in [0, 1], not {image.dtype}: divide by 255."
+        )
+    if image.numel() and (top := float(image.max())) > 2:  # augmentation and filters may go a little above 1
+        raise DataError(
+            f"an image tensor must be in [0, 1], this one has values up to {top:.4g}: divide by 255."
+        )
+
+
+def _array(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
+    if isinstance(image, str | Path):
+        return read_photo(image).image
+    if isinstance(image, Image.Image):
+        return rgb(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}.")
+    return image
+
+
+def network_disparity(model: DepthNetwork, image_b3hw: Tensor) -> Tensor:
+    """The finest disparity (B, 1, H, W) float32 of images in a size that the network takes; in eval mode."""
     model.eval()
-    device, shape = next(model.parameters()).device, tuple(image.shape)
-    if isinstance(image, np.ndarray):
-        if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
-            raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {shape}.")
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return predict(model, pixels.to(device) / 255)[0].cpu().numpy()
-    if len(shape) not in (3, 4) or shape[-3] != 3:
-        raise DataError(f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {shape}.")
-    batch = image.reshape(-1, *shape[-3:]).to(device).float()
-    depth = disp_to_depth(model(batch, scales=(0,))[0].float(), model.min_depth, model.max_depth)
-    return depth if len(shape) == 4 else depth[0]
+    return model(image_b3hw.to(next(model.parameters()).device).float(), scales=(0,))[0].float()
+
+
+def network_depth(model: DepthNetwork, image_b3hw: Tensor) -> Tensor:
+    """Depth (B, 1, H, W) in metres of images in a size that the network takes, without any resizing.
+
+    The stages of a run use this: they resize the frames of a data set to the run's size themselves.
+    """
+    with torch.inference_mode():
+        return disp_to_depth(network_disparity(model, image_b3hw), model.min_depth, model.max_depth)
 
 
 def saved_network(path: Path, sha256: str, device: str, precision: str) -> Callable[[Tensor], Tensor]:
@@ -192,7 +263,7 @@ def saved_network(path: Path, sha256: str, device: str, precision: str) -> Calla
 
     def function(images_b3hw: Tensor) -> Tensor:
         with network_precision(model, precision):
-            return predict(model, images_b3hw)
+            return network_depth(model, images_b3hw)
 
     return function
 

@@ -236,24 +236,6 @@ def test_a_scene_is_stored_whole_or_not_at_all(tmp_path):
             store.write_scene(name, [])
 
 
-def test_predict_takes_arrays_and_tensors_alike():
-    import torch
-
-    from d3d.models import create_model
-
-    model = create_model("monodepth2", pretrained=False, init_depth_m=2.0)
-    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    array = prediction.predict(model, image)
-    batch = prediction.predict(model, torch.from_numpy(image.transpose(2, 0, 1)).float()[None] / 255)
-    assert array.shape == (64, 96)
-    assert np.allclose(array, batch[0, 0].numpy(), atol=1e-6)
-    assert 0.1 <= array.min() <= array.max() <= 10
-    with pytest.raises(DataError, match="uint8"):
-        prediction.predict(model, image.astype(np.float64))
-    with pytest.raises(DataError, match="multiples of 32"):
-        prediction.predict(model, image[:50])
-
-
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [

@@ -30,13 +30,17 @@ def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
 
 
 def decode_image(
-    file: Path | BinaryIO, formats: Sequence[str], size_hw: HW | None = None, modes: Sequence[str] = ()
+    file: Path | BinaryIO,
+    formats: Sequence[str],
+    size_hw: HW | None = None,
+    modes: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """A fully decoded image of one of PIL's formats, and of the size and PIL's modes, where these are given.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, of another format, size or mode, or claims more than `MAX_PIXELS`.
+        ValueError: it is truncated, of another format, size or mode, or claims more than ``max_pixels``.
     """
     try:
         with Image.open(file, formats=formats) as image:
@@ -44,14 +48,14 @@ def decode_image(
                 raise ValueError(f"{image.width}x{image.height} instead of {size_hw[1]}x{size_hw[0]}")
             if modes and image.mode not in modes:
                 raise ValueError(f"mode {image.mode} instead of {' or '.join(modes)}")
-            if image.width * image.height <= MAX_PIXELS:
+            if image.width * image.height <= max_pixels:
                 image.load()  # PIL decodes lazily: without this a truncated file fails later, far from its name
                 return image
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # PIL's decoders raise errors of many kinds
         raise ValueError(f"truncated or not an image ({error})") from error
-    raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+    raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {max_pixels}")
 
 
 def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:

@@ -166,7 +166,11 @@ def _check_image(image: Tensor) -> None:
         raise DataError(f"the image must have shape (batch, 3, height, width), not {tuple(image.shape)}.")
     if not torch.is_floating_point(image):
         raise DataError(f"the image must be floating point in [0, 1], not {image.dtype}: divide by 255.")
-    height, width = image.shape[2:]
+    check_size(*image.shape[2:])
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise DataError with the nearest sizes if no network takes an image of this size."""
     if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE:
         valid = [
             "x".join(str(max(MIN_SIZE, rounded(size / STRIDE) * STRIDE)) for size in (height, width))
