@@ -27,7 +27,7 @@ import numpy as np
 
 from d3d import io
 from d3d.pipeline import runs, stages
-from d3d.pipeline.config import ENSEMBLE, Config, make_config
+from d3d.pipeline.config import Config, make_config
 from d3d.prediction import read_depth
 
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
@@ -105,7 +105,7 @@ def run(
     results = []
     for stage in STAGES:
         if stage == "uncertainty" and {stage, *STAGES[STAGES.index(stage) :]} & set(names):
-            for arch in ENSEMBLE:  # the uncertainty needs all three networks
+            for arch in calm.ensemble:  # the uncertainty needs them all
                 _finish(context, calm, "predict", arch)
         before = runs.run_folder(killed)
         shutil.rmtree(before, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from d3d.commands import COMMANDS, GROUPS, MORE, Call, Command
 from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
-from d3d.pipeline.config import ENSEMBLE, PARAMETERS, PROFILES, Config, make_config
+from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
 
 # Exit codes
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
@@ -67,6 +67,8 @@ def _add(group: Any, name: str, profile: str, arch: str) -> None:
     """Add one parameter as an option, with its choices and its default in a profile and for a network."""
     p, profile = PARAMETERS[name], profile if profile in PROFILES else "demo"
     config, default, text = PROFILES[profile], p.default(profile, arch), p.help
+    if name == "ensemble":
+        default = ",".join(default)
     if name == "precision":
         default = f"{default} in training, {config.predict_precision} in prediction"
     if p.choices is not None and not all(c in text for c in p.choices):
@@ -168,9 +170,9 @@ def _called(options: argparse.Namespace, command: Command, words: Sequence[str])
     configs = _configs(values, getattr(options, "seeds", None))
     config, given = configs[0], getattr(options, "archs", None)
     if given is not None:
-        sets = {"every": ARCHITECTURES, "ensemble": ENSEMBLE}
+        sets = {"every": ARCHITECTURES, "ensemble": config.ensemble}
         archs = sets.get(given) or tuple(given.split(","))
-    elif options.command == "all" and values["arch"] is None:
+    elif options.command in ("all", "record") and values["arch"] is None:
         archs = config.students
     else:
         archs = (config.arch,)

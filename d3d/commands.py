@@ -140,7 +140,7 @@ def _record(call: Call) -> None:
     from d3d.parallel.processes import end_with_parent
     from d3d.pipeline import record
 
-    jobs, processes = record.plan(call.configs), call.options.processes
+    jobs, processes = record.plan(call.configs, call.archs), call.options.processes
     if processes == 1:
         end_with_parent()
         record.work(jobs)
@@ -173,7 +173,7 @@ def _flag(text: str) -> tuple[str, dict[str, Any]]:
 GROUPS = {
     "run": ("profile", "seed", "run", "base", "runs_dir"),
     "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
-    "networks": ("arch",),
+    "networks": ("arch", "ensemble"),
     "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
     "fusion": ("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
     "labels": ("labels", "threshold_m", "threshold_quantile", "round"),
@@ -285,7 +285,7 @@ COMMANDS = {
     ),
     "all": Command(
         _all,
-        "all of it: three networks, self-taught and distilled students, table, figures",
+        "all of it: the networks of the ensemble, self-taught and distilled students, table, figures",
         _EVALUATE,
         "--profile demo",
     ),

@@ -119,7 +119,7 @@ def _depth(network: DepthNetwork, outputs: dict[int | str, Tensor]) -> Tensor:
 class Uncertainty:
     """A named uncertainty, and the networks that it uses.
 
-    `networks` is "ensemble", the three architectures; "teacher", the network whose depth is judged; "snapshots",
+    `networks` is "ensemble", several architectures; "teacher", the network whose depth is judged; "snapshots",
     checkpoints of the teacher's training; or "variant", a network trained for it.
     """
 

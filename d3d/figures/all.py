@@ -6,6 +6,7 @@ Nothing is trained here: where networks are missing, a message names the command
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from d3d.analysis import labels, thresholds, truncation
@@ -83,6 +84,7 @@ def file_prefix(config: Config) -> str:
 
 def run_figures(config: Config, arch: str) -> list[Path]:
     """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``."""
+    config = replace(config, arch=arch)
     example = example_frame(config)
     made = {
         "figure4": figure4.make(config, example).figure,

@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 
 from d3d import evaluation
 from d3d.analysis.photometric import SCALES, clearest_pixels, photometric_error_along_ray
-from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from d3d.figures.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 from d3d.figures.dataset import TripleExample, example_triple
 from d3d.figures.files import FigureWithTable
 from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT_FONT_PT, PRINT_WIDTH_IN, SMALLEST_PT, draw_outline, style
 from d3d.metrics import pixel_masks
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 
 COLOURS = {"highlight": VERMILLION, "diffuse": BLUE}
 LINES = {"highlight": "-", "diffuse": "--"}
 TICKS = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 20)
 # One for each network, in their order
-MARKERS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE))
+MARKERS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE), ("P", SKY_BLUE))
 
 
 def make_a(config: Config) -> FigureWithTable:
@@ -35,12 +35,13 @@ def make_a(config: Config) -> FigureWithTable:
 
 
 def make_b(config: Config) -> FigureWithTable:
-    """Figure 1b: the same curves, and on them the depth that the three trained networks predict."""
+    """Figure 1b: the same curves, and on them the depth that the trained networks predict."""
     require_pretrained(config)
     example = example_triple(config)
     errors, target = errors_of(example), int(example.row[0])
     preds = {
-        evaluation.arch_name(a): stages.predict(config, a).read_of(example.scene, target) for a in ENSEMBLE
+        evaluation.arch_name(a): stages.predict(config, a).read_of(example.scene, target)
+        for a in config.networks
     }
     figure = draw_example(example, errors, config.data.dataset, preds)
     return FigureWithTable(figure, marked_depths(example, errors, preds))

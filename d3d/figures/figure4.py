@@ -1,4 +1,4 @@
-"""Figure 4: predicted and projected depth of three networks, their uncertainty and its mask, on one image."""
+"""Figure 4: predicted and projected depth of the ensemble's networks, their uncertainty and its mask, on one image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from d3d.pipeline.config import Config
 
 def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable:
     """Figure 4 of a run with the errors of the depth maps; by default of the frame of `frames.example_frame`."""
-    require_pretrained(config)
+    require_pretrained(config, config.ensemble)
     example = example or example_frame(config)
     preds, projs = (
-        {evaluation.arch_name(a): d for a, d in depths.items()} for depths in (example.preds, example.projs)
+        {evaluation.arch_name(a): depths[a] for a in config.ensemble}
+        for depths in (example.preds, example.projs)
     )
     maps = preds, projs, example.uncertainty, stages.threshold(config, "uncer")
     figure = draw(example.image, *maps, example.gt, example.highlight)

@@ -16,7 +16,7 @@ from d3d.figures.labels import signed_error_panel
 from d3d.figures.needs import command, trained_students, trainings
 from d3d.figures.panels import PRINT, Panel, grid
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 from d3d.prediction import DepthStore
 from d3d.progress import say
 
@@ -38,7 +38,7 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
         if not archs:
             first = command(config, "all", config.students)
             raise DataError(f"no network of run {config.run!r} has its students. Run: {first}")
-        if missing := [a for a in ENSEMBLE if a not in archs]:
+        if missing := [a for a in config.ensemble if a not in archs]:
             more = f"not distilled in this run. To add them, run: {command(config, 'all', missing)}"
             say(f"figure5: without {', '.join(missing)}, {more}")
     count = count or (4 if len(archs) == 1 else 3)

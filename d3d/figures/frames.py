@@ -16,7 +16,7 @@ from d3d.errors import DataError
 from d3d.geometry import nearest_depth
 from d3d.metrics import pixel_masks, resize_depth
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class ExampleFrame:
     image: np.ndarray
     gt: np.ndarray | None
     highlight: np.ndarray | None
-    preds: dict[str, np.ndarray]  # network -> predicted depth
+    preds: dict[str, np.ndarray]  # network of the ensemble, or the run's own -> predicted depth
     projs: dict[str, np.ndarray]  # network -> projected depth
-    uncertainty: np.ndarray  # standard deviation of the three networks' depth
+    uncertainty: np.ndarray  # standard deviation of the depth of the ensemble's networks
 
     @property
     def frame(self) -> str:
@@ -141,7 +141,7 @@ def example_frame(config: Config, scene_name: str = "", frame: str = "") -> Exam
         among = [s for s in found if s.scene.has_depth] or found
         scene, index = max(((s.scene, i) for s in among for i in evenly(s.targets, 60)), key=share)
     preds, projs = (
-        {arch: stage(config, arch).read_of(scene, index) for arch in ENSEMBLE}
+        {arch: stage(config, arch).read_of(scene, index) for arch in config.networks}
         for stage in (stages.predict, stages.project)
     )
     shown = frame_of(config, scene, index, preds)

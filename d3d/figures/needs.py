@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from d3d.errors import DataError
 from d3d.models import ARCHITECTURES
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config, make_config
+from d3d.pipeline.config import Config, make_config
 
 
 def trainings(config: Config) -> tuple[str, ...]:
@@ -37,19 +37,22 @@ def command(config: Config, stage: str, archs: Sequence[str]) -> str:
         "dataset": (config.data.dataset, default.data.dataset),
         "seed": (config.seed, default.seed),
         "run": (config.run, default_run(config)),
-        "labels": (config.labels, default.labels),
+        "base": (config.base, default.base),
+        "ensemble": (",".join(config.ensemble), ",".join(default.ensemble)),
     }
+    if stage != "pretrain":
+        options["labels"] = (config.labels, default.labels)
     changed = "".join(f" --{name} {value}" for name, (value, usual) in options.items() if value != usual)
     return f"python -m d3d {stage} --profile {config.profile} --archs {','.join(archs)}{changed}"
 
 
-def require_pretrained(config: Config, archs: Sequence[str] = ENSEMBLE) -> None:
-    """Check that this run has pretrained the networks.
+def require_pretrained(config: Config, archs: Sequence[str] = ()) -> None:
+    """Check that this run has pretrained the networks, by default those of the ensemble and the run's own.
 
     Raises:
         DataError: one is missing; the message has the command that trains it.
     """
-    missing = [a for a in archs if untrained(config, a, ("",))]
+    missing = [a for a in archs or config.networks if untrained(config, a, ("",))]
     if missing:
         first = command(config, "pretrain", missing)
         raise DataError(f"{', '.join(missing)} not pretrained in run {config.run!r}. Run: {first}")

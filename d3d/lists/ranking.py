@@ -1,8 +1,8 @@
 """Rank frames by how reflective they look, without ground truth, for a person to review (section 4.1).
 
-On reflections the three networks disagree (3.2.3), and predicted depth lies behind the mesh that is fused from it,
-because other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of both, in metres.
-Entry E12 of docs/experiments.md measures how well it finds frames that are known to be reflective.
+On reflections the networks of the ensemble disagree (3.2.3), and predicted depth lies behind the mesh that is fused
+from it, because other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of both, in
+metres. Entry E12 of docs/experiments.md measures how well it finds frames that are known to be reflective.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from d3d.errors import ConfigError, DataError
 from d3d.evaluation import on_list
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline import scenes, stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 from d3d.pipeline.graph import Key, ensure, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.stages.depth import saved, where, where_networks
@@ -39,7 +39,7 @@ class Evidence:
     """The data that a frame's score is computed from: its image and maps (h, w), metres."""
 
     image: np.ndarray  # (H, W, 3), large enough for a person to judge
-    pred: np.ndarray  # D: the median of the three networks
+    pred: np.ndarray  # D: the median of the ensemble's networks
     proj: np.ndarray  # P: projected from the mesh of D; 0 where nothing is hit
     uncertainty: np.ndarray  # U
 
@@ -96,7 +96,7 @@ def _rank_settings(config: Config, key: Key) -> dict[str, Any]:
 @stage(
     "rank",
     settings=_rank_settings,
-    needs=lambda c, k: tuple(Key("pretrain", arch) for arch in ENSEMBLE),
+    needs=lambda c, k: tuple(Key("pretrain", arch) for arch in c.ensemble),
     data=lambda c, k: scenes.evaluated_data(c),
     path=lambda c, k: f"rank/{scenes.evaluated_name(c)}",
 )
@@ -108,7 +108,7 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
     )
     wanted = {s.name: scenes.evaluated_frames(config, s) for s in ranked}
     stores = _stores(config, folder)
-    for arch, store in zip(ENSEMBLE, stores, strict=True):
+    for arch, store in zip(config.ensemble, stores, strict=True):
         if not store.folder.is_relative_to(folder):
             stages.evaluate(config, arch)  # tables need it anyway
             continue
@@ -143,8 +143,10 @@ def folder_of(config: Config) -> Path:
 def _stores(config: Config, folder: Path) -> list[DepthStore]:
     """Each self-supervised network's depth of the split: that of its evaluation or, without truth, the ranking's."""
     if any(s.has_depth for s in scenes.evaluated_dataset(config).scenes(config.evaluation.split)):
-        return [DepthStore(stages.stage_folder(config, "evaluate", arch) / "depth") for arch in ENSEMBLE]
-    return [DepthStore(folder / "depth" / arch) for arch in ENSEMBLE]
+        return [
+            DepthStore(stages.stage_folder(config, "evaluate", arch) / "depth") for arch in config.ensemble
+        ]
+    return [DepthStore(folder / "depth" / arch) for arch in config.ensemble]
 
 
 def evidence(config: Config, scene: Scene, i: int) -> Evidence:

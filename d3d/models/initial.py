@@ -19,7 +19,7 @@ import torch
 from d3d.errors import ConfigError, DataError, unknown
 from d3d.io import sha256
 from d3d.models.checkpoints import is_d3d_weights, read_metadata
-from d3d.models.naming import EFFICIENTNET_LITE0, MPVIT_SMALL, RESNET18, recognise
+from d3d.models.naming import EFFICIENTNET_LITE0, MPVIT_SMALL, RESNET18, recognise, with_article
 from d3d.models.registry import NETWORKS
 from d3d.models.tensors import read_tensors
 from d3d.progress import say_once
@@ -63,8 +63,8 @@ def find_initial_weights(
 
     Args:
         arch: one of `ARCHITECTURES`.
-        pretrained: start the encoder from ImageNet weights if no file is given for this network: from the caches of
-            the Hugging Face hub and of torch.hub, or else from the hub.
+        pretrained: start the encoder from ImageNet weights if no file is given for this network: those of lite from
+            their Python package, others from the caches of the Hugging Face hub and of torch.hub, or else from the hub.
         weights: local files for one network or several, which come first; see `given_files`.
         strict: raise an error if the ImageNet weights cannot be found. Otherwise the network starts from random
             values, and one line says so, once a process.
@@ -107,11 +107,11 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
     The value is a file, a folder, or several of both with commas between them.
 
     - A file is for the networks that its content fits: a ResNet-18 for monodepth2 and hrdepth, an MPViT-small for
-      monovit, a file of `save_weights` for its own network.
+      monovit, an EfficientNet-Lite0 for lite, a file of `save_weights` for its own network.
     - `<arch>=FILE` is for this network only, and comes before a file that also fits. FILE may be a folder, also one
       with weights.safetensors or encoder.pth.
     - In a folder, files are found by name: `<arch>.safetensors`, `<arch>.pth`, `<arch>/weights.safetensors` (as in a
-      run's `pretrain` folder), `<arch>/encoder.pth`, resnet18-f37072fd.pth and mpvit_small.pth.
+      run's `pretrain` folder), `<arch>/encoder.pth`, and the public files of ImageNet weights (`_IMAGENET`).
 
     Raises:
         ConfigError: an unknown name before "=", or two files for one network.
@@ -123,8 +123,8 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
         what = _content(path)
         if not only and not what.archs:
             raise DataError(
-                f"{path} fits no network: it holds {what.holds}. Needed: ImageNet weights of a "
-                f"{' or '.join(sorted(_IMAGENET))}, or a file of save_weights."
+                f"{path} fits no network: it holds {what.holds}. Needed: ImageNet weights of "
+                f"{' or '.join(map(with_article, sorted(_IMAGENET)))}, or a file of save_weights."
             )
         files = named if only else fitting
         for arch in [only] if only else what.archs:
@@ -188,7 +188,9 @@ def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
         return _Content(f"a {arch} network", (arch,) if arch in NETWORKS else (), sha256(path))
     tensors = read_tensors(path)
     kind = recognise(tensors)
-    holds = f"a {kind}" if kind else f"tensors of an unknown network ({', '.join(list(tensors)[:3])}, ...)"
+    holds = (
+        with_article(kind) if kind else f"tensors of an unknown network ({', '.join(list(tensors)[:3])}, ...)"
+    )
     archs = tuple(arch for arch, network in NETWORKS.items() if network.encoder_kind == kind)
     return _Content(holds, archs, sha256(path))
 

@@ -21,6 +21,13 @@ MPVIT_SMALL = "MPViT-small encoder"
 EFFICIENTNET_LITE0 = "EfficientNet-Lite0 encoder"
 
 
+def with_article(kind: str) -> str:
+    """ "a ResNet-18 encoder", "an EfficientNet-Lite0 encoder"."""
+    return (
+        f"{'an' if kind.startswith('E') else 'a'} {kind}"  # identities have recorded "a MPViT-small encoder"
+    )
+
+
 def recognise(names: Iterable[str]) -> str | None:
     """Return what the tensors of these public names are ("ResNet-18 encoder", "hrdepth decoder"), or None."""
     names = set(names)
@@ -34,11 +41,15 @@ def recognise(names: Iterable[str]) -> str | None:
             return "ResNet encoder deeper than 18 layers" if deeper else RESNET18
     if {"_conv_stem.weight", "conv_stem.weight"} & names:
         lite0 = {"_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"} & names
-        other = {"_blocks.16._project_conv.weight", "blocks.1.2.conv_pw.weight"} & names
+        deeper = {
+            "_blocks.16._project_conv.weight",
+            "blocks.1.2.conv_pw.weight",
+            "blocks.2.2.conv_pw.weight",
+        } & names
         attention = any("._se_" in name or ".se." in name for name in names)
-        return (
-            EFFICIENTNET_LITE0 if lite0 and not other and not attention else "EfficientNet other than Lite0"
-        )
+        if lite0 and not deeper and not attention:
+            return EFFICIENTNET_LITE0
+        return "EfficientNet or MobileNet other than EfficientNet-Lite0"
     if "convs.f4.conv_se.weight" in names or "decoder.0.ca.fc.0.weight" in names:
         return "monovit decoder"
     if "convs.X_31_attention.conv_se.weight" in names or "decoder.16.conv_se.weight" in names:
@@ -64,7 +75,9 @@ def translate(arch: str, kind: str, shapes: Shapes, tensors: Tensors, where: str
     """
     found = recognise(tensors)
     if found not in (None, kind):
-        raise DataError(f"{where} looks like a {found}, but {arch} needs a {kind} here.")
+        raise DataError(
+            f"{where} looks like {with_article(found)}, but {arch} needs {with_article(kind)} here."
+        )
     unique: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         name = _canonical(arch, name)

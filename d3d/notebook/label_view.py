@@ -21,7 +21,7 @@ from d3d.figures import colours
 from d3d.figures.frames import filled, frame_of
 from d3d.figures.panels import signed_error
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 
 PROJECTED, NO_SURFACE = colours.rgb(colours.ORANGE), colours.rgb(colours.SKY_BLUE)
 
@@ -61,7 +61,7 @@ class TargetFrames:
         self.config = config
         # the viewer sets its own threshold
         self._sources = functools.cache(functools.partial(stages.label_sources, config, threshold_m=0.0))
-        for arch in ENSEMBLE:
+        for arch in config.networks:
             self._sources(arch, config.labels)
         self._ensemble = stages.uncertainty(config)
         found = stages.training_scenes(config)

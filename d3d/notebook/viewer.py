@@ -16,7 +16,7 @@ from d3d.notebook import label_view
 from d3d.notebook.label_view import TargetFrames, View
 from d3d.notebook.messages import errors_shown_in
 from d3d.pipeline import stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 
 
 def show(config: Config, scene: str = "", frame: str = "") -> Any:
@@ -40,7 +40,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     threshold = stages.threshold(config)
     limit = 4 * threshold or 1.0
     scenes = [(n + (" (true depth)" if frames.has_truth(n) else ""), n) for n in frames.scenes]
-    archs = [(evaluation.arch_name(a), a) for a in ENSEMBLE]
+    archs = [(evaluation.arch_name(a), a) for a in config.networks]
     numbers = {"min": 0, "max": limit, "step": limit / 120, "readout_format": ".3f"}
     controls = {
         "scene": ipywidgets.Dropdown(options=scenes, value=scene, description="scene"),

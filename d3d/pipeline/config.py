@@ -74,6 +74,8 @@ def _replaced(part: Any, group: str, values: Mapping[str, Any]) -> Any:
         return replace(part, **values)
     except ValidationError as failed:
         error = failed.errors()[0]
+        if isinstance(known := error.get("ctx", {}).get("error"), ConfigError):
+            raise known from None
         field, value = error["loc"][0], error["input"]
         name, p = next((n, p) for n, p in PARAMETERS.items() if (p.group, p.field) == (group, field))
         context = error.get("ctx", {})
@@ -109,7 +111,10 @@ def make_config(**parameters: Any) -> Config:
                 raise unknown(name, value, p.choices)
             given[p.group][p.field] = value
     run, data, train, evaluation = (given[g] for g in ("run", "data", "training", "evaluation"))
-    config = _replaced(PROFILES[run.pop("profile", "demo")], "run", run)
+    profile = PROFILES[run.pop("profile", "demo")]
+    config = _replaced(profile, "run", run)
+    if profile.students == profile.ensemble:
+        config = replace(config, students=config.ensemble)
     options = config.data.options
     data["options"] = options.get(data.get("dataset", config.data.dataset), {})
     if "dataset" in evaluation:
@@ -202,9 +207,10 @@ def describe(config: Config) -> str:
     threshold = f"threshold {f.threshold_m:g} m"
     if f.threshold_quantile is not None:
         threshold = f"threshold at quantile {f.threshold_quantile:g} of the uncertainty"
+    ensemble = "" if config.ensemble == ENSEMBLE else f"ensemble {'+'.join(config.ensemble)}, "
     return (
         f"profile {config.profile}: {d.dataset} at {d.width}x{d.height}, {config.arch}, labels {config.labels}, "
-        f"seed {config.seed}\n{pretrain.length} + {distill.length} in batches of {pretrain.batch_size}, "
+        f"{ensemble}seed {config.seed}\n{pretrain.length} + {distill.length} in batches of {pretrain.batch_size}, "
         f"{threshold}; run {config.run}"
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from d3d.errors import BusyError, ConfigError, RunError
 from d3d.parallel.processes import start as start_process
 from d3d.pipeline import graph, runs, stages
-from d3d.pipeline.config import ENSEMBLE, Config
+from d3d.pipeline.config import Config
 from d3d.pipeline.stages.trainings import trained
 from d3d.progress import say
 
@@ -62,29 +62,32 @@ class Job:
             stages.evaluate(config, self.arch, self.labels)
 
 
-def plan(configs: Sequence[Config]) -> list[Job]:
+def plan(configs: Sequence[Config], students: Sequence[str] = ()) -> list[Job]:
     """Everything that is recorded, the most important first.
 
-    The first seed has students of all three networks, every label of Table 6 with Monodepth2, and a second round of
-    distillation; the other seeds have Monodepth2's self-teaching, 3D distillation and Table 6.
+    The first seed has students of each network, every label of Table 6 with the first one, and a second round of
+    distillation if the whole ensemble has students; the other seeds have the first network's self-teaching, 3D
+    distillation and Table 6.
 
     Args:
         configs: one for each seed.
+        students: networks that get students; by default the profile's.
     """
     first, *others = configs
-    main = first.students[0]
+    students = students or first.students
+    main = students[0]
 
     def seed(config: Config, students: Sequence[str]) -> list[Job]:
         taught = [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
-        return [Job(config, arch) for arch in ENSEMBLE] + taught
+        return [Job(config, arch) for arch in dict.fromkeys((*config.ensemble, *students))] + taught
 
     def ablation(config: Config) -> list[Job]:
         return [Job(config, main, labels) for labels in ABLATION[2:]]
 
-    jobs = seed(first, first.students) + ablation(first)
+    jobs = seed(first, students) + ablation(first)
     for config in others:
         jobs += seed(config, (main,))
-    if set(first.students) == set(ENSEMBLE):
+    if set(first.ensemble) <= set(students):
         jobs.append(Job(replace(first, round=2), main, first.labels))
     return jobs + [job for config in others for job in ablation(config)]
 

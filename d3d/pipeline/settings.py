@@ -6,12 +6,15 @@ A field made with `parameter` may be set on the command line and in notebooks, u
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-# The networks whose standard deviation is the uncertainty (3.2.3): the paper's three, whatever else is registered
+from d3d.errors import ConfigError, unknown
+from d3d.models import ARCHITECTURES
+
+# The paper's three networks: the default of the parameter `ensemble`, and the rows of its tables
 ENSEMBLE = ("monodepth2", "hrdepth", "monovit")
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -20,6 +23,19 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 def parameter(default: Any, help: str, *, name: str = "", **bounds: Any) -> Any:
     """A field that users may set, under ``name`` where that is given; bounds are those of `pydantic.Field`."""
     return Field(default, description=help, json_schema_extra={"parameter": name}, **bounds)
+
+
+def _ensemble(given: Any) -> tuple[str, ...]:
+    """The networks of an ensemble, given as text with commas or one by one, in the order of the registry."""
+    if not isinstance(given, str | tuple | list):
+        raise ConfigError(f"ensemble = {given!r} must be names of networks with commas, as monodepth2,lite.")
+    names = [n.strip() for n in given.split(",")] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in ARCHITECTURES:
+            raise unknown("arch in ensemble", name, ARCHITECTURES)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"ensemble = {','.join(names)!r} must name at least two networks, each once.")
+    return tuple(arch for arch in ARCHITECTURES if arch in names)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -151,7 +167,10 @@ class Config:
     strategies: str = parameter(
         "all", "label strategies of the ablation, with commas; all: the six of Table 6"
     )
-    students: tuple[str, ...] = ENSEMBLE  # networks that `all` distills; all three are pretrained
+    ensemble: Annotated[tuple[str, ...], BeforeValidator(_ensemble)] = parameter(
+        ENSEMBLE, "networks whose depth's standard deviation is the uncertainty, with commas"
+    )
+    students: tuple[str, ...] = ENSEMBLE  # networks that `all` and `record` distill
     seed: int = parameter(0, "seed of initialisation, order and augmentation", ge=0)
     device: Literal["auto", "cpu", "cuda"] = parameter("auto", "auto, cpu or cuda")
     max_bad_share: float = parameter(
@@ -176,6 +195,11 @@ class Config:
     predict_precision: Literal["float32", "bf16"] = "float32"  # of the networks whose depth is stored
     fusion: FusionConfig = FusionConfig()
     evaluation: EvalConfig = EvalConfig()
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of the ensemble, and last this run's own if it is not among them."""
+        return tuple(dict.fromkeys((*self.ensemble, self.arch)))
 
     def training(self, stage: str, arch: str) -> TrainConfig:
         """The training configuration of "pretrain" or "distill" for one architecture."""

@@ -21,7 +21,7 @@ from d3d.parallel.distributed import select_device
 from d3d.pipeline import graph, runs
 from d3d.pipeline.graph import Key, ensure
 from d3d.pipeline.scenes import dataset, evaluated_dataset, require_depth, training_scenes
-from d3d.pipeline.settings import ENSEMBLE, Config
+from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.depth import mesh_of
 from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold, uncertainty_key
 from d3d.pipeline.stages.scores import SCORES, evaluate_key, evaluated
@@ -90,7 +90,7 @@ def uncertainty(config: Config, name: str = "ensemble", arch: str = "") -> Depth
     """Section 3.2.3: the uncertainty of the depth of every target frame, a standard deviation in metres.
 
     Args:
-        name: "ensemble" (the paper's, of three networks), or another of `d3d.uncertainty.UNCERTAINTY`, of one network.
+        name: "ensemble" (the paper's), or another of `d3d.uncertainty.UNCERTAINTY`, which is of one network.
         arch: that one network.
     """
     return DepthStore(ensure(config, key_of(config, "uncertainty", arch or config.arch, name)))
@@ -106,7 +106,7 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
     arch, r = arch or config.arch, config.round
     computed, trainings = [uncertainty_key(name, arch, r)], []
     if name == "ensemble":
-        others = [a for a in ENSEMBLE if a != arch]
+        others = [a for a in config.ensemble if a != arch]
         trainings = [teacher_of(config, a, r) for a in others]
         computed += [Key("predict", a, round=r) for a in others]
     elif graph.finished(config, variant := Key("variant", arch, name, r)):
@@ -165,7 +165,7 @@ def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
 
 
 def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Pretrain the three networks, and train the self-taught and the distilled students.
+    """Pretrain the ensemble and the networks that get students, and train the self-taught and the distilled students.
 
     Args:
         archs: networks that get students; by default the profile's.
@@ -175,7 +175,7 @@ def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]
     """
     archs = archs or config.students
     require_depth(config)
-    trainings = [(arch, "") for arch in dict.fromkeys((*ENSEMBLE, *archs))]
+    trainings = [(arch, "") for arch in dict.fromkeys((*config.ensemble, *archs))]
     for arch, _ in trainings:
         pretrain(config, arch)
     for arch in archs:

@@ -20,7 +20,7 @@ from d3d.parallel.tasks import advance
 from d3d.pipeline.graph import Key, ensure, require_finished, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
-from d3d.pipeline.settings import ENSEMBLE, Config
+from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.depth import by_network, by_scene
 from d3d.pipeline.stages.trainings import snapshot_training, teacher_of
 from d3d.prediction import MM, DepthStore, load_checked, network_precision
@@ -41,7 +41,7 @@ def _uncertainty_of(labels: str, arch: str, round: int) -> Key | None:
 
 def _uncertainty_needs(config: Config, key: Key) -> tuple[Key, ...]:
     if key.labels == "ensemble":
-        return tuple(Key("predict", arch, round=key.round) for arch in ENSEMBLE)
+        return tuple(Key("predict", arch, round=key.round) for arch in config.ensemble)
     kind = find_uncertainty(key.labels).networks
     variant = (key._replace(stage="variant"),) if kind == "variant" else ()
     return teacher_of(config, key.arch, key.round), *variant
