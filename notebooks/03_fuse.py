@@ -28,12 +28,13 @@
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
-arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
+arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
 run: str = None  # name of the folder under runs/; None: dataset-profile-seed
+ensemble: str = None  # networks whose disagreement is U, with commas; None: the paper's three
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%

@@ -28,7 +28,7 @@
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
-arch: str = "monodepth2"  # network: monodepth2 (the paper's choice here), hrdepth or monovit
+arch: str = "monodepth2"  # network: monodepth2 (the paper's choice here), hrdepth, monovit or lite
 strategies: str = "all"  # labels with commas, as pred,diff,uncer-tta; all: the paper's six
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships

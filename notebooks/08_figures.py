@@ -30,7 +30,7 @@
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
-arch: str = "monodepth2"  # network: monodepth2, hrdepth or monovit
+arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff, mv and more
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships

@@ -29,7 +29,7 @@
 
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
-arch: str = "monodepth2"  # network whose depth is judged: monodepth2, hrdepth or monovit
+arch: str = "monodepth2"  # network whose depth is judged: monodepth2, hrdepth, monovit or lite
 dataset: str = None  # glossyrooms; None: as the profile has it (others have no masks of highlights)
 root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation

@@ -11,7 +11,7 @@ from d3d.analysis import labels, truncation
 from d3d.datasets import DATASETS, Dataset
 from d3d.errors import DataError
 from d3d.pipeline import stages
-from d3d.pipeline.config import make_config
+from d3d.pipeline.config import ENSEMBLE, make_config
 from d3d.prediction import DepthStore
 
 pytest.importorskip("open3d")
@@ -50,9 +50,9 @@ def test_label_makeup_is_that_of_networks_that_differ_on_highlights_alone(run) -
     hit = table.loc["proj", "projected"]
     assert (hit > 0.9).all()
     # their spread is .2 of the depth on highlights, more than the threshold, and under 1 % elsewhere
-    spread = np.std([ON[a] for a in ON])
+    spread = np.std([ON[a] for a in ENSEMBLE])
     assert spread > 0.2
-    assert np.std([OFF[a] for a in OFF]) < 0.01
+    assert np.std([OFF[a] for a in ENSEMBLE]) < 0.01
     assert table.loc[("uncer", "highlight"), "projected"] == pytest.approx(hit["highlight"], abs=0.01)
     assert table.loc[("uncer", "diffuse"), "projected"] < 0.01
     assert table.loc[("uncer", "highlight"), "of_projected"] > 0.9
