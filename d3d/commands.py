@@ -175,7 +175,7 @@ GROUPS = {
     "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
     "networks": ("arch", "ensemble"),
     "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
-    "fusion": ("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
+    "fusion": ("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "fusion_quantile", "renderer"),
     "labels": ("labels", "threshold_m", "threshold_quantile", "round"),
     "ablation": ("strategies",),
     "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
@@ -228,7 +228,7 @@ COMMANDS = {
         "--dataset 7scenes --root /data/7scenes",
         more=(),
         without=(
-            *("seed", "voxel_m", "trunc_m", "fusion_passes", "renderer"),
+            *("seed", "voxel_m", "trunc_m", "fusion_passes", "fusion_quantile", "renderer"),
             *("device", "workers", "train_processes", "compile"),
         ),
     ),

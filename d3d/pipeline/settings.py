@@ -135,6 +135,13 @@ class FusionConfig:
         name="fusion_passes",
         ge=1,
     )
+    quantile: float | None = parameter(
+        None,
+        "fuse the views by this quantile of the signed distances in each voxel, instead of their mean",
+        name="fusion_quantile",
+        ge=0,
+        le=1,
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)

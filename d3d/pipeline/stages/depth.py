@@ -90,9 +90,15 @@ def _predict(config: Config, key: Key, opened: StageFolder) -> None:
     by_network(config, key, opened, saved_network, teacher, frames)
 
 
+def _fusion_settings(config: Config) -> dict[str, Any]:
+    """What determines a mesh. The mean is left out, as it was before there was a quantile to choose."""
+    f = config.fusion
+    return fields_of(f, "threshold_m", "threshold_quantile", *(["quantile"] if f.quantile is None else []))
+
+
 @stage(
     "project",
-    settings=lambda c, k: {"fusion": fields_of(c.fusion, "threshold_m", "threshold_quantile")},
+    settings=lambda c, k: {"fusion": _fusion_settings(c)},
     needs=lambda c, k: (k._replace(stage="predict"),),
     takes="fusion and rendering: a few frames a second",
 )
@@ -136,4 +142,6 @@ def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.
         images=np.stack([scene.image(i, size_hw) for i in used]),
         max_depth=config.data.max_depth,
         passes=f.passes,
+        quantile=f.quantile,
+        device=str(select_device(config.device)),
     )
