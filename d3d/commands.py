@@ -175,8 +175,11 @@ GROUPS = {
     "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
     "networks": ("arch", "ensemble"),
     "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
-    "fusion": ("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "fusion_quantile", "renderer"),
-    "labels": ("labels", "threshold_m", "threshold_quantile", "round"),
+    "fusion": (
+        *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
+        *("fusion_quantile", "fusion_certain", "fusion_uncertainty", "fusion_views"),
+    ),
+    "labels": ("recipe", "labels", "threshold_m", "threshold_quantile", "round"),
     "ablation": ("strategies",),
     "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
     "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
@@ -228,7 +231,8 @@ COMMANDS = {
         "--dataset 7scenes --root /data/7scenes",
         more=(),
         without=(
-            *("seed", "voxel_m", "trunc_m", "fusion_passes", "fusion_quantile", "renderer"),
+            *(name for name in GROUPS["fusion"] if name != "integrate_every"),
+            "seed",
             *("device", "workers", "train_processes", "compile"),
         ),
     ),

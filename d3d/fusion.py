@@ -5,8 +5,8 @@ Depth is z-depth in metres. `fuse`, `choose` and `ensemble_std` take numpy array
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,12 @@ class Strategy:
     uncertainty: str = "ensemble"  # one of `UNCERTAINTIES`
     shrink: int = 1  # the student is trained at this fraction of the sides, and tested at full size
     other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj  # the depth in place of the projected depth
+    threshold_quantile: float | None = (
+        None  # the threshold as a quantile of the uncertainty; None: the run's threshold
+    )
+    mesh: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # in place of the run's fusion settings; {}: the run's mesh
 
     def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the student's training images: multiples of 32, at least 64, for the networks."""
@@ -122,6 +128,12 @@ class Strategy:
 
 _UNCERTAINTY, _SOURCES, _TRUTH = (frozenset({need}) for need in ("uncertainty", "sources", "truth"))
 
+
+def _uncertain_and_nearer(i: LabelInputs) -> np.ndarray:
+    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
+    return (i.uncertainty >= i.threshold_m) & (i.pred > i.proj)
+
+
 # A new strategy is one line, and a function if its rule is long.
 STRATEGIES: dict[str, Strategy] = {
     "pred": Strategy(lambda i: np.zeros(i.pred.shape, bool)),
@@ -130,9 +142,19 @@ STRATEGIES: dict[str, Strategy] = {
     "diff": Strategy(lambda i: i.pred - i.proj > 0.25 * i.proj),
     "mv": Strategy(_inconsistent, _SOURCES),
     "uncer": Strategy(lambda i: i.uncertainty >= i.threshold_m, _UNCERTAINTY),
-    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
-    "signed": Strategy(lambda i: (i.uncertainty >= i.threshold_m) & (i.pred > i.proj), _UNCERTAINTY),
+    "signed": Strategy(_uncertain_and_nearer, _UNCERTAINTY),
+    # the recommended recipe: only depth that the network is sure of is fused (E29 of docs/experiments.md)
+    "robust": Strategy(
+        _uncertain_and_nearer,
+        _UNCERTAINTY,
+        uncertainty="tta",
+        threshold_quantile=0.8,
+        mesh={"certain": 0.7, "quantile": 0.5, "views": 40},
+    ),
 }
+
+# What a user chooses by one name: the labels of the student. The paper's recipe is Eq. 3.
+RECIPES = {"paper": "uncer", "robust": "robust"}
 
 # Upper bounds for experiments: the mesh, or the truth, exactly on highlights. They need a data set with ground-truth
 # depth and highlight masks of its training frames.

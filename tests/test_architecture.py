@@ -25,8 +25,8 @@ MAX_LINES = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("d3d", "d3d._lazy", "d3d.environment", "d3d.errors", "d3d.io", "d3d.progress"),
     (
-        *("d3d.geometry", "d3d.kernels", "d3d.losses", "d3d.fusion", "d3d.uncertainty", "d3d.reconstruction"),
-        *("d3d.metrics", "d3d.models", "d3d.datasets"),
+        *("d3d.geometry", "d3d.kernels", "d3d.losses", "d3d.fusion", "d3d.uncertainty"),
+        *("d3d.reconstruction", "d3d.tsdf", "d3d.metrics", "d3d.models", "d3d.datasets"),
     ),
     ("d3d.parallel",),
     ("d3d.training", "d3d.prediction", "d3d.evaluation"),

@@ -146,11 +146,11 @@ def test_a_stopped_sweep_goes_on_room_by_room_and_a_repeat_reads(floors, monkeyp
     arguments = ("monodepth2", (0.1, 0.2), (0.2,), 4)
     whole, made = stages.mesh_of, []
 
-    def until_the_second_room(config, scene, depths):
-        made.append(scene.name)
+    def until_the_second_room(config, training, depths):
+        made.append(training.scene.name)
         if len(made) == 5:
             raise KeyboardInterrupt
-        return whole(config, scene, depths)
+        return whole(config, training, depths)
 
     monkeypatch.setattr(stages, "mesh_of", until_the_second_room)
     with pytest.raises(KeyboardInterrupt):

@@ -207,7 +207,8 @@ def label_makeup(config: Config, arch: str = "", strategies: Sequence[str] = ())
     """Which pixels take the projected depth under each label strategy, over the training frames with masks.
 
     Args:
-        strategies: by default all of `fusion.STRATEGIES` except those that change the training alone.
+        strategies: by default all of `fusion.STRATEGIES`, except those that change the training alone or have a mesh of
+            their own.
 
     Returns:
         one row for each strategy and kind of pixel ("highlight", "diffuse"): count (pixels over all frames),
@@ -217,7 +218,7 @@ def label_makeup(config: Config, arch: str = "", strategies: Sequence[str] = ())
     Raises:
         DataError: no training scene has a mask of its highlights.
     """
-    names = strategies or [n for n, s in fusion.STRATEGIES.items() if s.shrink == 1]
+    names = strategies or [n for n, s in fusion.STRATEGIES.items() if s.shrink == 1 and not s.mesh]
     means = _means(config, arch, names, 30, highlights=True)
     wanted = pd.MultiIndex.from_product([range(len(names)), PIXELS[1:]], names=["rule", "pixels"])
     means = means.reindex(wanted).fillna({"count": 0, "images": 0}).astype({"count": int, "images": int})

@@ -102,7 +102,7 @@ def _scored(
 ) -> Iterator[dict[str, Any]]:
     """Fuse and render one scene as configured; one row for each frame and kind of pixel."""
     size_hw, targets = config.data.size_hw, list(evenly(s.targets, frames))
-    mesh = stages.mesh_of(config, s.scene, predicted)
+    mesh = stages.mesh_of(config, s, predicted)
     Ks = np.stack([s.scene.K(i, size_hw) for i in targets])
     poses = s.scene.world_T_cams[targets]
     projs = reconstruction.render_depth(mesh, Ks, poses, size_hw, config.fusion.renderer)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from d3d.errors import ConfigError, unknown
-from d3d.fusion import LABELS
+from d3d.fusion import LABELS, RECIPES, UNCERTAINTIES
 from d3d.models import ARCHITECTURES
 from d3d.parallel.tasks import check_scheduler
 from d3d.pipeline.profiles import PROFILES
@@ -29,6 +29,7 @@ __all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_c
 _GROUPS = {"run": Config, "evaluation": EvalConfig, "fusion": FusionConfig}
 _GROUPS |= {"training": TrainConfig, "data": DataConfig}
 _CHOICES = {"profile": tuple(PROFILES), "arch": ARCHITECTURES, "labels": LABELS}
+_CHOICES |= {"recipe": tuple(RECIPES), "uncertainty": UNCERTAINTIES}
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ def make_config(**parameters: Any) -> Config:
                 raise unknown(name, value, p.choices)
             given[p.group][p.field] = value
     run, data, train, evaluation = (given[g] for g in ("run", "data", "training", "evaluation"))
+    if "recipe" in run:
+        labels = RECIPES[run["recipe"]]
+        if run.setdefault("labels", labels) != labels:
+            raise ConfigError(
+                f"recipe = {run['recipe']!r} and labels = {run['labels']!r}: set one of them. This recipe "
+                f"has the labels {labels!r}."
+            )
     profile = PROFILES[run.pop("profile", "demo")]
     config = _replaced(profile, "run", run)
     if profile.students == profile.ensemble:
@@ -123,6 +131,11 @@ def make_config(**parameters: Any) -> Config:
         raise ConfigError(f"eval_root = {evaluation['root']!r} without eval_dataset: name the data set, too.")
     for group in ("data", "fusion", "evaluation"):
         config = replace(config, **{group: _replaced(getattr(config, group), group, given[group])})
+    if config.fusion.certain is not None and config.fusion.views is None:
+        raise ConfigError(
+            f"fusion_certain = {config.fusion.certain} needs fusion_views, for example 40: only target frames have an "
+            "uncertainty."
+        )
     config = _with_training(config, train)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:

@@ -142,6 +142,22 @@ class FusionConfig:
         ge=0,
         le=1,
     )
+    certain: float | None = parameter(
+        None,
+        "fuse only the pixels below this quantile of the uncertainty",
+        name="fusion_certain",
+        ge=0,
+        le=1,
+    )
+    uncertainty: str = parameter(
+        "tta", "the uncertainty that fusion_certain looks at", name="fusion_uncertainty"
+    )
+    views: int | None = parameter(
+        None,
+        "fuse at most so many target frames of a scene, evenly spaced, instead of every Nth frame",
+        name="fusion_views",
+        ge=1,
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -170,6 +186,9 @@ class Config:
 
     profile: str = parameter("paper", "image size, steps and thresholds together")
     arch: str = parameter("monodepth2", "network of this run")
+    recipe: str = parameter(
+        "paper", "the labels by one name: paper (Eq. 3) or robust (recommended, docs/robust.md)"
+    )
     labels: str = parameter("uncer", "label strategy of the student (Table 6)")
     strategies: str = parameter(
         "all", "label strategies of the ablation, with commas; all: the six of Table 6"

@@ -22,8 +22,8 @@ from d3d.pipeline import graph, runs
 from d3d.pipeline.graph import Key, ensure
 from d3d.pipeline.scenes import dataset, evaluated_dataset, require_depth, training_scenes
 from d3d.pipeline.settings import Config
-from d3d.pipeline.stages.depth import mesh_of
-from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold, uncertainty_key
+from d3d.pipeline.stages.depth import mesh_of, project_key, uncertainty_key
+from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold
 from d3d.pipeline.stages.scores import SCORES, evaluate_key, evaluated
 from d3d.pipeline.stages.trainings import teacher_of, trained
 from d3d.prediction import DepthStore
@@ -43,6 +43,8 @@ def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:
         return evaluate_key(config, arch, labels)
     if stage == "uncertainty":
         return uncertainty_key(labels, arch, config.round)
+    if stage == "project":
+        return project_key(arch, labels or config.labels, config.round)
     return Key(stage, arch, labels, 1 if stage in ("pretrain", "rank") else config.round)
 
 
@@ -76,9 +78,13 @@ def predict(config: Config, arch: str = "") -> DepthStore:
     return DepthStore(ensure(config, key_of(config, "predict", arch or config.arch)))
 
 
-def project(config: Config, arch: str = "") -> DepthStore:
-    """Section 3.2.2: one mesh a scene from the predicted depth, and its depth seen from every target frame."""
-    return DepthStore(ensure(config, key_of(config, "project", arch or config.arch)))
+def project(config: Config, arch: str = "", labels: str = "") -> DepthStore:
+    """Section 3.2.2: one mesh a scene from the predicted depth, and its depth seen from every target frame.
+
+    Args:
+        labels: the label strategy, because some have a mesh of their own ("robust").
+    """
+    return DepthStore(ensure(config, key_of(config, "project", arch or config.arch, labels or config.labels)))
 
 
 def read_mesh(config: Config, arch: str, scene: Scene) -> Mesh:

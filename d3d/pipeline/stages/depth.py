@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d3d import reconstruction
-from d3d.datasets import Scene
+from d3d import fusion, reconstruction
 from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline.graph import Key, fields_of, require_finished, stage
 from d3d.pipeline.runs import StageFolder, outputs
 from d3d.pipeline.scenes import TrainingScene, predicted_data, training_scenes
-from d3d.pipeline.settings import Config
+from d3d.pipeline.settings import Config, FusionConfig
 from d3d.pipeline.stages.trainings import teacher_of
-from d3d.prediction import DepthStore, map_scenes, saved_network
+from d3d.prediction import MM, DepthStore, map_scenes, saved_network
 from d3d.training import WEIGHTS
 
 
@@ -90,31 +90,79 @@ def _predict(config: Config, key: Key, opened: StageFolder) -> None:
     by_network(config, key, opened, saved_network, teacher, frames)
 
 
-def _fusion_settings(config: Config) -> dict[str, Any]:
-    """What determines a mesh. The mean is left out, as it was before there was a quantile to choose."""
-    f = config.fusion
-    return fields_of(f, "threshold_m", "threshold_quantile", *(["quantile"] if f.quantile is None else []))
+def uncertainty_key(name: str, arch: str, round: int) -> Key:
+    """The uncertainty of a name; the ensemble's belongs to no one network."""
+    return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
+
+
+def uncertainty_quantile(config: Config, store: DepthStore, quantile: float) -> float:
+    """The quantile, in metres, of a stored uncertainty over every pixel of every target frame."""
+    # stored as 16-bit millimetres: their histogram is exact, and as small for a thousand scenes as for one
+    counts = np.zeros(2**16, np.int64)
+    for s in training_scenes(config):
+        for i in s.targets:
+            values = np.rint(store.read_of(s.scene, i) * MM).astype(np.int64)
+            counts += np.bincount(values.ravel(), minlength=len(counts))
+    return float(np.searchsorted(counts.cumsum(), quantile * counts.sum()) / MM)
+
+
+def project_key(arch: str, labels: str, round: int) -> Key:
+    """The projected depth that labels are made from: the run's own, or that of a strategy with a mesh of its own."""
+    return Key("project", arch, labels if fusion.find_strategy(labels).mesh else "", round)
+
+
+def _fusion_of(config: Config, key: Key) -> FusionConfig:
+    """The fusion settings of a mesh: the run's, or those of the label strategy that the key names."""
+    if not key.labels:
+        return config.fusion
+    strategy = fusion.find_strategy(key.labels)
+    return replace(config.fusion, uncertainty=strategy.uncertainty, **strategy.mesh)
+
+
+def _project_settings(config: Config, key: Key) -> dict[str, Any]:
+    """What determines a mesh. Choices beyond the paper's are left out where they are not taken."""
+    f = _fusion_of(config, key)
+    left_out = ["threshold_m", "threshold_quantile", *(["uncertainty"] if f.certain is None else [])]
+    left_out += [name for name in ("quantile", "certain", "views") if getattr(f, name) is None]
+    return {"fusion": fields_of(f, *left_out, *(["integrate_every"] if f.views else []))}
+
+
+def _project_needs(config: Config, key: Key) -> tuple[Key, ...]:
+    f = _fusion_of(config, key)
+    uncertainty = () if f.certain is None else (uncertainty_key(f.uncertainty, key.arch, key.round),)
+    return key._replace(stage="predict", labels=""), *uncertainty
 
 
 @stage(
     "project",
-    settings=lambda c, k: {"fusion": _fusion_settings(c)},
-    needs=lambda c, k: (k._replace(stage="predict"),),
+    settings=_project_settings,
+    needs=_project_needs,
     takes="fusion and rendering: a few frames a second",
 )
 def _project(config: Config, key: Key, opened: StageFolder) -> None:
-    predicted = DepthStore(require_finished(config, key._replace(stage="predict")))
-    by_scene(config, key, opened, project_scene, lambda s: (config, s.scene, s.targets, predicted))
+    f = _fusion_of(config, key)
+    predicted, *uncertainty = [DepthStore(require_finished(config, k)) for k in _project_needs(config, key)]
+    certain, more = None, {}
+    if uncertainty:
+        certain = (uncertainty[0], uncertainty_quantile(config, uncertainty[0], f.certain))
+        more["certain_m"] = certain[1]
+    config = replace(config, fusion=f)
+    by_scene(config, key, opened, project_scene, lambda s: (config, s, predicted, certain), **more)
 
 
 def project_scene(
-    config: Config, scene: Scene, targets: Sequence[int], predicted: DepthStore, store: DepthStore
+    config: Config,
+    training: TrainingScene,
+    predicted: DepthStore,
+    certain: tuple[DepthStore, float] | None,
+    store: DepthStore,
 ) -> None:
     """Store one scene's mesh, and the depth of the mesh seen from the target frames (3.2.2)."""
+    scene, targets = training.scene, training.targets
     if store.has(scene.name):
         return
     size_hw = config.data.size_hw
-    mesh = mesh_of(config, scene, predicted)
+    mesh = mesh_of(config, training, predicted, certain)
     Ks, poses = np.stack([scene.K(i, size_hw) for i in targets]), scene.world_T_cams[targets]
 
     def frames() -> Iterator[tuple[str, np.ndarray]]:
@@ -128,12 +176,27 @@ def project_scene(
     store.write_scene(scene.name, frames(), mesh__npz=mesh.to_npz())
 
 
-def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.Mesh:
-    """The TSDF mesh of a scene from stored depth of every ``integrate_every``-th frame (3.2.2)."""
-    f, size_hw = config.fusion, config.data.size_hw
-    used = scene.every(f.integrate_every)
+def mesh_of(
+    config: Config,
+    training: TrainingScene,
+    depths: DepthStore,
+    certain: tuple[DepthStore, float] | None = None,
+) -> reconstruction.Mesh:
+    """The TSDF mesh of a scene from stored depth (3.2.2).
+
+    Args:
+        certain: an uncertainty of the target frames and a limit in metres: depth at or above it is not fused.
+
+    """
+    f, size_hw, scene = config.fusion, config.data.size_hw, training.scene
+    used = scene.every(f.integrate_every) if f.views is None else evenly(training.targets, f.views)
+    predicted = np.stack([depths.read_of(scene, i) for i in used])
+    if certain is not None:
+        uncertainty, limit_m = certain
+        unsure = np.stack([uncertainty.read_of(scene, i) for i in used]) >= limit_m
+        predicted[unsure] = 0
     return reconstruction.reconstruct(
-        np.stack([depths.read(scene.name, scene.frame_ids[i]) for i in used]),
+        predicted,
         np.stack([scene.K(i, size_hw) for i in used]),
         scene.world_T_cams[used],
         f.voxel_m,
@@ -145,3 +208,8 @@ def mesh_of(config: Config, scene: Scene, depths: DepthStore) -> reconstruction.
         quantile=f.quantile,
         device=str(select_device(config.device)),
     )
+
+
+def evenly(frames: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the frames, evenly spaced."""
+    return list(frames[:: -(-len(frames) // most)])

@@ -21,16 +21,11 @@ from d3d.pipeline.graph import Key, ensure, require_finished, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
 from d3d.pipeline.settings import Config
-from d3d.pipeline.stages.depth import by_network, by_scene
+from d3d.pipeline.stages.depth import by_network, by_scene, project_key, uncertainty_key, uncertainty_quantile
 from d3d.pipeline.stages.trainings import snapshot_training, teacher_of
-from d3d.prediction import MM, DepthStore, load_checked, network_precision
+from d3d.prediction import DepthStore, load_checked, network_precision
 from d3d.training import SNAPSHOT, WEIGHTS
 from d3d.uncertainty import find_uncertainty, measure
-
-
-def uncertainty_key(name: str, arch: str, round: int) -> Key:
-    """The uncertainty of a name; the ensemble's belongs to no one network."""
-    return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
 
 
 def _uncertainty_of(labels: str, arch: str, round: int) -> Key | None:
@@ -122,18 +117,18 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
 
     The quantile is over every pixel of every target frame whose uncertainty the labels look at.
     """
-    quantile = config.fusion.threshold_quantile
-    key = _uncertainty_of(labels or config.labels, arch or config.arch, config.round)
+    labels = labels or config.labels
+    quantile = _threshold_quantile(config, labels)
+    key = _uncertainty_of(labels, arch or config.arch, config.round)
     if quantile is None or key is None:
         return config.fusion.threshold_m
-    store = DepthStore(ensure(config, key))
-    # stored as 16-bit millimetres: their histogram is exact, and as small for a thousand scenes as for one
-    counts = np.zeros(2**16, np.int64)
-    for s in training_scenes(config):
-        for i in s.targets:
-            values = np.rint(store.read_of(s.scene, i) * MM).astype(np.int64)
-            counts += np.bincount(values.ravel(), minlength=len(counts))
-    return float(np.searchsorted(counts.cumsum(), quantile * counts.sum()) / MM)
+    return uncertainty_quantile(config, DepthStore(ensure(config, key)), quantile)
+
+
+def _threshold_quantile(config: Config, labels: str) -> float | None:
+    """The quantile that a strategy, or the run, asks for; None where the threshold is in metres."""
+    own = fusion.find_strategy(labels).threshold_quantile
+    return config.fusion.threshold_quantile if own is None else own
 
 
 @dataclass(frozen=True)
@@ -219,7 +214,7 @@ def _require_truth(config: Config, key: Key) -> None:
 
 
 def _fuse_needs(config: Config, key: Key) -> tuple[Key, ...]:
-    of_network = tuple(Key(stage, key.arch, round=key.round) for stage in ("predict", "project"))
+    of_network = Key("predict", key.arch, round=key.round), project_key(key.arch, key.labels, key.round)
     uncertain = _uncertainty_of(key.labels, key.arch, key.round)
     return of_network if uncertain is None else (*of_network, uncertain)
 
@@ -227,8 +222,8 @@ def _fuse_needs(config: Config, key: Key) -> tuple[Key, ...]:
 def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:
     f, result = config.fusion, {"labels": key.labels}
     if _uncertainty_of(key.labels, key.arch, key.round) is not None:
-        name = "threshold_m" if f.threshold_quantile is None else "threshold_quantile"
-        result[name] = getattr(f, name)
+        quantile = _threshold_quantile(config, key.labels)
+        result |= {"threshold_m": f.threshold_m} if quantile is None else {"threshold_quantile": quantile}
     return result
 
 
