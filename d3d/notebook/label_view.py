@@ -85,8 +85,9 @@ class TargetFrames:
 
     @property
     def labels(self) -> list[str]:
-        """The label rules to choose from, that of the run first."""
-        return list(dict.fromkeys((self.config.labels, *fusion.STRATEGIES)))
+        """The label rules to choose from, that of the run first; of the others those that use the run's mesh."""
+        others = [name for name, strategy in fusion.STRATEGIES.items() if not strategy.mesh]
+        return list(dict.fromkeys((self.config.labels, *others)))
 
     def has_truth(self, scene: str) -> bool:
         """Whether the data set has true depth of a scene."""

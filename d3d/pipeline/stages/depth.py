@@ -185,7 +185,7 @@ def mesh_of(
     """The TSDF mesh of a scene from stored depth (3.2.2).
 
     Args:
-        certain: an uncertainty of the target frames and a limit in metres: depth at or above it is not fused.
+        certain: an uncertainty of the target frames and a limit in metres: depth above it is not fused.
 
     """
     f, size_hw, scene = config.fusion, config.data.size_hw, training.scene
@@ -193,7 +193,7 @@ def mesh_of(
     predicted = np.stack([depths.read_of(scene, i) for i in used])
     if certain is not None:
         uncertainty, limit_m = certain
-        unsure = np.stack([uncertainty.read_of(scene, i) for i in used]) >= limit_m
+        unsure = np.stack([uncertainty.read_of(scene, i) for i in used]) > limit_m
         predicted[unsure] = 0
     return reconstruction.reconstruct(
         predicted,
