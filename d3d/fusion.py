@@ -149,7 +149,7 @@ STRATEGIES: dict[str, Strategy] = {
         _UNCERTAINTY,
         uncertainty="tta",
         threshold_quantile=0.8,
-        mesh={"certain": 0.7, "quantile": 0.5, "views": 40},
+        mesh={"certain": 0.7, "views": 40},
     ),
 }
 
