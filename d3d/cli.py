@@ -51,7 +51,8 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         sub = commands.add_parser(
             name, description=command.help, epilog=example, formatter_class=raw, allow_abbrev=False
         )
-        sub.usage = f"python -m d3d {name} [options]"
+        positional = f" {MORE[command.positional][1]['metavar']}..." if command.positional else ""
+        sub.usage = f"python -m d3d {name}{positional} [options]"
         taken = {g: [p for p in GROUPS[g] if p in command.parameters] for g in GROUPS if g in command.groups}
         groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
         for group, options in groups.items():
@@ -59,7 +60,10 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
                 _add(options, parameter, profile, arch)
         for option in command.more:
             group, how = MORE[option]
-            groups[group].add_argument(f"--{option}", **how)
+            if group not in groups:
+                groups[group] = sub.add_argument_group(group)
+            flag = option if option == command.positional else f"--{option.replace('_', '-')}"
+            groups[group].add_argument(flag, **how)
     return result
 
 
@@ -101,12 +105,14 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
         raise ConfigError(_START)
     command = COMMANDS[known.command]
     if rest:
+        if command.positional and not rest[0].startswith("-"):
+            raise ConfigError(f"give all {command.positional} in one place, {rest[0]!r} with the others.")
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
         if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.more)]:
             raise ConfigError(
                 f"--{option.replace('_', '-')} is not an option of {known.command}, but of: {', '.join(takers)}."
             )
-        raise unknown(f"option of {known.command}", option, command.parameters)
+        raise unknown(f"option of {known.command}", option, (*command.parameters, *command.more))
     return known, command
 
 

@@ -158,6 +158,19 @@ def _all(call: Call) -> None:
     print(f"everything is in {runs.run_folder(call.config)}")
 
 
+def _predict(call: Call) -> None:
+    from d3d.apply import predict_files
+
+    options = vars(call.options)
+    names = ("model", "out", "outputs", "size", "precision", "overwrite", "focal_px")
+    predict_files(
+        options["images"],
+        fov_deg=options["fov"],
+        device=call.config.device,
+        **{name: options[name] for name in names},
+    )
+
+
 def without(words: Sequence[str], option: str) -> list[str]:
     """The words of a command line without an option and its value, in either spelling."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -189,7 +202,11 @@ _LABELS = (*_PRETRAIN, "fusion", "labels")
 _EVALUATE = (*_LABELS, "evaluation")
 
 
-# Options beside the parameters: their heading, and their arguments of `add_argument`
+def _camera(metavar: str, text: str) -> tuple[str, dict[str, Any]]:
+    return "camera", {"type": float, "metavar": metavar, "help": text}
+
+
+# Options beside the parameters, and the positional arguments: their heading, and their arguments of `add_argument`
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "archs": (
         "networks",
@@ -203,6 +220,39 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "export": _flag("keep the scores of these runs in results/"),
     "stored": _flag("make the tables from the scores in results/; needs no run"),
     "readme": _flag("put the stored table into README.md"),
+    "images": ("files", {"nargs": "+", "metavar": "IMAGES", "help": "images, videos, and folders of them"}),
+    "out": ("files", {"default": "predicted", "help": "folder of the results (default: predicted)"}),
+    "outputs": (
+        "files",
+        {
+            "metavar": "A,B",
+            "help": "some of depth (16-bit PNG in millimetres), npy (float32 metres), picture, cloud, mesh (.ply); "
+            "default: all; of a video depth and picture",
+        },
+    ),
+    "overwrite": (
+        "files",
+        {"action": "store_true", "help": "replace results that were made from or with something else"},
+    ),
+    "model": (
+        "network",
+        {
+            "default": "lite-distilled",
+            "help": "a network that ships, a .safetensors file, or the folder of a training (default: lite-distilled)",
+        },
+    ),
+    "size": (
+        "network",
+        {"metavar": "HxW", "help": "size of the network's input (default: near that of its training)"},
+    ),
+    "precision": (
+        "network",
+        {"choices": ("float32", "bf16"), "default": "float32", "help": "float32 (default) or bf16"},
+    ),
+    "fov": _camera(
+        "DEGREES", "field of view along the longer side (default: by EXIF, else as in the training)"
+    ),
+    "focal_px": _camera("X", "or focal length in pixels of the image"),
 }
 
 
@@ -216,6 +266,7 @@ class Command:
     example: str
     more: tuple[str, ...] = ("archs",)
     without: tuple[str, ...] = ()  # parameters of these groups that have no effect on the command
+    positional: str = ""  # the one of `more` that is given without a flag
 
     @property
     def parameters(self) -> list[str]:
@@ -224,6 +275,15 @@ class Command:
 
 
 COMMANDS = {
+    "predict": Command(
+        _predict,
+        "depth, pictures, point clouds and meshes of your images and videos, by a trained network",
+        ("machine",),
+        "kitchen.jpg holiday/ --model lite-distilled --out predicted",
+        more=(*("images", "out", "outputs", "overwrite", "model", "size", "precision", "fov", "focal_px"),),
+        without=tuple(name for name in GROUPS["machine"] if name != "device"),
+        positional="images",
+    ),
     "prepare": Command(
         _prepare,
         "list the training triples; `prepare scannet` makes ScanNet small (see `prepare scannet --help`)",

@@ -26,12 +26,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("d3d", "d3d._lazy", "d3d.environment", "d3d.errors", "d3d.io", "d3d.progress"),
     (
         *("d3d.geometry", "d3d.kernels", "d3d.losses", "d3d.fusion", "d3d.uncertainty"),
-        *("d3d.reconstruction", "d3d.tsdf", "d3d.metrics", "d3d.models", "d3d.datasets"),
+        *("d3d.reconstruction", "d3d.tsdf", "d3d.surface", "d3d.metrics", "d3d.models", "d3d.datasets"),
     ),
     ("d3d.parallel",),
     ("d3d.training", "d3d.prediction", "d3d.evaluation"),
     # pictures of arrays and tables; those of a run are above the pipeline
-    ("d3d.figures.charts", "d3d.figures.colours", "d3d.figures.files", "d3d.figures.panels"),
+    (
+        *("d3d.figures.beside", "d3d.figures.charts", "d3d.figures.colours", "d3d.figures.files"),
+        "d3d.figures.panels",
+    ),
+    # a user's own files: no run, no configuration
+    ("d3d.apply",),
     ("d3d.pipeline",),
     ("d3d.tables", "d3d.figures", "d3d.analysis", "d3d.lists"),
     ("d3d.notebook",),
@@ -42,7 +47,9 @@ GENERATOR_MAY_IMPORT = ("d3d.errors", "d3d.io", "d3d.progress", "d3d.datasets")
 # The command line imports what a stage needs when the stage is asked for, so that --help is fast
 MAY_IMPORT_LATE = ("d3d.commands", "d3d.cli")
 # Optional or slow to import: only inside the functions that need them
-HEAVY = frozenset({"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn", "dask", "distributed"})
+HEAVY = frozenset(
+    {"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn", "dask", "distributed", "av"}
+)
 
 
 class Import(NamedTuple):

@@ -1,0 +1,286 @@
+"""Depth of image and video files: finished ones are skipped, broken ones are listed at the end."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from d3d import __version__, io
+from d3d.apply.camera import Camera, camera_of, check_camera
+from d3d.apply.inputs import ABOUT, Input, find_inputs
+from d3d.apply.results import FOR_IMAGES, FOR_VIDEOS, OUTPUTS, check_outputs, write_outputs
+from d3d.datasets.images import HW
+from d3d.datasets.photos import read_photo
+from d3d.datasets.videos import Frame, frame_count, read_video, video_writer
+from d3d.errors import ConfigError, DataError, TasksError
+from d3d.figures import colours
+from d3d.figures.beside import beside
+from d3d.io import atomic, read_json, write_json
+from d3d.models import load_model
+from d3d.models.base import DepthNetwork, check_size
+from d3d.models.hub import digest
+from d3d.models.sizes import network_size
+from d3d.parallel.distributed import select_device
+from d3d.prediction import network_precision, predict, read_depth, write_depth
+from d3d.progress import say, track
+
+AXES = "cloud, mesh: metres; x right, y up, z backward; the camera at the origin"
+STARTED = "started.json"  # in the folder of a video that is not finished
+WRITERS = 2  # threads; writing an image of 12 megapixels takes longer than predicting it
+SAMPLED = 40  # frames that decide about the colours of a video
+
+
+def predict_files(
+    paths: Sequence[str | Path],
+    model: str,
+    out: str | Path,
+    *,
+    outputs: str | None = None,
+    size: str | None = None,
+    fov_deg: float | None = None,
+    focal_px: float | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    overwrite: bool = False,
+) -> None:
+    """Predict the depth of images and videos of any size; the results of each are in a folder of its own.
+
+    A folder of results is written whole or not at all, and holds `predict.json`: what it was made from and with. A
+    finished folder is skipped, a video goes on after its last frame.
+
+    Args:
+        paths: files and folders, see `find_inputs`.
+        model: what `d3d.load_model` takes.
+        out: the folder of all results.
+        outputs: names of `OUTPUTS` with commas; None for `FOR_IMAGES` and `FOR_VIDEOS`.
+        size: "HEIGHTxWIDTH" of the network's input, in place of `network_size`.
+        fov_deg: field of view along the longer side of each image, degrees.
+        focal_px: focal length in pixels of each image.
+        overwrite: replace finished results that were made from or with something else.
+
+    Raises:
+        ConfigError: a parameter is wrong, a path is missing, the network's size is unknown and not given, or there are
+            results that were made from or with something else.
+        TasksError: some files could not be read; the results of all others are finished.
+    """
+    check_camera(fov_deg, focal_px)
+    chosen, size_hw, out = check_outputs(outputs), _size(size), Path(out)
+    inputs, others = find_inputs(paths, out)
+    network = load_model(model).to(select_device(device))
+    if network.train_size is None and size_hw is None:
+        raise ConfigError(
+            f"{model} does not say at which size it was trained, as files of older versions do not: give it with "
+            "--size HEIGHTxWIDTH, for example --size 96x128 for profile demo."
+        )
+    work = _Work(network, str(model), out, chosen, size_hw, fov_deg, focal_px, precision, overwrite)
+    waiting = [item for item in inputs if not work.is_finished(item)]
+    about = [f"{len(inputs)} files" if len(inputs) > 1 else "1 file"]
+    about += [f"{len(inputs) - len(waiting)} finished before"] if len(waiting) < len(inputs) else []
+    about += [f"{others} neither image nor video"] if others else []
+    seen = "x".join(map(str, size_hw or network.train_size))
+    say(f"predict: {', '.join(about)}; {model} ({network.arch}, at or near {seen}) -> {out}")
+    failures = work.run(waiting)
+    if failures:
+        raise TasksError("predict", len(inputs), failures)
+
+
+def _size(text: str | None) -> HW | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(f"--size {text!r} must be HEIGHTxWIDTH in pixels, for example 96x128.")
+    size_hw = int(sides[0]), int(sides[1])
+    try:
+        check_size(*size_hw)
+    except DataError as error:
+        raise ConfigError(f"--size {text}: {error}") from None
+    return size_hw
+
+
+@dataclass
+class _Work:
+    network: DepthNetwork
+    model: str
+    out: Path
+    outputs: tuple[str, ...] | None
+    size_hw: HW | None
+    fov_deg: float | None
+    focal_px: float | None
+    precision: str
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        self.digest, self.lock, self.told = digest(self.network), Lock(), False
+
+    def outputs_of(self, item: Input) -> tuple[str, ...]:
+        return self.outputs or (FOR_VIDEOS if item.is_video else FOR_IMAGES)
+
+    def made_with(self, item: Input) -> dict[str, Any]:
+        """What identifies the results of a file."""
+        return {
+            "source": item.path.name,
+            "source_sha256": io.sha256(item.path),
+            "network_sha256": self.digest,
+            "outputs": sorted(self.outputs_of(item)),
+            "size_hw": list(self.size_hw) if self.size_hw else None,
+            "fov_deg": self.fov_deg,
+            "focal_px": self.focal_px,
+            "precision": self.precision,
+        }
+
+    def is_finished(self, item: Input) -> bool:
+        """Whether the results of a file are there; a ConfigError if others are."""
+        folder = self.out / item.name
+        if not folder.exists():
+            return False
+        if not (folder / ABOUT).is_file():
+            raise ConfigError(f"{folder} exists and holds no {ABOUT}: choose another --out.")
+        found, wanted = read_json(folder / ABOUT, "made_with")["made_with"], self.made_with(item)
+        if found == wanted:
+            return True
+        if not self.overwrite:
+            differences = [f"{k} {found.get(k)} is now {v}" for k, v in wanted.items() if found.get(k) != v]
+            raise ConfigError(
+                f"{folder} holds other results: {'; '.join(differences)}. Choose another --out, or --overwrite them."
+            )
+        return False
+
+    def run(self, items: Sequence[Input]) -> dict[str, str]:
+        """Make the results of files; returns the messages of those that failed, by path."""
+        failures: dict[str, str] = {}
+        videos = [item for item in items if item.is_video]
+        with track(what="predict", total=len(items), unit="file") as bar, ThreadPoolExecutor(WRITERS) as pool:
+            waiting = {pool.submit(self.image, item): item for item in items if not item.is_video}
+            try:
+                for result, item in chain(
+                    ((future.result, waiting[future]) for future in as_completed(waiting)),
+                    ((partial(self.video, item, pool), item) for item in videos),
+                ):
+                    try:
+                        result()
+                    except (DataError, MemoryError) as error:
+                        failures[str(item.path)] = (
+                            str(error).removeprefix(f"{item.path}: ") or "out of memory"
+                        )
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C ends all
+        return failures
+
+    def image(self, item: Input) -> None:
+        photo = read_photo(item.path)
+        depth, camera, about = self.predicted(photo.image, photo.focal_px)
+        outputs, folder = self.outputs_of(item), self.out / item.name
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            write_outputs(outputs, lambda name: temporary / OUTPUTS[name], photo.image, depth, camera)
+            self.finish(item, temporary, about)
+
+    def video(self, item: Input, pool: ThreadPoolExecutor) -> None:
+        """The frames one by one into a folder beside the results, which is renamed when the last one is there."""
+        outputs, folder = self.outputs_of(item), self.out / item.name
+        unfinished, made_with = folder.with_name(f".{folder.name}.unfinished"), self.made_with(item)
+        if unfinished.exists() and read_json(unfinished / STARTED) != made_with:
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_json(unfinished / STARTED, made_with)
+        for name in {"depth", *outputs} - {"picture"}:
+            (unfinished / name).mkdir(exist_ok=True)
+        frames = track(
+            read_video(item.path), f"  {item.path.name}", total=frame_count(item.path), unit="frame"
+        )
+        pending: deque[Future[None]] = deque()
+        for i, frame in enumerate(frames):
+            if _depth_file(unfinished, i).is_file():
+                continue
+            depth, camera, about = self.predicted(frame.image, None)
+            pending.append(pool.submit(_write_frame, unfinished, i, outputs, frame.image, depth, camera))
+            if len(pending) > WRITERS:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+        if "picture" in outputs:
+            _write_video(item.path, unfinished)
+        if "depth" not in outputs:
+            shutil.rmtree(unfinished / "depth")
+        (unfinished / STARTED).unlink()
+        self.finish(item, unfinished, about)
+        unfinished.replace(folder)
+
+    def predicted(
+        self, image: np.ndarray, noted_px: float | None
+    ) -> tuple[np.ndarray, Camera, dict[str, Any]]:
+        """Depth, camera, and what `predict.json` says about them."""
+        image_hw = image.shape[:2]
+        camera = camera_of(self.network, image_hw, self.fov_deg, self.focal_px, noted_px)
+        known = camera.source != "assumed" and self.network.train_focal_px is not None
+        size_hw = self.size_hw or network_size(self.network, image_hw, camera.focal_px if known else None)
+        if camera.source == "assumed" and not self.told:
+            self.told = True
+            say(
+                f"predict: a camera is unknown. Its field of view is assumed to be {camera.fov_deg(image_hw):.0f} "
+                "degrees along the longer side. If that is wrong, clouds and meshes are distorted: give --fov or "
+                "--focal-px."
+            )
+        with self.lock, network_precision(self.network, self.precision):
+            depth = predict(self.network, image, size_hw=size_hw)
+        about = {
+            "image_hw": list(image_hw),
+            "network_hw": list(size_hw),
+            "focal_px": round(camera.focal_px, 3),
+            "fov_deg": round(camera.fov_deg(image_hw), 3),
+            "camera": camera.source,
+        }
+        return depth, camera, about
+
+    def finish(self, item: Input, folder: Path, about: dict[str, Any]) -> None:
+        """Write `predict.json`, the last file of a folder, and remove the results that the new ones replace."""
+        about = about | {
+            "made_with": self.made_with(item),
+            "model": self.model,
+            "d3d": __version__,
+            "axes": AXES,
+        }
+        write_json(folder / ABOUT, about)
+        old = self.out / item.name
+        if (old / ABOUT).is_file():
+            shutil.rmtree(old)
+
+
+def _depth_file(folder: Path, i: int) -> Path:
+    return folder / "depth" / f"{i:06}.png"
+
+
+def _write_frame(
+    folder: Path, i: int, outputs: Sequence[str], image: np.ndarray, depth: np.ndarray, camera: Camera
+) -> None:
+    kinds = {"depth", *outputs} - {"picture"}
+
+    def path_of(name: str) -> Path:
+        return folder / name / f"{i:06}{Path(OUTPUTS[name]).suffix}"
+
+    with atomic(_depth_file(folder, i)) as temporary:  # last: where it is, the frame is finished
+        write_outputs(kinds - {"depth"}, path_of, image, depth, camera)
+        write_depth(temporary, depth)
+
+
+def _write_video(path: Path, folder: Path) -> None:
+    """The frames of a video beside their depth, all with the colours of one range."""
+    files = sorted((folder / "depth").iterdir())
+    top = colours.upper_limit(read_depth(file) for file in files[:: math.ceil(len(files) / SAMPLED)])
+    with atomic(folder / "picture.mp4") as temporary, video_writer(temporary) as add:
+        frames = track(read_video(path), f"  {path.name}, picture", total=len(files), unit="frame")
+        for i, frame in enumerate(frames):
+            add(Frame(beside(frame.image, read_depth(_depth_file(folder, i)), top), frame.time_s))
