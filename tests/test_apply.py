@@ -277,6 +277,21 @@ def test_a_video_goes_on_after_its_last_frame(video, weights, monkeypatch, capsy
     assert len(list((out / "room" / "npy").iterdir())) == 5
 
 
+def test_a_video_whose_picture_was_not_finished_is_not_predicted_again(video, weights, monkeypatch):
+    from d3d.apply import files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "beside", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(weights, video, "--out", "out")
+    out = video.parent / "out"
+    assert [p.name for p in out.iterdir()] == [".room.unfinished"]
+    assert not list((out / ".room.unfinished").glob("*.mp4"))
+    monkeypatch.setattr(files, "predict", None)
+    assert predict(weights, video, "--out", "out") == 0
+    assert len(list(read_video(out / "room" / "picture.mp4"))) == 5
+
+
 def test_a_broken_video_does_not_stop_the_others(video, weights, capsys):
     content = video.read_bytes()
     (video.parent / "broken.mov").write_bytes(content[: len(content) // 2])

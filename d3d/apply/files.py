@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,6 @@ from d3d.prediction import network_precision, predict, read_depth, write_depth
 from d3d.progress import say, track
 
 AXES = "cloud, mesh: metres; x right, y up, z backward; the camera at the origin"
-STARTED = "started.json"  # in the folder of a video that is not finished
 WRITERS = 2  # threads; writing an image of 12 megapixels takes longer than predicting it
 SAMPLED = 40  # frames that decide about the colours of a video
 
@@ -107,6 +106,14 @@ def _size(text: str | None) -> HW | None:
     except DataError as error:
         raise ConfigError(f"--size {text}: {error}") from None
     return size_hw
+
+
+class _Seen(NamedTuple):
+    """An image's size, the size at which the network sees it, and its camera."""
+
+    image_hw: HW
+    network_hw: HW
+    camera: Camera
 
 
 @dataclass
@@ -181,32 +188,33 @@ class _Work:
 
     def image(self, item: Input) -> None:
         photo = read_photo(item.path)
-        depth, camera, about = self.predicted(photo.image, photo.focal_px)
-        outputs, folder = self.outputs_of(item), self.out / item.name
-        with atomic(folder) as temporary:
+        seen = self.seen(photo.image.shape[:2], photo.focal_px)
+        depth = self.depth(photo.image, seen)
+        with atomic(self.out / item.name) as temporary:
             temporary.mkdir()
-            write_outputs(outputs, lambda name: temporary / OUTPUTS[name], photo.image, depth, camera)
-            self.finish(item, temporary, about)
+            outputs = self.outputs_of(item)
+            write_outputs(outputs, lambda name: temporary / OUTPUTS[name], photo.image, depth, seen.camera)
+            self.finish(item, temporary, seen, self.made_with(item))
 
     def video(self, item: Input, pool: ThreadPoolExecutor) -> None:
         """The frames one by one into a folder beside the results, which is renamed when the last one is there."""
         outputs, folder = self.outputs_of(item), self.out / item.name
         unfinished, made_with = folder.with_name(f".{folder.name}.unfinished"), self.made_with(item)
-        if unfinished.exists() and read_json(unfinished / STARTED) != made_with:
+        started = unfinished / "started.json"
+        if unfinished.exists() and (not started.is_file() or read_json(started) != made_with):
             shutil.rmtree(unfinished)
-        unfinished.mkdir(parents=True, exist_ok=True)
-        write_json(unfinished / STARTED, made_with)
+        write_json(started, made_with)
         for name in {"depth", *outputs} - {"picture"}:
             (unfinished / name).mkdir(exist_ok=True)
-        frames = track(
-            read_video(item.path), f"  {item.path.name}", total=frame_count(item.path), unit="frame"
-        )
+        count = frame_count(item.path)
+        frames = track(read_video(item.path), f"  {item.path.name}", total=count, unit="frame")
         pending: deque[Future[None]] = deque()
         for i, frame in enumerate(frames):
+            seen = self.seen(frame.image.shape[:2], None)
             if _depth_file(unfinished, i).is_file():
                 continue
-            depth, camera, about = self.predicted(frame.image, None)
-            pending.append(pool.submit(_write_frame, unfinished, i, outputs, frame.image, depth, camera))
+            depth = self.depth(frame.image, seen)
+            pending.append(pool.submit(_write_frame, unfinished, i, outputs, frame.image, depth, seen.camera))
             if len(pending) > WRITERS:
                 pending.popleft().result()
         for future in pending:
@@ -215,15 +223,12 @@ class _Work:
             _write_video(item.path, unfinished)
         if "depth" not in outputs:
             shutil.rmtree(unfinished / "depth")
-        (unfinished / STARTED).unlink()
-        self.finish(item, unfinished, about)
+        self.finish(item, unfinished, seen, made_with)
+        started.unlink()
         unfinished.replace(folder)
 
-    def predicted(
-        self, image: np.ndarray, noted_px: float | None
-    ) -> tuple[np.ndarray, Camera, dict[str, Any]]:
-        """Depth, camera, and what `predict.json` says about them."""
-        image_hw = image.shape[:2]
+    def seen(self, image_hw: HW, noted_px: float | None) -> _Seen:
+        """The camera of an image, and the size at which the network sees it."""
         camera = camera_of(self.network, image_hw, self.fov_deg, self.focal_px, noted_px)
         known = camera.source != "assumed" and self.network.train_focal_px is not None
         size_hw = self.size_hw or network_size(self.network, image_hw, camera.focal_px if known else None)
@@ -234,24 +239,24 @@ class _Work:
                 "degrees along the longer side. If that is wrong, clouds and meshes are distorted: give --fov or "
                 "--focal-px."
             )
-        with self.lock, network_precision(self.network, self.precision):
-            depth = predict(self.network, image, size_hw=size_hw)
-        about = {
-            "image_hw": list(image_hw),
-            "network_hw": list(size_hw),
-            "focal_px": round(camera.focal_px, 3),
-            "fov_deg": round(camera.fov_deg(image_hw), 3),
-            "camera": camera.source,
-        }
-        return depth, camera, about
+        return _Seen(image_hw, size_hw, camera)
 
-    def finish(self, item: Input, folder: Path, about: dict[str, Any]) -> None:
+    def depth(self, image: np.ndarray, seen: _Seen) -> np.ndarray:
+        with self.lock, network_precision(self.network, self.precision):
+            return predict(self.network, image, size_hw=seen.network_hw)
+
+    def finish(self, item: Input, folder: Path, seen: _Seen, made_with: dict[str, Any]) -> None:
         """Write `predict.json`, the last file of a folder, and remove the results that the new ones replace."""
-        about = about | {
-            "made_with": self.made_with(item),
+        about = {
+            "made_with": made_with,
             "model": self.model,
-            "d3d": __version__,
+            "image_hw": list(seen.image_hw),
+            "network_hw": list(seen.network_hw),
+            "camera": seen.camera.source,
+            "focal_px": round(seen.camera.focal_px, 3),
+            "fov_deg": round(seen.camera.fov_deg(seen.image_hw), 3),
             "axes": AXES,
+            "d3d": __version__,
         }
         write_json(folder / ABOUT, about)
         old = self.out / item.name
@@ -279,7 +284,8 @@ def _write_frame(
 def _write_video(path: Path, folder: Path) -> None:
     """The frames of a video beside their depth, all with the colours of one range."""
     files = sorted((folder / "depth").iterdir())
-    top = colours.upper_limit(read_depth(file) for file in files[:: math.ceil(len(files) / SAMPLED)])
+    sampled = files[:: math.ceil(len(files) / SAMPLED)]
+    top = colours.upper_limit(read_depth(file)[::8, ::8] for file in sampled)
     with atomic(folder / "picture.mp4") as temporary, video_writer(temporary) as add:
         frames = track(read_video(path), f"  {path.name}, picture", total=len(files), unit="frame")
         for i, frame in enumerate(frames):
