@@ -13,6 +13,7 @@ from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
 MULTIPLES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, np.inf)
+RULES = ("pred", "proj", "diff", "mv", "uncer", "signed")
 THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
 
 
@@ -32,14 +33,15 @@ def threshold_sweep(config: Config, arch: str = "", frames: int = 30) -> pd.Data
 def rule_sweep(
     config: Config,
     arch: str = "",
-    rules: Sequence[str] = ("pred", "proj", "diff", "mv", "uncer", "signed"),
+    rules: Sequence[str] = RULES,
     thresholds_m: Sequence[float] = (),
     frames: int = 26,
 ) -> pd.DataFrame:
     """Several label rules, each at several thresholds, and the oracles of `d3d.fusion.ORACLES` where masks are known.
 
     Args:
-        rules: names of label strategies; those that use the uncertainty are tried at each threshold.
+        rules: names of label strategies, beside the run's own. A strategy that uses the uncertainty is tried at each
+            threshold, unless it has a threshold of its own.
         thresholds_m: by default `THRESHOLDS_M` and the threshold that the run uses.
 
     Returns:
@@ -50,9 +52,10 @@ def rule_sweep(
         DataError: no training scene has ground truth.
     """
     tried: list[LabelRule] = []
-    for rule in rules:
+    for rule in dict.fromkeys((*rules, config.labels)):
         used: Sequence[float | None] = [None]
-        if "uncertainty" in fusion.find_strategy(rule).needs:
+        strategy = fusion.find_strategy(rule)
+        if "uncertainty" in strategy.needs and strategy.threshold_quantile is None:
             used = thresholds_m or sorted({*THRESHOLDS_M, stages.threshold(config, rule, arch)})
         tried += [(rule, t) for t in used]
     tried += [(oracle, None) for oracle in fusion.ORACLES]

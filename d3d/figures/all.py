@@ -19,6 +19,7 @@ from d3d.figures.needs import default_run, require_pretrained
 from d3d.figures.panels import PRINT_DPI
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
+from d3d.progress import say
 
 
 def label_makeup(config: Config) -> FigureWithTable:
@@ -83,13 +84,20 @@ def file_prefix(config: Config) -> str:
 
 
 def run_figures(config: Config, arch: str) -> list[Path]:
-    """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``."""
+    """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``.
+
+    Figure 4 and the label show the ensemble's uncertainty: they are left out where a network of it is not trained.
+    """
     config = replace(config, arch=arch)
-    example = example_frame(config)
-    made = {
-        "figure4": figure4.make(config, example).figure,
-        "label": label(example, arch, stages.threshold(config, "uncer", arch)),
-        "figure5": figure5.make(config, [arch], 4).figure,
-    }
+    made = {}
+    try:
+        require_pretrained(config)
+    except DataError as lacking:
+        say(f"figure4 and label: skipped, {lacking}")
+    else:
+        example = example_frame(config)
+        made["figure4"] = figure4.make(config, example).figure
+        made["label"] = label(example, arch, stages.threshold(config, "uncer", arch))
+    made["figure5"] = figure5.make(config, [arch], 4).figure
     folder = stages.folder_of(config, "figures")
     return [save_png(figure, folder / f"{name}.png", PRINT_DPI) for name, figure in made.items()]

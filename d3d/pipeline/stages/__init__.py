@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from d3d import fusion
 from d3d.datasets import Scene
 from d3d.io import read_json
 from d3d.models import load_model
@@ -171,7 +172,10 @@ def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
 
 
 def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Pretrain the ensemble and the networks that get students, and train the self-taught and the distilled students.
+    """Pretrain the networks that are needed, and train the self-taught and the distilled students.
+
+    Needed are the networks that get students and, unless the labels have a mesh and an uncertainty of their own
+    ("robust"), those of the ensemble.
 
     Args:
         archs: networks that get students; by default the profile's.
@@ -181,7 +185,9 @@ def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]
     """
     archs = archs or config.students
     require_depth(config)
-    trainings = [(arch, "") for arch in dict.fromkeys((*config.ensemble, *archs))]
+    strategy = fusion.find_strategy(config.labels)
+    ensemble = () if strategy.mesh and strategy.uncertainty != "ensemble" else config.ensemble
+    trainings = [(arch, "") for arch in dict.fromkeys((*ensemble, *archs))]
     for arch, _ in trainings:
         pretrain(config, arch)
     for arch in archs:
