@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from d3d import io, reconstruction
-from d3d.datasets import Scene, open_dataset
+from d3d.datasets import Scene, Triples, open_dataset
 from d3d.parallel import tasks
 from d3d.pipeline import runs
 from d3d.pipeline.config import Config, make_config
+from d3d.pipeline.scenes import TrainingScene
 from d3d.pipeline.stages import depth
 from d3d.prediction import DepthStore
 
@@ -49,15 +50,20 @@ def room(store: DepthStore, size_hw: tuple[int, int] = SIZE_HW) -> Scene:
     return scene
 
 
+def training_scene(scene: Scene, targets: Sequence[int]) -> TrainingScene:
+    """A scene with these targets; each stands for its sources, too, which a projection does not look at."""
+    return TrainingScene(scene, Triples(np.repeat(np.asarray(targets)[:, None], 3, axis=1), len(targets), {}))
+
+
 def scene_times(
     config: Config, scene: Scene, targets: list[int], predicted: DepthStore, repeats: int
 ) -> list[float]:
     """Seconds of each of several projections of a scene, after one that is not counted."""
-    seconds = []
+    seconds, training = [], training_scene(scene, targets)
     for _ in range(repeats + 1):
         with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
             start = time.perf_counter()
-            depth.project_scene(config, scene, targets, predicted, DepthStore(Path(folder)))
+            depth.project_scene(config, training, predicted, None, DepthStore(Path(folder)))
             seconds.append(time.perf_counter() - start)
     return seconds[1:]
 
@@ -106,7 +112,7 @@ def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path
         start = time.perf_counter()
         tasks.run_tasks(
             depth.project_scene,
-            {s.name: (config, s, list(range(12)), depths, projected) for s in made_up},
+            {s.name: (config, training_scene(s, range(12)), depths, None, projected) for s in made_up},
             what=f"{number} scenes",
             workers=2,
         )

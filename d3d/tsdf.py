@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from d3d.errors import ConfigError
@@ -65,7 +66,7 @@ def fuse_views(
             "surfaces. Take larger voxels. If the scene is smaller than that, look at its depth and its poses."
         )
     local = _grid(device) * voxel_m
-    visible = views.see_spheres((blocks + 0.5) * (SIDE * voxel_m), SIDE * voxel_m * math.sqrt(3) / 2)
+    visible = views.see_spheres((blocks + 0.5) * (SIDE * voxel_m), SIDE * voxel_m * math.sqrt(3) / 2, trunc_m)
     values = torch.full((len(blocks), SIDE**3), math.nan, device=device)
     for b, block in enumerate(blocks):
         seeing = visible[b].nonzero()[:, 0]
@@ -117,8 +118,8 @@ class _Views:
             inside & (depth > 0) & (distance > -trunc_m), distance.clamp(max=trunc_m), math.inf
         )
 
-    def see_spheres(self, centres_b3: Tensor, radius: float) -> Tensor:
-        """Whether a sphere may be in a view's image, (b, n) bool."""
+    def see_spheres(self, centres_b3: Tensor, radius: float, trunc_m: float) -> Tensor:
+        """Whether some point of a sphere may have a signed distance in a view, (b, n) bool."""
         h, w = self.depths.shape[1:]
         x, y, z = (self.cam_T_world[:, :3, :3] @ centres_b3.T + self.cam_T_world[:, :3, 3:]).unbind(1)
         seen = z > -radius
@@ -127,7 +128,12 @@ class _Views:
             low, high = (-0.5 - centre) / focal, (size - 0.5 - centre) / focal
             seen &= across - low * z > -radius * (1 + low**2).sqrt()
             seen &= high * z - across > -radius * (1 + high**2).sqrt()
-        return seen.T
+        # behind everything that the view sees around the sphere's centre; without this, rooms behind walls cost time
+        around = max(h, w) // 16
+        farthest = F.max_pool2d(self.depths[:, None], 2 * around + 1, stride=1, padding=around).flatten(1)
+        _, pixel, inside = self.project(centres_b3, torch.arange(len(self.depths), device=z.device))
+        small = torch.maximum(fx, fy) * radius < around * (z - radius)
+        return (seen & ~(inside & small & (z - radius > farthest.gather(1, pixel) + trunc_m))).T
 
 
 def _grid(device) -> Tensor:
