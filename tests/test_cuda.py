@@ -213,3 +213,23 @@ def test_no_step_waits_for_the_gpu(arch, kind):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("quantile", [None, 0.35])
+def test_fusion_on_a_device_is_that_of_a_cpu(quantile):
+    from d3d import tsdf
+
+    poses = np.tile(np.eye(4), (6, 1, 1))
+    poses[:, 0, 3] = np.linspace(-0.3, 0.3, 6)
+    K = np.tile([[60.0, 0, 47.5], [0, 60.0, 31.5], [0, 0, 1]], (6, 1, 1))
+    depths = np.random.default_rng(0).normal(2.0, 0.02, (6, *SIZE)).astype(np.float32)
+    images = np.full((6, *SIZE, 3), 90, np.uint8)
+    ours, theirs = (
+        tsdf.fuse_views(depths, K, poses, 0.05, 0.5, quantile=quantile, images=images, device=device)
+        for device in (DEVICE, "cpu")
+    )
+    # rounding may move a point over the border of a pixel: nearly all vertices are the same
+    assert len(ours[0]) == pytest.approx(len(theirs[0]), rel=0.02)
+    near = np.abs(np.sort(ours[0][:, 2])[: len(theirs[0])].mean() - theirs[0][:, 2].mean())
+    assert near < 0.002
+    assert ours[2].dtype == np.uint8
