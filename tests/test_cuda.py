@@ -219,6 +219,7 @@ def test_no_step_waits_for_the_gpu(arch, kind):
 def test_fusion_on_a_device_is_that_of_a_cpu(quantile):
     from d3d import tsdf
 
+    pytest.importorskip("skimage")
     poses = np.tile(np.eye(4), (6, 1, 1))
     poses[:, 0, 3] = np.linspace(-0.3, 0.3, 6)
     K = np.tile([[60.0, 0, 47.5], [0, 60.0, 31.5], [0, 0, 1]], (6, 1, 1))
