@@ -50,7 +50,7 @@ def test_its_labels_follow_its_rule(cfg, labels):
         taken += use.sum()
         np.testing.assert_array_equal(L, np.where(use, P, D))
     assert taken > 0
-    assert proj.folder == runs.run_folder(cfg) / "project" / "monodepth2" / "robust"
+    assert proj.folder == runs.run_folder(cfg) / "project-robust" / "monodepth2"
 
 
 def test_depth_that_the_network_is_unsure_of_is_not_fused(cfg, labels, monkeypatch):
@@ -91,6 +91,14 @@ def test_the_papers_mesh_stays_beside_it_with_the_identity_that_it_had(cfg, labe
         == stages.identity_of(cfg, "project", "monodepth2")
         != stages.identity_of(paper, "project", "monodepth2")
     )
+
+
+def test_either_mesh_may_come_first(cfg, labels):
+    values = {"profile": "smoke", "runs_dir": cfg.runs_dir, "run": "coarse", "base": "r", "voxel_m": 0.1}
+    robust, paper = make_config(recipe="robust", **values), make_config(**values)
+    folders = [stages.project(c, "monodepth2").folder for c in (robust, paper, robust)]
+    assert folders[0] == folders[2] == runs.run_folder(robust) / "project-robust" / "monodepth2"
+    assert folders[1] == runs.run_folder(robust) / "project" / "monodepth2"
 
 
 def test_it_needs_one_network_only(cfg):

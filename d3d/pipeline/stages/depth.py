@@ -133,10 +133,16 @@ def _project_needs(config: Config, key: Key) -> tuple[Key, ...]:
     return key._replace(stage="predict", labels=""), *uncertainty
 
 
+def _project_path(config: Config, key: Key) -> str:
+    """A strategy's own mesh lies beside the folder of the run's mesh, not in it."""
+    return key._replace(stage=f"project-{key.labels}", labels="").name if key.labels else key.name
+
+
 @stage(
     "project",
     settings=_project_settings,
     needs=_project_needs,
+    path=_project_path,
     takes="fusion and rendering: a few frames a second",
 )
 def _project(config: Config, key: Key, opened: StageFolder) -> None:
