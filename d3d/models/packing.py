@@ -1,7 +1,7 @@
 """Small files of weights: 8 bits a weight with a scale for each output channel, or half precision.
 
-Only tensors with two or more dimensions are packed: the kernels of convolutions and linear layers, 99.8 % of all
-weights. Biases, norms and counters stay as they are. A packed network is unpacked to float32 when it is loaded.
+Only kernels with many weights for each output channel are packed, 94 to 99.9 % of all weights. Biases, norms, depthwise
+convolutions and counters stay as they are. A packed network is unpacked to float32 when it is loaded.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from d3d.errors import DataError, unknown
 STORED_AS = ("float32", "float16", "int8")
 SCALE = ".scale"  # <name>.scale (out,) float32 belongs to the int8 tensor <name> (out, ...)
 _LARGEST = 127  # not 128: the same steps on both sides of 0, so that 0 stays 0
+_MANY = (
+    64  # weights of an output channel: fewer are not worth their error, such as the 9 of a depthwise kernel
+)
 
 
 def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
     """Return the tensors of a state dict as they are stored: "float32" (as they are), "float16" or "int8".
 
-    A weight w of output channel c is stored as round(w / scale[c]), with scale[c] the largest magnitude of the channel
-    divided by 127. Its error is at most scale[c] / 2.
+    A weight of output channel c is stored as a whole number of steps of scale[c], the largest magnitude of the channel
+    divided by 127. Steps are rounded up or down, such that the sum of each k x k kernel is met to half a step, or
+    that of the whole channel for 1 x 1 kernels and linear layers. Features are smooth and mostly positive, so that a
+    wrong sum shifts depth where errors of single weights cancel: 3 to 6 times less change of depth than with each
+    weight rounded by itself (E30).
 
     Raises:
         ConfigError: unknown `stored_as`.
@@ -32,7 +38,12 @@ def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
         raise unknown("stored_as", stored_as, STORED_AS)
     packed = {}
     for name, tensor in tensors.items():
-        if stored_as == "float32" or tensor.ndim < 2 or not tensor.is_floating_point():
+        if (
+            stored_as == "float32"
+            or not tensor.is_floating_point()
+            or tensor.ndim < 2
+            or tensor[0].numel() < _MANY
+        ):
             packed[name] = tensor
             continue
         half = tensor.to(torch.float16)
@@ -47,8 +58,15 @@ def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
 
 def _to_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
     scale = weights.flatten(1).abs().amax(1) / _LARGEST
-    steps = weights / _per_channel(scale.clamp(min=torch.finfo(torch.float32).tiny), weights)
-    return steps.round().clamp(-_LARGEST, _LARGEST).to(torch.int8), scale
+    steps = weights.double() / _per_channel(scale.clamp(min=torch.finfo(torch.float32).tiny), weights)
+    spatial = weights.ndim == 4 and weights[0, 0].numel() > 1
+    kernels = steps.flatten(2 if spatial else 1)
+    down = kernels.floor()
+    above = kernels - down
+    number_up = above.sum(-1, keepdim=True).round()
+    rank = above.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    rounded = down + (rank < number_up)
+    return rounded.clamp(-_LARGEST, _LARGEST).reshape(weights.shape).to(torch.int8), scale
 
 
 def unpack(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
