@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from d3d.commands import COMMANDS, GROUPS, MORE, Call, Command
+from d3d.commands import COMMANDS, GROUPS, Call, Command
 from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
 from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
@@ -51,15 +51,14 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         sub = commands.add_parser(
             name, description=command.help, epilog=example, formatter_class=raw, allow_abbrev=False
         )
-        positional = f" {MORE[command.positional][1]['metavar']}..." if command.positional else ""
+        positional = f" {command.options[command.positional][1]['metavar']}..." if command.positional else ""
         sub.usage = f"python -m d3d {name}{positional} [options]"
         taken = {g: [p for p in GROUPS[g] if p in command.parameters] for g in GROUPS if g in command.groups}
         groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
         for group, options in groups.items():
             for parameter in taken[group]:
                 _add(options, parameter, profile, arch)
-        for option in command.more:
-            group, how = MORE[option]
+        for option, (group, how) in command.options.items():
             if group not in groups:
                 groups[group] = sub.add_argument_group(group)
             flag = option if option == command.positional else f"--{option.replace('_', '-')}"
@@ -108,11 +107,11 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
         if command.positional and not rest[0].startswith("-"):
             raise ConfigError(f"give all {command.positional} in one place, {rest[0]!r} with the others.")
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
-        if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.more)]:
+        if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.options)]:
             raise ConfigError(
                 f"--{option.replace('_', '-')} is not an option of {known.command}, but of: {', '.join(takers)}."
             )
-        raise unknown(f"option of {known.command}", option, (*command.parameters, *command.more))
+        raise unknown(f"option of {known.command}", option, (*command.parameters, *command.options))
     return known, command
 
 

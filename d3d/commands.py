@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from d3d.errors import ConfigError
@@ -148,6 +148,33 @@ def _record(call: Call) -> None:
         record.work_in_processes(jobs, without(call.words, "--processes"), processes)
 
 
+def _ship(call: Call) -> None:
+    from d3d import shipping
+
+    options = call.options
+    if options.name and len(call.archs) > 1:
+        raise ConfigError("--name is for one network: leave it out, or give one --arch.")
+    for arch in call.archs:
+        labels = "" if options.teacher else call.config.labels
+        print(shipping.ship(call.config, arch, labels, options.name or "", options.replace))
+
+
+def _export(call: Call) -> None:
+    from d3d.models import available, load_model
+    from d3d.models.export import export
+
+    o = call.options
+    if (o.height is None) != (o.width is None):
+        raise ConfigError("--height and --width: give both or none.")
+    model = load_model(o.model)
+    size_hw = model.train_size if o.height is None else (o.height, o.width)
+    difference = export(model, o.out, o.format, size_hw, o.model if o.model in available() else "")
+    height, width = size_hw
+    print(
+        f"{o.out}: {height}x{width} (height x width), largest difference of depth to torch {difference:.1e}, relative"
+    )
+
+
 def _all(call: Call) -> None:
     from d3d.figures.all import run_figures
     from d3d.pipeline import runs, stages
@@ -267,11 +294,17 @@ class Command:
     more: tuple[str, ...] = ("archs",)
     without: tuple[str, ...] = ()  # parameters of these groups that have no effect on the command
     positional: str = ""  # the one of `more` that is given without a flag
+    own: Mapping[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # as `MORE`, of it alone
 
     @property
     def parameters(self) -> list[str]:
         taken = [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
         return [name for name in taken if name not in self.without]
+
+    @property
+    def options(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """The options beside the parameters: their heading, and their arguments of `add_argument`."""
+        return {name: MORE[name] for name in self.more} | dict(self.own)
 
 
 COMMANDS = {
@@ -346,6 +379,46 @@ COMMANDS = {
         "every figure whose data the run has, into paper_figures/",
         (*_EVALUATE, "ablation"),
         "--profile demo",
+    ),
+    "ship": Command(
+        _ship,
+        "put the network of a finished training into data/networks, with its model card",
+        _LABELS,
+        "--profile laptop --arch lite --labels uncer",
+        own={
+            "name": ("file", {"help": "name of the network (default: <arch>-distilled and the like)"}),
+            "teacher": (
+                "file",
+                {"action": "store_true", "help": "the self-supervised network, not the student"},
+            ),
+            "replace": ("file", {"action": "store_true", "help": "replace another training of this name"}),
+        },
+    ),
+    "export": Command(
+        _export,
+        "write a trained network as ONNX for other programs, checked against torch",
+        (),
+        "--model lite-distilled --format onnx --out lite.onnx",
+        more=(),
+        own={
+            "model": (
+                "network",
+                {
+                    "required": True,
+                    "help": "a network that ships, a .safetensors file, or a training's folder",
+                },
+            ),
+            "height": (
+                "network",
+                {"type": int, "metavar": "N", "help": "of the images (default: the training's)"},
+            ),
+            "width": (
+                "network",
+                {"type": int, "metavar": "N", "help": "of the images (default: the training's)"},
+            ),
+            "format": ("file", {"default": "onnx", "help": "onnx, or pt2 of torch.export (default: onnx)"}),
+            "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
+        },
     ),
     "all": Command(
         _all,

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # a user's own files: no run, no configuration
     ("d3d.apply",),
     ("d3d.pipeline",),
-    ("d3d.tables", "d3d.figures", "d3d.analysis", "d3d.lists"),
+    ("d3d.tables", "d3d.figures", "d3d.analysis", "d3d.lists", "d3d.shipping"),
     ("d3d.notebook",),
     ("d3d.commands", "d3d.cli", "d3d.__main__"),
 )

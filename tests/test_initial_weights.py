@@ -93,7 +93,9 @@ def test_a_download_is_a_file_with_a_hash(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: asked.append(a) or str(file))
     for arch in ("monodepth2", "hrdepth"):
         found = find_initial_weights(arch, strict=True)
-        assert found == InitialWeights("timm/resnet18.tv_in1k (ImageNet)", digest(file), file)
+        assert found == InitialWeights(
+            "timm/resnet18.tv_in1k (ImageNet)", digest(file), file, licence="BSD-3-Clause"
+        )
     assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
     assert not capsys.readouterr().out
 

@@ -21,6 +21,7 @@ class Dataset:
         verified: whether every frame is known to be readable: decoded before, or compared with a checksum. Frames
             of other data sets are decoded once before a training (`d3d.pipeline.readable`).
         prepared: settings of the preparation that kept and resized some frames; empty where all frames are there.
+        licence: the data's, if it allows to pass on networks that were trained on them; else "".
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class Dataset:
         truth: Callable[[str], str] | None = None,
         whole: Callable[[str, int], bool] | None = None,
         prepared: Mapping[str, Any] | None = None,
+        licence: str = "",
     ) -> None:
         """Keeps functions that make a split's scenes and its lists; ``truth`` and ``whole`` implement the methods."""
         self.name, self.splits, self.verified = name, tuple(splits), verified
-        self.prepared = dict(prepared or {})
+        self.prepared, self.licence = dict(prepared or {}), licence
         self._make, self._make_lists = dict(splits), dict(lists or {})
         self._truth, self._whole = truth, whole
         self._scenes: dict[str, list[Scene]] = {}

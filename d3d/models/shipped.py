@@ -52,9 +52,14 @@ class Manifest(Record):
     @classmethod
     def _names(cls, value: dict[str, Shipped]) -> dict[str, Shipped]:
         for name in value:
-            if not _NAME.fullmatch(name):
+            if not is_name(name):
                 raise ValueError(f"{name!r} is no name of a network: lower-case letters, digits and '-'")
         return value
+
+
+def is_name(text: str) -> bool:
+    """Return whether a network that ships may have this name; it is also the name of its file."""
+    return _NAME.fullmatch(text) is not None
 
 
 def networks_folder() -> Path:

@@ -176,7 +176,9 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
         **_about(config),
         settings=hashlib.sha256(json.dumps(without_seed(stored), sort_keys=True).encode()).hexdigest(),
         per_image=pd.read_csv(csv, dtype={"scene": str, "frame": str}),
-        provenance={kind: _kept(io.read_json(path)) for kind, path in provenances.items() if path.is_file()},
+        provenance={
+            kind: kept_provenance(io.read_json(path)) for kind, path in provenances.items() if path.is_file()
+        },
     )
 
 
@@ -187,7 +189,7 @@ def without_seed(identity: Any) -> Any:
     return [without_seed(value) for value in identity] if isinstance(identity, list) else identity
 
 
-def _kept(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def kept_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a provenance that help a reader elsewhere: no folder of this machine, nor its kernel."""
     kept = {name: provenance[name] for name in _KEPT if name in provenance}
     command = re.sub(r"^\S*__main__\.py", "python -m d3d", kept.get("command", ""))

@@ -243,7 +243,7 @@ def open_glossyrooms(
     splits = {split: partial(make, split) for split in layout.SPLITS if of_split[split]}
     listed = {split: partial(lists, split) for split in layout.LISTED_SPLITS if split in splits}
     # verified: each archive against the manifest's sha256, whenever a room is opened
-    dataset = Dataset(NAME, splits, listed, verified=True)
+    dataset = Dataset(NAME, splits, listed, verified=True, licence="CC0-1.0")
     return dataset
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from d3d import evaluation, io
 from d3d.parallel.tasks import run_tasks
@@ -61,11 +64,34 @@ def _settings(config: Config, key: Key) -> dict[str, Any]:
     path=lambda c, k: f"evaluate/{evaluated(c, k.arch, k.labels, k.round)}",
 )
 def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
+    network = saved(config, trained(config, key.arch, key.labels, key.round))
+    per_image = score_file(
+        config, network[0], network[1], opened.folder, evaluated(config, key.arch, key.labels)
+    )
+    with io.atomic(opened.folder / SCORES) as temporary:
+        per_image.to_csv(temporary, index=False, float_format="%.6g")
+    truth = evaluated_dataset(config).truth(config.evaluation.split)
+    opened.finish(
+        {SCORES: io.sha256(opened.folder / SCORES)},
+        summary=evaluation.summary(per_image).to_dict(),
+        **({"ground_truth": truth} if truth else {}),
+        **({} if is_whole(config) else {"in_part": True}),  # no row of the paper may stand beside it
+    )
+
+
+def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: str) -> pd.DataFrame:
+    """Predict the evaluated split with a file of weights, and score it: one row for each image and kind of pixels.
+
+    Args:
+        sha256: what the content of the file must have.
+        folder: gets the predicted depth, in ``depth/``; complete scenes in it are taken as they are.
+        what: the name of the network, for progress bars.
+    """
     e, d = config.evaluation, config.data
     scenes = evaluated_scenes(config)
     frames = [evaluated_frames(config, s) for s in scenes]
-    store, name = DepthStore(opened.folder / "depth"), f"evaluate/{evaluated(config, key.arch, key.labels)}"
-    network = saved(config, trained(config, key.arch, key.labels, key.round))
+    store, name = DepthStore(folder / "depth"), f"evaluate/{what}"
+    network = (weights, sha256, config.device, config.predict_precision)
     map_scenes(saved_network, network, scenes, frames, store, d.size_hw, what=name, **where_networks(config))
     pairs = list(zip(scenes, frames, strict=True))
     rows = run_tasks(
@@ -80,12 +106,4 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     own = frozenset((s.name, s.frame_ids[i]) for s in scenes for i in split_frames(config, s))
     # the split's own images; the others are there because a list names them
     per_image["in_split"] = evaluation.on_list(per_image, own)
-    with io.atomic(opened.folder / SCORES) as temporary:
-        per_image.to_csv(temporary, index=False, float_format="%.6g")
-    truth = evaluated_dataset(config).truth(e.split)
-    opened.finish(
-        {SCORES: io.sha256(opened.folder / SCORES)},
-        summary=evaluation.summary(per_image).to_dict(),
-        **({"ground_truth": truth} if truth else {}),
-        **({} if is_whole(config) else {"in_part": True}),  # no row of the paper may stand beside it
-    )
+    return per_image
