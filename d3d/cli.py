@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from d3d.commands import COMMANDS, GROUPS, Call, Command
+from d3d.commands import COMMANDS
 from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
+from d3d.options import GROUPS, Call, Command
 from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
 
 # Exit codes

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from d3d.errors import ConfigError
+from d3d.options import EVALUATE, GROUPS, LABELS, PRETRAIN, Call, Command
 from d3d.pipeline.config import Config
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a command is called with."""
-
-    config: Config
-    archs: tuple[str, ...]
-    configs: list[Config]  # one for each of --seeds
-    options: argparse.Namespace
-    words: list[str]  # of the command line
 
 
 def _prepare(call: Call) -> None:
@@ -205,108 +193,6 @@ def without(words: Sequence[str], option: str) -> list[str]:
     return parser.parse_known_args(words)[1]
 
 
-def _flag(text: str) -> tuple[str, dict[str, Any]]:
-    return "evaluation", {"action": "store_true", "help": text}
-
-
-# Parameters by the heading under which ``--help`` shows them
-GROUPS = {
-    "run": ("profile", "seed", "run", "base", "runs_dir"),
-    "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
-    "networks": ("arch", "ensemble"),
-    "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
-    "fusion": (
-        *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
-        *("fusion_quantile", "fusion_certain", "fusion_uncertainty", "fusion_views"),
-    ),
-    "labels": ("recipe", "labels", "threshold_m", "threshold_quantile", "round"),
-    "ablation": ("strategies",),
-    "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
-    "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
-}
-_PRETRAIN = ("run", "data", "networks", "training", "machine")
-_LABELS = (*_PRETRAIN, "fusion", "labels")
-_EVALUATE = (*_LABELS, "evaluation")
-
-
-def _camera(metavar: str, text: str) -> tuple[str, dict[str, Any]]:
-    return "camera", {"type": float, "metavar": metavar, "help": text}
-
-
-# Options beside the parameters, and the positional arguments: their heading, and their arguments of `add_argument`
-MORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "archs": (
-        "networks",
-        {"metavar": "A,B", "help": "several networks, with commas, or 'ensemble', or 'every'"},
-    ),
-    "seeds": ("run", {"metavar": "N,N", "help": "several seeds, with commas: a run each"}),
-    "processes": (
-        "machine",
-        {"type": int, "default": 1, "help": "processes that share the trainings (default: 1)"},
-    ),
-    "export": _flag("keep the scores of these runs in results/"),
-    "stored": _flag("make the tables from the scores in results/; needs no run"),
-    "readme": _flag("put the stored table into README.md"),
-    "images": ("files", {"nargs": "+", "metavar": "IMAGES", "help": "images, videos, and folders of them"}),
-    "out": ("files", {"default": "predicted", "help": "folder of the results (default: predicted)"}),
-    "outputs": (
-        "files",
-        {
-            "metavar": "A,B",
-            "help": "some of depth (16-bit PNG in millimetres), npy (float32 metres), picture, cloud, mesh (.ply); "
-            "default: all; of a video depth and picture",
-        },
-    ),
-    "overwrite": (
-        "files",
-        {"action": "store_true", "help": "replace results that were made from or with something else"},
-    ),
-    "model": (
-        "network",
-        {
-            "default": "lite-distilled",
-            "help": "a network that ships, a .safetensors file, or the folder of a training (default: lite-distilled)",
-        },
-    ),
-    "size": (
-        "network",
-        {"metavar": "HxW", "help": "size of the network's input (default: near that of its training)"},
-    ),
-    "precision": (
-        "network",
-        {"choices": ("float32", "bf16"), "default": "float32", "help": "float32 (default) or bf16"},
-    ),
-    "fov": _camera(
-        "DEGREES", "field of view along the longer side (default: by EXIF, else as in the training)"
-    ),
-    "focal_px": _camera("X", "or focal length in pixels of the image"),
-}
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: what it does, the groups of parameters and the further options that it takes, and an example."""
-
-    run: Callable[[Call], None]
-    help: str
-    groups: tuple[str, ...]
-    example: str
-    more: tuple[str, ...] = ("archs",)
-    without: tuple[str, ...] = ()  # parameters of these groups that have no effect on the command
-    positional: str = ""  # the one of `more` that is given without a flag
-    own: Mapping[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # as `MORE`, of it alone
-
-    @property
-    def parameters(self) -> list[str]:
-        taken = [name for group in GROUPS if group in self.groups for name in GROUPS[group]]
-        return [name for name in taken if name not in self.without]
-
-    @property
-    def options(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """The options beside the parameters: their heading, and their arguments of `add_argument`."""
-        return {name: MORE[name] for name in self.more} | dict(self.own)
-
-
 COMMANDS = {
     "predict": Command(
         _predict,
@@ -330,40 +216,40 @@ COMMANDS = {
         ),
     ),
     "pretrain": Command(
-        _stage, "self-supervised pretraining (3.1)", _PRETRAIN, "--profile demo --arch hrdepth"
+        _stage, "self-supervised pretraining (3.1)", PRETRAIN, "--profile demo --arch hrdepth"
     ),
     "project": Command(
         _stage,
         "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)",
-        _LABELS,
+        LABELS,
         "--arch hrdepth --voxel-m 0.04",
     ),
     "fuse": Command(
-        _stage, "uncertainty and pseudo-labels (3.2.3, Eq. 3)", _LABELS, "--labels uncer --threshold-m 0.2"
+        _stage, "uncertainty and pseudo-labels (3.2.3, Eq. 3)", LABELS, "--labels uncer --threshold-m 0.2"
     ),
     "labels": Command(
         _labels,
         "quality of the labels by rule and threshold, on training frames with ground truth",
-        _LABELS,
+        LABELS,
         "--profile demo",
     ),
     "distill": Command(
-        _stage, "train a student on the labels (3.2.4, Eq. 4)", _LABELS, "--profile demo --arch hrdepth"
+        _stage, "train a student on the labels (3.2.4, Eq. 4)", LABELS, "--profile demo --arch hrdepth"
     ),
     "evaluate": Command(
-        _evaluate, "score the self-supervised network and the student (4)", _EVALUATE, "--split test"
+        _evaluate, "score the self-supervised network and the student (4)", EVALUATE, "--split test"
     ),
     "record": Command(
         _record,
         "the recorded runs of several --seeds: every training behind the results in the README",
-        _EVALUATE,
+        EVALUATE,
         "--profile laptop --seeds 0,1,2 --processes 2",
         more=("archs", "seeds", "processes"),
     ),
     "tables": Command(
         _tables,
         "the table of everything that a run has evaluated; with --seeds or --stored Tables 2 to 6",
-        _EVALUATE,
+        EVALUATE,
         "--profile laptop --stored",
         more=("archs", "seeds", "export", "stored", "readme"),
         without=GROUPS["machine"],
@@ -371,19 +257,19 @@ COMMANDS = {
     "rank": Command(
         _rank,
         "rank the frames of a split by how reflective they look: the start of a list (4.1)",
-        (*_PRETRAIN, "fusion", "evaluation"),
+        (*PRETRAIN, "fusion", "evaluation"),
         "--split val",
     ),
     "figures": Command(
         _figures,
         "every figure whose data the run has, into paper_figures/",
-        (*_EVALUATE, "ablation"),
+        (*EVALUATE, "ablation"),
         "--profile demo",
     ),
     "ship": Command(
         _ship,
         "put the network of a finished training into data/networks, with its model card",
-        _LABELS,
+        LABELS,
         "--profile laptop --arch lite --labels uncer",
         own={
             "name": ("file", {"help": "name of the network (default: <arch>-distilled and the like)"}),
@@ -423,7 +309,7 @@ COMMANDS = {
     "all": Command(
         _all,
         "all of it: the networks of the ensemble, self-taught and distilled students, table, figures",
-        _EVALUATE,
+        EVALUATE,
         "--profile demo",
     ),
 }

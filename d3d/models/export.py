@@ -43,9 +43,7 @@ def _write_onnx(program: ExportedProgram, about: dict[str, str], path: Path) -> 
     import onnx
 
     names = {"input_names": ["image"], "output_names": ["depth"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own use of deprecated functions
-        # not optimised: it takes minutes for MonoViT, and onnxruntime does it itself in a second
+    # not optimised: that takes minutes for MonoViT, and onnxruntime does it itself when it opens the file
     torch.onnx.export(program, f=path, external_data=False, verbose=False, optimize=False, **names)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, about)
@@ -111,7 +109,9 @@ def export(
         raise ConfigError(f"format {format} needs {', '.join(missing)}: pip install 'd3d[export]'.")
     depth = _Depth(model.cpu().float().eval()).eval()
     with torch.no_grad(), atomic(path) as temporary:
-        write(_program(depth, size_hw), _about(model, size_hw, name), temporary)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries about themselves; the file is checked below
+            write(_program(depth, size_hw), _about(model, size_hw, name), temporary)
         run, differences = read(temporary), []
         for batch in (1, 3):  # not the one that the program was made with
             image = _example(batch, size_hw)
