@@ -18,15 +18,19 @@ SIZE = (64, 96)
 
 
 def trained(arch, seed=0):
-    """A network whose depth is not the same everywhere: random heads, and running statistics that fit its features."""
+    """A network whose depth is not the same everywhere, with running statistics that fit its features."""
     torch.manual_seed(seed)
     model = models.create_model(arch, pretrained=False)
+    image = torch.rand(4, 3, *SIZE)
     with torch.no_grad():
-        for head in model.decoder.heads:
-            torch.nn.init.normal_(head.conv.weight, std=0.5)
-        model(torch.rand(4, 3, *SIZE))
+        model(image)
+        model.eval()
+        # the head is linear before its sigmoid: afterwards the logits have mean -3 (2 m) and standard deviation 1
+        head, logits = model.decoder.heads[0].conv, torch.logit(model(image)[0])
+        head.bias.copy_(-3 - (logits.mean() - head.bias) / logits.std())
+        head.weight /= logits.std()
     model.train_size, model.train_focal_px = SIZE, (80.0, 71.0)
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_every_network_as_onnx_gives_the_same_depth(arch, tmp_path):
         image = torch.rand(batch, 3, *SIZE)
         depth = torch.from_numpy(session.run(["depth"], {"image": image.numpy()})[0])
         wanted = d3d.predict(model, image)
-        assert wanted.std() > 0.01 * wanted.mean()
+        assert wanted.std() > 0.1 * wanted.mean()
         torch.testing.assert_close(depth, wanted, rtol=1e-3, atol=0)
     about = session.get_modelmeta().custom_metadata_map
     assert (about["name"], about["arch"], about["height"], about["width"]) == ("mine", arch, "64", "96")
