@@ -64,8 +64,8 @@ computed in {precision}.
   photographs here.
 - These are no figures of ScanNet, on which the paper's networks were trained and tested. Do not compare them with the
   paper's tables.
-- Depth is metric for a camera like the training's. If the focal length in pixels is twice as long, things look twice
-  as large, and their depth comes out too small.
+- Depth is metric for a camera like the training's. For another camera, give `d3d.predict` its focal length in pixels
+  (`focal_px`): the network then sees the image as the training's camera would.
 - Depth lies between {low:g} and {high:g} m. Mirrors, glass and scenes outdoors are not solved.
 - A prediction is a guess from one image, without an uncertainty. Do not steer anything by it.
 
