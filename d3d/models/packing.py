@@ -27,7 +27,7 @@ def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
     A weight of output channel c is stored as a whole number of steps of scale[c], the largest magnitude of the channel
     divided by 127. Steps are rounded up or down, such that the sum of each k x k kernel is met to half a step, or
     that of the whole channel for 1 x 1 kernels and linear layers. Features are smooth and mostly positive, so that a
-    wrong sum shifts depth where errors of single weights cancel: 3 to 6 times less change of depth than with each
+    wrong sum shifts depth where errors of single weights cancel: 2 to 6 times less change of depth than with each
     weight rounded by itself (E30).
 
     Raises:
