@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from d3d.pipeline import graph, runs, stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.record import SPLITS
 from d3d.pipeline.scenes import dataset, evaluated_dataset, training_data, training_scenes
+from d3d.pipeline.stages.depth import project_key
 from d3d.pipeline.stages.scores import score_file
 from d3d.pipeline.stages.trainings import trained
 from d3d.progress import say
@@ -84,9 +85,7 @@ def ship(config: Config, arch: str, labels: str = "", name: str = "", again: boo
         "licence": licences["weights"],
         "initial_licence": licences["initial"],
         "training": kept_provenance(io.read_json(source / "provenance.json")) | {"profile": config.profile},
-        "labels": {"labels": labels, "round": config.round, "fusion": asdict(config.fusion)}
-        if labels
-        else None,
+        "labels": _labels(config, key) if labels else None,
         "image_hw": list(model.train_size),
         "focal_px": [round(f, 3) for f in model.train_focal_px],
         "field_of_view_deg": round(_field_of_view(model), 1),
@@ -108,6 +107,14 @@ def ship(config: Config, arch: str, labels: str = "", name: str = "", again: boo
         facts=json.loads(json.dumps(facts)),  # tuples become lists
     )
     return _put(name, entry, content, folder)
+
+
+def _labels(config: Config, key: graph.Key) -> dict[str, Any]:
+    """What the labels of a student were made with: the strategy's own mesh and threshold where it has them."""
+    fuse, project = key._replace(stage="fuse"), project_key(key.arch, key.labels, key.round)
+    made = graph.identity(config, fuse)
+    settings = made["needs"][project.name]["settings"]["fusion"] | made["settings"]
+    return {"labels": settings.pop("labels"), "round": key.round, "fusion": settings}
 
 
 def _check_name(name: str, training: Mapping[str, Any], again: bool, folder: Path) -> None:
