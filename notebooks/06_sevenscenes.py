@@ -35,7 +35,8 @@
 # %% tags=["parameters"]
 profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
 arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
-labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff, mv, ...
+recipe: str = None  # paper (Eq. 3) or robust (recommended, docs/robust.md); sets the labels
+labels: str = None  # label strategy of Table 6: uncer, pred, proj, diff, mv, ...; None: that of the recipe
 dataset: str = None  # what was trained on: glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships
 eval_dataset: str = "glossyrooms"  # what is scored: 7scenes for the paper's Table 5

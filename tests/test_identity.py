@@ -273,7 +273,7 @@ def test_only_the_splits_own_frames_count_for_it(data, config, monkeypatch):
     monkeypatch.setattr(found, "prepared", {"eval_every": 6})
     finish(config, "pretrain", "monodepth2")
     flat = np.full((64, 96), 2.0, np.float32)
-    monkeypatch.setattr(scores, "saved", lambda *a: ())
+    monkeypatch.setattr(scores, "saved", lambda *a: ("weights", "sha256"))
     monkeypatch.setattr(scores, "map_scenes", lambda *a, **k: None)
     monkeypatch.setattr(scores.DepthStore, "read_of", lambda self, scene, i: flat)
     per_image = stages.evaluate(config, "monodepth2")

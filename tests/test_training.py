@@ -23,7 +23,7 @@ from d3d.kernels import Adam
 from d3d.losses import self_supervised_loss
 from d3d.models import create_model
 from d3d.pipeline.config import TrainConfig
-from d3d.prediction import DepthStore, predict
+from d3d.prediction import DepthStore, network_depth
 from d3d.training import (
     CURVE,
     STATE,
@@ -67,6 +67,7 @@ class TinyNet(nn.Module):
     """A network of the interface, small enough to train in a test. Not one of the paper's."""
 
     arch, min_depth, max_depth = "monodepth2", 0.1, 10.0
+    train_size = train_focal_px = None
 
     def __init__(self):
         super().__init__()
@@ -121,12 +122,15 @@ def test_a_length_in_steps_keeps_the_shares_of_the_drops():
     assert short.scaled(41) == TrainConfig()  # epochs take the place of steps
 
 
+def frame(scene):
+    return torch.from_numpy(scene.image(4).transpose(2, 0, 1)).float()[None] / 255
+
+
 def test_training_finds_the_wall_and_leaves_its_files(tmp_path):
     task = PretrainTask(samples(), scales=(0,))
     torch.manual_seed(0)
     model = train(TinyNet, task, config(epochs=60, milestones=(50,)), tmp_path, seed=1)
-    image = torch.from_numpy(Wall().image(4).transpose(2, 0, 1)).float()[None] / 255
-    depth = predict(model, image)
+    depth = network_depth(model.eval(), frame(Wall()))
     assert 1.7 < depth.median() < 2.3  # metric, from poses alone
     rows = list(csv.DictReader((tmp_path / CURVE).open()))
     assert len(rows) == 60
@@ -283,7 +287,7 @@ def test_distillation_learns_its_label(tmp_path):
     label = np.full(SIZE, 3.0, np.float32)
     task = DistillTask(LabelSamples([scene], [(0, i) for i in range(8)], lambda s, i: label, SIZE))
     model = train(TinyNet, task, config(epochs=40, milestones=(35,)), tmp_path, seed=1)
-    assert np.abs(predict(model, scene.image(4)) - 3.0).mean() < 0.15
+    assert (network_depth(model.eval(), frame(scene)) - 3.0).abs().mean() < 0.15
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ def predict_files(
     """
     check_camera(fov_deg, focal_px)
     chosen, size_hw, out = check_outputs(outputs), _size(size), Path(out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file: give a folder.")
     inputs, others = find_inputs(paths, out)
     network = load_model(model).to(select_device(device))
     if network.train_size is None and size_hw is None:
@@ -116,6 +118,9 @@ class _Seen(NamedTuple):
     camera: Camera
 
 
+STARTED = "started.json"  # in the folder of a video that is not finished
+
+
 @dataclass
 class _Work:
     network: DepthNetwork
@@ -154,9 +159,10 @@ class _Work:
             return False
         if not (folder / ABOUT).is_file():
             raise ConfigError(f"{folder} exists and holds no {ABOUT}: choose another --out.")
-        found, wanted = read_json(folder / ABOUT, "made_with")["made_with"], self.made_with(item)
+        about = read_json(folder / ABOUT, "made_with", "bytes")
+        found, wanted = about["made_with"], self.made_with(item)
         if found == wanted:
-            return True
+            return about["bytes"] == _bytes_in(folder)  # else a result was deleted or cut: all are made again
         if not self.overwrite:
             differences = [f"{k} {found.get(k)} is now {v}" for k, v in wanted.items() if found.get(k) != v]
             raise ConfigError(
@@ -200,7 +206,7 @@ class _Work:
         """The frames one by one into a folder beside the results, which is renamed when the last one is there."""
         outputs, folder = self.outputs_of(item), self.out / item.name
         unfinished, made_with = folder.with_name(f".{folder.name}.unfinished"), self.made_with(item)
-        started = unfinished / "started.json"
+        started = unfinished / STARTED
         if unfinished.exists() and (not started.is_file() or read_json(started) != made_with):
             shutil.rmtree(unfinished)
         write_json(started, made_with)
@@ -235,9 +241,9 @@ class _Work:
         if camera.source == "assumed" and not self.told:
             self.told = True
             say(
-                f"predict: a camera is unknown. Its field of view is assumed to be {camera.fov_deg(image_hw):.0f} "
-                "degrees along the longer side. If that is wrong, clouds and meshes are distorted: give --fov or "
-                "--focal-px."
+                "predict: a camera is unknown. Its focal length is assumed to be that of the training: a field of view "
+                f"of {camera.fov_deg(image_hw):.0f} degrees along the longer side of {image_hw[1]}x{image_hw[0]}. If "
+                "that is wrong, clouds and meshes are distorted: give --fov or --focal-px."
             )
         return _Seen(image_hw, size_hw, camera)
 
@@ -249,6 +255,7 @@ class _Work:
         """Write `predict.json`, the last file of a folder, and remove the results that the new ones replace."""
         about = {
             "made_with": made_with,
+            "bytes": _bytes_in(folder),
             "model": self.model,
             "image_hw": list(seen.image_hw),
             "network_hw": list(seen.network_hw),
@@ -262,6 +269,15 @@ class _Work:
         old = self.out / item.name
         if (old / ABOUT).is_file():
             shutil.rmtree(old)
+
+
+def _bytes_in(folder: Path) -> dict[str, int]:
+    """The size of each result in a folder; of a folder of frames the sum."""
+    results = [p for p in folder.iterdir() if p.name not in (ABOUT, STARTED)]
+    return {
+        p.name: sum(f.stat().st_size for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+        for p in results
+    }
 
 
 def _depth_file(folder: Path, i: int) -> Path:

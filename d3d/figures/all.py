@@ -93,7 +93,7 @@ def run_figures(config: Config, arch: str) -> list[Path]:
     try:
         require_pretrained(config)
     except DataError as lacking:
-        say(f"figure4 and label: skipped, {lacking}")
+        say(f"figure4 and label show an ensemble, which this run does not need; {lacking}")
     else:
         example = example_frame(config)
         made["figure4"] = figure4.make(config, example).figure

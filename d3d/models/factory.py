@@ -92,6 +92,8 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
         ConfigError: an unknown name, with near misses; or a network that this version of d3d does not know.
         DataError: there is no such checkpoint, it is damaged, or it does not fit (see `load_weights`).
     """
+    if not isinstance(name_or_path, str | Path) or not str(name_or_path).strip():
+        raise ConfigError(f"load_model needs a name or a path, not {name_or_path!r}. {_PATHS}")
     if isinstance(name_or_path, str) and not {"/", "\\", "."} & set(name_or_path):
         names = available()
         if name_or_path in names:
@@ -113,7 +115,7 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
 
 
 _PATHS = (
-    "Give a .safetensors file of save_weights, or the folder of a finished training, such as "
-    "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. For the published encoder.pth and depth.pth "
-    "use load_public_checkpoint."
+    "Give a name of `d3d.models.available()`, a .safetensors file, or the folder of a finished training, such as "
+    "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. A repository of the hub: "
+    "DepthNetwork.from_pretrained. The published encoder.pth and depth.pth: load_public_checkpoint."
 )

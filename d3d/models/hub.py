@@ -18,6 +18,7 @@ from torch import nn
 from d3d.errors import DataError
 from d3d.io import write_json
 from d3d.models.checkpoints import read_metadata, read_network, save_weights
+from d3d.models.shipped import available
 
 HUB_WEIGHTS = "model.safetensors"  # the hub counts parameters of files of this name
 _LICENCE, _TAGS = "mit", ["depth-estimation", "monocular-depth"]
@@ -79,11 +80,20 @@ class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS
             DataError: it is neither a folder nor an id; the folder holds no model.safetensors, or a broken one.
             ConfigError: the file holds another network.
         """
+        if (
+            str(pretrained_model_name_or_path) in available()
+            and not Path(pretrained_model_name_or_path).exists()
+        ):
+            raise DataError(
+                f"{str(pretrained_model_name_or_path)!r} ships with d3d: load it with d3d.load_model(NAME)."
+            )
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         except HFValidationError:
             given = f"{str(pretrained_model_name_or_path)!r} is neither a folder nor the id of a repository"
-            raise DataError(f"{given} of the Hugging Face hub (user/name).") from None
+            raise DataError(
+                f"{given} of the Hugging Face hub (user/name). Networks that ship: d3d.load_model(NAME)."
+            ) from None
 
     @classmethod
     def _from_pretrained(

@@ -40,8 +40,8 @@ def network_size(model: DepthNetwork, image_hw: HW, focal_px: float | None = Non
             f"an image of height {h} and width {w} is too small or too narrow: each side needs at least {STRIDE} "
             f"pixels, and the longer one may have at most {MOST_ELONGATED} times as many as the shorter."
         )
-    if focal_px is not None and not 0 < focal_px < math.inf:
-        raise ConfigError(f"focal_px={focal_px} must be a positive number of pixels.")
+    if focal_px is not None and not (isinstance(focal_px, int | float) and 0 < focal_px < math.inf):
+        raise ConfigError(f"focal_px={focal_px!r} must be a positive number of pixels.")
     if focal_px is not None and (model.train_focal_px is None or model.train_size is None):
         raise DataError(
             "the camera of this network's training is unknown: leave focal_px out, or set model.train_size = "

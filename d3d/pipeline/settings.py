@@ -144,17 +144,17 @@ class FusionConfig:
     )
     certain: float | None = parameter(
         None,
-        "fuse only the pixels below this quantile of the uncertainty",
+        "fuse only this share of the pixels, the least uncertain ones; needs fusion_views",
         name="fusion_certain",
         ge=0,
         le=1,
     )
     uncertainty: str = parameter(
-        "tta", "the uncertainty that fusion_certain looks at", name="fusion_uncertainty"
+        "tta", "the uncertainty by which fusion_certain chooses", name="fusion_uncertainty"
     )
     views: int | None = parameter(
         None,
-        "fuse at most so many target frames of a scene, evenly spaced, instead of every Nth frame",
+        "fuse at most N target frames of a scene, evenly spaced, instead of every Nth frame",
         name="fusion_views",
         ge=1,
     )
