@@ -95,6 +95,22 @@ def test_a_second_command_skips_what_is_finished(folder, weights, capsys):
     assert (folder.parent / "out/new/depth.png").is_file()
 
 
+@pytest.mark.parametrize("harm", ["delete", "cut"])
+def test_a_result_that_was_deleted_or_cut_is_made_again(folder, weights, capsys, harm):
+    assert predict(weights, "in/b.PNG", "--out", "out") == 0
+    (depth,) = list((folder.parent / "out").rglob("depth.npy"))
+    whole = depth.read_bytes()
+    depth.unlink() if harm == "delete" else depth.write_bytes(whole[:-4])
+    assert predict(weights, "in/b.PNG", "--out", "out") == 0
+    assert "finished before" not in capsys.readouterr().out.splitlines()[-2]
+    assert depth.read_bytes() == whole
+
+
+def test_out_may_not_be_a_file(folder, weights, capsys):
+    assert predict(weights, "in/b.PNG", "--out", "in/notes.txt") == 2
+    assert "--out in/notes.txt is a file: give a folder." in capsys.readouterr().err
+
+
 def test_results_of_something_else_are_refused_or_overwritten(folder, weights, capsys):
     words = (folder / "b.PNG", "--out", "out", "--outputs", "npy")
     assert predict(weights, *words) == 0

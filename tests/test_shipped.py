@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 
@@ -290,3 +291,17 @@ def test_the_entry_points_of_torch_hub(repo_dir):
     assert public == ["networks", "depth", "untrained"]
     assert all(importlib.util.find_spec(package) for package in hubconf.dependencies)
     assert hubconf.untrained("lite", pretrained=False).arch == "lite"
+
+
+@pytest.mark.parametrize("given", [None, "", 5])
+def test_what_is_neither_a_name_nor_a_path_is_one_clear_error(given):
+    with pytest.raises(ConfigError, match="load_model needs a name or a path"):
+        d3d.load_model(given)
+    with pytest.raises(ConfigError, match="predict needs a network"):
+        d3d.predict(given, np.zeros((64, 96, 3), np.uint8))
+
+
+def test_a_network_that_ships_is_not_looked_for_on_the_hub(monkeypatch):
+    monkeypatch.setattr("d3d.models.hub.available", lambda: {"lite-distilled": ""})
+    with pytest.raises(DataError, match=r"'lite-distilled' ships with d3d.*load_model"):
+        DepthNetwork.from_pretrained("lite-distilled")
