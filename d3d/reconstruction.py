@@ -83,8 +83,8 @@ def reconstruct(
     mesh, d > (1 + outlier) p, and fuses again. Reflections are always too far, so depth that is too near is kept.
     A highlight that only some views see is removed in this way; one that most views see is not.
 
-    A quantile of the signed distances in each voxel instead of their mean is not in the paper either. The mean is
-    Open3D's; the quantile is computed by `d3d.tsdf`.
+    A quantile of the signed distances in each voxel is not in the paper either. Open3D computes the mean,
+    `d3d.tsdf` the quantile.
 
     Args:
         depths: (n, h, w) z-depth, metres; 0 where there is none.

@@ -87,6 +87,7 @@ class _Views:
     K: Tensor  # (n, 3, 3)
     cam_T_world: Tensor  # (n, 4, 4)
     rays: Tensor  # (n, h, w, 3) in the camera's frame, with z = 1
+    lengths: Tensor  # (n, h, w) of these rays
 
     @staticmethod
     def of(depths, K, world_T_cam, max_depth, device) -> _Views:
@@ -97,7 +98,8 @@ class _Views:
         pixels = torch.stack((u, v, torch.ones_like(u)), -1).float()
         rays = pixels @ inverse_K.mT[:, None]
         cam_T_world = torch.tensor(np.linalg.inv(world_T_cam), dtype=torch.float32, device=device)
-        return _Views(depths, torch.tensor(K, dtype=torch.float32, device=device), cam_T_world, rays)
+        K = torch.tensor(K, dtype=torch.float32, device=device)
+        return _Views(depths, K, cam_T_world, rays, rays.norm(dim=-1))
 
     def project(self, points_n3: Tensor, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points in the given views: z, the nearest pixel as an index into h * w, and whether it is inside; (v, n)."""
@@ -111,8 +113,9 @@ class _Views:
     def signed_distances(self, points_n3: Tensor, views: Tensor, trunc_m: float) -> Tensor:
         """Signed distances of points to the surfaces of the given views, (v, n), metres; infinite if unseen."""
         z, pixel, inside = self.project(points_n3, views)
-        depth = self.depths[views].flatten(1).gather(1, pixel)
-        length = self.rays[views].norm(dim=-1).flatten(1).gather(1, pixel)
+        # by one index into all views: a block looks at few of their pixels
+        place = views[:, None] * self.depths[0].numel() + pixel
+        depth, length = self.depths.view(-1)[place], self.lengths.view(-1)[place]
         distance = (depth - z) * length
         return torch.where(
             inside & (depth > 0) & (distance > -trunc_m), distance.clamp(max=trunc_m), math.inf
