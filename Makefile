@@ -14,7 +14,7 @@ ARGS ?=
 # Number of processes of the tests, one thread each; 0 runs the tests in one process
 WORKERS ?= 2
 
-.PHONY: help setup test demo notebooks figures rooms lint format constraints clean
+.PHONY: help setup test demo notebooks figures rooms docs linkcheck lint format constraints clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,13 @@ figures: setup ## make the figures of paper_figures/ and their CSV files
 
 rooms: setup ## render data/glossyrooms (ARGS="--out FOLDER --train 200 ..." renders another set)
 	$(PY) -m glossyrooms.make --out data/glossyrooms $(ARGS)
+
+docs: setup ## build the documentation site in build/site; any warning is an error
+	$(PY) -m sphinx -q --fail-on-warning --keep-going --nitpicky -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
+
+linkcheck: setup ## check the links of the site to other sites (needs a network)
+	$(PY) -m sphinx -q -b linkcheck -c docs -d build/doctrees . build/linkcheck
 
 lint: setup ## check style and formatting
 	$(PY) -m ruff check .

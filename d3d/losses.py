@@ -35,7 +35,7 @@ def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
 
 
 def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Tensor:
-    """Eq. 2: alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|, averaged over the channels; (B, 1, H, W).
+    """Eq. 2: `alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|`, averaged over the channels; (B, 1, H, W).
 
     The images are in [0, 1]. Computed in float32 also under autocast: in half precision SSIM's variances would cancel.
 
@@ -57,7 +57,9 @@ def minimum_reprojection(errors: Sequence[Tensor]) -> Tensor:
 
 
 def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
-    """Edge-aware smoothness (section 3.1, as in Monodepth2): mean |dx d*| e^-|dx I| + mean |dy d*| e^-|dy I|; a scalar.
+    """Edge-aware smoothness (section 3.1, as in Monodepth2); a scalar.
+
+    `mean |dx d*| e^-|dx I| + mean |dy d*| e^-|dy I|`
 
     d* is the sigmoid disparity divided by its mean over the image, so that a smaller one does not reduce the loss.
     The image I is in [0, 1], at the size of the disparity.
@@ -146,7 +148,7 @@ def self_supervised_loss(
 def log_depth_loss(
     pred: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 4: mean |log F - log L| over the pixels with a label; a scalar.
+    """Eq. 4: mean `|log F - log L|` over the pixels with a label; a scalar.
 
     Args:
         pred: predicted depth F in metres, > 0, any shape.
@@ -164,11 +166,11 @@ def log_depth_loss(
 def laplacian_nll(
     pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 4 with a predicted scale b: mean of |log F - log L| / b + log 2b over the pixels with a label; a scalar.
+    """Eq. 4 with a predicted scale b: mean of `|log F - log L| / b + log 2b` over the pixels with a label; a scalar.
 
     The negative log-likelihood of a Laplacian distribution of the log depth (Kendall and Gal, NeurIPS 2017; Poggi et
     al., CVPR 2020, train it on the depth of a teacher). With a constant b it is Eq. 4. Its minimum is at
-    b = mean |log F - log L|. Arguments and errors are those of `log_depth_loss`; ``log_scale`` is log b.
+    `b = mean |log F - log L|`. Arguments and errors are those of `log_depth_loss`; ``log_scale`` is log b.
     """
     mask, difference = _log_difference(pred, label, mask)
     if log_scale.shape != pred.shape:

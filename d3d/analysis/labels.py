@@ -47,7 +47,8 @@ def metrics_by_pixels(
     Args:
         gt: (H, W), metres, 0 where unknown.
         highlight: bool (H, W), or None.
-        scale, **clamp: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
+        scale: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
+        clamp: likewise.
     """
     if gt is None:
         return {}
