@@ -45,7 +45,7 @@ rooms: setup ## render data/glossyrooms (ARGS="--out FOLDER --train 200 ..." ren
 	$(PY) -m glossyrooms.make --out data/glossyrooms $(ARGS)
 
 docs: setup ## build the documentation site in build/site; any warning is an error
-	$(PY) -m sphinx -q --fail-on-warning --keep-going --nitpicky -c docs -d build/doctrees . build/site
+	$(PY) -m sphinx -q --fresh-env --fail-on-warning --keep-going --nitpicky -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
 
 linkcheck: setup ## check the links of the site to other sites (needs a network)

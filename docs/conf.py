@@ -6,6 +6,7 @@ host. The site shows the outputs that the committed notebooks hold; it runs noth
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,10 @@ html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "use_downlo
 
 def _mathml(self: HTML5Translator, node: nodes.Element, block: bool) -> str:
     """Return an equation as MathML. Browsers draw it themselves: no script, no network, no font to load."""
-    text = node.astext()
+    text = re.sub(r"\\[bB]ig(?![a-zA-Z])", "", node.astext()).replace(r"\dots", r"\ldots")
     try:
         return latex2mathml.tex2mathml(text, as_block=block)
-    except MathError as error:
+    except (MathError, IndexError) as error:
         logger.warning("this equation cannot become MathML (%s): %s", error, text, location=node)
         return f"<code>{self.encode(text)}</code>"
 

@@ -165,7 +165,7 @@ def test_the_processes_end_with_the_one_that_started_them_and_their_work_goes_on
 
 
 def test_torchrun_runs_a_stage_once_and_trains_in_every_process(tmp_path):
-    """The README's line for many GPUs, on two processes; and the notebooks' parameter gives the same curve."""
+    """The documented line for many GPUs, on two processes; and the notebooks' parameter gives the same curve."""
     options = ["--profile", "smoke", "--device", "cpu", "--runs-dir", str(tmp_path)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

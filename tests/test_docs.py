@@ -1,11 +1,15 @@
-"""The documents: relative links lead somewhere, and the site has every module.
+"""The documents: links lead somewhere, the README shows what it says, the site has every module.
 
 `make docs` builds the site; it ends with an error where Sphinx warns. .ci/run calls it.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+import shutil
+import tomllib
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -13,11 +17,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
-from helpers import REPO
+import yaml
+from helpers import REPO, load_script
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors.index import slugify
+from PIL import Image
 from test_architecture import modules
+
+from d3d import tables
+from d3d.tables.text import BEGIN, END
 
 DOCUMENTS = sorted(
     path
@@ -26,6 +36,11 @@ DOCUMENTS = sorted(
 )
 # A code host resolves these addresses of a README itself
 OF_THE_HOST = "../../actions/workflows/"
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 
 @cache
@@ -54,7 +69,7 @@ def anchors_in(path: Path) -> frozenset[str]:
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown_of(path))
     titles = [
         "".join(part.content for part in inline.children if part.type in ("text", "code_inline"))
-        for opening, inline in zip(tokens, tokens[1:], strict=False)
+        for opening, inline in itertools.pairwise(tokens)
         if opening.type == "heading_open"
     ]
     seen: Counter[str] = Counter()
@@ -104,3 +119,123 @@ def test_every_module_is_on_one_page_of_the_api() -> None:
     wanted = {name for name in modules() if name.startswith("d3d.")} - {"d3d.__main__", "d3d._lazy"}
     assert set(found) == wanted
     assert [name for name, count in found.items() if count > 1] == []
+
+
+# --- workflows of the code host ---------------------------------------------------------------------------
+
+WORKFLOWS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
+
+
+def commands_of(workflow: dict) -> list[str]:
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    return [line.strip() for step in steps for line in step.get("run", "").splitlines()]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
+def test_a_workflow_calls_commands_that_exist_and_is_pinned(path: Path) -> None:
+    # YAML 1.1 reads the key "on" as true
+    workflow = yaml.safe_load(path.read_text())
+    assert {"name", True, "permissions", "jobs"} <= set(workflow)
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] == "ubuntu-latest"
+        for step in job["steps"]:
+            assert ("uses" in step) != ("run" in step), step
+            assert "run" in step or re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]), step
+    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    for command in commands_of(workflow):
+        first, *words = command.split()
+        if first == "make":
+            assert set(words) <= targets, command
+        elif first == "python":
+            assert (REPO / words[0]).is_file(), command
+        else:
+            assert first == "sudo" or (REPO / first).is_file(), command
+
+
+def test_the_workflows_run_what_ci_runs_on_every_python_and_publish_the_site(project: dict) -> None:
+    ci, site = (
+        yaml.safe_load((REPO / ".github" / "workflows" / f"{n}.yml").read_text()) for n in ("ci", "docs")
+    )
+    assert ".ci/run" in commands_of(ci)
+    pythons = ci["jobs"]["test"]["strategy"]["matrix"]["python"]
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert pythons == named
+    assert "make docs" in commands_of(site)
+    (upload,) = [s for s in site["jobs"]["build"]["steps"] if "upload-pages-artifact" in s.get("uses", "")]
+    assert upload["with"]["path"] == "build/site"
+    assert " . build/site" in (REPO / "Makefile").read_text()
+
+
+# --- the README -------------------------------------------------------------------------------------------
+
+
+def fenced(language: str) -> str:
+    """The first block of code of a language in the README."""
+    tokens = MarkdownIt("commonmark").parse((REPO / "README.md").read_text())
+    return next(t.content for t in tokens if t.type == "fence" and t.info == language)
+
+
+def test_the_table_of_the_readme_is_that_of_the_stored_scores(tmp_path: Path) -> None:
+    tables.write_tables(tables.read(REPO / "results" / "glossyrooms-laptop"), tmp_path)
+    text = (REPO / "README.md").read_text()
+    shown = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
+    assert shown == tables.readme_block(tmp_path).strip(), (
+        "run `python -m d3d tables --profile laptop --stored --readme`"
+    )
+
+
+def test_the_lines_of_the_readme_write_a_depth_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    shutil.copy(REPO / "docs" / "room.jpg", tmp_path / "docs")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(fenced("python"), names)
+    depth = names["depth"]
+    assert depth.shape == (144, 192)
+    assert 0.5 < depth.min() < depth.max() < 8
+    with Image.open(tmp_path / "depth.png") as picture:
+        assert picture.size == (192, 144)
+
+
+def test_the_picture_of_the_readme_can_be_drawn_again(tmp_path: Path) -> None:
+    script = load_script("before_after")
+    errors = script.draw(tmp_path / "picture.png")
+    assert errors["monodepth2-selfsupervised"] > 1.5  # metres: the window lies below the floor
+    assert abs(errors["monodepth2-distilled"]) < 0.1
+    with (
+        Image.open(tmp_path / "picture.png") as drawn,
+        Image.open(REPO / "docs" / "before_after.png") as kept,
+    ):
+        assert drawn.size == kept.size
+        difference = np.abs(np.asarray(drawn.convert("RGB"), float) - np.asarray(kept.convert("RGB"), float))
+    assert difference.mean() < 2  # of 255
+    with zipfile.ZipFile(REPO / "data" / "glossyrooms" / script.SPLIT / f"{script.ROOM}.zip") as room:
+        assert room.read(f"color/{script.FRAME}.jpg") == (REPO / "docs" / "room.jpg").read_bytes()
+
+
+def test_the_readme_cites_as_the_citation_file_does(project: dict) -> None:
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    (paper,) = citation["references"]
+    entries = fenced("bibtex")
+    field = re.compile(r"^ +(\w+) += \{(.*)\},?$", re.MULTILINE)
+    of_paper, of_d3d = (dict(field.findall(entry)) for entry in entries.split("@")[1:])
+    authors = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"])
+    assert (of_paper["title"], of_paper["doi"]) == (paper["title"], paper["doi"])
+    assert of_paper["author"] == authors
+    assert of_paper["year"] == str(paper["year"])
+    assert of_d3d["title"] == citation["title"]
+    assert of_d3d["version"] == citation["version"] == project["version"]
+
+
+def test_the_readme_is_short() -> None:
+    text = (REPO / "README.md").read_text()
+    prose = text[: text.index(BEGIN)] + text[text.index(END) :].replace(fenced("bibtex"), "")
+    assert len(prose.split()) <= 850
+
+
+def test_every_box_of_the_pipeline_leads_to_a_notebook() -> None:
+    text = (REPO / "docs" / "pipeline.svg").read_text()
+    targets = re.findall(r'<a href="([^"]*)"', text)
+    assert len(targets) == text.count('class="pipeline-box"')
+    for target in targets:
+        assert (REPO / "docs" / target).with_suffix(".ipynb").is_file(), target
