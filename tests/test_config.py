@@ -72,7 +72,7 @@ def test_the_demo_is_planned_for_less_than_half_an_hour():
         ({"epochs": 2, "steps": 9}, r"epochs = 2 and steps = 9: set one"),
         ({"threshold_m": "0.4"}, r"threshold_m = '0.4' must be float"),
         ({"threshold_m": float("nan")}, r"at least 0"),
-        ({"height": 100}, r"multiple of 32: 96 or 128"),
+        ({"height": 100}, r"multiple of 32, for example 96 or 128"),
         ({"run": "../elsewhere"}, r"plain folder name"),
         ({"unknown_thing": None}, r"unknown parameter"),
     ],

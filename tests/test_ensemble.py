@@ -44,7 +44,7 @@ def test_the_order_and_the_form_in_which_an_ensemble_is_given_do_not_matter():
         ("lite", r"ensemble = 'lite' must name at least two networks"),
         ("lite,monodepth2,lite", r"ensemble = 'lite,monodepth2,lite' must name .* each once"),
         ("", r"unknown arch in ensemble ''"),
-        (2, r"ensemble = 2 must be names of networks with commas"),
+        (2, r"ensemble = 2 must be names of networks separated by commas"),
         (("lite", 2), r"unknown arch in ensemble 2"),
     ],
 )

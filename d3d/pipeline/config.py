@@ -1,7 +1,7 @@
-"""Parameters: a profile with the user's own values in place, checked strictly.
+"""Parameters: build and check a configuration from a profile and the user's values.
 
-`make_config` starts from a profile and applies what the user set. `resolve` does the same from the parameters
-cell of a notebook, where papermill itself only warns about an unknown name.
+`make_config` takes keyword arguments. `resolve` reads the parameters cell of a notebook; an unknown name is an error
+there, while papermill only warns.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _CHOICES |= {"recipe": tuple(RECIPES), "uncertainty": UNCERTAINTIES}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One name that a notebook or the command line may set."""
+    """A parameter of notebooks and the command line."""
 
     type: type  # str, int, float or bool
     group: str  # of _GROUPS
     field: str  # of the group's class
     help: str
-    choices: tuple[str, ...] | None = None  # where the values are few
+    choices: tuple[str, ...] | None = None  # the allowed values, if they can be listed
 
     def default(self, profile: str, arch: str) -> Any:
-        """The value in a profile; of a training parameter, that of the pretraining of a network."""
+        """Return the value in a profile. For a training parameter: its value in the pretraining of ``arch``."""
         config = PROFILES[profile]
         if self.group == "training":
             return getattr(config.training("pretrain", arch), self.field)
@@ -70,7 +70,7 @@ PARAMETERS = _parameters()
 
 
 def _replaced(part: Any, group: str, values: Mapping[str, Any]) -> Any:
-    """One part of the configuration with some of its fields set; a `ConfigError` if a value is wrong."""
+    """Return one part of the configuration with new values; a `ConfigError` if a value is wrong."""
     try:
         return replace(part, **values)
     except ValidationError as failed:
@@ -92,10 +92,10 @@ def _replaced(part: Any, group: str, values: Mapping[str, Any]) -> Any:
 
 
 def make_config(**parameters: Any) -> Config:
-    """Return a profile with the user's own values in place.
+    """Return a profile's configuration with the user's values.
 
     Args:
-        **parameters: names of `PARAMETERS`; None means "as in the profile".
+        **parameters: values by the names of `PARAMETERS`; None keeps the profile's value.
 
     Raises:
         ConfigError: an unknown name, a wrong type, or a value out of range.
@@ -128,7 +128,7 @@ def make_config(**parameters: Any) -> Config:
     if "dataset" in evaluation:
         evaluation["options"] = options.get(evaluation["dataset"], {})
     elif "root" in evaluation:
-        raise ConfigError(f"eval_root = {evaluation['root']!r} without eval_dataset: name the data set, too.")
+        raise ConfigError(f"eval_root = {evaluation['root']!r} needs eval_dataset: also name the data set.")
     for group in ("data", "fusion", "evaluation"):
         config = replace(config, **{group: _replaced(getattr(config, group), group, given[group])})
     if config.fusion.certain is not None and config.fusion.views is None:
@@ -140,7 +140,7 @@ def make_config(**parameters: Any) -> Config:
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:
             low = value // 32 * 32
-            raise ConfigError(f"{name} = {value} must be a multiple of 32: {low} or {low + 32}, say.")
+            raise ConfigError(f"{name} = {value} must be a multiple of 32, for example {low} or {low + 32}.")
     check_scheduler(config.scheduler)
     config = replace(config, run=config.run or f"{config.data.dataset}-{config.profile}-seed{config.seed}")
     for name, value in (("run", config.run), ("base", config.base)):
@@ -150,11 +150,9 @@ def make_config(**parameters: Any) -> Config:
 
 
 def _with_training(config: Config, train: dict[str, Any]) -> Config:
-    """The user's training parameters hold for both trainings of every architecture, over the profile's exceptions."""
+    """Apply the user's training parameters to both trainings of all architectures, over the settings in `per_arch`."""
     if "epochs" in train and "steps" in train:
-        raise ConfigError(
-            f"epochs = {train['epochs']} and steps = {train['steps']}: set one of them, the other follows."
-        )
+        raise ConfigError(f"epochs = {train['epochs']} and steps = {train['steps']}: set only one of them.")
     if "precision" in train:
         config = replace(config, predict_precision=_replaced(config.pretrain, "training", train).precision)
     epochs = train.pop("epochs", None)
@@ -172,7 +170,7 @@ def _with_training(config: Config, train: dict[str, Any]) -> Config:
 
 
 def _literal_names(source: str) -> set[str]:
-    """Names assigned in a cell of literals only (a parameters cell); none for any other cell."""
+    """Return the names assigned in a parameters cell; empty for a cell with more than assignments of literals."""
     names = set()
     try:
         for statement in ast.parse(source).body:
@@ -183,22 +181,21 @@ def _literal_names(source: str) -> set[str]:
                 return set()
             ast.literal_eval(statement.value)
             names.update(target.id for target in targets)
-    except (SyntaxError, ValueError, TypeError):  # IPython's magic, or a value that is no literal
+    except (SyntaxError, ValueError, TypeError):  # a magic of IPython, or a computed value
         return set()
     return names
 
 
 def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
-    """The configuration from a notebook's globals: ``cfg = d3d.pipeline.config.resolve(globals())``.
+    """Return the configuration of a notebook: ``cfg = d3d.pipeline.config.resolve(globals())``.
 
-    Looks at every cell run so far that consists of assignments of literals: that is the cell tagged
-    ``parameters`` and the one papermill injects. Each name in them must be a parameter, so that
-    ``-p archh hrdepth`` fails instead of being ignored. Where there is no record of cells (plain Python,
-    a kernel without history) every literal in the namespace counts.
+    Reads every executed cell that only assigns literals: the cell tagged ``parameters`` and the cell injected by
+    papermill. Each name in these cells must be a parameter; ``-p archh hrdepth`` is an error. Without a history of
+    cells (plain Python, some kernels), every literal in the namespace must be a parameter.
 
     Args:
         namespace: ``globals()``.
-        **fixed: parameters that this notebook sets itself.
+        **fixed: parameters that the notebook sets itself.
 
     Raises:
         ConfigError: as `make_config`.
@@ -206,7 +203,6 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
     cells = namespace.get("In")
     names = set().union(*(_literal_names(cell) for cell in (cells if isinstance(cells, list) else ())))
     if not names:
-        # Plain Python, or a kernel that is run without history (nbval): every literal must be a parameter
         literal = (str, int, float, bool, type(None))
         names = {k for k, v in namespace.items() if not k.startswith("_") and isinstance(v, literal)}
     parameters = {name: namespace[name] for name in sorted(names) if name in namespace}
@@ -214,7 +210,7 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
 
 
 def describe(config: Config) -> str:
-    """What a notebook is about to use, in two lines."""
+    """Describe a configuration in two lines."""
     d, f = config.data, config.fusion
     pretrain, distill = (config.training(stage, config.arch) for stage in ("pretrain", "distill"))
     threshold = f"threshold {f.threshold_m:g} m"
@@ -229,7 +225,7 @@ def describe(config: Config) -> str:
 
 
 def keyframes_name(evaluation: EvalConfig) -> str:
-    """The name of the parameter ``keyframes``: that of "Name=file", of <split>_<Name>.txt; "" where there is none."""
+    """Return the name of the keyframe list, from "Name=file" or <split>_<Name>.txt; "" without a list."""
     if evaluation.keyframes is None:
         return ""
     name, given, _ = evaluation.keyframes.partition("=")

@@ -1,4 +1,4 @@
-"""The profiles: complete configurations with a name."""
+"""Profiles: named, complete configurations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from d3d.models import ARCHITECTURES
 from d3d.pipeline.settings import Config, DataConfig, EvalConfig, FusionConfig, TrainConfig
 
-# The budget of two cores: small images, networks from scratch, a head bias that starts at a room's depth
-# (an untouched start is 0.2 m and needs hundreds of steps to leave), two loss scales (at 128x96 scales 1 and
-# 3 add cost and no accuracy), and a higher rate for the few steps.
+# For two cores: small images, networks from scratch, a head bias for the depth of a room (the usual bias gives 0.2 m,
+# and training needs hundreds of steps to correct it), two loss scales (at 128x96, scales 1 and 3 add cost and no
+# accuracy), and a higher learning rate for the few steps.
 _SMALL_TRAIN = TrainConfig(
     steps=850,
     batch_size=8,
@@ -21,12 +21,12 @@ _SMALL_TRAIN = TrainConfig(
     init_depth_m=2.3,
     precision="bf16",
 )
-# lite's ImageNet weights come with a package that is always installed; those of the paper's encoders need a model hub
+# ImageNet weights of lite come with an installed package; weights of the paper's encoders need a model hub
 _LITE = {"lite": {"pretrained": True}}
 _SMOKE_TRAIN = replace(_SMALL_TRAIN, steps=6, batch_size=2, warmup_steps=1, checkpoint_steps=3)
 
-# 7-Scenes: a fifth of each sequence, not at its end, is kept for validation: in redkitchen it passes the black
-# worktop and the red cupboards, which the rest sees too, from other places
+# 7-Scenes: a fifth of each sequence is kept for validation. In redkitchen this part shows the black worktop and the
+# red cupboards; the rest of the sequence shows both from other viewpoints.
 _SMALL_DATA = DataConfig(height=96, width=128, every=1, options={"7scenes": {"val_block": (0.58, 0.8)}})
 
 PROFILES: dict[str, Config] = {
@@ -37,12 +37,12 @@ PROFILES: dict[str, Config] = {
             height=64,
             width=96,
             every=1,
-            options={"glossyrooms": {"rooms": 1, "frames": 18}},  # they show mirrored windows already
+            options={"glossyrooms": {"rooms": 1, "frames": 18}},  # includes mirrored windows
         ),
         pretrain=_SMOKE_TRAIN,
         distill=_SMOKE_TRAIN,
         per_arch=_LITE,
-        fusion=FusionConfig(integrate_every=3, threshold_m=0.1),  # six steps leave the networks alike
+        fusion=FusionConfig(integrate_every=3, threshold_m=0.1),  # after six steps the networks differ little
         evaluation=EvalConfig(every=3),
     ),
     "demo": Config(
@@ -58,8 +58,8 @@ PROFILES: dict[str, Config] = {
     ),
     "laptop": Config(
         profile="laptop",
-        # The demo's size, twice its steps and more. 192x128, the width of the shipped images, doubles the cost of
-        # a step: with three networks, three seeds and every label an evening becomes two nights.
+        # The image size of demo, and at least twice its steps. Images of 192x128 would double the cost of a step:
+        # three networks, three seeds and all labels would take two nights instead of an evening.
         data=_SMALL_DATA,
         pretrain=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100, snapshots=4),
         distill=replace(_SMALL_TRAIN, steps=1500, warmup_steps=100),
@@ -79,7 +79,7 @@ PROFILES: dict[str, Config] = {
 
 
 def markdown(name: str) -> str:
-    """A profile as the tables of ``docs/profiles.md``: what it is made of, and each training."""
+    """Return the two tables of a profile in ``docs/profiles.md``: its settings and its trainings."""
     config = PROFILES[name]
     data, fusion = config.data, config.fusion
     options = ", ".join(f"{d}: {o}" for d, o in data.options.items()) or "none"

@@ -1,6 +1,6 @@
-"""The configuration of a run: one frozen class for each part, checked by pydantic.
+"""The configuration of a run: frozen dataclasses, checked by pydantic.
 
-A field made with `parameter` may be set on the command line and in notebooks, under its own name or the one given.
+Users can set a field made with `parameter` on the command line and in notebooks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 def parameter(default: Any, help: str, *, name: str = "", **bounds: Any) -> Any:
-    """A field that users may set, under ``name`` where that is given; bounds are those of `pydantic.Field`."""
+    """Declare a field that users can set.
+
+    Args:
+        name: name of the parameter, if it differs from the field's name.
+        **bounds: ``ge`` and ``le`` of `pydantic.Field`.
+    """
     return Field(default, description=help, json_schema_extra={"parameter": name}, **bounds)
 
 
 def _ensemble(given: Any) -> tuple[str, ...]:
-    """The networks of an ensemble, given as text with commas or one by one, in the order of the registry."""
+    """Return the networks of an ensemble in the order of the registry; takes a list or text with commas."""
     if not isinstance(given, str | tuple | list):
-        raise ConfigError(f"ensemble = {given!r} must be names of networks with commas, as monodepth2,lite.")
+        raise ConfigError(
+            f"ensemble = {given!r} must be names of networks separated by commas, such as monodepth2,lite."
+        )
     names = [n.strip() for n in given.split(",")] if isinstance(given, str) else list(given)
     for name in names:
         if name not in ARCHITECTURES:
@@ -60,12 +67,15 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
-    """One training, pretraining (section 3.1) or distillation (3.2.4); the defaults are the paper's (3.3).
+    """A training: pretraining (section 3.1) or distillation (3.2.4). The defaults are the paper's (3.3).
 
-    The length is ``steps`` where given, else ``epochs``. The learning rate drops at the same shares of either.
+    The length is ``steps`` if given, else ``epochs``. In both cases the learning rate drops at the same fractions of
+    the training.
     """
 
-    epochs: int = parameter(41, "epochs of every training; the drops of the rate keep their share", ge=1)
+    epochs: int = parameter(
+        41, "epochs of every training; the drops of the learning rate scale with them", ge=1
+    )
     milestones: tuple[int, ...] = (26, 36)  # learning rate x0.1 at the end of these epochs
     steps: int | None = parameter(None, "steps of every training, instead of epochs", ge=1)
     batch_size: int = parameter(12, "images in a batch", ge=1)
@@ -79,7 +89,7 @@ class TrainConfig:
     weights: str | None = parameter(
         None, "local files of initial weights: FILE, arch=FILE, several with commas, or a folder"
     )
-    init_depth_m: float | None = None  # depth that the untrained heads predict; None: the usual start, 0.2 m
+    init_depth_m: float | None = None  # depth predicted by the untrained heads, metres; None: about 0.2 m
     precision: Literal["float32", "bf16"] = parameter(
         "float32", "float32 or bf16 (autocast), in training and prediction"
     )
@@ -89,7 +99,7 @@ class TrainConfig:
     snapshots: int = 0  # weights kept from the second half of the training, for the uncertainty "snapshots"
 
     def scaled(self, epochs: int) -> TrainConfig:
-        """The same schedule over another number of epochs: the drops keep their share of it."""
+        """Return the same schedule over another number of epochs; the drops scale with them."""
         milestones = tuple(max(1, round(m * epochs / self.epochs)) for m in self.milestones)
         return replace(self, epochs=epochs, steps=None, milestones=milestones)
 
@@ -98,12 +108,12 @@ class TrainConfig:
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     def snapshot_steps(self, total_steps: int) -> tuple[int, ...]:
-        """Steps after which the weights are kept; the last step is not among them."""
+        """Steps after which weights are kept, without the last step."""
         half = total_steps // 2
         return tuple(half + k * (total_steps - half) // self.snapshots for k in range(self.snapshots))
 
     def drops(self, total_steps: int) -> tuple[int, ...]:
-        """Steps (0-based) from which on the learning rate is ten times lower than before."""
+        """Steps (0-based) at which the learning rate is divided by ten."""
         return tuple(round(total_steps * m / self.epochs) for m in self.milestones)
 
     @property
@@ -149,9 +159,7 @@ class FusionConfig:
         ge=0,
         le=1,
     )
-    uncertainty: str = parameter(
-        "tta", "the uncertainty by which fusion_certain chooses", name="fusion_uncertainty"
-    )
+    uncertainty: str = parameter("tta", "the uncertainty that fusion_certain uses", name="fusion_uncertainty")
     views: int | None = parameter(
         None,
         "fuse at most N target frames of a scene, evenly spaced, instead of every Nth frame",
@@ -162,10 +170,10 @@ class FusionConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class EvalConfig:
-    """How predictions are scored (4.1), and on which data set where it is not the training's (4.2, Table 5)."""
+    """How predictions are scored (4.1), and the data set if it is not the training's (4.2, Table 5)."""
 
     dataset: str | None = parameter(
-        None, "data set to evaluate on, where it is not the training's", name="eval_dataset"
+        None, "data set to evaluate on, if it is not the training's", name="eval_dataset"
     )
     root: str | None = parameter(None, "folder of the data set to evaluate on", name="eval_root")
     options: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +181,7 @@ class EvalConfig:
     scale: Literal["none", "median"] = parameter("none", "none (absolute depth) or median (relative depth)")
     every: int = parameter(1, "every Nth frame is evaluated", name="eval_every", ge=1)
     lists: str | None = parameter(
-        None, "your own lists of frames to score apart: a folder, a file, or Name=file"
+        None, "your own lists of frames to score separately: a folder, a file, or Name=file"
     )
     keyframes: str | None = parameter(
         None, "evaluate only the frames of this list: <split>_<Name>.txt, or Name=file"
@@ -182,53 +190,54 @@ class EvalConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class Config:
-    """Everything that a run needs: the result of `make_config` and `resolve`."""
+    """The complete configuration of a run, made by `make_config` or `resolve`."""
 
     profile: str = parameter("paper", "image size, steps and thresholds together")
     arch: str = parameter("monodepth2", "network of this run")
     recipe: str = parameter(
-        "paper", "the labels by one name: paper (Eq. 3) or robust (recommended, docs/robust.md)"
+        "paper", "recipe of the labels: paper (Eq. 3) or robust (recommended, docs/robust.md)"
     )
     labels: str = parameter("uncer", "label strategy of the student (Table 6)")
     strategies: str = parameter(
-        "all", "label strategies of the ablation, with commas; all: the six of Table 6"
+        "all", "label strategies of the ablation, separated by commas; all: the six of Table 6"
     )
     ensemble: Annotated[tuple[str, ...], BeforeValidator(_ensemble)] = parameter(
-        ENSEMBLE, "networks whose depth's standard deviation is the uncertainty, with commas"
+        ENSEMBLE,
+        "networks of the ensemble, separated by commas; the spread of their depth is the uncertainty",
     )
     students: tuple[str, ...] = ENSEMBLE  # networks that `all` and `record` distill
     seed: int = parameter(0, "seed of initialisation, order and augmentation", ge=0)
     device: Literal["auto", "cpu", "cuda"] = parameter("auto", "auto, cpu or cuda")
     max_bad_share: float = parameter(
-        0.01, "largest share of unreadable frames that is left out; more is an error", ge=0
+        0.01, "largest tolerated share of unreadable frames; a larger share is an error", ge=0
     )
     round: int = parameter(1, "round of distillation: 2 takes the students of round 1 as teachers", ge=1)
     run: str = parameter("", "name of the run's folder under runs/")
-    base: str = parameter("", "another run, whose finished stages are used where they are the same")
+    base: str = parameter("", "another run; its finished stages are reused if their settings are the same")
     runs_dir: str | None = parameter(None, "folder that holds the runs")
     scheduler: str = parameter(
         "auto", "where scenes are processed: auto, local, none, or the address of a dask scheduler"
     )
-    scene_workers: int = parameter(0, "processes of a local scheduler; 0: one a core", ge=0)
-    train_processes: int = parameter(1, "processes of this machine that share a training, one a GPU", ge=1)
+    scene_workers: int = parameter(0, "processes of a local scheduler; 0: one per core", ge=0)
+    train_processes: int = parameter(1, "processes of a training on this machine, one per GPU", ge=1)
     data: DataConfig = DataConfig()
     pretrain: TrainConfig = TrainConfig()
     distill: TrainConfig = TrainConfig()
-    # exceptions of one architecture, in both trainings: {"monovit": {"batch_size": 8}}
+    # settings of one architecture, in both trainings: {"monovit": {"batch_size": 8}}
     per_arch: dict[str, dict[str, Any]] = field(default_factory=lambda: {"monovit": {"batch_size": 8}})
-    # length of one architecture's training by stage: {"pretrain": {"monovit": 380}}; the costs of a step differ
+    # training length of one architecture by stage, because steps differ in cost: {"pretrain": {"monovit": 380}}
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
-    predict_precision: Literal["float32", "bf16"] = "float32"  # of the networks whose depth is stored
+    predict_precision: Literal["float32", "bf16"] = "float32"  # precision of prediction
     fusion: FusionConfig = FusionConfig()
     evaluation: EvalConfig = EvalConfig()
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The networks of the ensemble, and last this run's own if it is not among them."""
+        """The networks of the ensemble, followed by this run's network if the ensemble does not include it."""
         return tuple(dict.fromkeys((*self.ensemble, self.arch)))
 
     def training(self, stage: str, arch: str) -> TrainConfig:
-        """The training configuration of "pretrain" or "distill" for one architecture."""
+        """Return the training configuration of one architecture; ``stage`` is "pretrain" or "distill"."""
         train = replace(getattr(self, stage), **self.per_arch.get(arch, {}))
         steps = self.steps.get(stage, {}).get(arch)
         return train if steps is None else replace(train, steps=steps)

@@ -1,8 +1,9 @@
-"""The stages of the paper over a run's folder, in order; each computes first what it needs.
+"""The stages of the paper, as functions of the configuration.
 
-frames -> triples -> pretrain -> predict -> project -> uncertainty -> fuse -> distill -> evaluate. A finished stage
-is taken as it is; an interrupted one resumes. The functions below take the configuration and return the finished
-stage's folder, or what it holds. `d3d.pipeline.graph` has the rules, the other modules here declare the stages.
+The order is frames -> triples -> pretrain -> predict -> project -> uncertainty -> fuse -> distill -> evaluate. Each
+function first computes the missing stages before it. A finished stage is reused, an interrupted stage resumes. The
+functions return the stage's folder or its contents. `d3d.pipeline.graph` holds the rules; the other modules of this
+package declare the stages.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ __all__ += ["uncertainty_cost"]
 
 
 def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:
-    """The key of a result; of the stages "uncertainty" and "variant", ``labels`` is the uncertainty's name."""
+    """Return the key of a result.
+
+    Args:
+        labels: the label strategy; for the stages "uncertainty" and "variant", the name of the uncertainty.
+    """
     if stage == "evaluate":
         return evaluate_key(config, arch, labels)
     if stage == "uncertainty":
@@ -50,65 +55,68 @@ def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:
 
 
 def stage_folder(config: Config, stage: str, arch: str = "", labels: str = "") -> Path:
-    """The folder of a result, finished or not; its base's where that has finished the same result."""
+    """Return the folder of a result, finished or not. If the run's base has finished the same result: its folder."""
     return graph.folder_of(config, key_of(config, stage, arch, labels))
 
 
 def identity_of(config: Config, stage: str, arch: str = "", labels: str = "") -> dict[str, Any]:
-    """What identifies a result: settings, data, initial weights, and the identities of the stages that it needs."""
+    """Return the identity of a result: settings, data, initial weights, and the identities of the stages before it."""
     return graph.identity(config, key_of(config, stage, arch, labels))
 
 
 def is_finished(config: Config, stage: str, arch: str = "", labels: str = "") -> bool:
-    """Whether this run, or its base, has finished a result of this very configuration and data."""
+    """Whether this run or its base has finished the result with the same configuration and data."""
     return graph.finished(config, key_of(config, stage, arch, labels)) is not None
 
 
 def folder_of(config: Config, *parts: str) -> Path:
-    """A folder of this run for what is no stage's result: tables, figures."""
+    """Return a folder of this run for files outside the stages, such as tables and figures."""
     return runs.run_folder(config).joinpath(*[p for p in parts if p])
 
 
 def pretrain(config: Config, arch: str = "") -> Path:
-    """Section 3.1: train one network with the photometric loss; return the folder of its weights."""
+    """Train one network with the photometric loss (section 3.1), and return the folder of its weights."""
     return ensure(config, Key("pretrain", arch or config.arch))
 
 
 def predict(config: Config, arch: str = "") -> DepthStore:
-    """Section 3.2.1: the depth of the training frames by the pretrained network, or the student of the last round."""
+    """Predict the depth of the training frames (3.2.1) with the teacher.
+
+    The teacher is the pretrained network; from round 2 on, it is the student of the previous round.
+    """
     return DepthStore(ensure(config, key_of(config, "predict", arch or config.arch)))
 
 
 def project(config: Config, arch: str = "", labels: str = "") -> DepthStore:
-    """Section 3.2.2: one mesh a scene from the predicted depth, and its depth seen from every target frame.
+    """Fuse the predicted depth of each scene into a mesh, and render its depth for every target frame (3.2.2).
 
     Args:
-        labels: the label strategy, because some have a mesh of their own ("robust").
+        labels: the label strategy; "robust" has fusion settings of its own.
     """
     return DepthStore(ensure(config, key_of(config, "project", arch or config.arch, labels or config.labels)))
 
 
 def read_mesh(config: Config, arch: str, scene: Scene) -> Mesh:
-    """The mesh of a scene that `project` has stored."""
+    """Read the mesh of a scene from the results of `project`."""
     return Mesh.from_npz(project(config, arch).scene_folder(scene.name) / "mesh.npz")
 
 
 def uncertainty(config: Config, name: str = "ensemble", arch: str = "") -> DepthStore:
-    """Section 3.2.3: the uncertainty of the depth of every target frame, a standard deviation in metres.
+    """Compute the uncertainty of the depth of every target frame (3.2.3): a standard deviation in metres.
 
     Args:
-        name: "ensemble" (the paper's), or another of `d3d.uncertainty.UNCERTAINTY`, which is of one network.
-        arch: that one network.
+        name: "ensemble" (the paper's), or an uncertainty of a single network (`d3d.uncertainty.UNCERTAINTY`).
+        arch: the single network; ignored for "ensemble".
     """
     return DepthStore(ensure(config, key_of(config, "uncertainty", arch or config.arch, name)))
 
 
 def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, float]:
-    """The cost of an uncertainty beyond the network that is judged, from the provenance of its stages.
+    """Read the cost of an uncertainty from the provenance of its stages. The judged network itself is not counted.
 
     Returns:
-        trainings (a number), training_s and prediction_s in seconds on the machine that ran them; prediction_s of the
-        ensemble includes the other networks' depth.
+        The number of trainings, and training_s and prediction_s in seconds on the machine of the run. prediction_s
+        of the ensemble includes the depth of the other networks.
     """
     arch, r = arch or config.arch, config.round
     computed, trainings = [uncertainty_key(name, arch, r)], []
@@ -126,16 +134,16 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
 
 
 def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
-    """Section 3.2.3: pseudo-labels of every target frame by a named strategy (Eq. 3 for "uncer").
+    """Make the pseudo-labels of every target frame by a label strategy (3.2.3; "uncer" is Eq. 3).
 
     Raises:
-        DataError: an oracle is asked for, and a scene has no truth.
+        DataError: the strategy is an oracle, and a scene has no ground truth.
     """
     return DepthStore(ensure(config, key_of(config, "fuse", arch or config.arch, labels or config.labels)))
 
 
 def distill(config: Config, arch: str = "", labels: str = "") -> Path:
-    """Section 3.2.4: train a fresh network of the same architecture on the labels; return its folder."""
+    """Train a student, a fresh network of the same architecture, on the labels (3.2.4), and return its folder."""
     return ensure(config, key_of(config, "distill", arch or config.arch, labels or config.labels))
 
 
@@ -144,44 +152,43 @@ def _trained(config: Config, arch: str, labels: str) -> Path:
 
 
 def loss_history(config: Config, arch: str = "", labels: str = "") -> list[dict[str, float]]:
-    """Loss, parts and learning rate at each checkpoint of a training; labels "" is the self-supervised one."""
+    """Return loss, loss terms and learning rate at each checkpoint of a training (labels "": self-supervised)."""
     return pd.read_csv(_trained(config, arch, labels) / CURVE).to_dict("records")
 
 
 def load_network(config: Config, arch: str, labels: str = "") -> DepthNetwork:
-    """A trained network of this run on its device; labels "" is the self-supervised one."""
+    """Load a trained network of this run onto the run's device (labels "": self-supervised)."""
     return load_model(_trained(config, arch, labels) / WEIGHTS).to(select_device(config.device)).eval()
 
 
 def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
-    """Section 4: predict the evaluated split and score it, one row for each image and kind of pixels.
+    """Score a network on the evaluated split (section 4): one row for each image and kind of pixels.
 
     Args:
-        labels: "" is the self-supervised network, else the student of that label strategy.
+        labels: the label strategy of the student; "" for the self-supervised network.
 
     Raises:
-        DataError: the split has no ground-truth depth; found before anything is trained.
+        DataError: the split has no ground-truth depth. This is checked before any training.
     """
     folder = ensure(config, evaluate_key(config, arch, labels))
     return pd.read_csv(folder / SCORES, dtype={"scene": str, "frame": str})
 
 
 def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
-    """Scores by labels: "" (self-supervised), "pred" (self-taught) and the run's own, in this order."""
+    """Return the scores by labels: "" (self-supervised), "pred" (self-taught) and the run's own, in this order."""
     return {labels: evaluate(config, arch, labels) for labels in dict.fromkeys(("", "pred", config.labels))}
 
 
 def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Pretrain the networks that are needed, and train the self-taught and the distilled students.
+    """Pretrain the teachers and the ensemble, and train the self-taught and the distilled students.
 
-    Needed are the networks that get students and, unless the labels have a mesh and an uncertainty of their own
-    ("robust"), those of the ensemble.
+    Labels with a mesh and an uncertainty of their own ("robust") need no ensemble; it is then not trained.
 
     Args:
-        archs: networks that get students; by default the profile's.
+        archs: architectures of the students; by default the profile's.
 
     Returns:
-        (arch, labels) of each training; labels "" is the self-supervised one.
+        (arch, labels) of each training (labels "": self-supervised).
     """
     archs = archs or config.students
     require_depth(config)

@@ -1,4 +1,4 @@
-"""Trainings: self-supervised pretraining (section 3.1), the student's distillation (3.2.4), and variants of these."""
+"""Stages of training: self-supervised pretraining (section 3.1), distillation (3.2.4), and variants of both."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, Regre
 from d3d.uncertainty import SNAPSHOTS, find_uncertainty
 
 TAKES = "a training: seconds at profile smoke, minutes at demo and laptop, hours on a GPU at paper"
-# how a training is run, which does not change its result; weights are identified by their content
+# settings that do not change the result; initial weights are identified by their sha256
 _NOT_THE_RESULT = ("workers", "checkpoint_steps", "snapshots", "compile", "pretrained", "weights")
 
 
 def teacher_of(config: Config, arch: str, round: int) -> Key:
-    """The training whose network is distilled: the pretraining, or in a later round the student of the round before."""
+    """Return the key of the teacher's training: the pretraining, or the student of the previous round."""
     return Key("pretrain", arch) if round == 1 else Key("distill", arch, config.labels, round - 1)
 
 
 def trained(config: Config, arch: str, labels: str, round: int = 0) -> Key:
-    """The training of a network: the self-supervised one where ``labels`` is ""."""
+    """Return the key of a network's training (labels "": self-supervised)."""
     return Key("distill", arch, labels, round or config.round) if labels else Key("pretrain", arch)
 
 
 def _settings(config: Config, key: Key) -> dict[str, Any]:
-    """The settings of a pretraining or a distillation; the labels of the latter have those of the data."""
+    """The settings of a pretraining or a distillation. Only the former has data settings: labels bring their own."""
     training = fields_of(config.training(key.stage, key.arch), *_NOT_THE_RESULT)
     data = {"data": fields_of(config.data, "root")} if key.stage == "pretrain" else {}
     return {"arch": key.arch, "seed": config.seed, "training": training, **data}
@@ -61,13 +61,13 @@ def _data(config: Config, key: Key) -> dict[str, Any] | None:
 
 
 def _initial(config: Config, key: Key) -> dict[str, Any]:
-    """The identity of a training's initial weights: where they come from, and the sha256 of their file."""
+    """The identity of a training's initial weights: their source and the sha256 of their file."""
     found = _initial_weights(config, key.arch, config.training(key.stage, key.arch))
     return {"source": found.source, "sha256": found.sha256}
 
 
 def _initial_weights(config: Config, arch: str, settings: TrainConfig):
-    # profile paper promises ImageNet weights: random values in their place would be another experiment
+    # strict: profile paper requires ImageNet weights, and an error is better than random values in their place
     return find_initial_weights(arch, settings.pretrained, settings.weights, strict=config.profile == "paper")
 
 
@@ -78,7 +78,7 @@ def _training(config: Config, key: Key, opened: StageFolder) -> None:
 
 
 def _task(config: Config, key: Key) -> Task:
-    """The samples and the loss of a pretraining (section 3.1), or of a distillation (3.2.4) on its labels."""
+    """Return the samples and the loss of a pretraining (section 3.1) or a distillation (3.2.4)."""
     d, settings = config.data, config.training(key.stage, key.arch)
     if key.stage == "pretrain":
         scenes = training_scenes(config)
@@ -101,7 +101,11 @@ def _task(config: Config, key: Key) -> Task:
 def _label_samples(
     config: Config, label: Callable[[Scene, int], np.ndarray], size_hw: tuple[int, int]
 ) -> LabelSamples:
-    """Every target frame with its label, which is read by a function of scene and frame index."""
+    """Return every target frame with its label.
+
+    Args:
+        label: reads the label of a scene's frame, by scene and frame index.
+    """
     scenes = training_scenes(config)
     frames = [(k, i) for k, s in enumerate(scenes) for i in s.targets]
     return LabelSamples([s.scene for s in scenes], frames, label, size_hw, config.seed)
@@ -112,7 +116,7 @@ def _small_label(store: DepthStore, size_hw: tuple[int, int], scene: Scene, i: i
 
 
 def _varied(config: Config, key: Key) -> Key:
-    """The training that a variant repeats; a regression learns as a student does."""
+    """The training that a variant repeats. A regression has the settings of a distillation."""
     teacher = teacher_of(config, key.arch, key.round)
     return teacher._replace(stage="distill") if key.labels == "regression" else teacher
 
@@ -143,10 +147,10 @@ def _dropout(key: Key) -> dict[str, float]:
     takes=TAKES,
 )
 def _variant(config: Config, key: Key, opened: StageFolder) -> None:
-    """Train a network that only an uncertainty needs; ``key.labels`` is the uncertainty's name.
+    """Train the additional network of an uncertainty; ``key.labels`` is the name of the uncertainty.
 
-    "mcdropout" and "snapshots" repeat the teacher's training with dropout, or with weights kept on the way.
-    "regression" is a fresh network that learns the teacher's depth and how far it is off (`RegressionTask`).
+    "mcdropout" repeats the teacher's training with dropout. "snapshots" repeats it and keeps intermediate weights.
+    "regression" trains a fresh network to predict the teacher's depth and its own error (`RegressionTask`).
     """
     d, varied, options = config.data, _varied(config, key), _dropout(key)
     if key.labels == "regression":
@@ -163,7 +167,7 @@ def _variant(config: Config, key: Key, opened: StageFolder) -> None:
 
 
 def snapshot_training(config: Config, key: Key) -> TrainConfig:
-    """The teacher's training with as many snapshots as the uncertainty "snapshots" uses, besides the last weights."""
+    """The teacher's training, with the number of snapshots that the uncertainty "snapshots" needs."""
     settings = config.training(teacher_of(config, key.arch, key.round).stage, key.arch)
     return replace(settings, snapshots=settings.snapshots or SNAPSHOTS)
 
@@ -174,7 +178,7 @@ def train_stage(
     """Train a fresh network in a stage's folder, or resume its training, and finish the stage.
 
     Args:
-        **options: more for `create_model`.
+        **options: further arguments of `create_model`.
     """
     device, folder = select_device(config.device), opened.folder
     initial = _initial_weights(config, arch, settings)
@@ -190,7 +194,7 @@ def train_stage(
         max_depth=config.data.max_depth,
         **options,
     )
-    tasks.close()  # its processes would keep their memory for the hours of a training
+    tasks.close()  # its idle processes would hold memory during the training
     train(
         factory,
         task,
@@ -209,20 +213,20 @@ def train_stage(
         samples=len(task.samples),
         initial={"source": initial.source, "sha256": initial.sha256, "note": initial.note},
     )
-    (folder / STATE).unlink(missing_ok=True)  # hundreds of MB that nobody needs after DONE
+    (folder / STATE).unlink(missing_ok=True)  # hundreds of MB, not needed after DONE
 
 
 def _network(
     arch: str, size_hw: tuple[int, int], focal_px: tuple[float, float], **options: Any
 ) -> DepthNetwork:
-    """A fresh network that stores with its weights the size and the focal lengths of its training images."""
+    """Create a fresh network with the size and the focal lengths of its training images."""
     model = create_model(arch, **options)
     model.train_size, model.train_focal_px = size_hw, focal_px
     return model
 
 
 def draw_loss(folder: Path, step: int | None = None) -> None:
-    """Draw ``loss.png`` from ``loss.csv``; with a step only if the last picture is more than a minute old."""
+    """Draw ``loss.png`` from ``loss.csv``. If a step is given, do so at most once a minute."""
     picture = folder / "loss.png"
     if step is None or not picture.exists() or time.time() - picture.stat().st_mtime > 60:
         save_png(loss_curves({"": pd.read_csv(folder / CURVE).to_dict("records")}), picture)
