@@ -152,7 +152,7 @@ def make_config(**parameters: Any) -> Config:
 def _with_training(config: Config, train: dict[str, Any]) -> Config:
     """Apply the user's training parameters to both trainings of all architectures, over the settings in `per_arch`."""
     if "epochs" in train and "steps" in train:
-        raise ConfigError(f"epochs = {train['epochs']} and steps = {train['steps']}: set only one of them.")
+        raise ConfigError(f"epochs = {train['epochs']} and steps = {train['steps']}: set one of them.")
     if "precision" in train:
         config = replace(config, predict_precision=_replaced(config.pretrain, "training", train).precision)
     epochs = train.pop("epochs", None)
