@@ -15,6 +15,7 @@ from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
@@ -39,16 +40,16 @@ exclude_patterns = ["**/.*", "build", "d3d", "glossyrooms", "runs", "tests"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # tables in outputs
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "ignore-module-all": True, "show-inheritance": True}
-# In a docstring, a word in single backticks is code
-default_role = "literal"
+default_role = "name_or_code"
 # Other projects' names are no links: the site builds without their inventories. Nor are private names, type variables
-nitpick_ignore_regex = [(r"py:.*", r"(?!d3d\.).*|.*\.(_\w+|[A-Z])")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!d3d\.).*|.*\.(_\w+|[A-Z])"), (r"py:obj", r".*")]
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
@@ -111,9 +112,17 @@ def mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, l
             lines[number - 1 : number - 1] = ["", "::"]
 
 
+def name_or_code(name: str, rawtext: str, text: str, *arguments: Any, **options: Any) -> Any:
+    """Show what stands between single backticks in a docstring as code, and link it if it is a name of d3d."""
+    if re.fullmatch(r"[A-Za-z_][\w.]*", text):
+        return PythonDomain.roles["obj"]("py:obj", rawtext, text, *arguments, **options)
+    return [nodes.literal(rawtext, text)], []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add what this file defines."""
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
+    app.add_role("name_or_code", name_or_code)
     app.connect("autodoc-process-docstring", mark_code, priority=400)  # before napoleon
     app.connect("doctree-read", link_folders)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

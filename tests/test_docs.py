@@ -27,6 +27,7 @@ from PIL import Image
 from test_architecture import modules
 
 from d3d import tables
+from d3d.commands import COMMANDS
 from d3d.tables.text import BEGIN, END
 
 DOCUMENTS = sorted(
@@ -239,3 +240,18 @@ def test_every_box_of_the_pipeline_leads_to_a_notebook() -> None:
     assert len(targets) == text.count('class="pipeline-box"')
     for target in targets:
         assert (REPO / "docs" / target).with_suffix(".ipynb").is_file(), target
+
+
+# --- pages ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_commands_has_all_of_them() -> None:
+    text = (REPO / "docs" / "commands.md").read_text()
+    assert {name for name in COMMANDS if not re.search(rf"`{name}\b", text)} == set()
+    assert set(re.findall(r"^\| `([a-z]+) ", text, re.MULTILINE)) <= set(COMMANDS)
+
+
+def test_the_page_of_the_notebooks_has_all_of_them() -> None:
+    text = (REPO / "docs" / "tutorials.md").read_text()
+    named = re.findall(r"^\| \[(\w+)\]\(\.\./notebooks/\1\.ipynb\) ", text, re.MULTILINE)
+    assert named == sorted(path.stem for path in (REPO / "notebooks").glob("[0-9]*.py"))
