@@ -36,6 +36,7 @@ include_patterns = [
     *("docs/**.md", "notebooks/[0-9]*.ipynb", "data/**.md", "results/README.md"),
     *("CHANGELOG.md", "CONTRIBUTING.md"),
 ]
+smartquotes = False  # quotation marks and dashes are often code
 exclude_patterns = ["**/.*", "build", "d3d", "glossyrooms", "runs", "tests"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
@@ -46,6 +47,8 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+# Types are in the signatures: a colon in "Returns:" ends no type
+napoleon_custom_sections = ["Returns"]
 autodoc_default_options = {"members": True, "ignore-module-all": True, "show-inheritance": True}
 default_role = "name_or_code"
 # Other projects' names are no links: the site builds without their inventories. Nor are private names, type variables
