@@ -33,11 +33,11 @@ html_title = "d3d: 3D Distillation"
 
 root_doc = "docs/index"
 include_patterns = [
-    *("docs/**.md", "notebooks/[0-9]*.ipynb", "data/**.md", "results/README.md"),
-    *("CHANGELOG.md", "CONTRIBUTING.md"),
+    *("docs/**.md", "notebooks/[0-9]*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("data/README.md", "data/glossyrooms/README.md", "data/networks/*.md", "results/README.md"),
 ]
 smartquotes = False  # quotation marks and dashes are often code
-exclude_patterns = ["**/.*", "build", "d3d", "glossyrooms", "runs", "tests"]
+exclude_patterns = [".*", "**/.*", "build", "d3d", "glossyrooms", "runs", "tests"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 nb_execution_mode = "off"
