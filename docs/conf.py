@@ -13,7 +13,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import download_reference, pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.util import logging
@@ -92,9 +92,14 @@ def block_math(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def link_folders(app: Sphinx, document: nodes.document) -> None:
-    """Let a link to a folder of the repository lead to the folder's README.md, if the site has that page."""
+def adapt_links(app: Sphinx, document: nodes.document) -> None:
+    """Lead links to folders to their README.md and links to modules to the API, and make pictures with links work.
+
+    A link to a folder whose README.md is no page of the site becomes plain text.
+    """
     for node in list(document.findall(pending_xref)):
+        if node.get("refdomain") == "doc" and node["reftarget"] == "README":
+            node.attributes.update(reftarget=root_doc, reftargetid=None)  # the site has a start page instead
         if node.get("reftype") != "myst" or node.get("refdomain"):
             continue
         folder = ((REPO / node["refdoc"]).parent / node["reftarget"]).resolve()
@@ -105,6 +110,17 @@ def link_folders(app: Sphinx, document: nodes.document) -> None:
             node.attributes.update(refdomain="doc", reftarget=readme, reftargetid=None)
         else:
             node.replace_self(node.children)
+    for node in list(document.findall(download_reference)):
+        path = ((REPO / node["refdoc"]).parent / node["reftarget"]).resolve().relative_to(REPO)
+        if path.suffix == ".py" and path.parts[0] == "d3d":
+            module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+            link = pending_xref("", refdomain="py", reftype="mod", reftarget=module, refdoc=node["refdoc"])
+            node.replace_self(link)
+            link += node.children
+    for node in list(document.findall(nodes.image)):
+        if node["uri"].endswith("pipeline.svg"):
+            text = (REPO / "docs" / "pipeline.svg").read_text()
+            node.replace_self(nodes.raw("", f'<span class="pipeline">{text}</span>', format="html"))
 
 
 def mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -127,5 +143,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.add_role("name_or_code", name_or_code)
     app.connect("autodoc-process-docstring", mark_code, priority=400)  # before napoleon
-    app.connect("doctree-read", link_folders)
+    app.connect("doctree-read", adapt_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
