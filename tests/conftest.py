@@ -45,7 +45,7 @@ CACHES = {
 LONGEST = (
     *("distributed", "glossyrooms_render", "faults", "uncertainty", "notebooks", "ablation", "cluster"),
     *("viewer_browser", "frames", "models", "training", "glossyrooms", "stages", "glossyrooms_claims"),
-    *("benchmarks", "models_public"),
+    *("site", "benchmarks", "models_public"),
 )
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

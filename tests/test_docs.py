@@ -1,6 +1,6 @@
 """The documents: links lead somewhere, the README shows what it says, the site has every module.
 
-`make docs` builds the site; it ends with an error where Sphinx warns. .ci/run calls it.
+tests/test_site.py builds the site.
 """
 
 from __future__ import annotations

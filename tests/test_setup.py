@@ -408,7 +408,6 @@ def test_ci_runs_the_readme_s_commands(repo_dir):
     assert script.stat().st_mode & stat.S_IXUSR
     commands = script.read_text().splitlines()
     assert "make lint" in commands
-    assert "make docs" in commands
     assert "make test" in commands
 
 
