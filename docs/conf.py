@@ -36,7 +36,7 @@ include_patterns = [
     *("docs/**.md", "notebooks/[0-9]*.ipynb", "CHANGELOG.md", "CONTRIBUTING.md"),
     *("data/README.md", "data/glossyrooms/README.md", "data/networks/*.md", "results/README.md"),
 ]
-smartquotes = False  # quotation marks and dashes are often code
+smartquotes_action = "D"  # dashes only: quotation marks are often code
 exclude_patterns = [".*", "**/.*", "build", "d3d", "glossyrooms", "runs", "tests"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
