@@ -81,8 +81,10 @@ def _add(group: Any, name: str, profile: str, arch: str) -> None:
         text += " (default: docs/profiles.md has the steps of each network)"
     elif default not in (None, "") and not (name == "epochs" and config.pretrain.steps):
         text += f" (default: {default})"
-    if p.type is bool:
-        how: dict[str, Any] = {"default": None, "action": argparse.BooleanOptionalAction}
+    if name == "distance":
+        how: dict[str, Any] = {"nargs": 3, "metavar": ("A", "B", "METRES")}
+    elif p.type is bool:
+        how = {"default": None, "action": argparse.BooleanOptionalAction}
     else:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
         how = {"type": p.type, "metavar": metavar}

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from d3d.errors import ConfigError
-from d3d.options import EVALUATE, GROUPS, LABELS, PRETRAIN, Call, Command
+from d3d.options import DATA, EVALUATE, GROUPS, LABELS, PRETRAIN, Call, Command
 from d3d.pipeline.config import Config
 
 
@@ -206,7 +206,7 @@ COMMANDS = {
     "prepare": Command(
         _prepare,
         "list the training triples; `prepare scannet` makes ScanNet small (see `prepare scannet --help`)",
-        ("run", "data", "fusion", "machine"),
+        ("run", *DATA, "fusion", "machine"),
         "--dataset 7scenes --root /data/7scenes",
         more=(),
         without=(

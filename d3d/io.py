@@ -131,6 +131,11 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     return value
 
 
+def cache_folder() -> Path:
+    """The folder of the user's cache: the environment variable ``D3D_CACHE``, else ``~/.cache/d3d``."""
+    return Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d")
+
+
 def project_root() -> Path:
     """The checkout that this package runs from, or the working folder if it was installed elsewhere."""
     root = Path(__file__).resolve().parents[1]

@@ -29,6 +29,14 @@ def _flag(text: str) -> tuple[str, dict[str, Any]]:
 GROUPS = {
     "run": ("profile", "seed", "run", "base", "runs_dir"),
     "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
+    "bounds": (
+        *("bounds", "min_translation_m", "max_translation_m", "max_rotation_deg"),
+        *("min_depth_m", "max_depth_m"),
+    ),
+    "capture": (
+        *("format", "axes", "poses", "intrinsics", "depth_scale"),
+        *("metres_per_unit", "distance", "camera_height"),
+    ),
     "networks": ("arch", "ensemble"),
     "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
     "fusion": (
@@ -40,7 +48,8 @@ GROUPS = {
     "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
     "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
 }
-PRETRAIN = ("run", "data", "networks", "training", "machine")
+DATA = ("data", "bounds", "capture")
+PRETRAIN = ("run", *DATA, "networks", "training", "machine")
 LABELS = (*PRETRAIN, "fusion", "labels")
 EVALUATE = (*LABELS, "evaluation")
 

@@ -48,7 +48,19 @@ GENERATOR_MAY_IMPORT = ("d3d.errors", "d3d.io", "d3d.progress", "d3d.datasets")
 MAY_IMPORT_LATE = ("d3d.commands", "d3d.cli")
 # Optional or slow to import: only inside the functions that need them
 HEAVY = frozenset(
-    {"open3d", "pyrender", "pycolmap", "mitsuba", "drjit", "pyoidn", "dask", "distributed", "av"}
+    {
+        "open3d",
+        "pyrender",
+        "pycolmap",
+        "OpenEXR",
+        "lzfse",
+        "mitsuba",
+        "drjit",
+        "pyoidn",
+        "dask",
+        "distributed",
+        "av",
+    }
 )
 
 

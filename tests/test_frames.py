@@ -21,7 +21,7 @@ from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.errors import DataError, RunError
 from d3d.io import read_json, sha256
 from d3d.models import create_model, save_weights
-from d3d.pipeline import graph, runs, scenes, stages
+from d3d.pipeline import graph, opened, runs, scenes, stages
 from d3d.pipeline import readable as frames
 from d3d.pipeline.config import make_config
 from d3d.pipeline.graph import Key
@@ -337,7 +337,7 @@ def test_scores_say_what_they_are_against_and_are_not_taken_for_others(trained, 
             Image.fromarray(np.full((480, 640), 2500, np.float32)).save(
                 folder / f"seq01_frame-{i:06d}.pose.depth.tiff"
             )
-    scenes._opened.clear()  # as a new process has it
+    opened.opened.clear()  # as a new process has it
     with pytest.raises(RunError, match=r"data.ground_truth: 'sensor depth.* there, 'rendered depth.* now"):
         stages.evaluate(config, "monodepth2")
     for path in sorted(of_stage.rglob("*"), reverse=True):

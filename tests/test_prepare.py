@@ -28,7 +28,7 @@ from d3d.datasets.scannet.prepared import INDEX, MANIFEST, read_index, read_mani
 from d3d.datasets.scannet.sens import FRAME, SensFile
 from d3d.errors import BusyError, ConfigError, DataError, RunError, TasksError
 from d3d.geometry import nearest_depth, scale_intrinsics
-from d3d.pipeline import prepare, scenes, stages
+from d3d.pipeline import opened, prepare, scenes, stages
 from d3d.pipeline.config import make_config
 from d3d.pipeline.prepare import prepare_scannet, report
 
@@ -131,7 +131,7 @@ def test_a_run_with_other_settings_than_the_prepared_ones_says_what_that_means(r
         "scannet was prepared with integrate_every = 10, and this run has 15",
         "scannet was prepared at 96x64, and this run's images are 128x64",
     ]
-    scenes._opened.clear()
+    opened.opened.clear()
     scenes.training_scenes(make_config(**at, every=5))
     assert (
         "every = 10, and this run has 5: triples are found only among the frames" in capsys.readouterr().out

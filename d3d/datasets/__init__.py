@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from d3d.datasets.capture.dataset import open_capture
 from d3d.datasets.dataset import Dataset
 from d3d.datasets.glossyrooms.dataset import open_glossyrooms
 from d3d.datasets.scannet.dataset import open_scannet
@@ -23,6 +24,7 @@ __all__ = ["DATASETS", "Dataset", "Scene", "SensFile", "Triples", "digest_of", "
 # name -> function(root, **options) -> Dataset
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "7scenes": open_sevenscenes,
+    "capture": open_capture,
     "glossyrooms": open_glossyrooms,
     "scannet": open_scannet,
 }

@@ -22,6 +22,7 @@ class Dataset:
             of other data sets are decoded once before a training (`d3d.pipeline.readable`).
         prepared: settings of the preparation that kept and resized some frames; empty where all frames are there.
         licence: the data's, if it allows to pass on networks that were trained on them; else "".
+        unit: of poses and depth: "metres", or "relative units" where the scale is arbitrary.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Dataset:
         whole: Callable[[str, int], bool] | None = None,
         prepared: Mapping[str, Any] | None = None,
         licence: str = "",
+        unit: str = "metres",
     ) -> None:
         """Keeps functions that make a split's scenes and its lists; ``truth`` and ``whole`` implement the methods."""
         self.name, self.splits, self.verified = name, tuple(splits), verified
-        self.prepared, self.licence = dict(prepared or {}), licence
+        self.prepared, self.licence, self.unit = dict(prepared or {}), licence, unit
         self._make, self._make_lists = dict(splits), dict(lists or {})
         self._truth, self._whole = truth, whole
         self._scenes: dict[str, list[Scene]] = {}

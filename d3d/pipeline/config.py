@@ -20,14 +20,23 @@ from d3d.errors import ConfigError, unknown
 from d3d.fusion import LABELS, RECIPES, UNCERTAINTIES
 from d3d.models import ARCHITECTURES
 from d3d.parallel.tasks import check_scheduler
+from d3d.pipeline.bounds import with_bounds
 from d3d.pipeline.profiles import PROFILES
-from d3d.pipeline.settings import ENSEMBLE, Config, DataConfig, EvalConfig, FusionConfig, TrainConfig
+from d3d.pipeline.settings import (
+    ENSEMBLE,
+    CaptureConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    FusionConfig,
+    TrainConfig,
+)
 
 __all__ = ["ENSEMBLE", "PARAMETERS", "PROFILES", "Config", "DataConfig", "EvalConfig"]
 __all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config", "resolve"]
 
 _GROUPS = {"run": Config, "evaluation": EvalConfig, "fusion": FusionConfig}
-_GROUPS |= {"training": TrainConfig, "data": DataConfig}
+_GROUPS |= {"training": TrainConfig, "data": DataConfig, "capture": CaptureConfig}
 _CHOICES = {"profile": tuple(PROFILES), "arch": ARCHITECTURES, "labels": LABELS}
 _CHOICES |= {"recipe": tuple(RECIPES), "uncertainty": UNCERTAINTIES}
 
@@ -129,7 +138,7 @@ def make_config(**parameters: Any) -> Config:
         evaluation["options"] = options.get(evaluation["dataset"], {})
     elif "root" in evaluation:
         raise ConfigError(f"eval_root = {evaluation['root']!r} needs eval_dataset: also name the data set.")
-    for group in ("data", "fusion", "evaluation"):
+    for group in ("data", "capture", "fusion", "evaluation"):
         config = replace(config, **{group: _replaced(getattr(config, group), group, given[group])})
     if config.fusion.certain is not None and config.fusion.views is None:
         raise ConfigError(
@@ -142,6 +151,9 @@ def make_config(**parameters: Any) -> Config:
             low = value // 32 * 32
             raise ConfigError(f"{name} = {value} must be a multiple of 32, for example {low} or {low + 32}.")
     check_scheduler(config.scheduler)
+    if given["capture"] and "capture" not in (config.data.dataset, config.evaluation.dataset):
+        raise ConfigError(f"{', '.join(given['capture'])}: only for --dataset capture.")
+    config = with_bounds(config, {*given["data"], *given["fusion"]})
     config = replace(config, run=config.run or f"{config.data.dataset}-{config.profile}-seed{config.seed}")
     for name, value in (("run", config.run), ("base", config.base)):
         if value in (".", "..") or any(c in value for c in "/\\\0"):

@@ -15,11 +15,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from d3d.datasets import Dataset, Scene, Triples, find_triples, open_dataset
+from d3d.datasets import Dataset, Scene, Triples, find_triples
 from d3d.datasets.lists import given_files, indices_on, read_list, with_given
 from d3d.datasets.scene import FrameList, digest_of
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline.config import keyframes_name
+from d3d.pipeline.opened import open_kept
 from d3d.pipeline.readable import TRAINING, unreadable
 from d3d.pipeline.settings import Config
 from d3d.progress import say
@@ -42,12 +43,10 @@ class TrainingScene:
         return sorted({*map(int, self.triples.indices.ravel()), *self.scene.every(integrate_every)})
 
 
-_opened: dict[str, Dataset] = {}
-
-
 def dataset(config: Config) -> Dataset:
     """The run's data set. The two data sets opened last are kept, because every stage asks for them."""
-    return _open(config.data.dataset, config.data.root, config.data.options)
+    d = config.data
+    return open_kept(d.dataset, d.root, config.options_of(d.dataset, d.options))
 
 
 def evaluated_dataset(config: Config) -> Dataset:
@@ -57,18 +56,12 @@ def evaluated_dataset(config: Config) -> Dataset:
         ConfigError, DataError: the parameter ``lists``, or a list that it names, is wrong.
     """
     e = config.evaluation
-    found = dataset(config) if e.dataset is None else _open(e.dataset, e.root, e.options)
+    if e.dataset is None:
+        found = dataset(config)
+    else:
+        found = open_kept(e.dataset, e.root, config.options_of(e.dataset, e.options))
     # read every time: the file may have changed
     return found if e.lists is None else with_given(found, e.lists, e.split, e.every)
-
-
-def _open(name: str, root: str | None, options: dict[str, Any]) -> Dataset:
-    key = repr((name, root, options))
-    if key not in _opened:
-        while len(_opened) > 1:
-            del _opened[next(iter(_opened))]
-        _opened[key] = open_dataset(name, root, **options)
-    return _opened[key]
 
 
 def training_scenes(config: Config) -> list[TrainingScene]:

@@ -54,15 +54,78 @@ class DataConfig:
     height: int = parameter(288, "height of the network's input in pixels, a multiple of 32", ge=64)
     width: int = parameter(384, "width of the network's input in pixels, a multiple of 32", ge=64)
     every: int = parameter(10, "every Nth frame is a target", ge=1)
-    translation_m: tuple[float, float] = (0.05, 0.10)
-    max_rotation_deg: float = 3.0
-    min_depth: float = 0.1
-    max_depth: float = 10.0
+    min_translation_m: float = parameter(
+        0.05, "least distance of a target's camera from its sources, metres", ge=0
+    )
+    max_translation_m: float = parameter(
+        0.10, "greatest distance of a target's camera from its sources, metres", ge=1e-6
+    )
+    max_rotation_deg: float = parameter(
+        3.0, "greatest rotation between a target and its sources, degrees", ge=1e-3
+    )
+    min_depth: float = parameter(
+        0.1, "least depth that networks predict, metres", name="min_depth_m", ge=1e-6
+    )
+    max_depth: float = parameter(
+        10.0, "greatest depth that networks predict, metres", name="max_depth_m", ge=1e-6
+    )
+    bounds: Literal["paper", "auto"] | None = parameter(
+        None,
+        "the bounds above if they are not given: paper's, or auto, chosen from poses and depth (captures: auto)",
+    )
     options: dict[str, Any] = field(default_factory=dict)  # in a profile: by data set; passed to open_dataset
 
     @property
     def size_hw(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def translation_m(self) -> tuple[float, float]:
+        return self.min_translation_m, self.max_translation_m
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine a training's data, beside the frames themselves."""
+        names = ("dataset", "height", "width", "every", "translation_m", "max_rotation_deg")
+        return {name: getattr(self, name) for name in (*names, "min_depth", "max_depth", "options")}
+
+
+def _frames_and_metres(given: Any) -> tuple[str, str, float] | None:
+    """Return two frames and their distance; takes three values, or text with blanks between them."""
+    words = given.split() if isinstance(given, str) else given
+    try:
+        return None if words is None else (str(words[0]), str(words[1]), float(*words[2:]))
+    except (TypeError, ValueError, IndexError):
+        raise ConfigError(
+            f"distance = {given!r} must be two frames and metres, such as 0001 0040 1.5."
+        ) from None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CaptureConfig:
+    """How the files of a capture are read (docs/room.md); None: as the files say."""
+
+    format: str | None = parameter(None, "format of the capture, where several fit its files")
+    axes: Literal["opencv", "opengl"] | None = parameter(
+        None, "axes of its cameras, if they are not those of its format: opencv or opengl"
+    )
+    poses: Literal["camera-to-world", "world-to-camera"] | None = parameter(
+        None, "direction of its poses, if it is not that of its format: camera-to-world or world-to-camera"
+    )
+    intrinsics: str | None = parameter(
+        None, "intrinsics of its images: a file of the 3x3 camera matrix, or fx,fy,cx,cy in pixels"
+    )
+    depth_scale: float | None = parameter(None, "stored values of its depth per metre, such as 1000", ge=1e-6)
+    metres_per_unit: float | None = parameter(None, "scale: metres per unit of its poses", ge=1e-9)
+    distance: Annotated[tuple[str, str, float] | None, BeforeValidator(_frames_and_metres)] = parameter(
+        None, "scale: names of two frames, and the distance of their cameras in metres"
+    )
+    camera_height: float | None = parameter(
+        None, "scale: mean height of the camera above the floor in metres", name="camera_height", ge=1e-3
+    )
+
+    def options(self) -> dict[str, Any]:
+        """Options of `d3d.datasets.capture.dataset.open_capture`."""
+        return {name: value for name, value in vars(self).items() if value is not None and name[0] != "_"}
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -221,6 +284,7 @@ class Config:
     scene_workers: int = parameter(0, "processes of a local scheduler; 0: one per core", ge=0)
     train_processes: int = parameter(1, "processes of a training on this machine, one per GPU", ge=1)
     data: DataConfig = DataConfig()
+    capture: CaptureConfig = CaptureConfig()
     pretrain: TrainConfig = TrainConfig()
     distill: TrainConfig = TrainConfig()
     # settings of one architecture, in both trainings: {"monovit": {"batch_size": 8}}
@@ -235,6 +299,10 @@ class Config:
     def networks(self) -> tuple[str, ...]:
         """The networks of the ensemble, followed by this run's network if the ensemble does not include it."""
         return tuple(dict.fromkeys((*self.ensemble, self.arch)))
+
+    def options_of(self, dataset: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options with which a data set is opened: its own, and for captures the user's."""
+        return options | self.capture.options() if dataset == "capture" else options
 
     def training(self, stage: str, arch: str) -> TrainConfig:
         """Return the training configuration of one architecture; ``stage`` is "pretrain" or "distill"."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import pooch
 
 from d3d.datasets.records import read_bytes
 from d3d.errors import DataError
+from d3d.io import cache_folder
 
 URL = "https://raw.githubusercontent.com/ScanNet/ScanNet/master/Tasks/Benchmark/"
 LIST = "scannetv2_{}.txt"
@@ -54,7 +54,7 @@ def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list
 
 def official_list(split: str) -> bytes:
     """The official list of a split; raises DataError where it cannot be downloaded, or its SHA-256 has changed."""
-    cache = Path(os.environ.get("D3D_CACHE") or Path.home() / ".cache" / "d3d") / "scannet"
+    cache = cache_folder() / "scannet"
     try:
         return _retrieve(split, cache)
     except OSError:  # the cache cannot be written: the list is downloaded each time

@@ -48,7 +48,7 @@ def trained(config: Config, arch: str, labels: str, round: int = 0) -> Key:
 def _settings(config: Config, key: Key) -> dict[str, Any]:
     """The settings of a pretraining or a distillation. Only the former has data settings: labels bring their own."""
     training = fields_of(config.training(key.stage, key.arch), *_NOT_THE_RESULT)
-    data = {"data": fields_of(config.data, "root")} if key.stage == "pretrain" else {}
+    data = {"data": config.data.identity()} if key.stage == "pretrain" else {}
     return {"arch": key.arch, "seed": config.seed, "training": training, **data}
 
 

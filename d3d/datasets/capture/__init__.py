@@ -1,0 +1,1 @@
+"""Captures: a user's own images with poses, in the formats of many programs."""

@@ -1,0 +1,103 @@
+"""Data set `capture`: one folder with images and poses in any format of `d3d.datasets.capture.formats`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d3d.datasets.capture.description import Axes, Convention, Given, Poses
+from d3d.datasets.capture.formats import FORMATS, find_format
+from d3d.datasets.capture.scale import Scale, find_scale
+from d3d.datasets.capture.scene import CaptureScene, left_out_lines, scene_name
+from d3d.datasets.dataset import Dataset, require_root
+from d3d.datasets.scene import Scene
+from d3d.datasets.sevenscenes.dataset import cut_block
+from d3d.errors import ConfigError, DataError
+from d3d.progress import say
+
+NAME = "capture"
+HOW_TO_GET = "docs/room.md lists the formats, and how to export your capture to one of them."
+FEWEST = 10  # frames
+
+
+def open_capture(
+    root: str | Path | None,
+    format: str | None = None,
+    axes: Axes | None = None,
+    poses: Poses | None = None,
+    intrinsics: str | None = None,
+    depth_scale: float | None = None,
+    metres_per_unit: float | None = None,
+    distance: tuple[str, str, str] | None = None,
+    camera_height: float | None = None,
+    val_block: tuple[float, float] = (0.45, 0.6),
+) -> Dataset:
+    """A capture as a data set: "train", "val" and "all".
+
+    With depth, "val" is a block in the middle that is never trained on, and "train" the rest as one scene. Without
+    depth there is nothing to score against: "train" has all frames.
+
+    Args:
+        root: the folder of the capture.
+        format: name in `FORMATS`; None: found by the files.
+        axes, poses: convention of the matrices, if it is not the format's.
+        intrinsics: file of the camera matrix, or "fx,fy,cx,cy", for formats without intrinsics.
+        depth_scale: stored values of depth per metre.
+        metres_per_unit, distance, camera_height: the scale, as in `d3d.datasets.capture.scale`; give at most one.
+        val_block: start and stop of "val" as fractions of the walk.
+
+    Raises:
+        ConfigError: an invalid option.
+        DataError: no known format, several formats, or a capture that cannot be read.
+    """
+    folder = require_root(NAME, root, HOW_TO_GET)
+    for option, value, choices in (("axes", axes, ("opencv", "opengl")), ("poses", poses, Poses.__args__)):
+        if value is not None and value not in choices:
+            raise ConfigError(f"{option} = {value!r} must be {' or '.join(choices)}.")
+    scale = Scale.of(metres_per_unit, distance, camera_height)
+    scene = open_scene(folder, format, axes, poses, Given(intrinsics, depth_scale), scale)
+    start, stop = val_block
+
+    def split(name: str) -> list[Scene]:
+        if name == "all" or (name == "train" and not scene.has_depth):
+            return [scene]
+        if not scene.has_depth:
+            raise DataError(
+                f"capture {scene.name!r} has no depth, so nothing can be scored. All of its frames are trained on."
+            )
+        return cut_block(scene, start, stop)[name == "val"]
+
+    return Dataset(
+        NAME,
+        {name: (lambda name=name: split(name)) for name in ("train", "val", "all")},
+        unit="relative units" if scene.relative else "metres",
+    )
+
+
+def open_scene(
+    folder: Path,
+    format: str | None,
+    axes: Axes | None,
+    poses: Poses | None,
+    given: Given,
+    scale: Scale,
+) -> CaptureScene:
+    """The capture as one scene, with a report of what was found."""
+    name = find_format(folder, format)
+    capture = FORMATS[name].read(folder, given)
+    convention = Convention(poses or capture.convention.poses, axes or capture.convention.axes)
+    if given.depth_scale is not None:
+        capture.depth_scale = given.depth_scale
+    scene = CaptureScene(scene_name(folder), capture, convention)
+    if len(scene) < FEWEST:
+        raise DataError(
+            f"{folder}: only {len(scene)} frames have an image and a pose; a training needs at least {FEWEST}. "
+            + " ".join(left_out_lines(scene.left_out))
+        )
+    metres, relative, how = find_scale(scene, scale)
+    scene = scene.scaled(metres, relative)
+    height, width = scene.size_hw
+    depth = "with depth" if scene.has_depth else "no depth"
+    say(f"capture {scene.name}: format {name}, {len(scene)} frames of {width}x{height}, {depth}; {how}")
+    for line in (*capture.notes, *left_out_lines(scene.left_out)):
+        say(line)
+    return scene

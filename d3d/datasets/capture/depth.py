@@ -1,0 +1,96 @@
+"""Depth maps of captures in metres, whatever file they come in: PNG, TIFF, EXR, NumPy, Record3D's LZFSE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from d3d.datasets.images import HW, MAX_PIXELS, read_image_file
+from d3d.errors import ConfigError, DataError
+
+_INVALID = 65535  # what sensors store where they saw nothing
+
+
+def read_depth(path: Path, per_metre: float, depth_hw: HW | None, where: str) -> np.ndarray:
+    """A depth map in metres, float32 (h, w), 0 = invalid.
+
+    Args:
+        per_metre: stored values per metre; floating-point files hold metres unless the user says otherwise.
+        depth_hw: size of a file without a size of its own.
+
+    Raises:
+        ConfigError: a package that reads this kind of file is missing.
+        DataError: the file is broken.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".exr":
+        stored = _exr(path, where)
+    elif suffix == ".depth":
+        stored = _lzfse(path, depth_hw, where)
+    elif suffix == ".npy":
+        stored = _npy(path, where)
+    else:
+        image = read_image_file(path, where, ("PNG", "TIFF", "PPM"))
+        if image.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
+            raise DataError(f"{where}: {path} is no depth map of 16 bits or more (it has mode {image.mode}).")
+        stored = np.asarray(image).astype(np.float32)
+        stored[stored == _INVALID] = 0
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(stored) & (stored > 0), stored, 0).astype(np.float32) / np.float32(
+            per_metre
+        )
+
+
+def _exr(path: Path, where: str) -> np.ndarray:
+    try:
+        import OpenEXR
+    except ImportError:
+        raise ConfigError("EXR files need OpenEXR: pip install 'd3d[capture]'") from None
+    try:
+        with OpenEXR.File(str(path)) as file:
+            channels = file.channels()
+            name = next(
+                (n for n in ("Z", "R", "Y", "RGB", "RGBA", "V") if n in channels), next(iter(channels))
+            )
+            pixels = np.asarray(channels[name].pixels, dtype=np.float32)
+    except MemoryError:
+        raise
+    except Exception as error:  # the package raises errors of many kinds
+        raise DataError(
+            f"{where}: {path} is truncated or not an EXR image ({error}). Copy it again."
+        ) from None
+    return pixels[..., 0] if pixels.ndim == 3 else pixels
+
+
+def _lzfse(path: Path, depth_hw: HW | None, where: str) -> np.ndarray:
+    try:
+        import lzfse
+    except ImportError:
+        raise ConfigError("depth of Record3D needs lzfse: pip install 'd3d[capture]'") from None
+    if depth_hw is None:
+        raise DataError(f"{where}: the size of {path.name} is not known (dw and dh in metadata).")
+    try:
+        content = lzfse.decompress(path.read_bytes())
+        return np.frombuffer(content, dtype=np.float32).reshape(depth_hw)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{where}: {path} is no depth map of {depth_hw[1]}x{depth_hw[0]} ({error})."
+        ) from None
+
+
+def _npy(path: Path, where: str) -> np.ndarray:
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if stored.ndim != 2 or stored.size > MAX_PIXELS or stored.dtype.kind not in "fiu":
+            raise ValueError(f"shape {stored.shape} of {stored.dtype}")
+        return np.array(stored, dtype=np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{where}: {path} is no depth map ({error}). Copy it again.") from None
+
+
+def depth_size(path: Path, depth_hw: HW | None, where: str) -> HW:
+    """Height and width of a depth map; raises as `read_depth`."""
+    return read_depth(path, 1.0, depth_hw, where).shape

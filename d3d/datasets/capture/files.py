@@ -1,0 +1,174 @@
+"""Files that several formats of captures share: images, camera matrices, lists of numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from d3d.datasets.capture.description import Lens
+from d3d.datasets.photos import SUFFIXES
+from d3d.errors import DataError
+
+IMAGE_FOLDERS = ("images", "image", "rgb", "color", "colour", "frames", "results")
+DEPTH_FOLDERS = ("depth", "depths", "depth_images", "results")
+_K_FILES = (
+    *("K.txt", "intrinsics.txt", "intrinsic.txt", "camera_intrinsic.json", "intrinsics.json"),
+    *(
+        "intrinsic/intrinsic_color.txt",
+        "intrinsics/intrinsic_color.txt",
+        "intrinsic/K.txt",
+        "intrinsics/K.txt",
+    ),
+    *("cam_params.json", "../cam_params.json"),
+)
+_MAX_NUMBERS = 2**26  # bytes of a file of numbers
+_NO_K = (
+    "Give them with --intrinsics: a file of the 3x3 camera matrix, or fx,fy,cx,cy in pixels of the images."
+)
+
+
+def natural(name: str) -> tuple:
+    """Key to sort names as people count: frame_9 before frame_10."""
+    return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and below it, in natural order."""
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return sorted(found, key=lambda p: natural(p.relative_to(folder).as_posix()))
+
+
+def folder_of(root: Path, names: Iterable[str]) -> Path | None:
+    """The first folder of these names that exists, whatever their case."""
+    there = {p.name.lower(): p for p in sorted(root.iterdir(), reverse=True) if p.is_dir()}
+    return next((there[name] for name in names if name in there), None)
+
+
+def frame_id(name: str) -> str:
+    """A frame's id: the path of its image below the folder of images, without suffix, usable as a file's name."""
+    parts = Path(name.replace("\\", "/")).with_suffix("").parts
+    return "__".join(p for p in parts if p.strip("./")) or "frame"
+
+
+def without_common_folder(names: Iterable[str]) -> list[str]:
+    """Paths of images without the folders that all have in common."""
+    paths = [Path(name.replace("\\", "/")) for name in names]
+    common = os.path.commonpath([p.parent for p in paths])
+    return [p.relative_to(common).as_posix() for p in paths]
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """A path that a file of a capture names; raises DataError where it lies outside the capture's folder."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise DataError(
+            f"{where} names {name!r}, outside of the folder {root}. Correct the path in the file."
+        )
+    return root / path
+
+
+def read_text(path: Path) -> str:
+    """A text file of a capture; raises DataError where it is missing, huge, or not text."""
+    try:
+        if (size := path.stat().st_size) > _MAX_NUMBERS:
+            raise DataError(f"{path} has {size:,} bytes, more than a list of poses needs.")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as text ({error}).") from None
+
+
+def read_json_object(path: Path) -> dict:
+    """A JSON object; raises DataError where the file is none."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}). Export it again.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object. Export it again.")
+    return value
+
+
+def rows(path: Path) -> list[list[str]]:
+    """The words of each line of a text file, separated by blanks or commas, without comments and blank lines."""
+    lines = (line.partition("#")[0].replace(",", " ").split() for line in read_text(path).splitlines())
+    return [line for line in lines if line]
+
+
+def to_floats(words: Iterable[str], where: str) -> np.ndarray:
+    """Words as float64; raises DataError where one is no number."""
+    try:
+        return np.array([float(w) for w in words], dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{where}: not a number ({error}).") from None
+
+
+def square(values: np.ndarray, where: str) -> np.ndarray:
+    """A pose (4, 4) of 16 numbers, or of the 12 of its first three rows; raises DataError otherwise."""
+    if values.size == 12:
+        values = np.append(values, (0, 0, 0, 1))
+    if values.size != 16:
+        raise DataError(f"{where}: {values.size} numbers, but a pose has 16 (4x4) or 12 (3x4).")
+    return values.reshape(4, 4)
+
+
+def find_lens(root: Path, given: str | None) -> Lens:
+    """The intrinsics of all images: the user's, or those of a file in the capture; raises DataError without any."""
+    if given is not None:
+        return parse_lens(given, root)
+    for name in _K_FILES:
+        if (path := root / name).is_file():
+            return read_lens(path)
+    raise DataError(f"{root} has no intrinsics ({', '.join(_K_FILES[:5])}, ...). {_NO_K}")
+
+
+def parse_lens(given: str, root: Path) -> Lens:
+    """Intrinsics as the user writes them: a file, or fx,fy,cx,cy."""
+    for path in (Path(given).expanduser(), root / given):
+        if path.is_file():
+            return read_lens(path)
+    values = given.split(",")
+    if len(values) != 4:
+        raise DataError(f"--intrinsics {given!r} is neither a file nor four numbers fx,fy,cx,cy. {_NO_K}")
+    fx, fy, cx, cy = to_floats(values, f"--intrinsics {given!r}")
+    return Lens.of(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), None, f"--intrinsics {given!r}")
+
+
+def read_lens(path: Path) -> Lens:
+    """Intrinsics of a file: a matrix (3x3 or 4x4), four numbers fx fy cx cy, or JSON as of Open3D or Replica."""
+    if path.suffix == ".json":
+        return _json_lens(path)
+    values = to_floats((w for row in rows(path) for w in row), str(path))
+    if values.size == 4:
+        fx, fy, cx, cy = values
+        values = np.array([fx, 0, cx, 0, fy, cy, 0, 0, 1])
+    if values.size == 16:
+        values = values.reshape(4, 4)[:3, :3].ravel()
+    if values.size != 9:
+        raise DataError(
+            f"{path}: {values.size} numbers, but a camera matrix has 9 (3x3). Or write fx fy cx cy."
+        )
+    return Lens.of(values.reshape(3, 3), None, str(path))
+
+
+def _json_lens(path: Path) -> Lens:
+    value = read_json_object(path)
+    value = value.get("camera", value)
+    try:
+        if "intrinsic_matrix" in value:  # Open3D's: column by column
+            K = np.array(value["intrinsic_matrix"], dtype=np.float64).reshape(3, 3).T
+            size_hw = (int(value["height"]), int(value["width"]))
+        else:
+            fx, fy, cx, cy = (float(value[k]) for k in ("fx", "fy", "cx", "cy"))
+            K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+            size_hw = (int(value["h"]), int(value["w"])) if "w" in value else None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: no intrinsic_matrix and no fx, fy, cx, cy ({error!r}).") from None
+    return Lens.of(K, size_hw, str(path))

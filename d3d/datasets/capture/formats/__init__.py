@@ -1,0 +1,62 @@
+"""The formats of captures: one module and one line in `FORMATS` each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from d3d.datasets.capture.description import Capture, Given
+from d3d.datasets.capture.formats import colmap, poselist, transforms
+from d3d.errors import DataError, unknown
+
+
+class Format(NamedTuple):
+    """A format: the files by which it is found in a folder, and its reader."""
+
+    files: str
+    found: Callable[[Path], bool]
+    read: Callable[[Path, Given], Capture]
+
+
+FORMATS: dict[str, Format] = {
+    "colmap": Format(colmap.FILES, colmap.found, colmap.read),
+    "transforms": Format(transforms.FILES, transforms.found, transforms.read),
+    "poselist": Format(poselist.FILES, poselist.found, poselist.read),
+}
+
+
+def find_format(root: Path, given: str | None = None) -> str:
+    """The name of a capture's format.
+
+    Raises:
+        ConfigError: the user names an unknown format.
+        DataError: no format fits, several fit, or the files of the given format are missing.
+    """
+    if given is not None:
+        if given not in FORMATS:
+            raise unknown("format of a capture", given, FORMATS)
+        if not FORMATS[given].found(root):
+            raise DataError(
+                f"{root} has no files of format {given!r}: {FORMATS[given].files}. {_there_is(root)}"
+            )
+        return given
+    fitting = [name for name, known in FORMATS.items() if known.found(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{root} holds files of several formats: {', '.join(fitting)}. Choose one with --format, for example "
+            f"--format {fitting[0]}."
+        )
+    looked = "\n".join(f"  {name}: {known.files}" for name, known in FORMATS.items())
+    raise DataError(
+        f"{root} is not a capture in a known format. {_there_is(root)} Known formats:\n{looked}\n"
+        "docs/room.md shows how to export each of them."
+    )
+
+
+def _there_is(root: Path) -> str:
+    names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in root.iterdir())
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"It holds {shown}." if names else "It is empty."

@@ -1,0 +1,120 @@
+"""nerfstudio and instant-ngp: `transforms.json`; camera-to-world, OpenGL axes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d3d.datasets.capture.description import Capture, Convention, Frame, Given, Lens
+from d3d.datasets.capture.files import (
+    frame_id,
+    inside,
+    parse_lens,
+    read_json_object,
+    square,
+    without_common_folder,
+)
+from d3d.datasets.photos import SUFFIXES
+from d3d.errors import DataError
+
+FILES = "transforms.json, and the images that it names"
+_NAMES = ("transforms.json", "transforms_train.json", "nerfstudio/transforms.json")
+
+
+def _path(root: Path) -> Path | None:
+    return next((root / name for name in _NAMES if (root / name).is_file()), None)
+
+
+def found(root: Path) -> bool:
+    return _path(root) is not None
+
+
+def read(root: Path, given: Given) -> Capture:
+    """The frames that the file lists, in its order; raises DataError for an entry that is not understood."""
+    path = _path(root)
+    whole = read_json_object(path)
+    listed = whole.get("frames")
+    if not isinstance(listed, list) or not listed:
+        raise DataError(f'{path} has no list "frames". Export it again.')
+    lens = None if given.intrinsics is None else parse_lens(given.intrinsics, root)
+    frames = []
+    for k, entry in enumerate(listed):
+        where = f"{path}, frame {k}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+            raise DataError(f"{where}: no file_path. Export it again.")
+        image = _existing(path.parent, entry["file_path"], where)
+        of_depth = entry.get("depth_file_path")
+        depth = inside(path.parent, of_depth, where) if isinstance(of_depth, str) else None
+        matrix = square(_numbers(entry.get("transform_matrix"), f"{where}: transform_matrix"), where)
+        frames.append(Frame("", image, lens or _lens({**whole, **entry}, where), matrix, depth))
+    for frame, name in zip(frames, without_common_folder(e["file_path"] for e in listed), strict=True):
+        frame.id = frame_id(name)
+    scale = whole.get("depth_unit_scale_factor", 0.001)
+    scale = scale if isinstance(scale, int | float) and scale > 0 else 0.001
+    # depth comes from a device, whose poses are metric, too
+    metric = any(f.depth is not None for f in frames)
+    return Capture(frames, Convention(axes="opengl"), metric, depth_scale=1 / scale)
+
+
+def _existing(folder: Path, name: str, where: str) -> Path:
+    """The image that a path means: as it stands, with a suffix, or without its folders; it need not exist."""
+    path = inside(folder, name, where)
+    below = [folder / Path(*Path(name).parts[k:]) for k in range(1, len(Path(name).parts))]
+    candidates = [path, *below, *(folder / "images" / p.name for p in (path,))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+        for suffix in sorted(SUFFIXES):
+            if (longer := candidate.with_name(candidate.name + suffix)).is_file():
+                return longer
+    return path
+
+
+def _numbers(value: Any, where: str) -> np.ndarray:
+    try:
+        return np.array(value, dtype=np.float64).ravel()
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{where} is not a matrix of numbers. Export it again.") from None
+
+
+def _lens(of: dict[str, Any], where: str) -> Lens:
+    """The intrinsics of a frame, its own or those of all frames."""
+
+    def number(name: str) -> float | None:
+        value = of.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"{where}: {name} is {value!r}, not a number.")
+        return float(value)
+
+    w, h, fx, fy, cx, cy = (number(k) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
+    size_hw = (round(h), round(w)) if w and h else None
+    if fx is None and w and (angle := number("camera_angle_x")):
+        fx = 0.5 * w / math.tan(0.5 * angle)
+    if fx is None or (size_hw is None and (cx is None or cy is None)):
+        raise DataError(
+            f"{where}: no intrinsics (fl_x, cx, cy, or camera_angle_x, and w, h). Give them with --intrinsics."
+        )
+    fy = fx if fy is None else fy
+    cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
+    k1, k2, k3, k4, p1, p2 = (number(k) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    # as in COLMAP, whose numbers these mostly are, the centre of the first pixel is at 0.5
+    K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    pinhole = Lens.of(K, size_hw, where)
+    if not any((k1, k2, k3, k4, p1, p2)) and not _fisheye(of):
+        return pinhole
+    if _fisheye(of):
+        model, params = "OPENCV_FISHEYE", (fx, fy, cx, cy, k1, k2, k3, k4)
+    elif k4:
+        raise DataError(f"{where}: k4 = {k4} without a fisheye lens is not supported. Undistort the images.")
+    else:
+        model, params = "FULL_OPENCV", (fx, fy, cx, cy, k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
+    return Lens(pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, size_hw, model, params)
+
+
+def _fisheye(of: dict[str, Any]) -> bool:
+    return bool(of.get("is_fisheye")) or "FISHEYE" in str(of.get("camera_model", "")).upper()

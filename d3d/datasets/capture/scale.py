@@ -1,0 +1,90 @@
+"""The scale of a capture: metres per unit of its poses, given, measured, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d3d.datasets.bounds import ROOM_DEPTH_M
+from d3d.datasets.capture.check import median_depth
+from d3d.datasets.capture.scene import CaptureScene
+from d3d.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the user says about the scale; at most one field is set.
+
+    Attributes:
+        metres_per_unit: the scale itself.
+        distance: ids of two frames, and the distance of their cameras in metres.
+        camera_height: mean height of the camera above the floor, metres.
+    """
+
+    metres_per_unit: float | None = None
+    distance: tuple[str, str, float] | None = None
+    camera_height: float | None = None
+
+    @classmethod
+    def of(cls, metres_per_unit: float | None, distance: tuple | None, camera_height: float | None) -> Scale:
+        """Checks what the user gives; raises ConfigError."""
+        given = {"metres_per_unit": metres_per_unit, "distance": distance, "camera_height": camera_height}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: set one of them, each determines the scale.")
+        for name in ("metres_per_unit", "camera_height"):
+            if name in given and not 0 < given[name] < np.inf:
+                raise ConfigError(f"{name} = {given[name]!r} must be greater than 0.")
+        if distance is not None:
+            try:
+                first, second, metres = distance
+                given["distance"] = (str(first), str(second), float(metres))
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"distance = {distance!r} must be two frames and metres, such as 0001 0040 1.5."
+                ) from None
+            if not 0 < given["distance"][2] < np.inf:
+                raise ConfigError(f"distance = {distance!r}: the metres must be greater than 0.")
+        return cls(**given)
+
+
+def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
+    """Metres per unit of a scene whose poses are in the capture's unit; whether this is arbitrary; how it was found.
+
+    Raises:
+        DataError: the frames of ``distance`` are not there or at one place; no floor is found; or nothing tells the
+            depth of a capture without scale.
+    """
+    if given.metres_per_unit is not None:
+        return given.metres_per_unit, False, f"{given.metres_per_unit:g} metres per unit, as given"
+    if given.distance is not None:
+        metres = _by_distance(scene, *given.distance)
+        return metres, False, f"{metres:.4g} metres per unit, by the distance given"
+    if scene.capture.metric:
+        return 1.0, False, "poses in metres"
+    depth = median_depth(scene)
+    if not 0 < depth < np.inf:
+        raise DataError(
+            f"capture {scene.name!r}: its scale is not known and its camera does not move. Film while you walk."
+        )
+    how = f"unknown scale: relative units, in which the median depth is {ROOM_DEPTH_M:g}"
+    return ROOM_DEPTH_M / depth, True, how
+
+
+def _by_distance(scene: CaptureScene, first: str, second: str, metres: float) -> float:
+    numbers = {}
+    for i, frame in enumerate(scene.frames):
+        for name in (frame.id, frame.image.name, frame.image.stem):
+            numbers.setdefault(name, i)
+    for name in (first, second):
+        if name not in numbers:
+            some = ", ".join(scene.frame_ids[:3])
+            raise DataError(f"distance: no frame {name!r} has a pose. The capture's frames are {some}, ...")
+    a, b = (scene.world_T_cams[numbers[name], :3, 3] for name in (first, second))
+    length = float(np.linalg.norm(a - b))
+    if length < 1e-9:
+        raise DataError(
+            f"distance: {first!r} and {second!r} are at the same place. Choose two frames far apart."
+        )
+    return metres / length

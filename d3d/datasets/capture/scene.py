@@ -1,0 +1,258 @@
+"""A capture as a `Scene`: conventions, scale, undistortion, orientation and size in one place for all formats."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d3d.datasets.capture.depth import depth_size, read_depth
+from d3d.datasets.capture.description import Capture, Convention, Frame
+from d3d.datasets.capture.files import natural
+from d3d.datasets.capture.lenses import Plan, at_size, pinhole_of, turned_pose
+from d3d.datasets.images import HW, decode_image, resize_image
+from d3d.datasets.photos import FORMATS, MAX_PIXELS, rgb
+from d3d.datasets.scene import Scene
+from d3d.errors import DataError, WriteError
+from d3d.io import atomic, cache_folder
+
+_TURNS = {
+    3: 2,
+    6: 3,
+    8: 1,
+}  # EXIF's orientation -> quarter turns counter-clockwise that make the image upright
+_ORIENTATION = 0x0112
+_CACHE_FROM = 4  # an image that has this many times the pixels asked for is kept at the smaller size
+_QUALITY = 95
+
+
+@dataclass
+class _Opened:
+    """A frame whose image has a readable header."""
+
+    frame: Frame
+    plan: Plan
+    transpose: bool  # by EXIF, because the intrinsics belong to the upright image
+
+
+class CaptureScene(Scene):
+    """The frames of a capture in the order of time.
+
+    Attributes:
+        capture: what the reader found.
+        convention: how its matrices are read.
+        metres_per_unit: scale of its positions.
+        relative: whether that scale is arbitrary: lengths are then not metres.
+    """
+
+    metres_per_unit, relative = 1.0, False
+
+    def __init__(self, name: str, capture: Capture, convention: Convention) -> None:
+        """Opens the header of every image; a frame that is missing or broken is left out.
+
+        Raises:
+            DataError: no frame is left, intrinsics of another size, or an invalid pose.
+        """
+        opened, left_out = open_frames(capture)
+        self.capture, self.convention, self._opened = capture, convention, opened
+        self.frames = frames = [o.frame for o in opened]
+        size_hw, depth_hw = opened[0].plan.size_hw, _depth_hw(capture, opened)
+        has_depth = depth_hw is not None
+        self._Ks = np.stack([o.plan.K() for o in opened])
+        self.one_K = bool((self._Ks == self._Ks[0]).all())
+        super().__init__(
+            name,
+            [f.id for f in frames],
+            self.poses_in(convention),
+            size_hw,
+            has_depth,
+            depth_hw,
+            left_out=left_out,
+        )
+
+    def scaled(self, metres_per_unit: float, relative: bool) -> CaptureScene:
+        """The scene at a scale."""
+        result = copy.copy(self)
+        result.__dict__.pop("_digest", None)
+        result.metres_per_unit, result.relative = metres_per_unit, relative
+        result.world_T_cams = result.poses_in(self.convention)
+        return result
+
+    def poses_in(self, convention: Convention) -> np.ndarray:
+        """The poses (n, 4, 4) if the files' matrices had another convention, at this scene's scale."""
+        poses = convention.world_T_cams(np.stack([o.frame.matrix for o in self._opened]))
+        poses = np.stack([turned_pose(p, o.plan.turns) for p, o in zip(poses, self._opened, strict=True)])
+        poses[:, :3, 3] *= self.metres_per_unit
+        return poses
+
+    def point_depths(self) -> np.ndarray:
+        """Median depth (n,) of the sparse points that each frame sees, at this scene's scale; NaN where unknown."""
+        depths = [np.nan if o.frame.point_depth is None else o.frame.point_depth for o in self._opened]
+        return np.array(depths) * self.metres_per_unit
+
+    def image(self, i: int, size_hw: HW | None = None) -> np.ndarray:
+        """As `Scene.image`; a costly image is undistorted and resized once, and kept in the user's cache."""
+        opened = self._opened[self._index(i)]
+        (h, w), wanted = opened.plan.lens.size_hw, size_hw or self.size_hw
+        if size_hw is None or (not opened.plan.lens.model and h * w < _CACHE_FROM * wanted[0] * wanted[1]):
+            return super().image(i, size_hw)
+        path = cache_folder() / "captures" / self._key(opened, wanted)
+        try:
+            return np.array(decode_image(path, ("JPEG",), wanted, ("RGB",)))
+        except (FileNotFoundError, ValueError):
+            image = Image.fromarray(resize_image(super().image(i), wanted))
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=_QUALITY, subsampling=0)
+        with contextlib.suppress(WriteError), atomic(path) as temporary:  # a full cache costs time only
+            temporary.write_bytes(content.getvalue())
+        return np.array(Image.open(content))  # the same the first time as later
+
+    def _key(self, opened: _Opened, size_hw: HW) -> str:
+        """The cached file's path: it changes with the image file, the plan, and the size."""
+        path, stat = opened.frame.image.absolute(), opened.frame.image.stat()
+        about = [str(path), stat.st_size, stat.st_mtime_ns, repr(opened.plan), opened.transpose, size_hw]
+        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        return os.path.join(digest[:2], f"{digest[2:34]}.jpg")
+
+    def _read_image(self, i: int) -> np.ndarray:
+        opened = self._opened[i]
+        return opened.plan.image(_decoded(opened, self._where(i)))
+
+    def _read_K(self, i: int) -> np.ndarray:
+        return self._Ks[i]
+
+    def _read_depth(self, i: int) -> np.ndarray | None:
+        opened, path = self._opened[i], self._opened[i].frame.depth
+        if path is None or not path.is_file():
+            return None
+        # a map of floating-point numbers is in metres
+        raw = read_depth(path, _per_metre(self.capture, path), self.capture.depth_hw, self._where(i))
+        return opened.plan.depth(raw, self.depth_hw)
+
+
+def _per_metre(capture: Capture, path: Path) -> float:
+    return 1.0 if path.suffix.lower() in (".exr", ".depth") else capture.depth_scale
+
+
+def _decoded(opened: _Opened, where: str) -> np.ndarray:
+    """An image as its intrinsics mean it: as stored, or upright by EXIF."""
+    path = opened.frame.image
+    try:
+        image = decode_image(path, tuple(FORMATS), max_pixels=MAX_PIXELS)
+    except FileNotFoundError:
+        raise DataError(f"{where}: {path} is missing.") from None
+    except ValueError as error:
+        raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
+    if not opened.transpose:
+        image.getexif().pop(_ORIENTATION, None)
+    array = rgb(image)
+    if array.shape[:2] != opened.plan.lens.size_hw:
+        raise DataError(f"{where}: {path} has changed its size to {array.shape[1]}x{array.shape[0]}.")
+    return array
+
+
+def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
+    """The frames with a readable image in the order of time, and why the others are left out.
+
+    Raises:
+        DataError: no frame is left, or intrinsics belong to images of another shape.
+    """
+    frames = sorted(capture.frames, key=lambda f: (f.time_s is None, f.time_s or 0.0, natural(f.id)))
+    ids: Counter[str] = Counter()
+    left_out, headers = dict(capture.left_out), []
+    for frame in frames:
+        ids[frame.id] += 1
+        if ids[frame.id] > 1:  # 1.jpg beside 1.png
+            frame.id = f"{frame.id}_{ids[frame.id]}"
+        header = _header(frame.image)
+        if isinstance(header, str):
+            left_out[frame.id] = header
+        elif not np.isfinite(frame.matrix).all():
+            left_out[frame.id] = "the pose is not finite (tracking lost)"
+        else:
+            headers.append((frame, *header))
+    if not headers:
+        first = next(iter(left_out.items()), ("", "it lists no frame"))
+        raise DataError(
+            f"no image of this capture has a pose and can be read: {len(left_out)} are left out, the first, "
+            f"{first[0]!r}, because {first[1]}."
+        )
+    plans = []
+    for frame, stored_hw, orientation in headers:
+        lens, transpose, turns = _oriented(frame, stored_hw, orientation)
+        plans.append((frame, lens, pinhole_of(lens, str(frame.image)), turns, transpose))
+    # the most frequent size; on a tie the largest
+    sizes = Counter((p.size_hw[::-1] if turns % 2 else p.size_hw) for _, _, p, turns, _ in plans)
+    size_hw = max(sizes, key=lambda s: (sizes[s], s))
+    opened = [_Opened(f, Plan(lens, p, turns, size_hw), t) for f, lens, p, turns, t in plans]
+    return opened, left_out
+
+
+def _header(path: Path) -> tuple[HW, int] | str:
+    """Stored size and EXIF orientation of an image file; or why it cannot be used."""
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        with Image.open(path, formats=tuple(FORMATS)) as image:
+            return (image.height, image.width), int(image.getexif().get(_ORIENTATION, 1))
+    except Exception as error:  # PIL's decoders raise errors of many kinds
+        return f"{path} is not an image ({error})"
+
+
+def _oriented(frame: Frame, stored_hw: HW, orientation: int) -> tuple:
+    """The lens for an image, whether EXIF's orientation is applied before it, and the quarter turns after it.
+
+    Some programs apply the orientation before they find poses, some do not: the size of the intrinsics tells. Where
+    it does not tell, the stored image is taken.
+    """
+    turns, where = _TURNS.get(orientation, 0), str(frame.image)
+    upright_hw = stored_hw[::-1] if turns % 2 else stored_hw
+    sizes = [stored_hw, upright_hw]
+    if frame.lens.size_hw is not None and turns % 2:
+        landscape = [h < w for h, w in (stored_hw, upright_hw, frame.lens.size_hw)]
+        if landscape[1] == landscape[2] != landscape[0]:
+            return at_size(frame.lens, sizes[1], where), True, 0
+    return at_size(frame.lens, sizes[0], where), False, turns
+
+
+def _depth_hw(capture: Capture, opened: list[_Opened]) -> HW | None:
+    """The size of the scene's depth: that of the files, in the shape of the scene's images; None without any."""
+    for o in opened:
+        path = o.frame.depth
+        if path is None or not path.is_file():
+            continue
+        try:
+            dh, dw = depth_size(path, capture.depth_hw, str(path))
+        except DataError:
+            continue  # costs this frame alone, and is told when it is read
+        (h, w), (H, W) = o.plan.lens.size_hw, o.plan.size_hw
+        if (dh, dw) == (h, w):
+            return H, W
+        if o.plan.turns % 2:
+            h, w, dh, dw = w, h, dw, dh
+        return max(1, round(H * dh / h)), max(1, round(W * dw / w))
+    return None
+
+
+def scene_name(root: Path) -> str:
+    """A name for the scene of a folder, usable as a file's name."""
+    name = root.resolve().name.strip(". ")
+    return "".join("_" if c in '/\\:*?"<>|\0' else c for c in name) or "capture"
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """What is told of frames that are left out: their number and the first reason."""
+    if not left_out:
+        return []
+    frame, why = next(iter(left_out.items()))
+    return [f"{len(left_out)} frames are left out, for example {frame!r}: {why}"]
