@@ -109,7 +109,7 @@ def measure(count: int, frames: int, folder: Path) -> list[dict]:
         row["amount"] = f"{targets:,} triples (the paper's, of real poses: {PAPER_TRIPLES:,})"
     with step("plan: which frames are predicted and fused") as row:
         every = config.fusion.integrate_every
-        row["amount"] = f"{sum(len(s.frames_to_predict(every)) for s in found):,} frames"
+        row["amount"] = f"{sum(len(s.frames_to_fuse(every)) for s in found):,} frames"
     with step("digest of the training data") as row:
         row["amount"] = scenes.frames_digest(found)[:12]
     with step("order of all batches of 41 epochs") as row:

@@ -37,8 +37,11 @@ GROUPS = {
         *("format", "axes", "poses", "intrinsics", "depth_scale"),
         *("metres_per_unit", "distance", "camera_height"),
     ),
-    "networks": ("arch", "ensemble"),
-    "training": ("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
+    "networks": ("arch", "ensemble", "teachers"),
+    "training": (
+        *("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
+        "self_taught",
+    ),
     "fusion": (
         *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
         *("fusion_quantile", "fusion_certain", "fusion_uncertainty", "fusion_views"),

@@ -11,6 +11,8 @@ from d3d.geometry import nearest_depth
 from d3d.pipeline import graph, stages
 from d3d.pipeline.config import Config, make_config
 from d3d.pipeline.graph import Key
+from d3d.pipeline.scenes import TrainingScene
+from d3d.pipeline.stages.depth import SOURCES
 from d3d.prediction import DepthStore
 
 # Depth divided by the truth for each network, off and on highlights: off highlights they agree to 2 %
@@ -25,13 +27,17 @@ def known_run(runs_dir: Path, **parameters: str) -> Config:
     for arch in config.networks:
         with graph.open_stage(config, Key("pretrain", arch)) as stage:
             stage.finish({"weights.safetensors": f"none of {arch}"})
-        with graph.open_stage(config, Key("predict", arch)) as stage:
-            store = DepthStore(stage.folder)
-            for s in scenes:
-                wanted = s.frames_to_predict(config.fusion.integrate_every)
-                frames = ((s.scene.frame_ids[i], _depth(config, s.scene, i, arch)) for i in wanted)
-                store.write_scene(s.scene.name, frames)
-            stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
+        for labels, frames_of in (
+            ("", TrainingScene.frames_to_fuse),
+            (SOURCES, TrainingScene.other_sources),
+        ):
+            with graph.open_stage(config, Key("predict", arch, labels)) as stage:
+                store = DepthStore(stage.folder)
+                for s in scenes:
+                    wanted = frames_of(s, config.fusion.integrate_every)
+                    frames = ((s.scene.frame_ids[i], _depth(config, s.scene, i, arch)) for i in wanted)
+                    store.write_scene(s.scene.name, frames)
+                stage.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes})
     return config
 
 

@@ -118,7 +118,7 @@ def test_the_chain_runs_without_the_bad_frames_and_lists_them(root, tmp_path, ca
     said = capsys.readouterr().out
     assert "3 of 64 frames cannot be read and are left out: the list is " in said
     for s in stages.training_scenes(config):
-        used = {s.scene.frame_ids[i] for i in s.frames_to_predict(5)}
+        used = {s.scene.frame_ids[i] for i in s.frames_used(5)}
         assert not used & {frame for scene, frame in bad if scene == s.scene.name}
         every_fifth = {f"frame-{i:06d}" for i in range(0, 32, 5)}
         assert used >= every_fifth - {frame for _, frame in bad}

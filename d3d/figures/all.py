@@ -12,7 +12,7 @@ from pathlib import Path
 from d3d.analysis import labels, thresholds, truncation
 from d3d.errors import DataError
 from d3d.figures import charts, figure1, figure2, figure4, figure5
-from d3d.figures.files import FigureWithTable, save, save_png
+from d3d.figures.files import FigureWithTable, mark_untrained, save, save_png
 from d3d.figures.frames import example_frame
 from d3d.figures.labels import error_maps, label
 from d3d.figures.needs import default_run, require_pretrained
@@ -73,7 +73,8 @@ def make(
         prefix = f"{d.dataset}_{d.width}x{d.height}" if name in OF_DATA else file_prefix(config)
         try:
             made = FIGURES[name](config)
-            yield name, save(made.figure, made.table, folder, f"{prefix}_{name}")
+            figure = made.figure if config.learns or name in OF_DATA else mark_untrained(made.figure)
+            yield name, save(figure, made.table, folder, f"{prefix}_{name}")
         except DataError as error:
             yield name, str(error)
 
@@ -100,4 +101,6 @@ def run_figures(config: Config, arch: str) -> list[Path]:
         made["label"] = label(example, arch, stages.threshold(config, "uncer", arch))
     made["figure5"] = figure5.make(config, [arch], 4).figure
     folder = stages.folder_of(config, "figures")
+    for figure in () if config.learns else made.values():
+        mark_untrained(figure)
     return [save_png(figure, folder / f"{name}.png", PRINT_DPI) for name, figure in made.items()]

@@ -160,12 +160,13 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
     return figure
 
 
-def per_image(first: Any, others: Mapping[str, Any]) -> Figure:
+def per_image(first: Any, others: Mapping[str, Any], shares: bool = True) -> Figure:
     """One point for each image: its Sq Rel before (x) and after (y). Below the diagonal it became better.
 
     Args:
         first: per-image metrics of `d3d.evaluation.score`, of the training to compare with.
         others: training's name -> per-image metrics of the same images.
+        shares: write the share of the images that became better.
     """
     kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]
     figure = Figure(figsize=(0.5 + 3.6 * len(kinds), 3.6), layout="constrained")
@@ -175,7 +176,8 @@ def per_image(first: Any, others: Mapping[str, Any]) -> Figure:
             both = first[first["pixels"] == kind].merge(table, on=["scene", "frame", "pixels"])
             x, y = both["sq_rel_x"], both["sq_rel_y"]
             values += [x.max(), y.max()]
-            axis.plot(x, y, marker, markersize=4, alpha=0.7, label=f"{name}: {(y < x).mean():.0%} better")
+            label = f"{name}: {(y < x).mean():.0%} better" if shares else name
+            axis.plot(x, y, marker, markersize=4, alpha=0.7, label=label)
         top = 1.05 * max(values)
         axis.plot([0, top], [0, top], color="gray", linewidth=1)
         axis.set(xlim=(0, top), ylim=(0, top), xlabel="Sq Rel, self-supervised", ylabel="Sq Rel, student")

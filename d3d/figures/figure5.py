@@ -13,7 +13,7 @@ from d3d.errors import DataError
 from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import Frame, notes, reflective_frames, scored_frame
 from d3d.figures.labels import signed_error_panel
-from d3d.figures.needs import command, trained_students, trainings
+from d3d.figures.needs import command, trained_students
 from d3d.figures.panels import PRINT, Panel, grid
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
@@ -42,7 +42,7 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
             more = f"not distilled in this run. To add them, run: {command(config, 'all', missing)}"
             say(f"figure5: without {', '.join(missing)}, {more}")
     count = count or (4 if len(archs) == 1 else 3)
-    scores = {(a, t): stages.evaluate(config, a, t) for a in archs for t in trainings(config)}
+    scores = {(a, t): stages.evaluate(config, a, t) for a in archs for t in config.compared}
     data, split = stages.evaluated_dataset(config), config.evaluation.split
     scenes = {s.name: s for s in data.scenes(split)}
     chosen = reflective_frames(scores[archs[0], ""], data.lists(split).get("Reflection"), count)
@@ -50,7 +50,7 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
     for (name, frame_id), arch in itertools.product(chosen, archs):
         depths = {
             evaluation.training_name(t): evaluated_depth(config, arch, t).read(name, frame_id)
-            for t in trainings(config)
+            for t in config.compared
         }
         i = scenes[name].frame_ids.index(frame_id)
         frame, scored = scored_frame(config, scenes[name], i, depths, evaluation.arch_name(arch))

@@ -15,6 +15,7 @@ from PIL import Image
 from d3d.figures.panels import PRINT_DPI
 from d3d.io import atomic
 
+NOT_TRAINED = "not trained: profile smoke"
 MOST_BYTES = 550_000  # of a PNG: a repository with many figures should stay small to clone
 SCREEN_DPI = 100  # in a notebook: figures are drawn at the width of a page, and their text is small
 
@@ -28,6 +29,14 @@ class FigureWithTable:
 
     def __post_init__(self) -> None:
         self.figure.set_dpi(SCREEN_DPI)
+
+
+def mark_untrained(figure: Figure) -> Figure:
+    """Write `NOT_TRAINED` in the upper right corner of a figure, once, and return the figure."""
+    if not any(text.get_text() == NOT_TRAINED for text in figure.texts):
+        style = {"color": "#c02020", "fontsize": 8, "ha": "right", "va": "top", "weight": "bold"}
+        figure.text(0.995, 0.995, NOT_TRAINED, **style)
+    return figure
 
 
 def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES) -> bytes:

@@ -10,19 +10,14 @@ from d3d.pipeline import stages
 from d3d.pipeline.config import Config, make_config
 
 
-def trainings(config: Config) -> tuple[str, ...]:
-    """The trainings of Figure 5: "" (self-supervised), "pred" (self-teaching), and the run's labels."""
-    return tuple(dict.fromkeys(("", "pred", config.labels)))
-
-
 def untrained(config: Config, arch: str, labels: Sequence[str]) -> list[str]:
     """Those of a network's trainings that this run has not finished; "" is the self-supervised one."""
     return [t for t in labels if not stages.is_finished(config, "distill" if t else "pretrain", arch, t)]
 
 
 def trained_students(config: Config) -> list[str]:
-    """The networks of which this run has all `trainings`."""
-    return [arch for arch in ARCHITECTURES if not untrained(config, arch, trainings(config))]
+    """The networks of which this run has all trainings to compare."""
+    return [arch for arch in ARCHITECTURES if not untrained(config, arch, config.compared)]
 
 
 def default_run(config: Config) -> str:

@@ -7,6 +7,7 @@ there, while papermill only warns.
 from __future__ import annotations
 
 import ast
+import os
 import typing
 from collections import defaultdict
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from d3d.pipeline.settings import (
 __all__ = ["ENSEMBLE", "PARAMETERS", "PROFILES", "Config", "DataConfig", "EvalConfig"]
 __all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config", "resolve"]
 
+NOTEBOOK_PROFILE = "ready"
 _GROUPS = {"run": Config, "evaluation": EvalConfig, "fusion": FusionConfig}
 _GROUPS |= {"training": TrainConfig, "data": DataConfig, "capture": CaptureConfig}
 _CHOICES = {"profile": tuple(PROFILES), "arch": ARCHITECTURES, "labels": LABELS}
@@ -202,7 +204,8 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
     """Return the configuration of a notebook: ``cfg = d3d.pipeline.config.resolve(globals())``.
 
     Reads every executed cell that only assigns literals: the cell tagged ``parameters`` and the cell injected by
-    papermill. Each name in these cells must be a parameter; ``-p archh hrdepth`` is an error. Without a history of
+    papermill. ``profile = None`` is `NOTEBOOK_PROFILE`, or the profile that the environment variable ``D3D_PROFILE``
+    names. Each name in these cells must be a parameter; ``-p archh hrdepth`` is an error. Without a history of
     cells (plain Python, some kernels), every literal in the namespace must be a parameter.
 
     Args:
@@ -218,6 +221,8 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
         literal = (str, int, float, bool, type(None))
         names = {k for k, v in namespace.items() if not k.startswith("_") and isinstance(v, literal)}
     parameters = {name: namespace[name] for name in sorted(names) if name in namespace}
+    if parameters.get("profile") is None:
+        parameters["profile"] = os.environ.get("D3D_PROFILE") or NOTEBOOK_PROFILE
     return make_config(**parameters, **fixed)
 
 
@@ -229,9 +234,12 @@ def describe(config: Config) -> str:
     if f.threshold_quantile is not None:
         threshold = f"threshold at quantile {f.threshold_quantile:g} of the uncertainty"
     ensemble = "" if config.ensemble == ENSEMBLE else f"ensemble {'+'.join(config.ensemble)}, "
+    first = f"{pretrain.length} + {distill.length}"
+    if config.teachers == "shipped":
+        first = f"teachers that ship with d3d, students trained for {distill.length}"
     return (
         f"profile {config.profile}: {d.dataset} at {d.width}x{d.height}, {config.arch}, labels {config.labels}, "
-        f"{ensemble}seed {config.seed}\n{pretrain.length} + {distill.length} in batches of {pretrain.batch_size}, "
+        f"{ensemble}seed {config.seed}\n{first} in batches of {distill.batch_size}, "
         f"{threshold}; run {config.run}"
     )
 

@@ -45,6 +45,19 @@ PROFILES: dict[str, Config] = {
         fusion=FusionConfig(integrate_every=3, threshold_m=0.1),  # after six steps the networks differ little
         evaluation=EvalConfig(every=3),
     ),
+    # The default of the notebooks: the networks that ship are the teachers, so that minutes show a result.
+    "ready": Config(
+        profile="ready",
+        teachers="shipped",
+        self_taught=False,
+        students=("monodepth2",),
+        data=replace(_SMALL_DATA, every=2),
+        pretrain=replace(_SMALL_TRAIN, precision="float32"),
+        distill=replace(_SMALL_TRAIN, precision="float32"),
+        per_arch=_LITE,
+        steps={"distill": {"hrdepth": 700, "monovit": 450}},  # a step of these networks takes longer
+        fusion=FusionConfig(threshold_m=0.1),  # that of profile laptop, whose networks these are
+    ),
     "demo": Config(
         profile="demo",
         students=("monodepth2",),
@@ -93,11 +106,19 @@ def markdown(name: str) -> str:
         "students of": ", ".join(config.students),
         "precision": f"{config.pretrain.precision} in training, {config.predict_precision} in prediction",
         "encoders": _encoders(config),
+        "teachers": {"trained": "trained in the run", "shipped": "the networks that ship (data/networks)"}[
+            config.teachers
+        ],
+        "self-taught student": "trained and scored" if config.self_taught else "only in the recorded tables",
     }
     head = "| training | length | batch | rate | warm-up | rate / 10 after | loss scales |"
     lines = ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "", head]
     lines.append("| --- " * head.count(" | ") + "| --- |")
-    for stage, archs in (("pretrain", ARCHITECTURES), ("distill", config.students)):
+    pretrained = ARCHITECTURES if config.teachers == "trained" else ()
+    for stage, archs in (
+        ("pretrain", pretrained),
+        ("distill", config.students if pretrained else ARCHITECTURES),
+    ):
         for arch in archs:
             t = config.training(stage, arch)
             drops = " and ".join(f"{m / t.epochs:.0%}" for m in t.milestones)

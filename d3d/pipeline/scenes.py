@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,18 @@ class TrainingScene:
         """Indices of the target frames: the frames that are trained on and get a label."""
         return [int(i) for i in self.triples.indices[:, 0]]
 
-    def frames_to_predict(self, integrate_every: int) -> list[int]:
-        """Every frame of a triple, and every frame that goes into the TSDF."""
-        return sorted({*map(int, self.triples.indices.ravel()), *self.scene.every(integrate_every)})
+    def frames_to_fuse(self, integrate_every: int) -> list[int]:
+        """Indices of the target frames and of the frames integrated into the TSDF: labels need their depth."""
+        return sorted({*self.targets, *self.scene.every(integrate_every)})
+
+    def other_sources(self, integrate_every: int) -> list[int]:
+        """Indices of the source frames that `frames_to_fuse` lacks: only the label strategy "mv" needs their depth."""
+        sources = set(map(int, self.triples.indices[:, 1:].ravel()))
+        return sorted(sources.difference(self.frames_to_fuse(integrate_every)))
+
+    def frames_used(self, integrate_every: int) -> list[int]:
+        """Indices of all frames that a run reads."""
+        return sorted({*self.frames_to_fuse(integrate_every), *self.other_sources(integrate_every)})
 
 
 def dataset(config: Config) -> Dataset:
@@ -75,7 +84,7 @@ def training_scenes(config: Config) -> list[TrainingScene]:
     if dataset(config).verified:
         return found
     every = config.fusion.integrate_every
-    bad = unreadable(config, TRAINING, [(s.scene, s.frames_to_predict(every)) for s in found])
+    bad = unreadable(config, TRAINING, [(s.scene, s.frames_used(every)) for s in found])
     kept = [left for s in found if (left := _without(s, bad.get(s.scene.name, {}))) is not None]
     if not kept:
         raise DataError(
@@ -249,10 +258,12 @@ def training_data(config: Config) -> dict[str, Any]:
     return {"dataset": config.data.dataset, **counts, "sha256": digest.hexdigest()}
 
 
-def predicted_data(config: Config) -> dict[str, Any]:
-    """The identity of the training frames whose depth is predicted (`TrainingScene.frames_to_predict`)."""
-    scenes = training_scenes(config)
-    frames = [s.frames_to_predict(config.fusion.integrate_every) for s in scenes]
+def data_of(scenes: Sequence[TrainingScene], frames: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The identity of frames of the training scenes.
+
+    Args:
+        frames: indices of the frames of each scene.
+    """
     return {"frames": sum(map(len, frames)), "sha256": digest_of([s.scene for s in scenes], frames)}
 
 

@@ -17,6 +17,9 @@ from d3d.models import ARCHITECTURES
 # The paper's three networks: the default of the parameter `ensemble`, and the rows of its tables
 ENSEMBLE = ("monodepth2", "hrdepth", "monovit")
 
+# Profiles whose networks learn nothing: their scores are not ranked, their figures say so
+UNTRAINED = ("smoke",)
+
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -269,6 +272,10 @@ class Config:
         "networks of the ensemble, separated by commas; the spread of their depth is the uncertainty",
     )
     students: tuple[str, ...] = ENSEMBLE  # networks that `all` and `record` distill
+    teachers: Literal["trained", "shipped"] = parameter(
+        "trained", "self-supervised networks: trained in this run, or shipped with d3d (data/networks)"
+    )
+    self_taught: bool = parameter(True, "train and score the self-taught student for comparison")
     seed: int = parameter(0, "seed of initialisation, order and augmentation", ge=0)
     device: Literal["auto", "cpu", "cuda"] = parameter("auto", "auto, cpu or cuda")
     max_bad_share: float = parameter(
@@ -303,6 +310,16 @@ class Config:
     def options_of(self, dataset: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options with which a data set is opened: its own, and for captures the user's."""
         return options | self.capture.options() if dataset == "capture" else options
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Labels of the trainings to compare: "" (self-supervised), "pred" (self-taught), the run's own."""
+        return tuple(dict.fromkeys(("", *(("pred",) if self.self_taught else ()), self.labels)))
+
+    @property
+    def learns(self) -> bool:
+        """Whether the profile trains long enough for results (`UNTRAINED`)."""
+        return self.profile not in UNTRAINED
 
     def training(self, stage: str, arch: str) -> TrainConfig:
         """Return the training configuration of one architecture; ``stage`` is "pretrain" or "distill"."""

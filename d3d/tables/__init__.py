@@ -10,13 +10,24 @@ A row of the paper stands beside ours only where the scored images are the paper
 from d3d._lazy import submodules
 from d3d.tables.from_runs import gather, of_run, run_table
 from d3d.tables.paper import ABLATION, label_name, paper_tables
-from d3d.tables.run import by_pixels, gains, printed, table
+from d3d.tables.run import by_pixels, gains, improvement, printed, table
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.store import export, read, results_folder
 from d3d.tables.tables2to6 import LAYOUTS, Table, make_table, missing, paper_table
 from d3d.tables.text import escape, latex, markdown, readme_block, to_markdown, write_readme, write_tables
 
-__all__ = ["ABLATION", "LAYOUTS", "Evaluation", "Scores", "Table", "by_pixels", "escape", "export", "gains"]
+__all__ = [
+    "ABLATION",
+    "LAYOUTS",
+    "Evaluation",
+    "Scores",
+    "Table",
+    "by_pixels",
+    "escape",
+    "export",
+    "gains",
+    "improvement",
+]
 __all__ += ["gather", "label_name", "latex", "make_table", "markdown", "missing", "of_run", "paper_table"]
 __all__ += ["paper_tables", "printed", "read", "readme_block", "results_folder", "run_table", "table"]
 __all__ += ["to_markdown", "write_readme", "write_tables"]

@@ -11,6 +11,8 @@ import pandas as pd
 from d3d.datasets.scene import FrameList
 from d3d.evaluation import summary, training_name
 from d3d.metrics import PIXELS
+from d3d.pipeline.config import Config
+from d3d.pipeline.settings import UNTRAINED
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import APART, Layout, make_rows
 from d3d.tables.text import markdown_line
@@ -53,9 +55,11 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """Compute the change in Sq Rel of a run's distilled students (`table`) against the self-taught one (section 4.2).
 
     Returns:
-        architecture, training, source, list, change (-0.5: half the error of self-teaching).
+        architecture, training, source, list, change (-0.5: half the error of self-teaching). No row of a profile that
+        does not learn.
     """
     key = ["list", "architecture", "source"]
+    frame = frame[~frame["profile"].isin(UNTRAINED)]
     taught = frame[frame["training"] == training_name("pred")]
     students = frame[~frame["training"].isin([training_name("pred"), training_name("")])]
     both = students.merge(taught, on=key, suffixes=("", "_taught"))
@@ -78,6 +82,31 @@ def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         if (per_image["pixels"] == kind).any()
     ]
     return pd.DataFrame(rows).astype({"images": int})
+
+
+def improvement(config: Config, results: Mapping[str, pd.DataFrame]) -> str:
+    """Say in one sentence a kind of pixels how the student's Sq Rel compares with its teacher's on unseen scenes.
+
+    Args:
+        results: labels ("" is the teacher) -> per-image metrics, as of `stages.results`.
+    """
+    if not config.learns:
+        return f"Profile {config.profile} does not train long enough: its scores are not compared."
+    teacher, student = results[""], results[config.labels]
+    lines = []
+    for kind in PIXELS:
+        if not (teacher["pixels"] == kind).any():
+            continue
+        before, after = summary(teacher, kind), summary(student, kind)
+        change = after["sq_rel"] / before["sq_rel"] - 1
+        where = {"all": "all pixels", "highlight": "highlights"}.get(kind, f"{kind} pixels")
+        lines.append(
+            f"{where}: Sq Rel {before['sq_rel']:.3f} m (teacher) -> {after['sq_rel']:.3f} m (student), "
+            f"{abs(change):.0%} {'lower' if change < 0 else 'higher'}"
+        )
+    scenes = teacher["scene"].nunique()
+    head = f"On {int(summary(teacher)['images'])} images of {scenes} scenes that neither network has seen:"
+    return "\n".join([head, *lines])
 
 
 def printed(frame: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from d3d import io
 from d3d.errors import DataError
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
+from d3d.pipeline.settings import UNTRAINED
 from d3d.tables.paper import dataset_name
 from d3d.tables.scores import Scores
 from d3d.tables.tables2to6 import LAYOUTS, Table, paper_table
@@ -57,10 +58,11 @@ def ranks(values: pd.Series, higher: bool) -> pd.Series:
 def marks(frame: pd.DataFrame) -> pd.DataFrame:
     """`ranks` of our rows within each set and network, a column a metric; 0 in the paper's rows.
 
-    A row of fewer seeds than the others has no rank: one lucky seed must not beat the mean of three.
+    A profile that does not learn has no ranks. A row of fewer seeds than the others has no rank: one lucky seed must
+    not beat the mean of three.
     """
     result = pd.DataFrame(0, index=frame.index, columns=list(METRICS))
-    ours = frame[frame["source"] == "ours"]
+    ours = frame[(frame["source"] == "ours") & ~frame["profile"].isin(UNTRAINED)]
     for _, part in ours.groupby(["set", "architecture"], sort=False):
         part = part[part["n"] == part["n"].max()]
         for metric in METRICS:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from d3d import fusion
 from d3d.datasets import Scene
+from d3d.errors import DataError
 from d3d.io import read_json
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
@@ -127,10 +128,15 @@ def uncertainty_cost(config: Config, name: str, arch: str = "") -> dict[str, flo
     elif graph.finished(config, variant := Key("variant", arch, name, r)):
         trainings = [variant]
     training_s, prediction_s = (
-        sum(read_json(graph.folder_of(config, k) / "provenance.json", "seconds")["seconds"] for k in keys)
-        for keys in (trainings, computed)
+        sum(_seconds(graph.folder_of(config, k)) for k in keys) for keys in (trainings, computed)
     )
     return {"trainings": len(trainings), "training_s": training_s, "prediction_s": prediction_s}
+
+
+def _seconds(folder: Path) -> float:
+    """Return the computing time of a result; that of its training for a network that ships."""
+    provenance = read_json(folder / "provenance.json", "seconds")
+    return provenance.get("trained", provenance)["seconds"]
 
 
 def fuse(config: Config, arch: str = "", labels: str = "") -> DepthStore:
@@ -152,8 +158,18 @@ def _trained(config: Config, arch: str, labels: str) -> Path:
 
 
 def loss_history(config: Config, arch: str = "", labels: str = "") -> list[dict[str, float]]:
-    """Return loss, loss terms and learning rate at each checkpoint of a training (labels "": self-supervised)."""
-    return pd.read_csv(_trained(config, arch, labels) / CURVE).to_dict("records")
+    """Return loss, loss terms and learning rate at each checkpoint of a training (labels "": self-supervised).
+
+    Raises:
+        DataError: the network ships with d3d (``teachers = "shipped"``); it has no curve.
+    """
+    path = _trained(config, arch, labels) / CURVE
+    if not path.exists():
+        raise DataError(
+            f"{path.parent} has no loss curve: this network was not trained here, it ships with d3d. "
+            "Set teachers = 'trained' to train it."
+        )
+    return pd.read_csv(path).to_dict("records")
 
 
 def load_network(config: Config, arch: str, labels: str = "") -> DepthNetwork:
@@ -175,8 +191,8 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
 
 
 def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:
-    """Return the scores by labels: "" (self-supervised), "pred" (self-taught) and the run's own, in this order."""
-    return {labels: evaluate(config, arch, labels) for labels in dict.fromkeys(("", "pred", config.labels))}
+    """Return the scores of the trainings to compare (`Config.compared`) by labels, in this order."""
+    return {labels: evaluate(config, arch, labels) for labels in config.compared}
 
 
 def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -198,7 +214,7 @@ def train_all(config: Config, archs: Sequence[str] = ()) -> list[tuple[str, str]
     for arch, _ in trainings:
         pretrain(config, arch)
     for arch in archs:
-        for labels in dict.fromkeys(("pred", config.labels)):
+        for labels in config.compared[1:]:
             distill(config, arch, labels)
             trainings.append((arch, labels))
     return trainings

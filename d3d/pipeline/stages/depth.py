@@ -14,7 +14,7 @@ from d3d.parallel.distributed import select_device
 from d3d.parallel.tasks import advance, run_tasks
 from d3d.pipeline.graph import Key, fields_of, require_finished, stage
 from d3d.pipeline.runs import StageFolder, outputs
-from d3d.pipeline.scenes import TrainingScene, predicted_data, training_scenes
+from d3d.pipeline.scenes import TrainingScene, data_of, training_scenes
 from d3d.pipeline.settings import Config, FusionConfig
 from d3d.pipeline.stages.trainings import teacher_of
 from d3d.prediction import MM, DepthStore, map_scenes, saved_network
@@ -75,19 +75,31 @@ def _finish(opened: StageFolder, scenes: Sequence[TrainingScene], **more: Any) -
     opened.finish({s.scene.name: store.sha256(s.scene.name) for s in scenes}, **more)
 
 
+SOURCES = "sources"  # Key.labels of the depth of source frames, which only the label strategy "mv" needs
+
+
+def _predicted_frames(config: Config, key: Key) -> Callable[[TrainingScene], list[int]]:
+    method = TrainingScene.other_sources if key.labels == SOURCES else TrainingScene.frames_to_fuse
+    return lambda training: method(training, config.fusion.integrate_every)
+
+
+def _predicted_data(config: Config, key: Key) -> dict[str, Any]:
+    scenes = training_scenes(config)
+    return data_of(scenes, list(map(_predicted_frames(config, key), scenes)))
+
+
 @stage(
     "predict",
     settings=lambda c, k: {"precision": c.predict_precision},
     needs=lambda c, k: (teacher_of(c, k.arch, k.round),),
-    data=lambda c, k: predicted_data(c),
+    data=_predicted_data,
+    path=lambda c, k: k._replace(stage=f"predict-{k.labels}", labels="").name if k.labels else k.name,
     takes="one pass over the training frames",
 )
 def _predict(config: Config, key: Key, opened: StageFolder) -> None:
-    def frames(training: TrainingScene) -> list[int]:
-        return training.frames_to_predict(config.fusion.integrate_every)
-
+    """Predict the depth of the frames that are fused or labelled, or of the remaining source frames (`SOURCES`)."""
     teacher = saved(config, teacher_of(config, key.arch, key.round))
-    by_network(config, key, opened, saved_network, teacher, frames)
+    by_network(config, key, opened, saved_network, teacher, _predicted_frames(config, key))
 
 
 def uncertainty_key(name: str, arch: str, round: int) -> Key:

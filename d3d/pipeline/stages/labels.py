@@ -21,7 +21,14 @@ from d3d.pipeline.graph import Key, ensure, require_finished, stage
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.scenes import TrainingScene, training_scenes
 from d3d.pipeline.settings import Config
-from d3d.pipeline.stages.depth import by_network, by_scene, project_key, uncertainty_key, uncertainty_quantile
+from d3d.pipeline.stages.depth import (
+    SOURCES,
+    by_network,
+    by_scene,
+    project_key,
+    uncertainty_key,
+    uncertainty_quantile,
+)
 from d3d.pipeline.stages.trainings import snapshot_training, teacher_of
 from d3d.prediction import DepthStore, load_checked, network_precision
 from d3d.training import SNAPSHOT, WEIGHTS
@@ -142,6 +149,7 @@ class LabelSources:
     threshold_m: float  # of Eq. 3, metres
     size_hw: tuple[int, int]  # of the maps
     device: str  # where a rule that is much arithmetic computes
+    of_sources: DepthStore | None = None  # D of source frames that are no targets, if the strategy needs it
 
     def inputs(self, scene: Scene, triple: Sequence[int]) -> fusion.LabelInputs:
         """What the label strategy looks at for one target frame.
@@ -158,7 +166,7 @@ class LabelSources:
             more["uncertainty"] = self.uncertainty.read_of(scene, target)
             more["threshold_m"] = self.threshold_m
         if "sources" in needs:
-            more["source_preds"] = np.stack([self.predicted.read_of(scene, i) for i in sources])
+            more["source_preds"] = np.stack([self._source(scene, i) for i in sources])
             more["K"] = scene.K(target, self.size_hw)
             poses = scene.world_T_cams
             more["source_T_target"] = np.stack([relative_pose(poses[i], poses[target]) for i in sources])
@@ -171,6 +179,11 @@ class LabelSources:
             **more,
         )
 
+    def _source(self, scene: Scene, i: int) -> np.ndarray:
+        """Depth of a source frame."""
+        others = set(self.of_sources.frames(scene.name))
+        return (self.of_sources if scene.frame_ids[i] in others else self.predicted).read_of(scene, i)
+
 
 def label_sources(
     config: Config, arch: str = "", labels: str = "", threshold_m: float | None = None
@@ -182,12 +195,14 @@ def label_sources(
     """
     arch, labels = arch or config.arch, labels or config.labels
     needs = _fuse_needs(config, Key("fuse", arch, labels, config.round))
-    predicted, projected, *uncertainty = [DepthStore(ensure(config, need)) for need in needs]
+    predicted, projected, *more = [DepthStore(ensure(config, need)) for need in needs]
+    uncertain = _uncertainty_of(labels, arch, config.round) is not None
     return LabelSources(
         labels=labels,
         predicted=predicted,
         projected=projected,
-        uncertainty=uncertainty[0] if uncertainty else None,
+        uncertainty=more[0] if uncertain else None,
+        of_sources=more[-1] if "sources" in fusion.find_strategy(labels).needs else None,
         threshold_m=threshold(config, labels, arch) if threshold_m is None else threshold_m,
         size_hw=config.data.size_hw,
         device=str(select_device(config.device)),
@@ -214,9 +229,12 @@ def _require_truth(config: Config, key: Key) -> None:
 
 
 def _fuse_needs(config: Config, key: Key) -> tuple[Key, ...]:
-    of_network = Key("predict", key.arch, round=key.round), project_key(key.arch, key.labels, key.round)
+    predicted = Key("predict", key.arch, round=key.round)
     uncertain = _uncertainty_of(key.labels, key.arch, key.round)
-    return of_network if uncertain is None else (*of_network, uncertain)
+    needs = [predicted, project_key(key.arch, key.labels, key.round), *([uncertain] if uncertain else [])]
+    if "sources" in fusion.find_strategy(key.labels).needs:
+        needs.append(predicted._replace(labels=SOURCES))
+    return tuple(needs)
 
 
 def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:

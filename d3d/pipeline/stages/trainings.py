@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,13 @@ import pandas as pd
 from d3d import fusion, io
 from d3d.datasets import Scene
 from d3d.datasets.samples import LabelSamples, TripleSamples
+from d3d.errors import ConfigError
 from d3d.figures.charts import loss_curves
 from d3d.figures.files import save_png
 from d3d.geometry import nearest_depth
 from d3d.models import DepthNetwork, create_model
 from d3d.models.initial import find_initial_weights
+from d3d.models.shipped import Shipped, read_manifest, shipped_file
 from d3d.parallel import tasks
 from d3d.parallel.distributed import select_device
 from d3d.pipeline.graph import Key, fields_of, require_finished, stage
@@ -71,10 +74,65 @@ def _initial_weights(config: Config, arch: str, settings: TrainConfig):
     return find_initial_weights(arch, settings.pretrained, settings.weights, strict=config.profile == "paper")
 
 
-@stage("pretrain", settings=_settings, needs=_needs, data=_data, initial=_initial, takes=TAKES)
 @stage("distill", settings=_settings, needs=_needs, data=_data, initial=_initial, takes=TAKES)
 def _training(config: Config, key: Key, opened: StageFolder) -> None:
     train_stage(config, opened, key.arch, _task(config, key), config.training(key.stage, key.arch))
+
+
+def _unless_shipped(part: Callable) -> Callable:
+    """Return a part of the identity of a pretraining: None for a network that ships, since its file says all."""
+    return lambda config, key: part(config, key) if config.teachers == "trained" else None
+
+
+def _pretrain_settings(config: Config, key: Key) -> dict[str, Any]:
+    if config.teachers == "trained":
+        return _settings(config, key)
+    name, entry = shipped_teacher(config, key.arch)
+    return {"arch": key.arch, "shipped": name, "sha256": entry.sha256}
+
+
+@stage(
+    "pretrain",
+    settings=_pretrain_settings,
+    needs=_needs,
+    data=_unless_shipped(_data),
+    initial=_unless_shipped(_initial),
+    takes=TAKES,
+)
+def _pretrain(config: Config, key: Key, opened: StageFolder) -> None:
+    if config.teachers == "trained":
+        _training(config, key, opened)
+        return
+    name, entry = shipped_teacher(config, key.arch)
+    with io.atomic(opened.folder / WEIGHTS) as temporary:
+        shutil.copyfile(shipped_file(name), temporary)
+    opened.finish({WEIGHTS: entry.sha256}, shipped=name, trained=entry.facts["training"])
+
+
+def shipped_teacher(config: Config, arch: str) -> tuple[str, Shipped]:
+    """Return the name and the manifest's entry of the self-supervised network that ships, for teachers = "shipped".
+
+    Raises:
+        ConfigError: no such network ships, or it was trained on other data, at another size or depth range.
+    """
+    name, networks, d = f"{arch}-selfsupervised", read_manifest().networks, config.data
+    change = "Set teachers = 'trained' to train it in this run, or choose profile demo, laptop or paper."
+    if name not in networks:
+        known = ", ".join(n for n in networks if n.endswith("-selfsupervised")) or "no network"
+        raise ConfigError(f"teachers = 'shipped', but no network {name!r} ships (there is {known}). {change}")
+    facts = networks[name].facts
+    wanted = {
+        "dataset": (d.dataset, facts["data"]["dataset"]),
+        "size (height, width)": (d.size_hw, tuple(facts["image_hw"])),
+        "depth range": ((d.min_depth, d.max_depth), tuple(facts["depth_m"])),
+    }
+    if other := [
+        f"{what} {asked} instead of {there}" for what, (asked, there) in wanted.items() if asked != there
+    ]:
+        raise ConfigError(
+            f"teachers = 'shipped', but {name!r} was trained otherwise: this run has {', '.join(other)}. {change}"
+        )
+    return name, networks[name]
 
 
 def _task(config: Config, key: Key) -> Task:
