@@ -10,17 +10,19 @@ NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.py))
 ROOT ?=
 RUN ?=
 SEED ?=
+ARCHS ?= every
 ARGS ?=
 # Number of processes of the tests, one thread each; 0 runs the tests in one process
 WORKERS ?= 2
 
-.PHONY: help setup test demo notebooks figures rooms docs linkcheck lint format constraints clean
+.PHONY: help setup test demo lab papermill notebooks figures rooms docs linkcheck lint format constraints clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Options of demo and figures: DATASET=$(DATASET) PROFILE=$(PROFILE) ROOT=folder RUN=name SEED=number"
 	@echo "  Options of notebooks: PROFILE=smoke RUN=name NOTEBOOKS='notebooks/03_fuse.py ...'"
+	@echo "  Options of papermill: ARCHS=every PROFILE=ready RUN=name SEED=number ARGS='-p threshold_m 0.2'"
 	@echo "  ARGS='...' is passed on by test (to pytest), demo, figures (to python -m d3d) and rooms"
 
 setup: ## create or update .venv from pyproject.toml and constraints.txt (minutes the first time)
@@ -33,8 +35,16 @@ demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, e
 	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \
 	    $(if $(ROOT),--root "$(ROOT)") $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-notebooks: setup ## write each notebook's .ipynb from its .py and run it (profile smoke by default)
-	$(PY) scripts/notebooks.py $(NOTEBOOKS) --profile $(if $(filter file,$(origin PROFILE)),smoke,"$(PROFILE)") \
+lab: setup ## open JupyterLab on copies of the notebooks, in lab/
+	$(PY) scripts/lab.py -- $(ARGS)
+
+papermill: setup ## run 01 to 05 for each network and the others once; copies in runs/<run>/notebooks/
+	$(PY) scripts/papermill_all.py --archs "$(ARCHS)" \
+	    $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") $(if $(RUN),-p run "$(RUN)") \
+	    $(if $(SEED),-p seed "$(SEED)") $(ARGS)
+
+notebooks: setup ## write each notebook's .ipynb from its .py and run it (profile ready by default)
+	$(PY) scripts/notebooks.py $(NOTEBOOKS) $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
 	    $(if $(RUN),--run "$(RUN)")
 
 figures: setup ## make the figures of paper_figures/ and their CSV files

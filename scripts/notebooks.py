@@ -1,6 +1,6 @@
 """Write each notebook's .ipynb from its .py, run it, and keep the outputs that are the same on every machine.
 
-    python scripts/notebooks.py                          every notebook, with the profile of its parameters cell
+    python scripts/notebooks.py                          every notebook, with profile ready
     python scripts/notebooks.py notebooks/03_fuse.py --profile demo --run demo
     python scripts/notebooks.py --no-run                 write the .ipynb only; unchanged cells keep their outputs
 
@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ABSOLUTE_PATH = re.compile(r"(?<![\w./<>~:\\-])/(?:[\w.+-]+/)+[\w.+-]*")
 
 # Resolution of the committed pictures: legible, and small enough for the repository
-DPI = 72
+DPI = 110
+MOST_BYTES = 300_000  # of a picture; a larger one gets 256 colours
 
 
 def pair(source: Path) -> Path:
@@ -115,7 +116,10 @@ def _smaller(png_base64: str) -> str:
     """Remove the alpha channel of a picture and compress it well."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(png_base64))) as image:
-        image.convert("RGB").save(buffer, format="PNG", optimize=True)
+        picture = image.convert("RGB")
+        if len(png_base64) > MOST_BYTES:  # photographs and maps: 256 colours, dithered
+            picture = picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG)
+        picture.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -165,12 +169,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", type=Path, help="the .py files (default: all in notebooks/)")
-    parser.add_argument("--profile", help="profile of the outputs (default: the parameters cell's)")
+    parser.add_argument("--profile", help="profile of the outputs (default: ready)")
     parser.add_argument("--run", help="name of the run")
     parser.add_argument("--no-run", action="store_true", help="write the .ipynb without running it")
     arguments = parser.parse_args()
     sources = [s.resolve() for s in arguments.sources] or sorted((ROOT / "notebooks").glob("[0-9]*.py"))
     parameters = {k: v for k in ("profile", "run") if (v := getattr(arguments, k))}
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     for source in sources:
         path = pair(source)
