@@ -26,7 +26,7 @@ from d3d.io import atomic, write_json
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork, check_size
 from d3d.models.sizes import network_size
-from d3d.parallel.distributed import select_device
+from d3d.parallel.distributed import autocast, select_device
 from d3d.parallel.tasks import advance, run_tasks
 
 # 16-bit millimetres hold 0 to 65.5 m with an error of at most 0.5 mm; the error of float16 is up to 4 mm at 5 m
@@ -292,8 +292,7 @@ def load_checked(path: Path, sha256: str) -> DepthNetwork:
 
 def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
     """A context in which the network computes in "float32", or for "bf16" under autocast."""
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    return autocast(next(model.parameters()).device.type, precision)
 
 
 def map_scenes(

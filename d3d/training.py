@@ -142,7 +142,7 @@ def batch_loss(network: nn.Module, task: Task, batch: Batch, config: TrainConfig
     image = batch["input"]
     if config.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+    with distributed.autocast(image.device.type, config.precision):
         disps = network(image, scales=task.scales)
     return task.loss({s: unflip(d, batch["flip"]) for s, d in disps.items()}, batch)
 

@@ -175,7 +175,6 @@ def main() -> None:
     arguments = parser.parse_args()
     sources = [s.resolve() for s in arguments.sources] or sorted((ROOT / "notebooks").glob("[0-9]*.py"))
     parameters = {k: v for k in ("profile", "run") if (v := getattr(arguments, k))}
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     for source in sources:
         path = pair(source)

@@ -173,7 +173,6 @@ def main() -> None:
         out = run_folder(make_config(arch=archs[0], **parameters)) / "notebooks"
     except D3DError as error:
         sys.exit(f"error: {error}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     print(run(plan(ROOT / "notebooks", out, archs, parameters), out))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from d3d import figures, tables
+from d3d import figures, progress, tables
 from d3d.errors import ConfigError, DataError
 from d3d.figures.files import NOT_TRAINED, mark_untrained
 from d3d.io import sha256
 from d3d.models.shipped import read_manifest
+from d3d.parallel import distributed
 from d3d.pipeline import graph, stages
 from d3d.pipeline.config import make_config, resolve
 from d3d.training import WEIGHTS
@@ -96,3 +98,11 @@ def results_of(results: dict[str, pd.DataFrame]) -> dict[tuple[str, str], pd.Dat
 def test_a_figure_is_marked_once() -> None:
     figure = mark_untrained(mark_untrained(Figure()))
     assert [t.get_text() for t in figure.texts] == [NOT_TRAINED]
+
+
+def test_slow_bf16_is_said_once(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    progress.say_once.cache_clear()
+    for precision in ("float32", "bf16", "bf16"):
+        assert distributed.autocast("cpu", precision)._enabled == (precision == "bf16")
+    assert capsys.readouterr().out.count("has no bf16 instructions") == 1

@@ -38,6 +38,19 @@ def select_device(name: str = "auto") -> torch.device:
     return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
 
 
+def autocast(device_type: str, precision: str) -> torch.autocast:
+    """Return the context in which a network computes in "float32" or, under autocast, in "bf16".
+
+    Says once if the CPU has no instructions for bf16: it then computes several times slower than in float32.
+    """
+    if precision == "bf16" and device_type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        progress.say_once(
+            "This CPU has no bf16 instructions: bf16 is several times slower than float32 here. "
+            "Set precision = float32 (--precision float32), which is another result."
+        )
+    return torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
