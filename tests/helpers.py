@@ -20,12 +20,12 @@ def load_script(name: str) -> ModuleType:
 
 
 def notebook_environment(runs_dir: str | Path) -> dict[str, str]:
-    """Return the environment in which a test runs a notebook over a folder of runs.
+    """Return the environment in which a test runs a notebook over a folder of runs, at profile smoke.
 
     The kernel sets its own matplotlib backend; the tests' Agg would hide the pictures from the notebook.
     """
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {**kept, "D3D_RUNS": str(runs_dir)}
+    return {**kept, "D3D_RUNS": str(runs_dir), "D3D_PROFILE": "smoke"}
 
 
 def children_of(pid: int) -> list[int]:
