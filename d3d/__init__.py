@@ -3,7 +3,7 @@
     model = d3d.create_model("monodepth2", pretrained=False)
     depth = d3d.predict(model, image)          # metres
 
-Submodules are imported when first used, so that ``import d3d`` is fast and needs no torch.
+Submodules are imported on first use: ``import d3d`` is fast and does not import torch.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _FUNCTIONS = {
     "load_model": "d3d.models",
     "predict": "d3d.prediction",
 }
-# what a notebook calls most, by a short name
+# short names for the modules that notebooks call most
 _ALIASES = {name: f"d3d.pipeline.{name}" for name in ("config", "runs", "stages")}
 _MOVED_INTO = {
     "lists": ("ranking", "review"),
     "parallel": ("distributed", "launch", "processes"),
     "pipeline": ("config", "prepare", "profiles", "record", "runs", "scenes", "stages"),
 }
-# modules that have moved -> where they are now
+# old module name -> new module name
 _MOVED = {
     **{f"d3d.{name}": f"d3d.{into}.{name}" for into, names in _MOVED_INTO.items() for name in names},
     "d3d.ablation": "d3d.tables.table6",
@@ -62,14 +62,14 @@ _submodule = submodules(__name__, __path__)
 
 
 class _Moved(importlib.abc.MetaPathFinder):
-    """Tells who imports a module by its old name what it is called now."""
+    """Raise an error with the new name when a moved module is imported by its old name."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in _MOVED:
             raise ModuleNotFoundError(f"{name} has moved: import {_MOVED[name]}.", name=name)
 
 
-sys.meta_path.append(_Moved())  # last: asked only for what is not there
+sys.meta_path.append(_Moved())  # last: only used for modules that no other finder finds
 
 
 def __getattr__(name: str) -> object:

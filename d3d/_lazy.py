@@ -1,4 +1,4 @@
-"""Packages whose submodules are imported when first used."""
+"""Import the submodules of a package on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable
 
 
 def submodules(package: str, path: Iterable[str]) -> Callable[[str], object]:
-    """Return a package's ``__getattr__``, from its ``__name__`` and ``__path__``; it imports submodules when used."""
+    """Return a ``__getattr__`` that imports the submodules of a package on first use.
+
+    Args:
+        package: the package's ``__name__``.
+        path: the package's ``__path__``.
+    """
     names = {module.name for module in pkgutil.iter_modules(path)}
 
     def __getattr__(name: str) -> object:

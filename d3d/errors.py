@@ -1,4 +1,4 @@
-"""Errors that say what is wrong, where, and what to do."""
+"""Error classes. A message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DataError(D3DError, ValueError):
 
 
 class RunError(D3DError, RuntimeError):
-    """A run's folder cannot be used: it has another configuration, is in use, or is incomplete."""
+    """The folder of a run cannot be used: it has another configuration, is in use, or is incomplete."""
 
 
 class WriteError(RunError):
@@ -31,10 +31,10 @@ class BusyError(RunError):
 
 
 class TasksError(RunError):
-    """Some tasks of a stage failed; all others are done.
+    """Some tasks of a stage failed; the other tasks are done.
 
     Attributes:
-        failures: name of a task -> its error message.
+        failures: task name -> error message.
     """
 
     def __init__(self, what: str, number: int, failures: Mapping[str, str]):
@@ -43,16 +43,32 @@ class TasksError(RunError):
 
     def __str__(self) -> str:
         what, number, failures = self.args
+        if number == 1:
+            ((name, reason),) = failures.items()
+            return f"{what} failed for {name}: {reason}"
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failures.items())
+        others = ", the others are done" if len(failures) < number else ""
         return (
-            f"{what}: {len(failures)} of {number} failed, the others are done. Fix the causes and repeat the command: "
-            f"it computes only what is missing.\n  {listed}"
+            f"{what}: {len(failures)} of {number} failed{others}. Fix the causes and repeat the command: it computes "
+            f"only the missing results.\n  {listed}"
         )
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
-    """Return a `ConfigError` for an unknown name of a kind ("arch", "profile"), with near misses and all choices."""
+    """Make a `ConfigError` for an unknown name, with near misses and all choices.
+
+    Args:
+        kind: what the name stands for ("arch", "profile").
+        name: the unknown name.
+        choices: the known names.
+    """
     choices = sorted(choices)
-    near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return ConfigError(f"unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}.")
+    return ConfigError(
+        f"unknown {kind} {name!r}.{did_you_mean(name, choices)} Choose from: {', '.join(choices)}."
+    )
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """Return " Did you mean 'a' or 'b'?" with the choices closest to a name, or "" without a close choice."""
+    near = difflib.get_close_matches(str(name), list(choices), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,4 +1,4 @@
-"""Compute per-image depth metrics and their means (section 4); `d3d.tables` makes tables of them."""
+"""Compute per-image depth metrics and their means (section 4)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,32 @@ _ARCH_NAMES = {"monodepth2": "Monodepth2", "hrdepth": "HR-Depth", "monovit": "Mo
 _TRAINING_NAMES = {"": "Self-Supervised", "pred": "Self-Teaching", "uncer": "3D Distillation"}
 SELF_SUPERVISED = "self-supervised"
 
-Row = dict[str, Any]  # of a table of scores, by its columns
+Row = dict[str, Any]  # column -> value
 DepthOf = Callable[[Scene, int], np.ndarray]  # (scene, frame index) -> depth (h, w), metres
 
 
 def arch_name(arch: str) -> str:
-    """The paper's spelling of a network's name; any other network's name as it is."""
+    """Return the paper's spelling of a network's name; other names are returned unchanged."""
     return _ARCH_NAMES.get(arch, arch)
 
 
 def training_name(labels: str) -> str:
-    """The paper's word for a training: "" is self-supervised, "pred" self-teaching, "uncer" 3D distillation."""
+    """Return the paper's name of a training: "" self-supervised, "pred" self-teaching, "uncer" 3D distillation."""
     return _TRAINING_NAMES.get(labels, f"Distillation ({labels})")
 
 
 def score(
     depth: DepthOf, scenes: Sequence[Scene], frames: Sequence[Sequence[int]], **how: Any
 ) -> pd.DataFrame:
-    """As `score_scene`, for several scenes and the frame indices of each; a `DataError` if there is no row."""
+    """Compute the metrics of several scenes as one table.
+
+    Args:
+        frames: frame indices of each scene.
+        **how: options of `score_scene`.
+
+    Raises:
+        DataError: no frame has ground truth, or a prediction cannot be scored.
+    """
     pairs = track(list(zip(scenes, frames, strict=True)), "score", unit="scene")
     return to_frame({scene.name: score_scene(depth, scene, wanted, **how) for scene, wanted in pairs})
 
@@ -52,12 +60,14 @@ def score_scene(
     """Compute the metrics of a scene's frames against its ground truth.
 
     Args:
-        depth: a depth of 0 is scored like any other wrong value, clamped to ``min_depth``.
-        scale: "none" or "median", see `metrics.depth_metrics`. One scale an image, the same for every kind of pixel.
+        depth: function that returns the predicted depth of a frame. A depth of 0 is clamped to ``min_depth``.
+        frames: frame indices.
+        scale: "none" or "median", see `metrics.depth_metrics`. Each image has one scale for all its pixels.
+        min_depth, max_depth: range of the prediction, metres.
 
     Returns:
-        one row for each image and kind of pixel: scene, frame, pixels ("all"; "highlight" and "diffuse" where the
-        data set has a mask), count (pixels), the seven metrics. A frame without ground truth has no row.
+        One row per image and kind of pixels: scene, frame, pixels ("all"; also "highlight" and "diffuse" if the data
+        set has masks), count (number of pixels), the seven metrics. A frame without ground truth has no row.
 
     Raises:
         DataError: a prediction cannot be scored.
@@ -80,7 +90,14 @@ def score_scene(
 
 
 def to_frame(rows: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
-    """Make one table of the rows of each scene, given by the scenes' names; a `DataError` if there are none."""
+    """Join the rows of several scenes into one table.
+
+    Args:
+        rows: scene name -> rows of `score_scene`.
+
+    Raises:
+        DataError: there is no row.
+    """
     table = pd.DataFrame(chain.from_iterable(rows.values()))
     if table.empty:
         raise DataError(f"nothing to score: no ground-truth depth in the frames of {', '.join([*rows][:3])}.")
@@ -88,21 +105,25 @@ def to_frame(rows: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
 
 
 def in_split(per_image: pd.DataFrame) -> pd.Series:
-    """Tell the frames of the split itself from those scored because of a list; all are its own without ``in_split``."""
+    """Mark the rows whose frame belongs to the split. The other frames were scored because a list names them."""
     return per_image.get("in_split", pd.Series(True, index=per_image.index)).astype(bool)
 
 
 def on_list(rows: pd.DataFrame, frames: FrameList) -> np.ndarray:
-    """Tell which rows with a scene and a frame are of a list."""
+    """Mark the rows whose (scene, frame) is on a list."""
     return np.array([key in frames for key in zip(rows["scene"], rows["frame"], strict=True)], dtype=bool)
 
 
 def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
-    """Average each metric of `score` over images, as the paper does; ``images`` is their number.
+    """Average each metric over images, as the paper does.
 
     Args:
-        pixels: a kind of `PIXELS`.
-        frames: the (scene, frame) of a list. None: the whole split, without frames that are on a list only.
+        per_image: table of `score`.
+        pixels: one of `PIXELS`.
+        frames: list of frames to average. None: the frames of the split.
+
+    Returns:
+        Means of the metrics, and ``images``, the number of images.
     """
     part = per_image[per_image["pixels"] == pixels]
     part = part[in_split(part) if frames is None else on_list(part, frames)]

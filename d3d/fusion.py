@@ -1,4 +1,4 @@
-"""Uncertainty-guided depth fusion (section 3.2.3). Eq. 3 is `fuse`; the label strategies of Table 6 are `STRATEGIES`.
+"""Uncertainty-guided depth fusion (section 3.2.3): Eq. 3 (`fuse`) and the label strategies of Table 6 (`STRATEGIES`).
 
 Depth is z-depth in metres. `fuse`, `choose` and `ensemble_std` take numpy arrays and torch tensors of any shape.
 """
@@ -20,19 +20,19 @@ from d3d.uncertainty import ensemble_std as ensemble_std  # also a name of this 
 
 
 def fuse(pred: Any, proj: Any, uncertainty: Any, threshold_m: float = 0.4) -> Any:
-    """Eq. 3: the label L is P where U >= alpha, and D elsewhere. Where P has no surface, L is D. All in metres.
+    """Compute the label L of Eq. 3: P where U >= alpha and P has a surface, D elsewhere.
 
     Args:
-        pred: D, depth predicted by the network that is distilled.
-        proj: P, depth projected from that network's own mesh; 0 where no surface is hit.
-        uncertainty: U.
-        threshold_m: alpha_uncer.
+        pred: predicted depth D of the teacher, metres.
+        proj: projected depth P from the teacher's mesh, metres; 0 where no surface is hit.
+        uncertainty: U, metres.
+        threshold_m: alpha_uncer, metres.
     """
     return choose(pred, proj, uncertainty >= threshold_m)
 
 
 def choose(pred: Any, proj: Any, use_proj: Any) -> Any:
-    """The projected depth where ``use_proj`` and a surface is hit; the predicted depth elsewhere.
+    """Take the projected depth where ``use_proj`` is true and a surface is hit, the predicted depth elsewhere.
 
     Raises:
         DataError: the maps differ in size.
@@ -52,17 +52,20 @@ def inconsistent(
     max_pixels: float = 1.0,
     max_relative: float = 0.01,
 ) -> Tensor:
-    """True (B, 1, H, W) for pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv").
+    """Find the pixels that fail the three-view consistency check of MVSNet (section 4.3, "mv").
 
-    A target pixel is projected into a source with its own depth, takes the source's depth there, and is
-    projected back. It must pass this check against every source.
+    A target pixel is projected into a source, takes the source's depth there, and is projected back. It must return
+    to its position and its depth for every source.
 
     Args:
         pred_b1hw, source_preds_sb1hw: depth of the target and of the sources, metres.
         K_b33: intrinsics of all views.
-        source_T_target_sb44: maps points from the target's frame to each source's.
-        max_pixels: the pixel must come back closer than this to where it began.
-        max_relative: the depth it comes back with must differ by less than this share of its own depth.
+        source_T_target_sb44: maps points from the target's frame to the source's frame.
+        max_pixels: upper bound (excluded) of the distance between start and return, pixels.
+        max_relative: upper bound (excluded) of the relative difference in depth.
+
+    Returns:
+        Bool (B, 1, H, W), true for inconsistent pixels.
     """
     h, w = pred_b1hw.shape[-2:]
     start = pixel_grid(h, w, pred_b1hw)[:2].reshape(2, h, w)
@@ -81,7 +84,7 @@ def inconsistent(
 
 @dataclass(frozen=True)
 class LabelInputs:
-    """The inputs of a label strategy for one target frame: depth in metres, maps (h, w)."""
+    """The inputs of a label strategy for one target frame: maps (h, w), depth in metres."""
 
     pred: np.ndarray
     proj: np.ndarray
@@ -90,7 +93,7 @@ class LabelInputs:
     K: np.ndarray | None = None
     source_T_target: np.ndarray | None = None
     threshold_m: float = 0.4
-    truth: np.ndarray | None = None  # 0 where there is none
+    truth: np.ndarray | None = None  # 0 where unknown
     highlight: np.ndarray | None = None  # bool
     device: str = "cpu"  # for strategies that compute with torch
 
@@ -104,22 +107,20 @@ def _inconsistent(i: LabelInputs) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A label strategy: one of Table 6, or one beyond the paper."""
+    """A label strategy of Table 6, or a strategy beyond the paper."""
 
-    use_proj: Callable[[LabelInputs], np.ndarray]  # the pixels that take the projected depth, bool (h, w)
+    use_proj: Callable[[LabelInputs], np.ndarray]  # pixels that take the projected depth, bool (h, w)
     needs: frozenset[str] = frozenset()  # "uncertainty", "sources" (with K and poses), "truth"
     uncertainty: str = "ensemble"  # one of `UNCERTAINTIES`
-    shrink: int = 1  # the student is trained at this fraction of the sides, and tested at full size
+    shrink: int = 1  # divisor of height and width in the student's training; it is tested at full size
     other: Callable[[LabelInputs], np.ndarray] = lambda i: i.proj  # the depth in place of the projected depth
-    threshold_quantile: float | None = (
-        None  # the threshold as a quantile of the uncertainty; None: the run's threshold
-    )
-    mesh: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # in place of the run's fusion settings; {}: the run's mesh
+    # the threshold as a quantile of the uncertainty; None: the threshold of the run
+    threshold_quantile: float | None = None
+    # replaces fusion settings of the run; {}: the mesh of the run
+    mesh: Mapping[str, Any] = field(default_factory=dict)
 
     def training_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the student's training images: multiples of 32, at least 64, for the networks."""
+        """Return height and width of the student's training images: multiples of 32, at least 64."""
         if self.shrink == 1:
             return size_hw
         h, w = (max(64, round(x / self.shrink / 32) * 32) for x in size_hw)
@@ -130,7 +131,7 @@ _UNCERTAINTY, _SOURCES, _TRUTH = (frozenset({need}) for need in ("uncertainty", 
 
 
 def _uncertain_and_nearer(i: LabelInputs) -> np.ndarray:
-    # a reflection is seen behind the surface: where the mesh is farther than the prediction, the mesh is wrong
+    # a reflection lies behind the surface: if the mesh is farther than the prediction, the mesh is wrong
     return (i.uncertainty >= i.threshold_m) & (i.pred > i.proj)
 
 
@@ -143,7 +144,7 @@ STRATEGIES: dict[str, Strategy] = {
     "mv": Strategy(_inconsistent, _SOURCES),
     "uncer": Strategy(lambda i: i.uncertainty >= i.threshold_m, _UNCERTAINTY),
     "signed": Strategy(_uncertain_and_nearer, _UNCERTAINTY),
-    # the recommended recipe: only depth that the network is sure of is fused (E29 of docs/experiments.md)
+    # the recommended recipe: fuse certain depth only (E29 of docs/experiments.md)
     "robust": Strategy(
         _uncertain_and_nearer,
         _UNCERTAINTY,
@@ -153,11 +154,11 @@ STRATEGIES: dict[str, Strategy] = {
     ),
 }
 
-# What a user chooses by one name: the labels of the student. The paper's recipe is Eq. 3.
+# recipe -> labels of the student
 RECIPES = {"paper": "uncer", "robust": "robust"}
 
-# Upper bounds for experiments: the mesh, or the truth, exactly on highlights. They need a data set with ground-truth
-# depth and highlight masks of its training frames.
+# Upper bounds for experiments: the mesh or the truth exactly on highlights. They need ground-truth depth and highlight
+# masks of the training frames.
 ORACLES: dict[str, Strategy] = {
     "oracle_proj": Strategy(lambda i: i.highlight, _TRUTH),
     "oracle_truth": Strategy(lambda i: i.highlight, _TRUTH, other=lambda i: i.truth),
@@ -174,13 +175,16 @@ _OTHER_UNCERTAINTIES = {
 }
 _BY_LABEL = STRATEGIES | _OTHER_UNCERTAINTIES | ORACLES
 
-# Every value of the option `labels`: a strategy, a strategy with another uncertainty than the paper's ("uncer-tta"),
-# or an oracle
+# The values of the option `labels`: strategies, strategies with another uncertainty ("uncer-tta"), and oracles
 LABELS = tuple(_BY_LABEL)
 
 
 def find_strategy(name: str) -> Strategy:
-    """Return the strategy of a name in `LABELS`, such as "uncer-tta"; raises ConfigError for an unknown name."""
+    """Return a strategy of `LABELS` by name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if name not in LABELS:
         raise unknown("label strategy", name, LABELS)
     return _BY_LABEL[name]
@@ -190,7 +194,7 @@ def make_label(strategy: str, inputs: LabelInputs) -> np.ndarray:
     """Compute the pseudo-label (h, w) in metres by a named strategy.
 
     Raises:
-        ConfigError: unknown strategy, with the near misses.
+        ConfigError: the strategy is unknown.
         DataError: a value of the label is not finite and positive.
     """
     rule = find_strategy(strategy)

@@ -18,15 +18,15 @@ from d3d.errors import D3DError, RunError, WriteError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
+    """Yield a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
 
-    The block may make a file or a folder. The temporary path has the suffix of ``path``, as some writers need it.
-    If several processes write the same folder, the first one's stays. Errors are those of `writing`.
+    The block makes a file or a folder. The temporary path keeps the suffix of ``path``. If several processes write the
+    same folder, the first result stays. Errors are those of `writing`.
     """
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with writing(path):  # reports the free space before the temporary is removed
+        with writing(path):  # reports the free space before the temporary file is removed
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if temporary.is_file():
@@ -43,17 +43,17 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn any library's error about a full or read-only disk, or permissions, into a `WriteError` with ``path``."""
+    """Convert errors about a full disk, a read-only disk or missing permission to a `WriteError` with ``path``."""
     try:
         yield
     except D3DError:
         raise
-    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+    except Exception as error:  # torch and safetensors raise their own errors for a full disk
         why = _why_not_written(Path(path), error)
         if why is None:
             raise
         raise WriteError(
-            f"{path} cannot be written: {why}. Finished results are kept: repeat the command to go on from there."
+            f"{path} cannot be written: {why}. Finished results are kept: repeat the command to continue."
         ) from error
 
 
@@ -75,17 +75,16 @@ def _why_not_written(path: Path, error: BaseException) -> str | None:
     while of_system is not None and not isinstance(of_system, OSError):
         of_system = of_system.__cause__ or of_system.__context__
     if isinstance(of_system, OSError) and of_system.errno in _REFUSALS:
-        # an error about another file, such as a frame that cannot be read, is not about writing here
+        # an error about another file, for example an unreadable frame, does not concern this path
         named = of_system.filename
         if not isinstance(named, str) or Path(named).absolute().is_relative_to(there.absolute()):
             return _REFUSALS[of_system.errno] + left * (of_system.errno == errno.ENOSPC)
-    # torch and safetensors have errors of their own for a full disk
     full = os.strerror(errno.ENOSPC) in str(error) or (free < 2**16 and not isinstance(of_system, OSError))
     return _REFUSALS[errno.ENOSPC] + left if full else None
 
 
 def temporary_beside(path: Path) -> Path:
-    # not the process id: another machine may use the same
+    # not the process id: two machines can have the same
     return path.parent / f".{uuid.uuid4().hex[:12]}.part-{path.name}"
 
 
@@ -98,7 +97,7 @@ def _remove(path: Path) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the temporary files of killed writers; a writer that still lives can no longer rename its own."""
+    """Remove the temporary files of killed writers. A running writer can no longer rename its file."""
     for left in list(folder.rglob(".*.part-*")):
         mine = temporary_beside(left.with_name("left"))
         with contextlib.suppress(FileNotFoundError):
@@ -126,7 +125,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
             raise ValueError(f"it lacks {', '.join(lacking)}")
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(
-            f"{path}: not readable as JSON ({error}). Delete the folder {path.parent} and run again."
+            f"{path} is not readable as JSON ({error}). Delete the folder {path.parent} and run again."
         ) from None
     return value
 
@@ -137,7 +136,7 @@ def cache_folder() -> Path:
 
 
 def project_root() -> Path:
-    """The checkout that this package runs from, or the working folder if it was installed elsewhere."""
+    """Return the checkout that contains this package, or the working folder for an installed package."""
     root = Path(__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
 

@@ -1,4 +1,4 @@
-"""The losses of the paper: photometric error with minimum reprojection (Eq. 1, 2), smoothness, log depth (Eq. 4)."""
+"""Losses of the paper: photometric error with minimum reprojection (Eq. 1, 2), smoothness, log depth (Eq. 4)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
-    """Structural similarity of images in [0, 1] over a 3x3 window with reflection padding; (B, C, H, W) in [-1, 1].
+    """Compute the structural similarity of images in [0, 1]; (B, C, H, W) in [-1, 1].
 
-    Most libraries use a Gaussian window instead; the values differ by 0.006 to 0.03.
+    The window is 3x3 with reflection padding. Most libraries use a Gaussian window: their values differ by 0.006 to
+    0.03.
     """
     n = a_bchw.shape[1]
-    # one pooling of five stacked maps is a third faster on a CPU than five calls
+    # on a CPU, one pooling of five stacked maps is a third faster than five calls
     maps = torch.cat((a_bchw, b_bchw, a_bchw * a_bchw, b_bchw * b_bchw, a_bchw * b_bchw), dim=1)
     means = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
     mu_a, mu_b, aa, bb, ab = means.split(n, dim=1)
@@ -35,15 +36,16 @@ def ssim(a_bchw: Tensor, b_bchw: Tensor) -> Tensor:
 
 
 def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Tensor:
-    """Eq. 2: `alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|`, averaged over the channels; (B, 1, H, W).
+    """Compute Eq. 2, `alpha/2 (1 - SSIM(a, b)) + (1 - alpha) |a - b|`, averaged over the channels; (B, 1, H, W).
 
-    The images are in [0, 1]. Computed in float32 also under autocast: in half precision SSIM's variances would cancel.
+    The images are in [0, 1]. The computation uses float32 also under autocast, because the variances of SSIM cancel in
+    half precision.
 
     Raises:
         DataError: the images differ in shape.
     """
     if a_b3hw.shape != b_b3hw.shape:
-        raise DataError(f"images of different shape: {tuple(a_b3hw.shape)} and {tuple(b_b3hw.shape)}.")
+        raise DataError(f"images differ in shape: {tuple(a_b3hw.shape)} and {tuple(b_b3hw.shape)}.")
     with torch.autocast(device_type=a_b3hw.device.type, enabled=False):
         a, b = _at_least_float32(a_b3hw), _at_least_float32(b_b3hw)
         dissimilarity = ((1 - ssim(a, b)) / 2).clamp(0, 1)
@@ -52,32 +54,32 @@ def photometric_error(a_b3hw: Tensor, b_b3hw: Tensor, alpha: float = 0.85) -> Te
 
 
 def minimum_reprojection(errors: Sequence[Tensor]) -> Tensor:
-    """Minimum over the sources of their photometric errors (B, 1, H, W): it ignores sources with an occlusion."""
+    """Take the minimum of the photometric errors (B, 1, H, W) over the sources. It ignores occluded sources."""
     return torch.stack(tuple(errors)).amin(dim=0)
 
 
 def smoothness(disp_b1hw: Tensor, image_b3hw: Tensor) -> Tensor:
-    """Edge-aware smoothness (section 3.1, as in Monodepth2); a scalar.
+    """Compute the edge-aware smoothness of section 3.1 (Monodepth2), a scalar.
 
     `mean |dx d*| e^-|dx I| + mean |dy d*| e^-|dy I|`
 
-    d* is the sigmoid disparity divided by its mean over the image, so that a smaller one does not reduce the loss.
+    d* is the sigmoid disparity divided by its mean over the image: shrinking the disparity does not reduce the loss.
     The image I is in [0, 1], at the size of the disparity.
     """
     disp = _at_least_float32(disp_b1hw)
     disp = disp / (disp.mean(dim=(2, 3), keepdim=True) + 1e-7)
     image = image_b3hw.to(disp.dtype)
     weight_x, weight_y = (torch.exp(-image.diff(dim=d).abs().mean(1, keepdim=True)) for d in (3, 2))
-    # slices, not diff: a trained network depends on the order in which autograd adds their gradients
+    # slices, not diff: the result of a training depends on the order in which autograd adds gradients
     grad_x = (disp[..., 1:] - disp[..., :-1]).abs()
     grad_y = (disp[..., 1:, :] - disp[..., :-1, :]).abs()
     return (grad_x * weight_x).mean() + (grad_y * weight_y).mean()
 
 
 def _photometric_term(target_b3hw: Tensor, bound_b1hw: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """The photometric term of one scale: a function from warped sources (S, B, 3, H, W) to a scalar.
+    """Return the photometric term of one scale, a function from warped sources (S, B, 3, H, W) to a scalar.
 
-    A CPU uses the faster form of `d3d.kernels`. A GPU, and its compiler, uses the plain form. ``bound_b1hw`` is an
+    A CPU uses the faster version of `d3d.kernels`; a GPU and torch.compile use the plain version. ``bound_b1hw`` is an
     upper bound of the minimum over the sources.
     """
     if target_b3hw.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -105,29 +107,32 @@ def self_supervised_loss(
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The pretraining loss of section 3.1: Eq. 1 and 2 with minimum reprojection, plus smoothness.
+    """Compute the pretraining loss of section 3.1: Eq. 1 and 2 with minimum reprojection, plus smoothness.
 
-    Each disparity scale is upsampled bilinearly to full size and converted to depth, which warps the sources. The
-    photometric term is the minimum over the sources, then the mean over pixels and scales. The smoothness of scale
-    s has weight 1e-3 / 2^s.
+    Each disparity scale is upsampled bilinearly to full size and converted to depth. This depth warps the sources. The
+    photometric term is the minimum over the sources, averaged over pixels and scales. The smoothness of scale s has
+    weight smoothness_weight / 2^s.
 
     Args:
         disps: scale -> sigmoid disparity (B, 1, H / 2^s, W / 2^s).
-        target_b3hw: the plain (not colour-jittered) target images in [0, 1].
-        sources_sb3hw: plain source images.
-        K_b33, source_T_target_sb44: intrinsics at this size, and poses as in `d3d.geometry.warp`.
-        automask: also takes the minimum with the error of the unwarped sources (Monodepth2). Off by default: the
-            paper names minimum reprojection and smoothness only.
+        target_b3hw: target images in [0, 1], without colour jitter.
+        sources_sb3hw: source images in [0, 1], without colour jitter.
+        K_b33: intrinsics at this size.
+        source_T_target_sb44: poses as in `d3d.geometry.warp`.
+        smoothness_weight: weight of the smoothness at scale 0.
+        automask: bound the error by the error of the unwarped sources (Monodepth2). Off by default: the paper only
+            names minimum reprojection and smoothness.
+        min_depth, max_depth: depth at disparity 1 and 0, metres.
 
     Returns:
-        the loss (scalar), and its parts, detached: "photometric" and "smoothness".
+        The loss (scalar); its detached parts "photometric" and "smoothness".
     """
     s, b, _, h, w = sources_sb3hw.shape
-    # all sources in one batch: one warp for each scale
+    # all sources in one batch: one warp per scale
     sources, poses, K = sources_sb3hw.flatten(0, 1), source_T_target_sb44.flatten(0, 1), K_b33.repeat(s, 1, 1)
     unwarped = None
     if automask:
-        # 1e-5: in a tie (pixels without texture) the warped image is taken
+        # 1e-5: pixels without texture take the warped image
         unwarped = minimum_reprojection([photometric_error(x, target_b3hw) for x in sources_sb3hw]) + 1e-5
     photometric_term = _photometric_term(target_b3hw, unwarped)
     photometric = smooth = 0.0
@@ -148,16 +153,18 @@ def self_supervised_loss(
 def log_depth_loss(
     pred: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 4: mean `|log F - log L|` over the pixels with a label; a scalar.
+    """Compute Eq. 4, the mean of `|log F - log L|` over the pixels with a label, a scalar.
+
+    Labels must not contain NaN: `datasets.samples` refuses it, because a check here would make a GPU wait.
 
     Args:
-        pred: predicted depth F in metres, > 0, any shape.
-        label: pseudo-label L of the same shape, metres; 0 where there is no label.
-        mask: optional bool, pixels to use; by default those with label > 0.
+        pred: predicted depth F > 0, metres, any shape.
+        label: pseudo-label L of the same shape, metres; 0 means no label.
+        mask: optional bool, pixels to use. Pixels without a label are never used.
         count: divisor of the sum (scalar), for a part of a batch; by default the number of pixels used.
 
     Raises:
-        DataError: the shapes differ. (NaN is refused when labels are read: a check here would make a GPU wait.)
+        DataError: the shapes differ.
     """
     mask, difference = _log_difference(pred, label, mask)
     return _masked_mean(difference, mask, count)
@@ -166,11 +173,13 @@ def log_depth_loss(
 def laplacian_nll(
     pred: Tensor, log_scale: Tensor, label: Tensor, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Eq. 4 with a predicted scale b: mean of `|log F - log L| / b + log 2b` over the pixels with a label; a scalar.
+    """Compute Eq. 4 with a predicted scale b: the mean of `|log F - log L| / b + log 2b`, a scalar.
 
-    The negative log-likelihood of a Laplacian distribution of the log depth (Kendall and Gal, NeurIPS 2017; Poggi et
-    al., CVPR 2020, train it on the depth of a teacher). With a constant b it is Eq. 4. Its minimum is at
-    `b = mean |log F - log L|`. Arguments and errors are those of `log_depth_loss`; ``log_scale`` is log b.
+    This is the negative log-likelihood of a Laplacian distribution of the log depth (Kendall and Gal, NeurIPS 2017).
+    Poggi et al. (CVPR 2020) train it on the depth of a teacher. The minimum lies at `b = mean |log F - log L|`.
+
+    Args:
+        log_scale: log b, same shape as ``pred``. The other arguments and the errors are those of `log_depth_loss`.
     """
     mask, difference = _log_difference(pred, label, mask)
     if log_scale.shape != pred.shape:
@@ -181,12 +190,12 @@ def laplacian_nll(
 
 
 def _log_difference(pred: Tensor, label: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The pixels with a label, and |log F - log L| there, 0 elsewhere."""
+    """Return the mask of the pixels with a label, and |log F - log L|, which is 0 outside the mask."""
     if pred.shape != label.shape:
         raise DataError(f"prediction {tuple(pred.shape)} and label {tuple(label.shape)} differ in shape.")
     mask = label > 0 if mask is None else mask & (label > 0)
     dtype = torch.promote_types(pred.dtype, torch.float32)
-    # without a label both logarithms are those of 1, so that no NaN reaches the gradient
+    # log(1) for both depths without a label, so that no NaN reaches the gradient
     log_pred, log_label = (torch.log(torch.where(mask, depth.to(dtype), 1)) for depth in (pred, label))
     return mask, (log_pred - log_label).abs()
 

@@ -1,4 +1,4 @@
-"""The seven depth metrics of Eigen et al. for one image (section 4.1)."""
+"""Compute the seven depth metrics of Eigen et al. for one image (section 4.1)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from d3d.errors import ConfigError, DataError
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 HIGHER_IS_BETTER = frozenset(("a1", "a2", "a3"))
-# The kinds of pixels: all with ground truth, those of highlights, and the others
+# kinds of pixels: all pixels with ground truth, highlights, other pixels
 PIXELS = ("all", "highlight", "diffuse")
 
 
 def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Resize a predicted depth map (metres) bilinearly to the ground truth's size (h, w).
+    """Resize a predicted depth map (metres) bilinearly to the size (h, w) of the ground truth.
 
-    For predictions only, which are dense: bilinear interpolation would blend a sensor's holes into their neighbours.
+    For dense predictions only: bilinear interpolation would blend the holes of a sensor with their neighbours.
     """
     if depth_hw.shape == tuple(size_hw):
         return depth_hw
@@ -27,9 +27,11 @@ def resize_depth(depth_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Masks (h, w) of the known pixels by kind (`PIXELS`). A kind without a pixel is left out.
+    """Split the known pixels by kind (`PIXELS`) into masks (h, w). Empty masks are left out.
 
-    ``highlight`` is None if the data set has no such mask.
+    Args:
+        known: bool (h, w), pixels with ground truth.
+        highlight: bool (h, w), or None if the data set has no masks.
     """
     masks = {"all": known}
     if highlight is not None:
@@ -40,7 +42,7 @@ def pixel_masks(known: np.ndarray, highlight: np.ndarray | None) -> dict[str, np
 def align(
     pred: np.ndarray, gt: np.ndarray, scale: str = "none", min_depth: float = 0.1, max_depth: float = 10.0
 ) -> np.ndarray:
-    """Return the prediction as it is scored, float64 metres: at the truth's size (H, W), scaled, then clamped.
+    """Resize the prediction to the size (H, W) of the truth, scale and clamp it; float64, metres.
 
     See `depth_metrics` for the arguments and errors.
     """
@@ -54,8 +56,8 @@ def align(
         median = np.median(aligned[valid])
         if median <= 0:
             raise DataError(
-                f"the median of the predicted depth is {median:g} m over the pixels with ground truth: it cannot be "
-                f"scaled to the median of the truth. Look at the network's depth, or score with scale 'none'."
+                f"the predicted depth has median {median:g} m over the pixels with ground truth: it cannot be scaled "
+                f"to the median of the truth. Look at the network's depth, or score with scale 'none'."
             )
         aligned *= np.median(gt[valid]) / median
     return aligned.clip(min_depth, max_depth)
@@ -69,25 +71,25 @@ def depth_metrics(
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> dict[str, float]:
-    """Compute the seven metrics of one image; all are NaN if no pixel counts.
+    """Compute the seven metrics of one image. They are NaN if the mask is empty.
 
-    The prediction is clamped: this keeps log(pred) finite and bounds the weight of a few far pixels. The truth is
-    not: every pixel with gt > 0 counts, as the paper names no range of depths. The scripts for KITTI (Eigen et al.,
-    Monodepth2) leave out the pixels whose truth lies outside min_depth .. max_depth. As everywhere in the field,
-    Sq Rel (metres, like RMSE) divides the squared error by gt, not by its square.
+    The prediction is clamped, which keeps log(pred) finite and bounds the weight of far pixels. The truth is not: every
+    pixel with gt > 0 counts, because the paper names no range of depths. The scripts for KITTI (Eigen et al.,
+    Monodepth2) leave out the pixels whose truth lies outside min_depth .. max_depth. Sq Rel (metres, like RMSE) divides
+    the squared error by gt, not by its square, as is usual in the field.
 
     Args:
         pred: predicted depth (h, w), metres. It is resized bilinearly to the size of ``gt``.
-        gt: ground-truth depth (H, W), metres, 0 where there is none.
-        mask: bool (H, W), the pixels to count, on top of gt > 0. It has no influence on the scale.
+        gt: ground-truth depth (H, W), metres, 0 where unknown.
+        mask: bool (H, W), pixels to count among the pixels with gt > 0. It does not change the scale.
         scale: "none" for absolute depth (ScanNet), "median" for relative depth (7-Scenes). "median" multiplies the
-            prediction by median(gt) / median(pred), both over all pixels of the image with gt > 0.
-        min_depth, max_depth: the clamp of the scaled prediction, metres.
+            prediction by median(gt) / median(pred), both over all pixels with gt > 0.
+        min_depth, max_depth: range of the scaled prediction, metres.
 
     Raises:
-        DataError: mask and ``gt`` differ in size, the prediction is not finite where there is truth, or its median
-            is not positive and ``scale`` is "median".
-        ConfigError: unknown ``scale``.
+        DataError: ``mask`` and ``gt`` differ in size; the prediction is not finite at a pixel with truth; or ``scale``
+            is "median" and the median of the prediction is not positive.
+        ConfigError: ``scale`` is unknown.
     """
     gt = np.asarray(gt, dtype=np.float64)
     if mask is not None and mask.shape != gt.shape:

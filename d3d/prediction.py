@@ -31,14 +31,14 @@ from d3d.parallel.tasks import advance, run_tasks
 
 # 16-bit millimetres hold 0 to 65.5 m with an error of at most 0.5 mm; the error of float16 is up to 4 mm at 5 m
 MM = 1000.0
-AHEAD = 64  # frames that may wait for the disk: 14 MB at 384x288
+AHEAD = 64  # largest number of frames waiting for the disk: 14 MB at 384x288
 
 
 def write_depth(path: Path, depth_hw: np.ndarray) -> bytes:
-    """Writes depth in metres as a 16-bit PNG in millimetres; returns the sha256 of the pixels.
+    """Write depth in metres as a 16-bit PNG in millimetres; return the sha256 of the pixels.
 
     Raises:
-        DataError: a value is not finite, negative or above 65.5 m.
+        DataError: a value is not finite, is negative, or exceeds 65.5 m.
     """
     return _write_png(path, _millimetres(path, depth_hw))
 
@@ -49,18 +49,18 @@ def _millimetres(path: Path, depth_hw: np.ndarray) -> np.ndarray:
         raise DataError(f"{path}: {unknown} depth values are not finite.")
     millimetres, low, high = np.rint(depth * MM), depth.min(), depth.max()
     if millimetres.min() < 0 or millimetres.max() > 65535:
-        raise DataError(f"{path}: depth {low:.3g} to {high:.3g} m does not fit 16-bit millimetres.")
+        raise DataError(f"{path}: depth from {low:.3g} to {high:.3g} m does not fit 16-bit millimetres.")
     return millimetres.astype(np.uint16)
 
 
 def _write_png(path: Path, millimetres: np.ndarray) -> bytes:
-    # level 1 is three times as fast as the default, for 15 % more bytes
+    # level 1 is three times as fast as the default and needs 15 % more bytes
     Image.fromarray(millimetres).save(path, format="PNG", compress_level=1)
     return hashlib.sha256(millimetres.tobytes()).digest()
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """Depth (h, w) float32 in metres from a 16-bit PNG in millimetres.
+    """Read depth (h, w), float32 metres, from a 16-bit PNG in millimetres.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -68,7 +68,7 @@ def read_depth(path: Path) -> np.ndarray:
     try:
         image = decode_image(path, ("PNG",), modes=("I;16", "I;16B", "I"))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: run the stage that makes it again.") from None
+        raise DataError(f"{path} is missing: run its stage again.") from None
     except ValueError as error:
         message = f"{path}: not a readable depth PNG ({error}). Delete its folder and run again."
         raise DataError(message) from None
@@ -81,27 +81,30 @@ class _Index(Record):
 
 
 class DepthStore:
-    """Depth maps of many scenes in a folder: ``<scene>/<frame>.png``, with ``<scene>/index.json`` written last."""
+    """Store depth maps of many scenes as ``<scene>/<frame>.png``. ``<scene>/index.json`` marks a complete scene."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
     def scene_folder(self, scene: str) -> Path:
-        """A scene's folder; slashes in the name ("redkitchen/seq-01") do not make it deeper."""
+        """Return the folder of a scene. A slash in the name ("redkitchen/seq-01") becomes "__"."""
         name = scene.replace("/", "__")
         if not name or name.startswith(".") or "\\" in name:
-            raise DataError(f"scene name {scene!r} cannot be a folder's name: it must not begin with a dot.")
+            raise DataError(
+                f"scene name {scene!r} cannot be a folder's name: it must not be empty, begin with a dot, or contain "
+                f"a backslash."
+            )
         return self.folder / name
 
     def has(self, scene: str) -> bool:
-        """Whether the scene is complete."""
+        """Return whether the scene is complete."""
         return (self.scene_folder(scene) / "index.json").is_file()
 
     def write_scene(self, scene: str, frames: Iterable[tuple[str, np.ndarray]], **files: bytes) -> None:
-        """Writes the depth maps of a scene: all of them or none.
+        """Write the depth maps of a scene atomically.
 
         Args:
-            frames: (frame id, depth (h, w) in metres).
+            frames: pairs of frame id and depth (h, w), metres.
             **files: contents of further files; "__" in a name stands for the dot ("mesh__ply").
         """
         with atomic(self.scene_folder(scene)) as temporary:
@@ -116,39 +119,39 @@ class DepthStore:
             write_json(temporary / "index.json", index)
 
     def frames(self, scene: str) -> list[str]:
-        """Ids of the stored frames of a scene, in the order in which they were written."""
+        """Return the ids of the stored frames of a scene, in the order of writing."""
         return self._index(scene).frames
 
     def sha256(self, scene: str) -> str:
-        """Digest of all depth of a scene."""
+        """Return the digest of all files of a scene."""
         return self._index(scene).sha256
 
     def _index(self, scene: str) -> _Index:
         path = self.scene_folder(scene) / "index.json"
         if not path.is_file():
-            raise DataError(f"{self.folder} has no depth of scene {scene!r}: run the stage that makes it.")
+            raise DataError(f"{self.folder} has no depth of scene {scene!r}: run its stage.")
         return parse(_Index, read_bytes(path), str(path), "Delete its folder and run again.")
 
     def read(self, scene: str, frame_id: str) -> np.ndarray:
-        """Depth (h, w) float32 in metres, 0 where unknown."""
+        """Read depth (h, w), float32 metres, 0 where unknown."""
         return read_depth(self.scene_folder(scene) / _file_name(frame_id))
 
     def read_of(self, scene: Scene, i: int) -> np.ndarray:
-        """`read` for frame i of a scene."""
+        """Read the depth of frame i of a scene."""
         return self.read(scene.name, scene.frame_ids[i])
 
 
 def _file_name(frame_id: str) -> str:
-    # the id comes from a data set and may be anything
+    # data sets choose the ids freely
     if any(c in frame_id for c in "/\\\0") or not frame_id.strip("."):
         raise DataError(f"frame id {frame_id!r} cannot be a file's name.")
     return f"{frame_id}.png"
 
 
 def _written(folder: Path, frames: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, bytes]]:
-    """Writes frames in threads while the next ones are computed; yields ids and hashes of the pixels in order."""
+    """Write frames in threads while the next frames are computed; yield ids and hashes of the pixels in order."""
     waiting: deque[tuple[str, Future[bytes]]] = deque()
-    # two: Open3D holds Python's lock while it casts the rays of a view, and writing a PNG needs the lock several times
+    # two threads: Open3D holds Python's lock while it casts rays, and writing a PNG needs the lock several times
     with ThreadPoolExecutor(2) as pool:
         for frame_id, depth in frames:
             path = folder / _file_name(frame_id)
@@ -168,26 +171,26 @@ def predict(
     size_hw: HW | None = None,
     focal_px: float | None = None,
 ) -> Tensor | np.ndarray:
-    """Depth in metres of one image or a batch of any size, at that size.
+    """Predict the depth of an image or a batch, at the size of the image.
 
-    The image is resized with antialiasing to the size at which the network works best (`network_size`), and the
-    disparity is resized back bilinearly: the disparity of a plane is linear in the image, its depth is not. Nothing is
-    resized if the image has that size, and if the training's is unknown and the network can take the image.
+    The image is resized with antialiasing to the size that suits the network (`network_size`). The disparity is resized
+    back bilinearly: the disparity of a plane is linear in the image, its depth is not. If the network does not know the
+    size of its training, an image with suitable sides is not resized.
 
     Args:
-        model: of `d3d.create_model` or `d3d.load_model`; is put in eval mode.
-        image: (B, 3, H, W) or (3, H, W) float in [0, 1], a uint8 array (H, W, 3), an image of PIL, or the path of an
-            image file, which is read upright (`d3d.datasets.photos.read_photo`). Each side at least 32 pixels.
-        size_hw: height and width at which the network computes, multiples of 32, in place of `network_size`.
-        focal_px: focal length of the image's camera in pixels of the image, if known: the image is then brought to the
-            focal length of the training.
+        model: network of `d3d.create_model` or `d3d.load_model`. It is set to eval mode.
+        image: float tensor (B, 3, H, W) or (3, H, W) in [0, 1], uint8 array (H, W, 3), PIL image, or path of an image
+            file (read by `d3d.datasets.photos.read_photo`). Each side has at least 32 pixels.
+        size_hw: height and width of the network's input, multiples of 32, instead of `network_size`.
+        focal_px: focal length in pixels of the image. If given, the image is resized to the focal length of the
+            training.
 
     Returns:
-        depth (B, 1, H, W) or (1, H, W), for an image that is no tensor an array (H, W); float32, metres.
+        Depth in metres, float32: a tensor (B, 1, H, W) or (1, H, W) for a tensor, otherwise an array (H, W).
 
     Raises:
-        ConfigError: ``model`` is no network.
-        DataError: the image cannot be read, has another type or shape, or `network_size` refuses it.
+        ConfigError: ``model`` is not a network.
+        DataError: the image cannot be read, has a wrong type or shape, or `network_size` refuses it.
     """
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"predict needs a network, not {model!r}: give d3d.load_model(...).")
@@ -205,7 +208,7 @@ def predict(
     else:
         pixels = image.reshape(-1, *image.shape[-3:])
         if near_hw != image_hw:
-            # the nearest that torch has to the filter of `resize_image`, with which training images are made
+            # the filter of torch that is most similar to `resize_image`, which makes the training images
             pixels = F.interpolate(pixels.float(), near_hw, mode="bicubic", antialias=True).clamp(0, 1)
     disp = network_disparity(model, pixels)
     if near_hw != image_hw:
@@ -219,16 +222,14 @@ def predict(
 def _check_tensor(image: Tensor) -> None:
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
         raise DataError(
-            f"an image tensor must be (B, 3, H, W) or (3, H, W), this one is {tuple(image.shape)}."
+            f"an image tensor must have shape (B, 3, H, W) or (3, H, W), not {tuple(image.shape)}."
         )
     if not image.is_floating_point():
         raise DataError(
             f"an image tensor must be floating point in [0, 1], not {image.dtype}: divide by 255."
         )
-    if image.numel() and (top := float(image.max())) > 2:  # augmentation and filters may go a little above 1
-        raise DataError(
-            f"an image tensor must be in [0, 1], this one has values up to {top:.4g}: divide by 255."
-        )
+    if image.numel() and (top := float(image.max())) > 2:  # augmentation and filters may slightly exceed 1
+        raise DataError(f"an image tensor must be in [0, 1], but has values up to {top:.4g}: divide by 255.")
 
 
 def _array(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
@@ -238,33 +239,29 @@ def _array(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         return rgb(image)
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"an image must be an array, a tensor, a PIL image or a file, not {type(image).__name__}."
+            f"an image must be an array, a tensor, a PIL image or a path, not {type(image).__name__}."
         )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DataError(f"an image array must be uint8 (H, W, 3), this one is {image.dtype} {image.shape}.")
+        raise DataError(f"an image array must be uint8 (H, W, 3), not {image.dtype} {image.shape}.")
     return image
 
 
 def network_disparity(model: DepthNetwork, image_b3hw: Tensor) -> Tensor:
-    """The finest disparity (B, 1, H, W) float32 of images in a size that the network takes; in eval mode."""
+    """Predict the finest disparity (B, 1, H, W), float32, of images at a size of the network; sets eval mode."""
     model.eval()
     return model(image_b3hw.to(next(model.parameters()).device).float(), scales=(0,))[0].float()
 
 
 def network_depth(model: DepthNetwork, image_b3hw: Tensor) -> Tensor:
-    """Depth (B, 1, H, W) in metres of images in a size that the network takes, without any resizing.
-
-    The stages of a run use this: they resize the frames of a data set to the run's size themselves.
-    """
+    """Predict depth (B, 1, H, W) in metres without resizing. Height and width must be multiples of 32."""
     with torch.inference_mode():
         return disp_to_depth(network_disparity(model, image_b3hw), model.min_depth, model.max_depth)
 
 
 def saved_network(path: Path, sha256: str, device: str, precision: str) -> Callable[[Tensor], Tensor]:
-    """A trained network as a function for `map_scenes`; each process decides itself what the device "auto" is.
+    """Make a function for `map_scenes` from a trained network. Each process resolves the device "auto" itself.
 
-    Raises:
-        DataError: as `load_checked`.
+    Errors are those of `load_checked`.
     """
     model = load_checked(path, sha256).to(select_device(device))
 
@@ -276,10 +273,10 @@ def saved_network(path: Path, sha256: str, device: str, precision: str) -> Calla
 
 
 def load_checked(path: Path, sha256: str) -> DepthNetwork:
-    """Loads a checkpoint that must have this content, on the CPU.
+    """Load a checkpoint on the CPU and check its hash.
 
     Raises:
-        DataError: the file has another content, or is no checkpoint.
+        DataError: the hash differs, or the file is not a checkpoint.
     """
     found = io.sha256(path)
     if found != sha256:
@@ -291,7 +288,7 @@ def load_checked(path: Path, sha256: str) -> DepthNetwork:
 
 
 def network_precision(model: DepthNetwork, precision: str) -> torch.autocast:
-    """A context in which the network computes in "float32", or for "bf16" under autocast."""
+    """Return a context for the precision "float32" or "bf16" (autocast)."""
     return autocast(next(model.parameters()).device.type, precision)
 
 
@@ -308,13 +305,15 @@ def map_scenes(
     scheduler: str = "none",
     workers: int = 0,
 ) -> None:
-    """Applies a function to the given frames of each scene and stores the maps; skips scenes that are complete.
+    """Apply a function to frames of each scene and store the resulting maps. Complete scenes are skipped.
 
     Args:
-        make: makes the function, once in every process. The function takes images (B, 3, h, w) float in [0, 1] on
-            the CPU and returns maps (B, 1, h, w) in metres. ``make`` must be a function of a module.
-        arguments: of ``make``, hashable; equal arguments make equal functions.
-        scheduler, workers: as in `d3d.parallel.tasks.run_tasks`.
+        make: makes the function, once per process; a function of a module. The made function takes images (B, 3, h, w),
+            float in [0, 1], on the CPU and returns maps (B, 1, h, w) in metres.
+        arguments: hashable arguments of ``make``; equal arguments make equal functions.
+        frames: frame indices of each scene.
+        size_hw: size of the images.
+        what, scheduler, workers: see `d3d.parallel.tasks.run_tasks`.
     """
     wanted = {s.name: (s, list(f)) for s, f in zip(scenes, frames, strict=True) if not store.has(s.name)}
     try:

@@ -9,17 +9,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-silent = False  # True in all but one of several processes that share a training
+silent = False  # True in all processes of a distributed training except the first
 
 
 def track(iterable: Iterable[Any] | None = None, what: str = "", first: int = 0, **options: Any) -> tqdm:
-    """Return a progress bar with the time left; in a log file it prints one line every half minute.
+    """Make a progress bar with the time left. In a log file it prints a line every half minute.
 
     Args:
-        iterable: the items to iterate over, or None to call ``update`` on the result.
-        what: the label.
-        first: items that were done before; they do not count for the speed and the time left.
-        **options: of tqdm: ``total`` items, if ``iterable`` has no length, and the ``unit``, the name of one item.
+        iterable: items to iterate over; None to call ``update`` on the result.
+        what: label.
+        first: number of items done before; they do not count for speed and time left.
+        **options: of tqdm, for example ``total`` (number of items) and ``unit`` (name of an item).
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -45,5 +45,5 @@ def say(message: str) -> None:
 
 @functools.cache
 def say_once(message: str) -> None:
-    """As `say`; the same message only once in a process."""
+    """Print a line like `say`, but each message only once per process."""
     say(message)

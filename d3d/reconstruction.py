@@ -1,6 +1,6 @@
-"""Projected depth (section 3.2.2): fuse the depth maps of all views into one mesh, and render it from each view.
+"""Projected depth (section 3.2.2): fuse the depth maps of all views into a mesh and render it from each view.
 
-open3d and pyrender are imported where they are used: the rest of d3d works without them.
+Functions import open3d and pyrender on use, so that the rest of d3d works without them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from d3d import tsdf
 from d3d.errors import ConfigError, DataError, unknown
 
-# Otherwise open3d starts a web server for its viewer in a notebook, and prints that in the cell
+# In a notebook, open3d otherwise starts a web server for its viewer and prints a message
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
 BACKENDS = ("open3d", "pyrender")
 
@@ -25,13 +25,13 @@ class Mesh:
     """A triangle mesh in world coordinates."""
 
     vertices: np.ndarray  # (V, 3) float64, metres
-    triangles: np.ndarray  # (T, 3) int32, indices of vertices
+    triangles: np.ndarray  # (T, 3) int32, vertex indices
     colors: np.ndarray | None = None  # (V, 3) uint8
 
     def to_npz(self) -> bytes:
-        """Return the mesh as the bytes of an .npz file."""
+        """Encode the mesh as an .npz file."""
         buffer = io.BytesIO()
-        vertices = self.vertices.astype(np.float32)  # resolves a micrometre at room scale
+        vertices = self.vertices.astype(np.float32)  # precise to a micrometre at room scale
         colors = np.zeros((0, 3), np.uint8) if self.colors is None else self.colors
         triangles = self.triangles.astype(np.int32)
         np.savez_compressed(buffer, vertices=vertices, triangles=triangles, colors=colors)
@@ -39,7 +39,7 @@ class Mesh:
 
     @staticmethod
     def from_npz(path) -> Mesh:
-        """Read a file that `to_npz` made.
+        """Read an .npz file of `to_npz`.
 
         Raises:
             DataError: the file is missing, damaged, or does not hold a mesh.
@@ -47,15 +47,15 @@ class Mesh:
         try:
             with np.load(path, allow_pickle=False) as data:
                 arrays = vertices, triangles, colors = [data[n] for n in ("vertices", "triangles", "colors")]
-        except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
+        except Exception as error:  # numpy, zipfile and zlib raise errors of many kinds
             raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
         kinds = [a.dtype for a in arrays] == [np.float32, np.int32, np.uint8]
         shapes = all(a.shape[1:] == (3,) for a in arrays)
         if not kinds or not shapes or len(colors) not in (0, len(vertices)):
             raise DataError(f"{path}: not a mesh of d3d (its arrays have other types or shapes).")
-        # Open3D does not check: a triangle with a vertex out of range ends the process
+        # Open3D does not check vertex indices: an index out of range ends the process
         if triangles.size and not 0 <= triangles.min() <= triangles.max() < len(vertices):
-            raise DataError(f"{path}: not a mesh of d3d (a triangle has a vertex that is not there).")
+            raise DataError(f"{path}: not a mesh of d3d (a triangle has a vertex index out of range).")
         return Mesh(vertices.astype(np.float64), triangles, colors if len(colors) else None)
 
 
@@ -75,29 +75,31 @@ def reconstruct(
 ) -> Mesh:
     """Fuse depth maps into a TSDF volume and extract its mesh (sections 3.2.2 and 3.3).
 
-    Each voxel averages the signed distances to the surfaces of all views, cut off at the truncation distance.
-    With a truncation as large as the over-estimation at a highlight, the result is nearly the mean of the
-    views; with a small one it is a majority vote. The default is the paper's 1.0 m.
+    Each voxel averages the truncated signed distances to the surfaces of all views. With a truncation distance as large
+    as the over-estimation at a highlight, the surface is nearly the mean of the views. With a small distance it is a
+    majority vote. The default is the paper's 1.0 m.
 
-    Further passes are not in the paper. Each one leaves out depth d that lies behind the depth p of the previous
-    mesh, d > (1 + outlier) p, and fuses again. Reflections are always too far, so depth that is too near is kept.
-    A highlight that only some views see is removed in this way; one that most views see is not.
+    The paper has one pass. Each further pass removes the depth d that lies behind the depth p of the previous mesh,
+    d > (1 + outlier) p, and fuses again. It removes highlights that only some views see. Depth in front of the mesh
+    stays, because reflections are always too far.
 
-    A quantile of the signed distances in each voxel is not in the paper either. Open3D computes the mean,
-    `d3d.tsdf` the quantile.
+    The paper averages. A quantile of the signed distances is an option, computed by `d3d.tsdf`; Open3D computes the
+    mean.
 
     Args:
-        depths: (n, h, w) z-depth, metres; 0 where there is none.
-        K: (3, 3) or (n, 3, 3) intrinsics in pixels.
+        depths: (n, h, w) z-depth, metres; 0 where unknown.
+        K: (3, 3) or (n, 3, 3) intrinsics, pixels.
         world_T_cam: (n, 4, 4) poses.
-        voxel_m, trunc_m: side of a voxel and truncation distance, metres.
-        every: every Nth of the n views is integrated.
-        images: optional uint8 (n, h, w, 3), the colours of the mesh.
-        max_depth: depth beyond this is ignored, metres.
-        passes, outlier: see above; the paper has one pass.
-        quantile: in [0, 1]; None, as in the paper, means the mean. 0.5 is a majority vote; a lower one believes
-            nearer surfaces that fewer views see.
-        device: where a quantile is computed.
+        voxel_m: side of a voxel, metres.
+        trunc_m: truncation distance, metres.
+        every: integrate every Nth view.
+        images: optional uint8 (n, h, w, 3), colours of the mesh.
+        max_depth: ignore depth beyond this, metres.
+        passes: number of passes.
+        outlier: relative distance behind the previous mesh beyond which a further pass removes depth.
+        quantile: in [0, 1]; None means the mean. 0.5 is a majority vote; a lower quantile prefers nearer surfaces that
+            fewer views see.
+        device: where to compute a quantile.
 
     Raises:
         DataError: sizes disagree, depth is not finite, or the mesh is empty.
@@ -107,7 +109,7 @@ def reconstruct(
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
         raise DataError(f"need (n, h, w) depths with n poses, got {depths.shape} and {len(world_T_cam)}.")
     if bad := np.count_nonzero(~np.isfinite(depths)):
-        raise DataError(f"{bad} depth values are not finite; use 0 for no depth.")
+        raise DataError(f"{bad} depth values are not finite. Use 0 for unknown depth.")
     if not (0 < voxel_m <= trunc_m) or every < 1 or passes < 1:
         raise ConfigError(
             f"need 0 < voxel_m <= trunc_m, every >= 1 and passes >= 1, got {voxel_m}, {trunc_m}, {every}, {passes}."
@@ -137,7 +139,7 @@ def reconstruct(
 
 
 def _fuse_mean(depths, Ks, poses, voxel_m: float, trunc_m: float, max_depth: float, images) -> Mesh:
-    """The mean of all given views, by Open3D (0.19: 0.20 returns an empty mesh for float depth)."""
+    """Average all given views with Open3D (0.19; 0.20 returns an empty mesh for float depth)."""
     import open3d as o3d
 
     h, w = depths.shape[1:]
@@ -165,16 +167,19 @@ def _fuse_mean(depths, Ks, poses, voxel_m: float, trunc_m: float, max_depth: flo
 def render_depth(
     mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int], backend: str = "open3d"
 ) -> np.ndarray:
-    """Render the z-depth of a mesh, the projected depth P (section 3.2.2): (n, h, w) float32, metres; 0: no surface.
+    """Render the z-depth of a mesh, the projected depth P of section 3.2.2.
 
     Args:
-        mesh: in the world of the poses.
+        mesh: in the world coordinates of the poses.
         K, world_T_cam: as in `reconstruct`.
         size_hw: height and width.
         backend: "open3d" casts rays on the CPU; "pyrender", the paper's choice, rasterises with OpenGL (EGL).
 
+    Returns:
+        Depth (n, h, w), float32 metres; 0 where no surface is hit.
+
     Raises:
-        ConfigError: unknown `backend`.
+        ConfigError: `backend` is unknown.
         DataError: the mesh is empty, or pyrender cannot open an OpenGL context.
     """
     if backend not in BACKENDS:
@@ -196,17 +201,17 @@ def _raycasting_scene(mesh: Mesh):
 
 
 def _rays(K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Origin and direction of the ray through each pixel centre, in the world; (h * w, 6) float32.
+    """Compute origin and direction of the ray through each pixel centre in world coordinates; (h * w, 6) float32.
 
-    Open3D's own rays have the centre of pixel (0, 0) at (0.5, 0.5); here it is at (0, 0). The direction has
-    z = 1 in the camera's frame, so the ray parameter at the hit is the z-depth.
+    Open3D's own rays put the centre of pixel (0, 0) at (0.5, 0.5); here it is at (0, 0). The direction has z = 1 in the
+    camera's frame, so the ray parameter of a hit is its z-depth.
     """
     h, w = size_hw
     per_x, per_y, first = (world_T_cam[:3, :3] @ np.linalg.inv(K)).T
     rays = np.empty((h, w, 6), np.float32)
     rays[..., :3] = world_T_cam[:3, 3]
     for axis in range(3):
-        # row plus column: a matrix product with each pixel takes five times as long
+        # row plus column: a matrix product per pixel takes five times as long
         column = np.arange(h) * per_y[axis] + first[axis]
         np.add.outer(column, np.arange(w) * per_x[axis], out=rays[..., 3 + axis], casting="same_kind")
     return rays.reshape(-1, 6)
@@ -215,7 +220,7 @@ def _rays(K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> n
 def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     scene = _raycasting_scene(mesh)
     result = np.empty((len(poses), *size_hw), np.float32)
-    # Open3D takes all cores (0) unless it is told; a pool gives each of its processes OMP_NUM_THREADS
+    # 0: all cores. A pool sets OMP_NUM_THREADS for each of its processes
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdigit() else 0
     for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
@@ -227,7 +232,7 @@ def _render_open3d(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple
 def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     platform = os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     with contextlib.suppress(ImportError):
-        import triton  # noqa: F401  after a GL context its LLVM and Mesa's clash: a segmentation fault
+        import triton  # noqa: F401  if imported after a GL context, its LLVM clashes with Mesa's: a segmentation fault
     h, w = size_hw
     try:
         import pyrender
@@ -236,7 +241,7 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
     except Exception as error:  # PyOpenGL and EGL raise many kinds
         raise DataError(
             f"pyrender cannot render with PYOPENGL_PLATFORM={platform} ({type(error).__name__}: {error}). Set "
-            "PYOPENGL_PLATFORM=egl and install libegl1 and libegl-mesa0, or use the renderer 'open3d', which needs "
+            "PYOPENGL_PLATFORM=egl and install libegl1 and libegl-mesa0. Or use the renderer 'open3d', which needs "
             "no graphics."
         ) from error
     try:
@@ -245,11 +250,11 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
         opencv_to_opengl = np.diag((1.0, -1.0, -1.0, 1.0))
         result = np.empty((len(poses), h, w), np.float32)
         for i, (K, pose) in enumerate(zip(Ks, poses, strict=True)):
-            # the rasteriser's centre of pixel (0, 0) is (0.5, 0.5)
+            # the rasteriser puts the centre of pixel (0, 0) at (0.5, 0.5)
             intrinsics = (K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5)
             camera = pyrender.IntrinsicsCamera(*intrinsics, znear=0.05, zfar=50.0)
             camera_node = scene.add(camera, pose=pose @ opencv_to_opengl)
-            # SEG: without 4x multisampling, which blends depth at edges
+            # SEG switches off 4x multisampling, which blends depth at edges
             _, result[i] = renderer.render(scene, pyrender.RenderFlags.SEG, {node: (255, 255, 255)})
             scene.remove_node(camera_node)
     finally:
@@ -258,7 +263,7 @@ def _render_pyrender(mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tup
 
 
 def _pyrender_mesh(mesh: Mesh):
-    """The mesh for pyrender, with both sides of each triangle, because the flag SEG culls back faces."""
+    """Convert the mesh for pyrender, with both sides of each triangle: the flag SEG culls back faces."""
     import pyrender
 
     class BoundedMesh(pyrender.Mesh):
@@ -271,7 +276,7 @@ def _pyrender_mesh(mesh: Mesh):
 
 
 def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Draw the mesh from one view, in its colours (or grey) lit from the camera; uint8 (h, w, 3), white background."""
+    """Draw the mesh from one view, in its colours or grey, lit from the camera; uint8 (h, w, 3), white background."""
     h, w = size_hw
     rays = _rays(K, world_T_cam, size_hw)
     hit = _raycasting_scene(mesh).cast_rays(rays)
@@ -298,7 +303,7 @@ def overview_camera(
     ``up`` is the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
     """
     up = _unit(np.array((0.0, -1.0, 0.0) if up is None else up, dtype=float))
-    # percentiles: a few stray triangles behind a window must not set the scale
+    # percentiles: stray triangles, for example behind a window, must not set the scale
     low, high = np.percentile(mesh.vertices, (2, 98), axis=0)
     centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
     side = _unit(np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0)))

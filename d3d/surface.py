@@ -1,4 +1,4 @@
-"""The surface that one depth map shows: points and triangles in front of the camera, and their PLY file."""
+"""Triangulate a depth map and write it as a PLY file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from d3d.reconstruction import Mesh
 
-# A triangle that is seen at a flatter angle joins a surface to the one behind it. At 85 degrees a floor seen from a
-# height of 1.5 m goes on to 17 m. Unlike a limit for the step between neighbours, it does not depend on resolution.
+# A flatter triangle probably joins two surfaces. At 85 degrees a floor seen from a height of 1.5 m reaches to 17 m.
+# Unlike a limit for the step between neighbours, the angle does not depend on the resolution.
 MAX_SLANT_DEG = 85.0
 
 
@@ -20,14 +20,14 @@ def surface(
     """Triangulate the pixels of a depth map, cut where the depth jumps.
 
     Args:
-        depth_hw: z-depth (h, w), metres; 0 where there is none.
+        depth_hw: z-depth (h, w), metres; 0 where unknown.
         K_33: intrinsics in pixels, pixel centres at integers.
-        image: uint8 (h, w, 3), the colours.
-        max_slant_deg: the largest angle between a triangle's normal and the line of sight.
+        image: optional uint8 (h, w, 3), colours.
+        max_slant_deg: largest angle between a triangle's normal and the line of sight, degrees.
 
     Returns:
-        the mesh in the camera's frame (x right, y down, z forward), front faces towards the camera. Pixels that belong
-        to no triangle are left out.
+        The mesh in the camera's frame (x right, y down, z forward), with front faces towards the camera. Pixels without
+        a triangle are left out.
     """
     h, w = depth_hw.shape
     x, y = np.meshgrid(np.arange(w), np.arange(h))
@@ -52,9 +52,9 @@ def surface(
 
 
 def to_ply(mesh: Mesh, faces: bool = True) -> bytes:
-    """A mesh, or its points alone, as a binary PLY file in metres, turned to the axes of viewers: y up, z backward."""
+    """Encode a mesh, or only its points, as a binary PLY file in metres with the axes of viewers: y up, z backward."""
     vertices = np.empty(len(mesh.vertices), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
-    vertices["xyz"] = mesh.vertices * (1, -1, -1)  # half a turn about x: right-handed, as before
+    vertices["xyz"] = mesh.vertices * (1, -1, -1)  # half a turn about x keeps the axes right-handed
     vertices["rgb"] = 200 if mesh.colors is None else mesh.colors
     triangles = np.empty(len(mesh.triangles) if faces else 0, [("n", "u1"), ("corners", "<i4", 3)])
     if faces:

@@ -1,6 +1,6 @@
-"""The training loop of pretraining (section 3.1) and distillation (3.2.4): a task defines batches and their loss.
+"""Training loop of pretraining (section 3.1) and distillation (3.2.4). A task defines the samples and the loss.
 
-Adam; the learning rate drops tenfold at the milestones (section 3.3).
+The optimiser is Adam. The learning rate drops tenfold at the milestones (section 3.3).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = ["DistillTask", "PretrainTask", "RegressionTask", "Task", "learning_ra
 
 WEIGHTS, STATE, CURVE = "weights.safetensors", "training_state.pt", "loss.csv"
 SNAPSHOT = "snapshot-{step:06}.safetensors"
-PREFETCH = 4  # batches that each loading process prepares: evens out frames that are read for the first time
-FIRST_CHECK, CHECK_S = 10, 30.0  # the loss is checked after so many steps, then every so many seconds
+PREFETCH = 4  # batches that each loading process prepares, because the first read of a frame takes longer
+FIRST_CHECK, CHECK_S = 10, 30.0  # steps before the first check of the loss; seconds between later checks
 
 Batch = dict[str, Tensor]
 Disparities = dict[int | str, Tensor]
@@ -49,19 +49,24 @@ LossAndParts = tuple[Tensor, dict[str, Tensor]]
 
 
 class Task(Protocol):
-    """The samples of a training, and the loss of a batch of them."""
+    """The samples and the loss of a training."""
 
     name: str
     samples: TorchDataset
     scales: tuple[int, ...]
 
     def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
-        """The loss (scalar) and its parts (detached) from the network's outputs, mirrored back."""
+        """Compute the loss (scalar) and its detached parts.
+
+        Args:
+            disps: outputs of the network, mirrored back where the input was mirrored.
+            batch: batch of samples.
+        """
 
 
 @dataclass
 class PretrainTask:
-    """Section 3.1: the photometric loss on triples; ``samples`` are `TripleSamples`."""
+    """Pretraining with the photometric loss on triples (section 3.1). ``samples`` are `TripleSamples`."""
 
     samples: TorchDataset
     scales: tuple[int, ...] = (0, 1, 2, 3)
@@ -89,9 +94,9 @@ class PretrainTask:
 
 @dataclass
 class DistillTask:
-    """Section 3.2.4: Eq. 4 on pseudo-labels; ``samples`` are `LabelSamples`.
+    """Distillation with Eq. 4 on pseudo-labels (section 3.2.4). ``samples`` are `LabelSamples`.
 
-    The paper defines the loss for the prediction F_t, the network's finest output; coarser heads have no loss.
+    The paper defines the loss for the finest output F_t. Coarser heads have no loss.
     """
 
     samples: TorchDataset
@@ -108,9 +113,9 @@ class DistillTask:
 
 @dataclass
 class RegressionTask(DistillTask):
-    """Eq. 4 with a predicted scale (`laplacian_nll`): the uncertainty "regression".
+    """Training for the uncertainty "regression": Eq. 4 with a predicted scale (`laplacian_nll`).
 
-    ``samples`` are `LabelSamples` of the teacher's depth; the network has a second output (``log_scale=True``).
+    ``samples`` are `LabelSamples` with the teacher's depth. The network has a second output (``log_scale=True``).
     """
 
     name: str = "regression"
@@ -125,7 +130,7 @@ class RegressionTask(DistillTask):
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """The learning rate of a step (0-based); epochs 0 to 25 are before a drop "after 26 epochs"."""
+    """Return the learning rate of a step (0-based). A drop "after 26 epochs" comes after epochs 0 to 25."""
     drops = sum(step >= d for d in config.drops(total_steps))
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return config.learning_rate * 0.1**drops * warmup
@@ -138,7 +143,7 @@ def _compiled_loss() -> Callable[..., LossAndParts]:
 
 
 def batch_loss(network: nn.Module, task: Task, batch: Batch, config: TrainConfig) -> LossAndParts:
-    """The loss of a batch and its parts, detached; reads no value from the device, so that a GPU need not wait."""
+    """Compute the loss of a batch and its detached parts. Reads no value from the device, so that a GPU never waits."""
     image = batch["input"]
     if config.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -159,28 +164,32 @@ def train(
     on_checkpoint: Callable[[int], None] | None = None,
     processes: int = 1,
 ) -> nn.Module:
-    """Trains a network; leaves ``weights.safetensors`` and ``loss.csv`` in ``folder``.
+    """Train a network; write ``weights.safetensors`` and ``loss.csv`` to ``folder``.
 
-    ``config.snapshots`` asks for the weights of some earlier steps as well, ``snapshot-<step>.safetensors``.
+    ``config.snapshots`` adds the weights of earlier steps, ``snapshot-<step>.safetensors``.
 
-    The state is saved after each epoch, or every ``config.checkpoint_steps``. If a training is interrupted, call it
-    again: it resumes there and ends with the same weights (bit for bit on a CPU with the same number of threads),
-    because every random choice depends on seed and step alone. In a group of processes the first one calls this
-    function, all take part, and ``config.batch_size`` counts the images of all.
+    The state is saved after each epoch, or every ``config.checkpoint_steps``. An interrupted training resumes when this
+    function is called again, and ends with the same weights (bit for bit on a CPU with the same number of threads),
+    because every random choice depends on seed and step only. In a group of processes, the first process calls this
+    function and all processes take part. ``config.batch_size`` is the number of images in all processes together.
 
     Args:
         model_factory: makes the network; called after seeding.
-        device: in a group each process has its own GPU.
+        task: samples and loss.
+        config: settings of the training.
+        folder: folder of the results.
+        seed: seed of all random choices.
+        device: device of a single process. In a group each process has its own GPU.
         what: name of the training in messages.
-        on_checkpoint: called with the number of finished steps after each checkpoint, in the first process.
-        processes: starts so many processes on this machine and trains in them, unless torchrun started this one.
+        on_checkpoint: called after each checkpoint with the number of finished steps, in the first process.
+        processes: number of processes to start on this machine. Ignored if torchrun started this process.
 
     Returns:
-        the trained network in eval mode.
+        The trained network in eval mode.
 
     Raises:
-        ConfigError: the processes cannot share the batch equally.
-        DataError: the loss is not finite. Checked after `FIRST_CHECK` steps, then every `CHECK_S` seconds.
+        ConfigError: the batch cannot be divided equally among the processes.
+        DataError: the loss is not finite. It is checked after `FIRST_CHECK` steps, then every `CHECK_S` seconds.
         RunError: the loading processes ran out of shared memory.
     """
     folder = Path(folder)
@@ -194,7 +203,7 @@ def train(
 
 
 def _train(model_factory, task, config, folder, seed, what, device="cpu", on_checkpoint=None) -> nn.Module:
-    """`train` in one process of a group; only the first process writes."""
+    """Run `train` in one process of a group. Only the first process writes."""
     device, leads = distributed.device(device), distributed.rank() == 0
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -221,28 +230,28 @@ def _train(model_factory, task, config, folder, seed, what, device="cpu", on_che
     bar = track(what=what, total=total, unit="step", first=first)
     start = checked = time.monotonic()
     sums: dict[str, Tensor] = {}
-    since = first  # the first step in `sums`
+    since = first  # first step in `sums`
     model.train()
     network = distributed.wrap(model)
     for step, batch in enumerate(_load(task, batches, config.workers, device, what), first):
-        torch.manual_seed(seed * 1_000_003 + step)  # of random layers: the same after a resume
+        torch.manual_seed(seed * 1_000_003 + step)  # random layers draw the same values after a resume
         batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
         rate = optimizer.param_groups[0]["lr"] = learning_rate(config, step, total)
         loss, parts = batch_loss(network, task, batch, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        # summed on the device: reading a value here would make a GPU wait in every step
+        # summed on the device: reading a value would make a GPU wait in every step
         for name, value in {"loss": loss.detach(), **parts}.items():
             sums[name] = sums.get(name, 0) + value
         bar.update()
         done = step + 1
-        # a resumed training writes those after the last checkpoint again, with the same content
+        # a resumed training writes the snapshots after the last checkpoint again, with the same content
         if done in snapshots and leads:
             save_weights(model, folder / SNAPSHOT.format(step=done))
         if done % every and done != total:
             if done - first == FIRST_CHECK or time.monotonic() - checked > CHECK_S:
-                # of this process alone: the clocks of several processes would not check at the same step
+                # the loss of this process only: the clocks of several processes differ
                 _check_finite(sums["loss"].item(), what, since + 1, done)
                 checked = time.monotonic()
             continue
@@ -267,13 +276,13 @@ def _train(model_factory, task, config, folder, seed, what, device="cpu", on_che
 def _check_finite(loss: float, what: str, first: int, last: int) -> None:
     if not math.isfinite(loss):
         raise DataError(
-            f"{what}: the loss is {loss} in steps {first} to {last}. Are poses and intrinsics those "
-            f"of these images? A lower learning_rate or precision = 'float32' may help."
+            f"{what}: the loss is {loss} in steps {first} to {last}. Check that poses and intrinsics belong to the "
+            f"images. A lower learning_rate or precision = 'float32' may help."
         )
 
 
 def _load(task: Task, batches: EpochBatches, workers: int, device: Any, what: str) -> Iterator[Batch]:
-    """The batches, loaded by as many processes as the shared memory has room for."""
+    """Load batches with as many processes as fit in the shared memory."""
     prefetch = PREFETCH
     if workers and len(batches):
         keys = next(iter(batches))
@@ -288,40 +297,40 @@ def _load(task: Task, batches: EpochBatches, workers: int, device: Any, what: st
     )
     try:
         yield from loader
-    except D3DError as error:  # a loading process sends its whole traceback; the last line is the message
+    except D3DError as error:  # a loading process sends its traceback; the last line is the message
         raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from None
     except RuntimeError as error:
         if not any(sign in str(error) for sign in ("shared memory", "shm", "Bus error", "torch_")):
             raise
         raise RunError(
             f"{what}: the loading processes ran out of shared memory (/dev/shm). Set workers = 0, or give the "
-            f"container more (docker run --shm-size=8g). Run the same again: it resumes from the last checkpoint."
+            f"container more (docker run --shm-size=8g). Then repeat the command: it resumes from the last checkpoint."
         ) from error
 
 
 def _fit_shared_memory(workers: int, batch_bytes: int, what: str) -> tuple[int, int]:
-    """Loading processes, and batches that each may prepare, that fit in /dev/shm; 64 MB is Docker's default."""
+    """Return how many loading processes and prepared batches per process fit in /dev/shm (Docker's default: 64 MB)."""
     try:
         free = shutil.disk_usage("/dev/shm").free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return workers, PREFETCH
-    room = max(0, free // batch_bytes - 2)  # one batch is in use, one on its way to the GPU
+    room = max(0, free // batch_bytes - 2)  # one batch is in use, one batch is on its way to the GPU
     fitting = min(workers, room)
     prefetch = min(PREFETCH, room // fitting) if fitting else 0
     if prefetch < PREFETCH:
-        needed, plan = (workers * PREFETCH + 2) * batch_bytes, "images are loaded without them"
+        needed, plan = (workers * PREFETCH + 2) * batch_bytes, "the training process loads the images itself"
         if fitting:
             plan = f"{fitting} of them prepare {prefetch} batches each"
         say(
             f"{what}: {workers} loading processes need {needed / 2**20:.0f} MB of shared memory, but /dev/shm has "
-            f"{free / 2**20:.0f} MB: {plan} instead. The result is the same. A container gets more with docker run "
+            f"{free / 2**20:.0f} MB. Therefore {plan}. The result is the same. To give a container more: docker run "
             f"--shm-size=8g."
         )
     return fitting, prefetch
 
 
 def _checkpoint(folder: Path, model: nn.Module, optimizer: Any, step: int, history: list[dict]) -> None:
-    # one file: a kill between two renames would leave files that do not belong together
+    # one file: a kill between two renames would leave inconsistent files
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with atomic(folder / STATE) as temporary:
         torch.save({"step": step, "history": history, **state}, temporary)
@@ -339,5 +348,5 @@ def _resume(path: Path, model: nn.Module, optimizer: Any, device: torch.device) 
         return int(state["step"]), list(state["history"])
     except Exception as error:  # torch raises errors of many types
         raise DataError(
-            f"{path}: not a usable training state ({error}). Delete its folder to start again."
+            f"{path}: not a usable training state ({error}). Delete its folder and run again."
         ) from error

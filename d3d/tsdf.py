@@ -1,11 +1,11 @@
-"""TSDF fusion by the mean or a quantile of the signed distances in each voxel, in torch, on a CPU or a GPU.
+"""TSDF fusion in torch: the mean or a quantile of the signed distances in each voxel.
 
-The paper's fusion (section 3.2.2) averages the signed distances of all views in a voxel. The mirror image of a lamp
-lies behind the surface, and only some views see it there, so a mean is drawn towards it. A quantile is not: 0.5 is a
-majority vote, and a lower one believes a nearer minority.
+The paper's fusion (section 3.2.2) averages the signed distances of all views. The mirror image of a lamp lies behind
+the surface, and only some views see it. It shifts the mean but not a quantile: 0.5 is a majority vote, a lower quantile
+follows a nearer minority.
 
-The volume is sparse: blocks of voxels near the observed surfaces. One block after another looks at the views that see
-it, so that memory grows with the surface of a scene, not with its bounding box.
+The volume is sparse: it consists of blocks of voxels near the observed surfaces, computed one by one. Memory grows with
+the surface of a scene, not with its bounding box.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from d3d.errors import ConfigError
 
 SIDE = 16  # voxels along the edge of a block
-MAX_BLOCKS = 2**16  # a gibibyte of voxels: at 5 cm a house of 60 x 60 m
-_COLOUR_DISTANCE = 2.0  # in voxels: a vertex takes the colours of the views whose surface is this near
+MAX_BLOCKS = 2**16  # a gibibyte of voxels, for example a house of 60 x 60 m with voxels of 5 cm
+_COLOUR_DISTANCE = 2.0  # in voxels: a vertex takes the colours of views with a surface within this distance
 
 
 def fuse_views(
@@ -37,24 +37,28 @@ def fuse_views(
     images: np.ndarray | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Fuse depth maps into one surface: vertices (V, 3) float64 in metres, triangles (T, 3) int32, colours.
+    """Fuse depth maps into one surface.
 
-    A voxel's value is the mean, or a quantile, of the signed distances of the views that see it: the distance along
-    the view's ray from the voxel to the surface, positive in front of the surface, at most ``trunc_m``. A view does
-    not see what lies farther than ``trunc_m`` behind its surface.
+    The value of a voxel is the mean or a quantile of the signed distances in the views. A signed distance is measured
+    along the ray from the voxel to the surface, is positive in front of the surface, and is at most ``trunc_m``. A view
+    contributes nothing farther than ``trunc_m`` behind its surface.
 
     Args:
-        depths: (n, h, w) z-depth, metres; 0 where there is none.
-        K: (n, 3, 3) intrinsics in pixels.
+        depths: (n, h, w) z-depth, metres; 0 where unknown.
+        K: (n, 3, 3) intrinsics, pixels.
         world_T_cam: (n, 4, 4) poses.
-        voxel_m, trunc_m: side of a voxel and truncation distance, metres.
-        max_depth: depth beyond this is ignored, metres.
+        voxel_m: side of a voxel, metres.
+        trunc_m: truncation distance, metres.
+        max_depth: ignore depth beyond this, metres.
         quantile: in [0, 1]; None means the mean, as in the paper.
-        images: optional uint8 (n, h, w, 3); the colours are then uint8 (V, 3), else None.
-        device: where the voxels are computed.
+        images: optional uint8 (n, h, w, 3).
+        device: where to compute the voxels.
+
+    Returns:
+        Vertices (V, 3), float64 metres; triangles (T, 3), int32; colours (V, 3), uint8, or None without images.
 
     Raises:
-        ConfigError: the scene has too many voxels of this size.
+        ConfigError: the scene needs more than `MAX_BLOCKS` blocks.
     """
     views = _Views.of(depths, K, world_T_cam, max_depth, device)
     blocks = _observed_blocks(views, voxel_m, trunc_m)
@@ -63,7 +67,7 @@ def fuse_views(
         size = " x ".join(f"{x * SIDE * voxel_m:.0f}" for x in (high - low).tolist())
         raise ConfigError(
             f"voxel_m = {voxel_m:g}: a scene of {size} m has {len(blocks) * SIDE**3 / 1e6:.0f} million voxels near its "
-            "surfaces. Take larger voxels. If the scene is smaller than that, look at its depth and its poses."
+            "surfaces. Take larger voxels. If the scene is smaller than this, check its depth and poses."
         )
     local = _grid(device) * voxel_m
     visible = views.see_spheres((blocks + 0.5) * (SIDE * voxel_m), SIDE * voxel_m * math.sqrt(3) / 2, trunc_m)
@@ -83,7 +87,7 @@ def fuse_views(
 class _Views:
     """Depth maps with their cameras, as tensors on one device."""
 
-    depths: Tensor  # (n, h, w) z-depth, metres; 0: none
+    depths: Tensor  # (n, h, w) z-depth, metres; 0: unknown
     K: Tensor  # (n, 3, 3)
     cam_T_world: Tensor  # (n, 4, 4)
     rays: Tensor  # (n, h, w, 3) in the camera's frame, with z = 1
@@ -102,7 +106,7 @@ class _Views:
         return _Views(depths, K, cam_T_world, rays, rays.norm(dim=-1))
 
     def project(self, points_n3: Tensor, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points in the given views: z, the nearest pixel as an index into h * w, and whether it is inside; (v, n)."""
+        """Project points into views; (v, n): z, index of the nearest pixel in h * w, whether it is inside the image."""
         h, w = self.depths.shape[1:]
         to_pixels = self.K[views] @ self.cam_T_world[views, :3]
         x, y, z = (to_pixels[:, :, :3] @ points_n3.T + to_pixels[:, :, 3:]).unbind(1)
@@ -111,9 +115,9 @@ class _Views:
         return z, torch.where(inside, v * w + u, 0).long(), inside
 
     def signed_distances(self, points_n3: Tensor, views: Tensor, trunc_m: float) -> Tensor:
-        """Signed distances of points to the surfaces of the given views, (v, n), metres; infinite if unseen."""
+        """Compute signed distances of points to the surfaces of views, (v, n), metres; infinite if unseen."""
         z, pixel, inside = self.project(points_n3, views)
-        # by one index into all views: a block looks at few of their pixels
+        # one index into all views: a block uses few of their pixels
         place = views[:, None] * self.depths[0].numel() + pixel
         depth, length = self.depths.view(-1)[place], self.lengths.view(-1)[place]
         distance = (depth - z) * length
@@ -122,7 +126,7 @@ class _Views:
         )
 
     def see_spheres(self, centres_b3: Tensor, radius: float, trunc_m: float) -> Tensor:
-        """Whether some point of a sphere may have a signed distance in a view, (b, n) bool."""
+        """Test whether a point of a sphere can have a signed distance in a view, (b, n) bool."""
         h, w = self.depths.shape[1:]
         x, y, z = (self.cam_T_world[:, :3, :3] @ centres_b3.T + self.cam_T_world[:, :3, 3:]).unbind(1)
         seen = z > -radius
@@ -131,7 +135,7 @@ class _Views:
             low, high = (-0.5 - centre) / focal, (size - 0.5 - centre) / focal
             seen &= across - low * z > -radius * (1 + low**2).sqrt()
             seen &= high * z - across > -radius * (1 + high**2).sqrt()
-        # behind everything that the view sees around the sphere's centre; without this, rooms behind walls cost time
+        # exclude spheres behind all depth around their centre: rooms behind walls would cost time
         around = max(h, w) // 16
         farthest = F.max_pool2d(self.depths[:, None], 2 * around + 1, stride=1, padding=around).flatten(1)
         _, pixel, inside = self.project(centres_b3, torch.arange(len(self.depths), device=z.device))
@@ -140,22 +144,21 @@ class _Views:
 
 
 def _grid(device) -> Tensor:
-    """The centres of a block's voxels in voxels from the block's corner, (SIDE**3, 3)."""
+    """Return the centres of a block's voxels relative to its corner, in voxels, (SIDE**3, 3)."""
     steps = torch.arange(SIDE, device=device) + 0.5
     return torch.cartesian_prod(steps, steps, steps)
 
 
 def _observed_blocks(views: _Views, voxel_m: float, trunc_m: float) -> Tensor:
-    """The blocks in which a surface can lie, (b, 3) integers: from each observed point to ``trunc_m`` behind it.
+    """Find the blocks that can contain a surface, (b, 3) integers: from each observed point to ``trunc_m`` behind it.
 
-    A voxel on the surface has a view that sees it at or behind its own surface. Half a block in front is added for the
-    voxels on the other side of the surface.
+    Half a block in front of the point is added for the voxels in front of the surface.
     """
     side = SIDE * voxel_m
     behind = torch.arange(-side / 2, trunc_m + side / 2, side / 2, device=views.depths.device)
     found = []
     for depth, rays, cam_T_world in zip(views.depths, views.rays, views.cam_T_world, strict=True):
-        depth, rays = depth[::2, ::2], rays[::2, ::2]  # neighbours fall into the same block
+        depth, rays = depth[::2, ::2], rays[::2, ::2]  # neighbours lie in the same block
         depth, rays = depth[depth > 0], rays[depth > 0]
         z = (depth[:, None] + behind / rays.norm(dim=-1, keepdim=True)).clamp(min=0)
         points = rays[:, None] * z[..., None]
@@ -166,11 +169,11 @@ def _observed_blocks(views: _Views, voxel_m: float, trunc_m: float) -> Tensor:
 
 def _mean(distances_vn: Tensor) -> Tensor:
     seen = distances_vn.isfinite()
-    return torch.where(seen, distances_vn, 0).sum(0) / seen.sum(0)  # 0 / 0 is NaN: no view sees the voxel
+    return torch.where(seen, distances_vn, 0).sum(0) / seen.sum(0)  # NaN if no view sees the voxel
 
 
 def _quantile(distances_vn: Tensor, q: float) -> Tensor:
-    """The quantile of the finite distances of each voxel, between two of them by linear interpolation; NaN if none."""
+    """Compute a quantile of the finite distances of each voxel, linearly interpolated; NaN without finite distances."""
     if not len(distances_vn):
         return distances_vn.new_full(distances_vn.shape[1:], math.nan)
     ordered = distances_vn.sort(dim=0).values
@@ -183,9 +186,9 @@ def _quantile(distances_vn: Tensor, q: float) -> Tensor:
 
 
 def _surface(blocks: np.ndarray, values: np.ndarray, voxel_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes block by block; blocks share the vertices on their common faces.
+    """Run marching cubes block by block. Blocks share vertices on common faces.
 
-    Triangles of a cube with a corner that no view sees are left out.
+    Cubes with a corner that no view sees are left out.
     """
     from skimage.measure import marching_cubes
 
@@ -220,7 +223,7 @@ def _surface(blocks: np.ndarray, values: np.ndarray, voxel_m: float) -> tuple[np
 
 
 def _colours(views: _Views, images: np.ndarray, vertices: np.ndarray, near_m: float) -> np.ndarray:
-    """The mean colour of the views whose surface is near each vertex, uint8 (V, 3); grey if there is none."""
+    """Average the colours of the views with a surface near each vertex, uint8 (V, 3); grey without such views."""
     device = views.depths.device
     points = torch.tensor(vertices, dtype=torch.float32, device=device)
     total, count = torch.zeros(len(points), 3, device=device), torch.zeros(len(points), 1, device=device)

@@ -161,8 +161,35 @@ def test_names_follow_the_folders_and_do_not_collide(folder):
     assert found["b.jpg"] == "in/b_jpg"
     assert found["kitchen.jpg"] == "in/kitchen_jpg"  # in/kitchen holds the results of in/kitchen/a.jpg
     photo().save("in/b_jpg.png")
-    with pytest.raises(ConfigError, match="would have one folder of results: rename one"):
+    with pytest.raises(ConfigError, match="would have the same folder of results: rename one"):
         names("in")
+
+
+def test_files_with_only_the_root_in_common_have_short_names(folder, tmp_path_factory, monkeypatch):
+    """A file of each of two trees, as of two disks: here the root is moved instead of the files."""
+    monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
+    other = tmp_path_factory.mktemp("disk")
+    (other / "bath").mkdir()
+    for path in (other / "c.jpg", other / "bath" / "a.jpg"):
+        photo().save(path)
+    assert names("in/b.PNG", other / "c.jpg") == [("b.PNG", "b"), ("c.jpg", "c")]
+    assert names("in/kitchen/a.jpg", "in/bath/a.jpg") == [("a.jpg", "kitchen/a"), ("a.jpg", "bath/a")]
+    assert names("in/bath/a.jpg", other / "bath/a.jpg", other / "c.jpg") == [
+        ("a.jpg", "in/bath/a"),
+        ("a.jpg", f"{other.name}/bath/a"),
+        ("c.jpg", "c"),
+    ]
+    assert ("a.jpg", "in/kitchen/a") in names("in", other)
+
+
+def test_one_broken_file_is_not_counted(folder, weights, capsys):
+    assert predict(weights, "in/strip.png", "--out", "out") == 1
+    shown = capsys.readouterr().err
+    assert "predict failed for" in shown
+    assert "strip.png: an image of height 1 and width 200 is too small" in shown
+    assert "1 of 1" not in shown
+    assert predict(weights, "in/strip.png", "in/broken.jpg", "--out", "out") == 1
+    assert "2 of 2 failed. Fix the causes" in capsys.readouterr().err
 
 
 def test_results_are_not_taken_for_images(folder, weights):
@@ -201,7 +228,7 @@ def test_a_wrong_command_line_is_one_clear_error(folder, weights, capsys, words,
 def test_a_network_whose_size_is_unknown_needs_one(folder, tmp_path, capsys):
     path = save_weights(create_model("lite", pretrained=False), tmp_path / "old.safetensors")
     assert predict(path, "in/b.PNG", "--out", "out") == 2
-    assert "does not say at which size it was trained" in capsys.readouterr().err
+    assert "the size of the training of" in capsys.readouterr().err
     assert predict(path, "in/b.PNG", "--out", "out", "--size", "64x96") == 0
 
 

@@ -178,7 +178,7 @@ def test_processes_are_not_started_where_they_would_run_the_script_again(tmp_pat
     monkeypatch.setattr(cluster, "WORTH_S", 0.0)
     tasks = {str(i): (i,) for i in range(3)}
     Path(script.__file__).write_text("import d3d\n")
-    with pytest.raises(ConfigError, match=r"keep what it does under `if __name__ == '__main__':`"):
+    with pytest.raises(ConfigError, match=r"put its commands under `if __name__ == '__main__':`"):
         run_tasks(whose, tasks, what="t", workers=2)
     assert set(run_tasks(whose, tasks, what="t", scheduler="auto", workers=2).values()) == {os.getpid()}
     Path(script.__file__).write_text("if __name__ == '__main__':\n    import d3d\n")
@@ -275,7 +275,7 @@ def test_a_scheduler_that_does_not_answer_is_gone(machines, tmp_path, monkeypatc
     tasks = {str(i): (tmp_path, str(i), 0.1) for i in range(100)}
     _when(lambda: len(list(tmp_path.iterdir())) >= 4, lambda: machines.scheduler.send_signal(signal.SIGSTOP))
     try:
-        with pytest.raises(RunError, match="is gone"):
+        with pytest.raises(RunError, match="is lost"):
             machines.run(slow, tasks)
     finally:
         machines.scheduler.send_signal(signal.SIGCONT)
@@ -289,7 +289,7 @@ def test_a_scheduler_that_goes_away_is_an_error_and_what_is_done_stays(machines,
     tasks = {str(i): (out, str(i), 0.1) for i in range(100)}
     _when(lambda: len(list(out.iterdir())) >= 4, machines.scheduler.kill)
     start = time.monotonic()
-    with pytest.raises(RunError, match=r"the dask scheduler at tcp://127\.0\.0\.1:\d+ is gone"):
+    with pytest.raises(RunError, match=r"the dask scheduler at tcp://127\.0\.0\.1:\d+ is lost"):
         machines.run(slow, tasks)
     assert time.monotonic() - start < 60
     assert 4 <= len(list(out.iterdir())) < 100

@@ -91,7 +91,7 @@ def test_a_file_that_differs_is_not_written(lite, tmp_path, monkeypatch):
 def test_what_cannot_be_exported(lite, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"unknown format 'onx'. Did you mean 'onnx'"):
         export.export(lite, tmp_path / "a.onnx", "onx")
-    with pytest.raises(ConfigError, match=r"must end in \.onnx, not as 'a\.pt2'"):
+    with pytest.raises(ConfigError, match=r"must end in \.onnx, not 'a\.pt2'"):
         export.export(lite, tmp_path / "a.pt2", "onnx")
     with pytest.raises(DataError, match="height 60 and width 96"):
         export.export(lite, tmp_path / "a.pt2", "pt2", (60, 96))

@@ -228,7 +228,7 @@ def test_other_mistakes(tmp_path):
     with pytest.raises(DataError, match=r"no checkpoint at .*gone\.pth"):
         find_initial_weights("hrdepth", True, f"{path},{tmp_path / 'gone.pth'}")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds none of .*hrdepth\.pth.*mpvit_small\.pth"):
+    with pytest.raises(DataError, match=r"holds no known file.*hrdepth\.pth.*mpvit_small\.pth"):
         find_initial_weights("hrdepth", True, tmp_path / "empty")
     path.write_bytes(b"<html>404")
     with pytest.raises(DataError, match="not a readable PyTorch checkpoint"):

@@ -143,7 +143,7 @@ def test_what_the_parameter_may_be(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{}/nowhere", "is no folder. Give a folder"),
+        ("{}/nowhere", "is not a folder. Give a folder"),
         ("{}/test_A.txt", r"is not named val_<Name>.txt. Give a folder"),
         ("{}", r"no file val_<Name>.txt for split 'val'; there: test_A.txt"),
         ("{}/empty", "there: no .txt file at all"),

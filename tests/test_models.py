@@ -467,7 +467,7 @@ def test_a_truncated_checkpoint_is_named(networks, tmp_path):
 def test_files_that_are_no_d3d_checkpoint(networks, tmp_path):
     from safetensors.torch import save_file
 
-    with pytest.raises(DataError, match=r"no checkpoint at .*gone\.safetensors"):
+    with pytest.raises(DataError, match=r"there is no file or folder .*gone\.safetensors"):
         models.load_model(tmp_path / "gone.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, foreign)

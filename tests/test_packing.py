@@ -75,7 +75,7 @@ def test_half_precision_keeps_eleven_bits():
 
 @pytest.mark.parametrize(("stored_as", "value"), [("int8", torch.inf), ("float16", 1e6), ("int8", torch.nan)])
 def test_a_weight_that_cannot_be_held_is_refused(stored_as, value):
-    with pytest.raises(DataError, match=f"conv.weight has weights that {stored_as} cannot hold"):
+    with pytest.raises(DataError, match=f"conv.weight cannot be stored as {stored_as}"):
         pack({"conv.weight": torch.cat((torch.ones(1, 63), torch.tensor([[value]])), 1)}, stored_as)
 
 

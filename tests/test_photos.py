@@ -1,6 +1,7 @@
 """Photographs as people have them: orientation, depth of colour, transparency, the camera's notes, broken files."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_unknown_ranges_are_refused(tmp_path):
     for name, values in {"f": np.float32(0.5), "i": np.int32(-1), "j": np.int32(1 << 20)}.items():
         path = tmp_path / f"{name}.tif"
         Image.fromarray(np.full((H, W), values)).save(path)
-        with pytest.raises(DataError, match=rf"{name}\.tif: an image of mode ., whose range is unknown"):
+        with pytest.raises(DataError, match=rf"{name}\.tif: the range of an image of mode . is unknown"):
             read_photo(path)
 
 
@@ -147,5 +148,20 @@ def test_bad_files_are_named(tmp_path, monkeypatch):
             read_photo(path)
     path.write_bytes(content)
     monkeypatch.setattr(photos, "MAX_PIXELS", 1000)
-    with pytest.raises(DataError, match="80x60 pixels, more than 1000"):
+    with pytest.raises(
+        DataError, match=r"photo\.jpg is too large: .*80x60 pixels, the limit is 0\.0 megapixels"
+    ):
         read_photo(path)
+
+
+def test_a_photo_above_the_limit_is_told_the_limit_and_what_to_do(tmp_path):
+    for name, size in {"72.png": (9000, 8000), "196.png": (14000, 14000)}.items():
+        Image.new("1", size).save(tmp_path / name)
+        with (
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(
+                DataError, match=rf"{name} is too large: it has .*the limit is 67\.1 megapixels"
+            ) as caught,
+        ):
+            read_photo(tmp_path / name)
+        assert str(caught.value).endswith("Reduce its height and width.")

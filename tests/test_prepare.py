@@ -293,7 +293,7 @@ def test_frames_that_cannot_be_read_are_left_out_and_listed(root, tmp_path):
 def test_more_unreadable_frames_than_the_share_are_an_error_and_the_others_are_done(root, tmp_path):
     damage(root, TRAIN, 23)
     with pytest.raises(
-        TasksError, match=r"scene0000_00.*1 of the 14 frames needed cannot be read, more than 1.0%"
+        TasksError, match=r"scene0000_00.*1 of the 14 needed frames cannot be read, more than 1.0%"
     ):
         run(root, tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
@@ -634,7 +634,7 @@ def test_poses_that_cannot_be_read_count_as_frames_that_cannot(root, tmp_path):
     shutil.copytree(scene_folder(tmp_path / "out", "val", VAL), other / VAL)
     (other / "scannetv2_val.txt").write_text(f"{VAL}\n")
     (other / VAL / "pose" / "40.txt").write_text("nothing")
-    with pytest.raises(DataError, match=r"1 of the 6 frames needed cannot be read, more than 1.0% .*40\.txt"):
+    with pytest.raises(DataError, match=r"1 of the 6 needed frames cannot be read, more than 1.0% .*40\.txt"):
         run(other, tmp_path / "out2")
     (entry,) = run(other, tmp_path / "out2", max_corrupt=0.5)["scenes"]
     assert list(entry["corrupt"]) == ["40"]

@@ -209,7 +209,7 @@ def test_official_lists_are_fetched_once_and_checked(served, cache):
     (cache / "scannetv2_val.txt").write_bytes(b"scene0001_00\n")  # damaged: fetched again
     assert official_list("val") == content
     assert len(Server.asked) == 2
-    with pytest.raises(DataError, match=r"has changed .*Put the lists that you want beside the scenes"):
+    with pytest.raises(DataError, match=r"has changed .*Put your own lists beside the scenes"):
         official_list("test")
 
 
@@ -366,7 +366,7 @@ def test_no_image_can_be_read(root, tmp_path):
     folder = exported(root, tmp_path)
     for path in (folder / "color").iterdir():
         path.write_bytes(b"\xff\xd8")
-    with pytest.raises(DataError, match=r"none of 12 images can be read: .*0\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"all 12 images are unreadable. The first: .*0\.jpg is not an image"):
         FolderScene(folder, NAME, "exported")
 
 

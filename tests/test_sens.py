@@ -104,7 +104,7 @@ def test_truncation_names_the_frame_and_leaves_those_before_it(path):
 @pytest.mark.parametrize(
     ("at", "new", "message"),
     [
-        (0, b"\x03", "version 4, its first number is 3"),
+        (0, b"\x03", "version 4; its first number is 3"),
         (4, b"\xff" * 8, "name would have"),
         (CAMERAS_AT, b"\0\0\xc0\x7f", "intrinsics of colour"),
         (CAMERAS_AT + 256, b"\x07", "colour has a compression of number 7"),

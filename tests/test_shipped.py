@@ -106,8 +106,21 @@ def test_a_name_comes_before_a_path_and_a_path_is_always_a_path(shelf, networks,
 def test_without_networks_a_name_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("D3D_NETWORKS", str(tmp_path / "nothing"))
     assert models.available() == {}
-    with pytest.raises(ConfigError, match=r"unknown network 'lite-distilled': .*nothing holds none"):
+    with pytest.raises(ConfigError, match=r"unknown network 'lite-distilled': .*nothing holds no network"):
         d3d.load_model("lite-distilled")
+
+
+@pytest.mark.parametrize("wrong", ["weights", "weigths", "weights.pth", "weight.safetensors"])
+def test_a_missing_path_is_answered_with_the_files_beside_it(shelf, tmp_path, wrong):
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "notes.txt").touch()
+    message = (
+        rf"there is no file or folder '{tmp_path}/{wrong}'\. Did you mean '{tmp_path}/weights\.safetensors'\?"
+    )
+    with pytest.raises(DataError, match=rf"{message} .*ends in \.safetensors"):
+        d3d.load_model(tmp_path / wrong)
+    with pytest.raises(DataError, match=r"Did you mean 'lite-distilled'.*\?"):
+        d3d.load_model("./lite-distiled")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap"])

@@ -218,7 +218,9 @@ def test_a_loss_that_is_not_finite_is_found_long_before_the_checkpoint(tmp_path,
     """In profile paper a checkpoint is an epoch of hours."""
     task = PretrainTask(samples(), scales=(0,), smoothness=float("inf"))
     long = config(steps=1000, checkpoint_steps=1000)
-    with pytest.raises(DataError, match=r"pretrain: the loss is (inf|nan) in steps 1 to 10\. Are poses"):
+    with pytest.raises(
+        DataError, match=r"pretrain: the loss is (inf|nan) in steps 1 to 10\. Check that poses"
+    ):
         train(TinyNet, task, long, tmp_path, seed=1)
 
     class Later(PretrainTask):
@@ -239,8 +241,8 @@ def test_a_loss_that_is_not_finite_is_found_long_before_the_checkpoint(tmp_path,
     ("free_mb", "said"),
     [
         (100, ""),
-        (3, "2 loading processes need 4 MB .* has 3 MB: 2 of them prepare 2 batches each instead"),
-        (0.3, "images are loaded without them instead. The result is the same"),
+        (3, r"2 loading processes need 4 MB .* has 3 MB\. Therefore 2 of them prepare 2 batches each"),
+        (0.3, "the training process loads the images itself. The result is the same"),
     ],
 )
 def test_a_small_shared_memory_needs_no_setting(tmp_path, monkeypatch, capsys, free_mb, said):

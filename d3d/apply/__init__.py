@@ -1,4 +1,4 @@
-"""A trained network on a user's own files: which images and videos, with which camera, and what is written."""
+"""Apply a trained network to image and video files."""
 
 from d3d.apply.files import predict_files
 from d3d.apply.results import FOR_IMAGES, FOR_VIDEOS, OUTPUTS

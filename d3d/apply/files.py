@@ -1,4 +1,4 @@
-"""Depth of image and video files: finished ones are skipped, broken ones are listed at the end."""
+"""Predict the depth of image and video files. Finished files are skipped, broken files are listed at the end."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from d3d.prediction import network_precision, predict, read_depth, write_depth
 from d3d.progress import say, track
 
 AXES = "cloud, mesh: metres; x right, y up, z backward; the camera at the origin"
-WRITERS = 2  # threads; writing an image of 12 megapixels takes longer than predicting it
-SAMPLED = 40  # frames that decide about the colours of a video
+WRITERS = 2  # threads: writing the results of 12 megapixels takes longer than the prediction
+SAMPLED = 40  # frames of a video that determine its range of colours
 
 
 def predict_files(
@@ -53,25 +53,27 @@ def predict_files(
     precision: str = "float32",
     overwrite: bool = False,
 ) -> None:
-    """Predict the depth of images and videos of any size; the results of each are in a folder of its own.
+    """Predict the depth of images and videos of any size. Each file gets its own folder of results.
 
-    A folder of results is written whole or not at all, and holds `predict.json`: what it was made from and with. A
-    finished folder is skipped, a video goes on after its last frame.
+    A folder of results is written completely or not at all. Its `predict.json` records the source file, the network and
+    the settings. Finished folders are skipped. An interrupted video resumes after its last frame.
 
     Args:
         paths: files and folders, see `find_inputs`.
-        model: what `d3d.load_model` takes.
-        out: the folder of all results.
-        outputs: names of `OUTPUTS` with commas; None for `FOR_IMAGES` and `FOR_VIDEOS`.
-        size: "HEIGHTxWIDTH" of the network's input, in place of `network_size`.
+        model: name or path for `d3d.load_model`.
+        out: output folder.
+        outputs: names of `OUTPUTS`, separated by commas. None: `FOR_IMAGES` and `FOR_VIDEOS`.
+        size: "HEIGHTxWIDTH" of the network's input, instead of `network_size`.
         fov_deg: field of view along the longer side of each image, degrees.
-        focal_px: focal length in pixels of each image.
-        overwrite: replace finished results that were made from or with something else.
+        focal_px: focal length of each image, pixels.
+        device: "auto", "cpu" or "cuda".
+        precision: "float32" or "bf16".
+        overwrite: replace results of other files, networks or settings.
 
     Raises:
-        ConfigError: a parameter is wrong, a path is missing, the network's size is unknown and not given, or there are
-            results that were made from or with something else.
-        TasksError: some files could not be read; the results of all others are finished.
+        ConfigError: a parameter is wrong; a path is missing; the size of the network's training is unknown and ``size``
+            is missing; or ``out`` holds results of other files, networks or settings.
+        TasksError: some files could not be read. The results of the other files are finished.
     """
     check_camera(fov_deg, focal_px)
     chosen, size_hw, out = check_outputs(outputs), _size(size), Path(out)
@@ -81,7 +83,7 @@ def predict_files(
     network = load_model(model).to(select_device(device))
     if network.train_size is None and size_hw is None:
         raise ConfigError(
-            f"{model} does not say at which size it was trained, as files of older versions do not: give it with "
+            f"the size of the training of {model} is unknown (older versions of d3d did not store it): give it with "
             "--size HEIGHTxWIDTH, for example --size 96x128 for profile demo."
         )
     work = _Work(network, str(model), out, chosen, size_hw, fov_deg, focal_px, precision, overwrite)
@@ -111,14 +113,14 @@ def _size(text: str | None) -> HW | None:
 
 
 class _Seen(NamedTuple):
-    """An image's size, the size at which the network sees it, and its camera."""
+    """Size of an image, size of the network's input, and camera."""
 
     image_hw: HW
     network_hw: HW
     camera: Camera
 
 
-STARTED = "started.json"  # in the folder of a video that is not finished
+STARTED = "started.json"  # in the folder of an unfinished video
 
 
 @dataclass
@@ -140,7 +142,7 @@ class _Work:
         return self.outputs or (FOR_VIDEOS if item.is_video else FOR_IMAGES)
 
     def made_with(self, item: Input) -> dict[str, Any]:
-        """What identifies the results of a file."""
+        """Return everything that identifies the results of a file."""
         return {
             "source": item.path.name,
             "source_sha256": io.sha256(item.path),
@@ -153,25 +155,25 @@ class _Work:
         }
 
     def is_finished(self, item: Input) -> bool:
-        """Whether the results of a file are there; a ConfigError if others are."""
+        """Return whether a file is finished; raises ConfigError if its folder holds other results."""
         folder = self.out / item.name
         if not folder.exists():
             return False
         if not (folder / ABOUT).is_file():
-            raise ConfigError(f"{folder} exists and holds no {ABOUT}: choose another --out.")
+            raise ConfigError(f"{folder} exists, but holds no {ABOUT}: choose another --out.")
         about = read_json(folder / ABOUT, "made_with", "bytes")
         found, wanted = about["made_with"], self.made_with(item)
         if found == wanted:
-            return about["bytes"] == _bytes_in(folder)  # else a result was deleted or cut: all are made again
+            return about["bytes"] == _bytes_in(folder)  # if a result was deleted or cut, all are made again
         if not self.overwrite:
             differences = [f"{k} {found.get(k)} is now {v}" for k, v in wanted.items() if found.get(k) != v]
             raise ConfigError(
-                f"{folder} holds other results: {'; '.join(differences)}. Choose another --out, or --overwrite them."
+                f"{folder} holds other results: {'; '.join(differences)}. Choose another --out, or --overwrite."
             )
         return False
 
     def run(self, items: Sequence[Input]) -> dict[str, str]:
-        """Make the results of files; returns the messages of those that failed, by path."""
+        """Make the results of files; return path -> error message of the failed files."""
         failures: dict[str, str] = {}
         videos = [item for item in items if item.is_video]
         with track(what="predict", total=len(items), unit="file") as bar, ThreadPoolExecutor(WRITERS) as pool:
@@ -189,7 +191,7 @@ class _Work:
                         )
                     bar.update()
             finally:
-                pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C ends all
+                pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C ends all files
         return failures
 
     def image(self, item: Input) -> None:
@@ -203,7 +205,7 @@ class _Work:
             self.finish(item, temporary, seen, self.made_with(item))
 
     def video(self, item: Input, pool: ThreadPoolExecutor) -> None:
-        """The frames one by one into a folder beside the results, which is renamed when the last one is there."""
+        """Write the frames one by one into a temporary folder, and rename it after the last frame."""
         outputs, folder = self.outputs_of(item), self.out / item.name
         unfinished, made_with = folder.with_name(f".{folder.name}.unfinished"), self.made_with(item)
         started = unfinished / STARTED
@@ -234,7 +236,7 @@ class _Work:
         unfinished.replace(folder)
 
     def seen(self, image_hw: HW, noted_px: float | None) -> _Seen:
-        """The camera of an image, and the size at which the network sees it."""
+        """Choose the camera of an image and the size of the network's input."""
         camera = camera_of(self.network, image_hw, self.fov_deg, self.focal_px, noted_px)
         known = camera.source != "assumed" and self.network.train_focal_px is not None
         size_hw = self.size_hw or network_size(self.network, image_hw, camera.focal_px if known else None)
@@ -243,7 +245,7 @@ class _Work:
             say(
                 "predict: a camera is unknown. Its focal length is assumed to be that of the training: a field of view "
                 f"of {camera.fov_deg(image_hw):.0f} degrees along the longer side of {image_hw[1]}x{image_hw[0]}. If "
-                "that is wrong, clouds and meshes are distorted: give --fov or --focal-px."
+                "this is wrong, clouds and meshes are distorted: give --fov or --focal-px."
             )
         return _Seen(image_hw, size_hw, camera)
 
@@ -252,7 +254,7 @@ class _Work:
             return predict(self.network, image, size_hw=seen.network_hw)
 
     def finish(self, item: Input, folder: Path, seen: _Seen, made_with: dict[str, Any]) -> None:
-        """Write `predict.json`, the last file of a folder, and remove the results that the new ones replace."""
+        """Write `predict.json`, the last file of a folder, and remove the replaced results."""
         about = {
             "made_with": made_with,
             "bytes": _bytes_in(folder),
@@ -272,7 +274,7 @@ class _Work:
 
 
 def _bytes_in(folder: Path) -> dict[str, int]:
-    """The size of each result in a folder; of a folder of frames the sum."""
+    """Return the size of each result in a folder; a folder of frames counts as one result."""
     results = [p for p in folder.iterdir() if p.name not in (ABOUT, STARTED)]
     return {
         p.name: sum(f.stat().st_size for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
@@ -292,13 +294,13 @@ def _write_frame(
     def path_of(name: str) -> Path:
         return folder / name / f"{i:06}{Path(OUTPUTS[name]).suffix}"
 
-    with atomic(_depth_file(folder, i)) as temporary:  # last: where it is, the frame is finished
+    with atomic(_depth_file(folder, i)) as temporary:  # written last: it marks a finished frame
         write_outputs(kinds - {"depth"}, path_of, image, depth, camera)
         write_depth(temporary, depth)
 
 
 def _write_video(path: Path, folder: Path) -> None:
-    """The frames of a video beside their depth, all with the colours of one range."""
+    """Write a video of the frames beside their depth, with one range of colours for all frames."""
     files = sorted((folder / "depth").iterdir())
     sampled = files[:: math.ceil(len(files) / SAMPLED)]
     top = colours.upper_limit(read_depth(file)[::8, ::8] for file in sampled)

@@ -1,4 +1,4 @@
-"""What is written for an image or a frame of a video."""
+"""Write the results of an image or of a frame of a video."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from d3d.surface import surface, to_ply
 OUTPUTS = {
     "depth": "depth.png",  # millimetres, 16 bits
     "npy": "depth.npy",  # metres, float32
-    "picture": "picture.jpg",  # the image beside its depth; of a video a video
+    "picture": "picture.jpg",  # the image beside its depth; for a video picture.mp4
     "cloud": "cloud.ply",
     "mesh": "mesh.ply",
 }
 FOR_IMAGES = tuple(OUTPUTS)
 FOR_VIDEOS = ("depth", "picture")
-MOST_POINTS = 640 * 480  # of a cloud or mesh: 5 and 13 MB. A network's own resolution is far lower
+MOST_POINTS = 640 * 480  # 5 MB for a cloud, 13 MB for a mesh; the resolution of the networks is far lower
 
 
 def check_outputs(text: str | None) -> tuple[str, ...] | None:
-    """The names in a list with commas, or None; raises ConfigError for an unknown name."""
+    """Split a list of outputs with commas. None stays None.
+
+    Raises:
+        ConfigError: a name is unknown, or the list is empty.
+    """
     if text is None:
         return None
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -52,9 +56,11 @@ def write_outputs(
     """Write the outputs of one image.
 
     Args:
-        path_of: function of an output's name.
+        outputs: names of `OUTPUTS`.
+        path_of: function from the name of an output to its path.
         image: uint8 (H, W, 3).
         depth: (H, W), metres.
+        camera: camera of the image.
     """
     outputs, mesh = set(outputs), None
     if {"cloud", "mesh"} & outputs:

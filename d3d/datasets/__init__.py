@@ -1,6 +1,6 @@
-"""Posed frames from every source in one form, and the training triples in them.
+"""Data sets of posed frames, training triples and samples.
 
-A new data set is one file with a function that returns a `Dataset`, and one line in `DATASETS`.
+To add a data set, write a function that returns a `Dataset` and one line in `DATASETS`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def open_dataset(name: str, root: str | Path | None = None, **options: object) -> Dataset:
-    """Opens one of `DATASETS` with its own options; ``root`` is not needed for the set that ships.
+    """Open a data set by name.
+
+    Args:
+        name: one of `DATASETS`.
+        root: folder of the data set; not needed for glossyrooms, which ships with d3d.
+        **options: options of the data set.
 
     Raises:
-        ConfigError: unknown data set or option; names the near misses.
-        DataError: the folder is missing or is not such a data set; says how to get the data.
+        ConfigError: the data set or an option is unknown.
+        DataError: the folder is missing or holds another data set. The message says how to get the data.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

@@ -1,7 +1,7 @@
-"""Downloaded zip archives, unpacked once: nothing outside the folder, and never a part that passes for the whole.
+"""Unpack downloaded zip archives once, safely and completely.
 
-Frames are unpacked and not read in place: 7-Scenes deflates one archive in another, and to read a frame in its middle
-means to inflate everything before it.
+Frames are not read from the archive: 7-Scenes deflates one archive inside another, and reading a frame would mean
+inflating everything before it.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from filelock import FileLock
 from d3d.errors import DataError
 from d3d.progress import say
 
-# Images and depth maps are compressed already: an archive of them unpacks to little more than its size, while deflate
-# can expand a thousandfold
+# Images and depth maps are already compressed: an archive of them unpacks to little more than its size. Deflate can
+# expand a thousandfold
 MAX_RATIO = 100
 MAX_MEMBERS = 1_000_000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK = 2**20
-_SPARE_BYTES = 2**28  # stay free on the disk
+_SPARE_BYTES = 2**28  # bytes that stay free on the disk
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 _Members = dict[str, zipfile.ZipInfo]
 
 
 def list_zip(archive: Path) -> dict[str, int]:
-    """The files in a zip archive and their sizes in bytes; all are safe to unpack.
+    """List the files in a zip archive after checking that they are safe to unpack: name -> bytes.
 
     Raises:
-        DataError: not a zip archive or damaged; or a member has an absolute name, leads out of the folder, is a link
-            or a device, appears twice, is encrypted or compressed by another method than deflate; or the archive
-            claims to unpack to more than `MAX_RATIO` times its size.
+        DataError: the archive is not a zip archive, is damaged, or claims to unpack to more than `MAX_RATIO` times its
+            size; or a member has an absolute name, leads out of the folder, is a link or a device, appears twice, is
+            encrypted, or is compressed by another method than deflate.
     """
     with _opened(archive) as (_, members):
         return {name: info.file_size for name, info in members.items()}
 
 
 def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
-    """The content of a small file in an archive; raises DataError as `list_zip`, or where it is not there, or large."""
+    """Read a small file in an archive.
+
+    Raises:
+        DataError: as `list_zip`; or the file is missing or has more than ``at_most`` bytes.
+    """
     with _opened(archive) as (opened, members):
         info = _find(members, archive, name)
         if info.file_size > at_most:
@@ -55,7 +59,7 @@ def read_member(archive: Path, name: str, at_most: int = 2**20) -> bytes:
 
 
 def unpack_member(archive: Path, name: str, to: Path) -> Path:
-    """Writes one file of an archive, atomically, unless it exists; raises DataError as `unpack_zip`."""
+    """Unpack one file of an archive atomically, unless it exists. Errors are those of `unpack_zip`."""
     if not to.exists():
         with _opened(archive) as (opened, members), _writing(to):
             info = _find(members, archive, name)
@@ -65,16 +69,16 @@ def unpack_member(archive: Path, name: str, to: Path) -> Path:
 
 
 def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
-    """Unpacks an archive to a folder, which appears only when it is complete; an existing folder is left as it is.
+    """Unpack an archive to a folder. The folder appears when it is complete; an existing folder stays unchanged.
 
-    After an interruption the next call unpacks what is missing; a second call at the same time waits.
+    After an interruption, the next call unpacks the missing files. A concurrent call waits.
 
     Args:
-        below: unpacks only what lies below this folder of the archive ("seq-01"), without it in the names.
+        below: folder of the archive ("seq-01") to unpack, which is removed from the names; "" unpacks all files.
 
     Raises:
-        DataError: as `list_zip`; nothing lies below ``below``, a member is damaged, the disk has too little room or
-            cannot be written to.
+        DataError: as `list_zip`; or ``below`` is empty, a member is damaged, the disk has too little room, or the
+            folder cannot be written.
     """
     if not folder.exists():
         with _writing(folder):
@@ -86,7 +90,7 @@ def unpack_zip(archive: Path, folder: Path, below: str = "") -> Path:
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
-    """Raises DataError where the disk of a folder, which need not exist yet, has no room for ``size`` bytes."""
+    """Check that the disk of a folder, which need not exist, has room for ``size`` bytes; raises DataError if not."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -103,7 +107,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
         chosen = {part / n.removeprefix(prefix): i for n, i in members.items() if n.startswith(prefix)}
         if not chosen:
             raise DataError(f"{archive}: there is nothing{f' below {prefix}' if prefix else ''} in it.")
-        # what an earlier call left may be of another archive, or damaged: only files with the right checksum are kept
+        # files of an earlier call may belong to another archive or be damaged: keep only files with the right checksum
         missing = {path: info for path, info in chosen.items() if not _is_there(path, info)}
         size = sum(info.file_size for info in missing.values())
         need_space(folder.parent, size, str(archive))
@@ -140,29 +144,29 @@ def _find(members: _Members, archive: Path, name: str) -> zipfile.ZipInfo:
 
 
 def _members(opened: zipfile.ZipFile, archive: Path) -> _Members:
-    """Every file of an archive after all checks, by name, in the order of their positions."""
+    """Check all members of an archive; return the files by name, in the order of their positions."""
     infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
     if len(infos) > MAX_MEMBERS:
         raise DataError(
-            f"{archive}: {len(infos):,} members, more than {MAX_MEMBERS:,}: not an archive of frames."
+            f"{archive}: {len(infos):,} members are more than {MAX_MEMBERS:,}: not an archive of frames."
         )
     members, seen = {}, set()
     for info in infos:
         name, where = _safe_name(info.filename, archive), f"{archive}: {info.filename!r}"
-        kind = stat.S_IFMT(info.external_attr >> 16)  # 0: made where files have no such attribute
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0: the system of origin has no such attribute
         if info.is_dir() and kind in (0, stat.S_IFDIR):
             continue
         if kind not in (0, stat.S_IFREG):
             raise DataError(f"{where} is a link or a device. Nothing was unpacked.")
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
             raise DataError(f"{where} is encrypted, or compressed by another method than deflate.")
-        # some file systems ignore case, and two members would overwrite each other
+        # file systems that ignore case would overwrite one member with the other
         if name.casefold() in seen:
             raise DataError(f"{where} appears twice. Nothing was unpacked.")
         seen.add(name.casefold())
         members[name] = info
     total, size = sum(info.file_size for info in members.values()), archive.stat().st_size
-    # against the archive's own size, not each member's packed one: members may claim the same bytes
+    # compare with the size of the archive, not with packed sizes: several members may claim the same bytes
     if total > MAX_RATIO * size:
         raise DataError(
             f"{archive}: it claims to unpack to {total:,} bytes, {total / max(size, 1):,.0f} times its size. Frames "
@@ -172,7 +176,7 @@ def _members(opened: zipfile.ZipFile, archive: Path) -> _Members:
 
 
 def _safe_name(name: str, archive: Path) -> str:
-    """A member's name, with slashes, if it stays below the folder that it is unpacked to, on any system."""
+    """Return the name of a member with slashes, if it stays inside the unpacked folder on any system."""
     path = PurePosixPath(name)
     stays = path.parts and not path.is_absolute() and ".." not in path.parts and not _DRIVE.match(name)
     if not stays or any(c in name for c in "\\\0\n") or any(len(p.encode()) > 200 for p in path.parts):
@@ -183,7 +187,7 @@ def _safe_name(name: str, archive: Path) -> str:
 
 
 def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> Iterator[bytes]:
-    """A member's content in pieces; `zipfile` stops at the stated size and compares the checksum."""
+    """Yield the content of a member in pieces; `zipfile` checks size and checksum."""
     try:
         with opened.open(info) as packed:
             while piece := packed.read(_CHUNK):
@@ -209,7 +213,7 @@ def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path, to: Pa
 
 
 def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
-    """Whether a file, not a link to one, has a member's size and checksum."""
+    """Return whether a file (not a link) has the size and checksum of a member."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size != info.file_size:
             return False
@@ -220,10 +224,10 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 @contextlib.contextmanager
 def _writing(to: Path) -> Iterator[None]:
-    """Turns an OSError into a DataError that says what to do."""
+    """Convert an OSError to a DataError that says what to do."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"{to} cannot be written ({error}). Unpack the archive by hand where it can, and give that folder."
+            f"{to} cannot be written ({error}). Unpack the archive by hand into another folder, and give that folder."
         ) from error

@@ -1,4 +1,4 @@
-"""Augmentation of section 3.3: flip and colour jitter, drawn once for all frames of a triple."""
+"""Augmentation of section 3.3: horizontal flip and colour jitter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUE = (-0.1, 0.1)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw. ``jitter`` is None or (brightness, contrast, saturation, hue); ``order`` is their order."""
+    """A drawn augmentation. ``jitter`` is None or (brightness, contrast, saturation, hue), applied in ``order``."""
 
     flip: bool = False
     jitter: tuple[float, float, float, float] | None = None
@@ -23,7 +23,7 @@ class Augmentation:
 
     @staticmethod
     def draw(rng: np.random.Generator, flip_p: float = 0.5, jitter_p: float = 0.5) -> Augmentation:
-        """Draws an augmentation; always uses the same number of random numbers."""
+        """Draw an augmentation. Always consumes the same number of random numbers."""
         flip = bool(rng.random() < flip_p)
         jittered = rng.random() < jitter_p
         factors = tuple(float(rng.uniform(*r)) for r in (BRIGHTNESS, CONTRAST, SATURATION, HUE))
@@ -31,7 +31,7 @@ class Augmentation:
         return Augmentation(flip, factors if jittered else None, order)
 
     def colour(self, image_3hw: Tensor) -> Tensor:
-        """The colour jitter alone, on a float image (3, H, W) in [0, 1]."""
+        """Apply only the colour jitter to a float image (3, H, W) in [0, 1]."""
         if self.jitter is None:
             return image_3hw
         import torchvision.transforms.functional as TF
@@ -42,17 +42,17 @@ class Augmentation:
         return image_3hw
 
     def __call__(self, image_3hw: Tensor) -> Tensor:
-        """Jitter and flip; (3, H, W) float in [0, 1]."""
+        """Apply jitter and flip to a float image (3, H, W) in [0, 1]."""
         image = self.colour(image_3hw)
         return image.flip(-1) if self.flip else image
 
 
 def shift_hue(image_3hw: Tensor, shift: float) -> Tensor:
-    """Turns the hue by ``shift``, 1 being the whole circle; float (..., 3, H, W) in [0, 1].
+    """Shift the hue by a fraction of the colour circle; float (..., 3, H, W) in [0, 1].
 
-    torchvision's `adjust_hue` at a sixth of its time: with hue h, brightness V and chroma C
-    (the largest and the range of a pixel's channels) a channel is V - C clamp(min(k, 4 - k), 0, 1) where
-    k = (n + 6 h) mod 6 and n is 5, 3 and 1 for red, green and blue.
+    Equals torchvision's `adjust_hue` in a sixth of the time. With hue h, brightness V (maximum of the channels) and
+    chroma C (range of the channels), a channel is V - C clamp(min(k, 4 - k), 0, 1), where k = (n + 6 h) mod 6 and n is
+    5, 3 and 1 for red, green and blue.
     """
     red, green, blue = image_3hw.split(1, dim=-3)
     brightest, darkest = image_3hw.amax(-3, keepdim=True), image_3hw.amin(-3, keepdim=True)
@@ -69,8 +69,8 @@ def shift_hue(image_3hw: Tensor, shift: float) -> Tensor:
 
 
 def unflip(maps_b1hw: Tensor, flip_b: Tensor) -> Tensor:
-    """Mirrors back the maps (B, ..., W) of those images whose input was mirrored.
+    """Mirror back the maps (B, ..., W) of images with a mirrored input.
 
-    With known poses only the network's input may be flipped: the geometry of the loss stays as it was.
+    Poses are known, so only the input of the network is mirrored. The geometry of the loss is not.
     """
     return torch.where(flip_b.view(-1, *([1] * (maps_b1hw.dim() - 1))), maps_b1hw.flip(-1), maps_b1hw)

@@ -1,4 +1,4 @@
-"""A data set: its splits into scenes, and the frames of them that are scored."""
+"""The class `Dataset`: splits, scenes, and the frames to score."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from d3d.errors import DataError, unknown
 
 
 class Dataset:
-    """A named set of scenes in splits; the scenes of a split are made when they are first asked for.
+    """A named set of scenes in splits. The scenes of a split are opened on first use.
 
     Attributes:
-        name: the name in the registry.
-        splits: names of the splits: "train" and "val", and "test" where there is one.
-        verified: whether every frame is known to be readable: decoded before, or compared with a checksum. Frames
-            of other data sets are decoded once before a training (`d3d.pipeline.readable`).
-        prepared: settings of the preparation that kept and resized some frames; empty where all frames are there.
-        licence: the data's, if it allows to pass on networks that were trained on them; else "".
-        unit: of poses and depth: "metres", or "relative units" where the scale is arbitrary.
+        name: name in the registry.
+        splits: names of the splits: "train", "val", and for some data sets "test".
+        verified: whether all frames are known to be readable, because they were decoded or have checksums. Other data
+            sets are decoded once before a training (`d3d.pipeline.readable`).
+        prepared: settings of the preparation, which keeps and resizes a part of the frames; empty for original data.
+        licence: licence of the data, if it permits passing on trained networks; else "".
+        unit: unit of poses and depth: "metres", or "relative units" if the scale is arbitrary.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Dataset:
         licence: str = "",
         unit: str = "metres",
     ) -> None:
-        """Keeps functions that make a split's scenes and its lists; ``truth`` and ``whole`` implement the methods."""
+        """Store functions that make the scenes and lists of a split, and that implement `truth` and `whole`."""
         self.name, self.splits, self.verified = name, tuple(splits), verified
         self.prepared, self.licence, self.unit = dict(prepared or {}), licence, unit
         self._make, self._make_lists = dict(splits), dict(lists or {})
@@ -46,11 +46,11 @@ class Dataset:
         self._scenes: dict[str, list[Scene]] = {}
 
     def scenes(self, split: str) -> list[Scene]:
-        """The scenes of a split.
+        """Return the scenes of a split.
 
         Raises:
-            ConfigError: no such split.
-            DataError: the split has no scene, or one of them cannot be read.
+            ConfigError: the split is unknown.
+            DataError: the split has no scene, or a scene cannot be read.
         """
         self._check_split(split)
         if split not in self._scenes:
@@ -60,20 +60,20 @@ class Dataset:
         return list(self._scenes[split])
 
     def lists(self, split: str) -> dict[str, FrameList]:
-        """Lists of a split's frames to be scored apart, by name; empty where the data set has none.
+        """Return the lists of frames to score separately: name -> frames. Empty if the data set has no lists.
 
-        "Reflection" frames show highlights, "NoReflection" frames show none, "Mirror" frames show a mirror, which
+        Frames on "Reflection" show highlights, frames on "NoReflection" do not. Frames on "Mirror" show a mirror, which
         the paper leaves unsolved.
 
         Raises:
-            ConfigError: no such split.
-            DataError: a list cannot be read, or names a frame that does not exist.
+            ConfigError: the split is unknown.
+            DataError: a list cannot be read, or names an unknown frame.
         """
         self._check_split(split)
         return dict(self._make_lists[split]()) if split in self._make_lists else {}
 
     def with_lists(self, split: str, lists: Mapping[str, FrameList]) -> Dataset:
-        """The same data set with further lists of a split beside its own, or instead of those of the same name."""
+        """Return a copy with additional lists of a split. They replace lists of the same name."""
         result = copy.copy(self)
         result._make_lists = self._make_lists | {split: lambda: self.lists(split) | lists}
         return result
@@ -83,30 +83,33 @@ class Dataset:
             raise unknown(f"split of data set {self.name!r}", split, self.splits)
 
     def truth(self, split: str) -> str:
-        """The kind of a split's ground truth, in words, where a data set may come with several kinds; else "".
+        """Describe the ground truth of a split, if the data set supports several kinds; else "".
 
         Scores against different kinds of ground truth are not comparable.
         """
         return "" if self._truth is None else self._truth(split)
 
     def split_frames(self, split: str, scene: Scene, every: int = 1) -> frozenset[int]:
-        """Indices of the frames of a scene that belong to its split; others are there for a list of frames alone.
+        """Return the indices of the frames that count for the scores of the whole split.
 
-        A prepared folder holds every Nth frame of an evaluated split (``eval_every``) and all frames on the user's
-        lists. Scores of the whole split are means over the frames returned here, of every ``every``-th of the video.
+        A prepared folder holds every Nth frame of an evaluated split (``eval_every``), and the frames on the user's
+        lists, which do not count.
+
+        Args:
+            every: count every Nth frame of the video.
         """
         return frozenset(scene.every(self._step(split, every)))
 
     def whole(self, split: str, every: int = 1) -> bool:
-        """Whether the scored frames are the whole split: only then do published scores stand beside them.
+        """Return whether the scored frames are the whole split, so that published scores are comparable.
 
-        All scenes must be there, and the frames dense enough: for ScanNet at least every 10th frame of the video,
-        for the test split of 7-Scenes all frames. No scene is opened. True for a data set that is never incomplete.
+        All scenes must be present and the frames dense enough: for ScanNet at least every 10th frame of the video, for
+        the test split of 7-Scenes all frames. No scene is opened. True for data sets that are never incomplete.
         """
         return True if self._whole is None else self._whole(split, self._step(split, every))
 
     def _step(self, split: str, every: int) -> int:
-        """The step between the frames of a split that are scored, in frames of the video."""
+        """Return the step between scored frames of a split, in frames of the video."""
         return every if split == "train" else math.lcm(every, self.prepared.get("eval_every", 1))
 
     def __repr__(self) -> str:
@@ -114,7 +117,11 @@ class Dataset:
 
 
 def require_root(name: str, root: str | Path | None, how_to_get: str) -> Path:
-    """The folder of a data set; raises DataError, with how to get the data, where it is not given or not there."""
+    """Return the folder of a data set.
+
+    Raises:
+        DataError: ``root`` is None or does not exist. The message says how to get the data.
+    """
     if root is None:
         raise DataError(f"data set {name!r} needs root=, the folder that holds it. {how_to_get}")
     if not Path(root).is_dir():

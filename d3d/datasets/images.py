@@ -1,4 +1,4 @@
-"""Image files of frames: decoded whole or refused with a reason, and resized."""
+"""Decode and resize image files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from PIL import Image
 
 from d3d.errors import DataError
 
-# A file of a hundred bytes may claim 60000x60000 pixels and have them allocated: 8K video has a little less than this
-MAX_PIXELS = 2**25
+MAX_PIXELS = 2**25  # 8K video fits. A file of 100 bytes can claim 60000x60000 pixels: do not allocate them
 HW = tuple[int, int]
 
 
-def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
-    """Antialiased resize of a uint8 (H, W, 3) image; the image itself where the size is the same.
+class TooLargeError(ValueError):
+    """An image has more pixels than the limit."""
 
-    Point or plain bilinear sampling aliases fine texture, differently in each view, and the photometric error of a
-    correct warp is then no longer small. PIL keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes;
-    the reducing gap takes a cheap box step first where the reduction is large.
+    def __init__(self, pixels: str, limit: int):
+        super().__init__(
+            f"too large: it has {pixels} pixels, the limit is {limit / 1e6:.1f} megapixels. Reduce its height and width"
+        )
+
+
+def resize_image(image: np.ndarray, size_hw: HW | None) -> np.ndarray:
+    """Resize a uint8 image (H, W, 3) with antialiasing. An image of that size, or ``size_hw=None``, is not copied.
+
+    Bilinear sampling without antialiasing aliases fine texture differently in each view. The photometric error of a
+    correct warp would then be large. PIL keeps the image's borders fixed, as `geometry.scale_intrinsics` assumes.
     """
     if size_hw is None or tuple(size_hw) == image.shape[:2]:
         return image
@@ -36,11 +43,19 @@ def decode_image(
     modes: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """A fully decoded image of one of PIL's formats, and of the size and PIL's modes, where these are given.
+    """Open and fully decode an image file.
+
+    Args:
+        file: path or open file.
+        formats: PIL's names of the accepted formats.
+        size_hw: required height and width; None accepts any size.
+        modes: PIL's names of the accepted modes; empty accepts any mode.
+        max_pixels: largest number of pixels; a larger image is not decoded.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, of another format, size or mode, or claims more than ``max_pixels``.
+        FileNotFoundError: the file does not exist.
+        TooLargeError: the image has more than ``max_pixels`` pixels.
+        ValueError: the file is truncated, or has another format, size or mode.
     """
     try:
         with Image.open(file, formats=formats) as image:
@@ -53,23 +68,38 @@ def decode_image(
                 return image
     except (FileNotFoundError, MemoryError):
         raise
+    except Image.DecompressionBombError:  # PIL refuses the file before it tells the size
+        raise TooLargeError(f"more than {2 * Image.MAX_IMAGE_PIXELS}", max_pixels) from None
     except Exception as error:  # PIL's decoders raise errors of many kinds
         raise ValueError(f"truncated or not an image ({error})") from error
-    raise ValueError(f"not an image: it claims {image.width}x{image.height} pixels, more than {max_pixels}")
+    raise TooLargeError(f"{image.width}x{image.height}", max_pixels)
 
 
 def read_image_file(path: Path, where: str, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
-    """As `decode_image` for a frame's file; raises DataError that names ``where`` (scene and frame) and the file."""
+    """Open and decode the image file of a frame.
+
+    Args:
+        where: scene and frame, for messages.
+
+    Raises:
+        DataError: `decode_image` refuses the file.
+    """
     try:
         return decode_image(path, formats)
     except FileNotFoundError:
         raise DataError(f"{where}: {path} is missing.") from None
+    except TooLargeError as error:
+        raise DataError(f"{where}: {path} is {error}.") from error
     except ValueError as error:
         raise DataError(f"{where}: {path} is {error}. Copy it again.") from error
 
 
 def first_size(paths: Iterable[Path], where: str) -> HW:
-    """Height and width by the header of the first valid image file; raises DataError where no file is an image."""
+    """Read height and width from the header of the first valid image file.
+
+    Raises:
+        DataError: no file is an image.
+    """
     faults = []
     for path in paths:
         try:
@@ -77,22 +107,28 @@ def first_size(paths: Iterable[Path], where: str) -> HW:
                 return image.height, image.width
         except Exception as error:  # PIL's decoders raise errors of many kinds
             faults.append(f"{path} is not an image ({error})")
-    raise DataError(f"{where}: none of {len(faults)} images can be read: {faults[0]}. Copy them again.")
+    raise DataError(
+        f"{where}: all {len(faults)} images are unreadable. The first: {faults[0]}. Copy them again."
+    )
 
 
 def read_color(path: Path, where: str) -> np.ndarray:
-    """A colour image file as uint8 (H, W, 3) RGB; raises DataError."""
+    """Read a colour image file as uint8 (H, W, 3) RGB. Errors are those of `read_image_file`."""
     return rgb_array(read_image_file(path, where))
 
 
 def rgb_array(image: Image.Image) -> np.ndarray:
-    """A decoded image as uint8 (H, W, 3) RGB that may be written to, unlike PIL's own buffer."""
-    # converting what is RGB already would only be another copy, of megabytes at ScanNet's size
+    """Convert a decoded image to a writable uint8 array (H, W, 3) RGB."""
+    # convert() would copy an RGB image once more
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_depth_png(path: Path, where: str) -> np.ndarray:
-    """A 16-bit depth png as uint16 (H, W), units as stored; raises DataError, also where it has 8 bits or colour."""
+    """Read a 16-bit depth PNG as uint16 (H, W), in the units of the file.
+
+    Raises:
+        DataError: the file cannot be read, has 8 bits, or has colour.
+    """
     image = read_image_file(path, where)
     if image.mode not in ("I;16", "I;16B", "I"):
         raise DataError(f"{where}: {path} is not a 16-bit grey depth png (it has mode {image.mode}).")

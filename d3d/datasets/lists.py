@@ -1,13 +1,12 @@
-"""Lists of frames that are scored apart (section 4.1): written, read, and checked against a data set.
+"""Write, read and check lists of frames to score separately (section 4.1).
 
-The paper's lists of ScanNet frames with reflective surfaces are not public. A list of your own, perhaps made with
-the package `d3d.lists`, is given to the evaluation by the parameter ``lists``. A file is named
-``<split>_<Name>.txt``; it has one line "scene frame" per frame, and "#" begins a comment.
+The paper's lists of ScanNet frames with reflective surfaces are not public. The parameter ``lists`` of the evaluation
+takes your own lists, for example lists made with the package `d3d.lists`. A file is named ``<split>_<Name>.txt``. It
+has one line "scene frame" per frame; "#" begins a comment.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from d3d.datasets.dataset import Dataset
 from d3d.datasets.scene import FrameList, Scene
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, did_you_mean
 from d3d.io import atomic
 from d3d.progress import say_once
 
@@ -25,13 +24,17 @@ HOW_TO_GIVE = "Give a folder with files <split>_<Name>.txt, one such file, or Na
 
 
 def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[str, object]) -> Path:
-    """Writes sorted (scene, frame) pairs below "# key: value" lines; raises DataError for none or a wrong name."""
+    """Write sorted (scene, frame) pairs below lines "# key: value".
+
+    Raises:
+        DataError: there is no frame, or a name cannot be written.
+    """
     path, frames = Path(path), sorted(set(frames))
     if not frames:
-        raise DataError(f"{path}: not written, as no frame was chosen.")
+        raise DataError(f"{path}: not written, because no frame was chosen.")
     for name in itertools.chain(*frames):
         if len(name.split()) != 1 or "#" in name:
-            raise DataError(f"{path}: not written: {name!r} has a space or '#' and could not be read back.")
+            raise DataError(f"{path}: not written: {name!r} has a space or '#', which a list cannot hold.")
     lines = [f"# {key}: {' '.join(str(value).split())}" for key, value in header.items()]
     lines += [f"{scene} {frame}" for scene, frame in frames]
     with atomic(path) as temporary:
@@ -40,23 +43,23 @@ def write_list(path: Path, frames: Iterable[tuple[str, str]], header: Mapping[st
 
 
 def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "the data set") -> FrameList:
-    """The (scene, frame) pairs of a list file.
+    """Read the (scene, frame) pairs of a list file.
 
     Args:
-        scenes: of the list's split; each line is checked against them and returned in the data set's spelling
-            ("000012" for "12"). None: only the form is checked.
-        where: names these scenes in errors.
+        scenes: scenes of the list's split. Each line is checked against them and returned in the spelling of the data
+            set ("000012" for "12"). None: only the form is checked.
+        where: name of these scenes, for messages.
 
     Raises:
-        DataError: the file cannot be read, has no frame, or has wrong lines; quotes the first with its near misses,
-            and counts the others by kind.
+        DataError: the file cannot be read, has no frame, or has wrong lines. The message quotes the first wrong line
+            with near misses and counts the others by kind.
     """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
-        raise DataError(f"{path}: there is no such list{_near(path.name, beside)}") from None
+        raise DataError(f"{path}: there is no such list.{did_you_mean(path.name, beside)}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as a list of frames ({error}).") from None
     known = None if scenes is None else {scene.name: _Frames(scene) for scene in scenes}
@@ -71,7 +74,7 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
         if not scene:
             kind, text = "malformed line", "not a scene and a frame."
         elif known is not None and scene not in known:
-            kind, text = "unknown scene", f"{where} has no scene {scene!r}{_near(scene, known)}"
+            kind, text = "unknown scene", f"{where} has no scene {scene!r}.{did_you_mean(scene, known)}"
         elif spelled is None:
             kind, text = "unknown frame", known[scene].missing(frame)
         elif (scene, spelled) in seen:
@@ -91,29 +94,29 @@ def read_list(path: Path, scenes: Sequence[Scene] | None = None, where: str = "t
 
 
 def indices_on(frames: FrameList, scene: Scene) -> list[int]:
-    """Indices of a scene's frames that are on a list; the list may have been read without the scenes."""
+    """Return the indices of a scene's frames that are on a list, also if the list was read without scenes."""
     spelled = _Frames(scene)
     wanted = {spelled.find(frame) for name, frame in frames if name == scene.name}
     return [i for i, frame in enumerate(scene.frame_ids) if frame in wanted]
 
 
 class _Frames:
-    """A scene's frames by id and, where every id ends in a different number, by number."""
+    """The frames of a scene by id, and by number if every id ends in a different number."""
 
     def __init__(self, scene: Scene) -> None:
         self.name, self.ids, self.left_out = scene.name, frozenset(scene.frame_ids), scene.left_out
-        # "000012", and "frame-000012" as 7-Scenes has it
+        # "000012", or "frame-000012" in 7-Scenes
         numbers = {int(m[0]): i for i in scene.frame_ids if (m := re.search(r"[0-9]+$", i))}
         self.by_number = numbers if len(numbers) == len(self.ids) else {}
 
     def find(self, frame: str) -> str | None:
-        """The data set's spelling of a frame; None if there is no such frame."""
+        """Return the data set's spelling of a frame; None for an unknown frame."""
         if frame in self.ids:
             return frame
         return self.by_number.get(int(frame)) if frame.isdecimal() else None
 
     def missing(self, frame: str) -> str:
-        """Why a frame is not there, or which frames are near it."""
+        """Return why a frame is missing, or the nearest frames."""
         ids = sorted(self.ids)
         why = self.left_out.get(frame) or self.left_out.get(str(int(frame)) if frame.isdecimal() else "")
         if why:
@@ -122,23 +125,18 @@ class _Frames:
         if frame.isdecimal() and self.by_number:
             near = sorted(self.by_number, key=lambda n: abs(n - int(frame)))[:2]
             return f"{text}. Nearest: {', '.join(self.by_number[n] for n in sorted(near))}."
-        return text + _near(frame, ids)
-
-
-def _near(name: str, choices: Iterable[str]) -> str:
-    """The end of a sentence: the near misses, if any."""
-    near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
-    return f". Did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+        return f"{text}.{did_you_mean(frame, ids)}"
 
 
 def given_files(given: str, split: str) -> dict[str, Path]:
-    """The files of the parameter ``lists``, by the names of the lists.
+    """Parse the parameter ``lists`` and return {name of the list: file}.
 
-    ``given`` is a folder with files ``<split>_<Name>.txt`` (those of other splits are ignored), one such file, or
-    "Name=file", several of them with commas between.
+    Args:
+        given: a folder with files ``<split>_<Name>.txt`` (files of other splits are ignored), a file of this name, or
+            "Name=file". Several "Name=file" are separated by commas.
 
     Raises:
-        ConfigError: none of these, or an invalid name of a list.
+        ConfigError: ``given`` has another form, or the name of a list is invalid.
         DataError: the folder has no list of this split.
     """
     prefix, path = f"{split}_", Path(given).expanduser()
@@ -158,7 +156,7 @@ def given_files(given: str, split: str) -> dict[str, Path]:
     elif path.name.startswith(prefix) and path.suffix == ".txt":
         files = {path.stem.removeprefix(prefix): path}
     else:
-        what = "is no folder" if path.suffix != ".txt" else f"is not named {prefix}<Name>.txt"
+        what = "is not a folder" if path.suffix != ".txt" else f"is not named {prefix}<Name>.txt"
         raise ConfigError(f"lists = {given!r} {what}. {HOW_TO_GIVE}")
     for name, path in files.items():
         check_name(name, split, f" ({path})")
@@ -166,21 +164,22 @@ def given_files(given: str, split: str) -> dict[str, Path]:
 
 
 def check_name(name: str, split: str, where: str = "") -> None:
-    """Raises ConfigError where a list of this name could not stand in a table or in a file's name."""
+    """Check the name of a list, which becomes part of tables and file names; raises ConfigError if it is invalid."""
     if not _NAME.fullmatch(name) or name.lower() == split.lower():
-        rule = "it takes letters, digits and '-', begins with a letter and is not the split's own"
+        rule = "use letters, digits and '-', begin with a letter, and do not use the name of the split"
         raise ConfigError(f"lists: {name!r}{where} cannot be a list's name: {rule}.")
 
 
 def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Dataset:
-    """The data set with a user's lists of a split beside, or instead of, its own; all are checked now.
+    """Return the data set with the user's lists, which are checked. They replace lists of the same name.
 
     Args:
-        every: every Nth frame of a scene is evaluated; other frames of a list are left out of its scores.
+        given: value of the parameter ``lists``, see `given_files`.
+        every: every Nth frame of a scene is evaluated. Other frames on a list are not scored.
 
     Raises:
         ConfigError: as `given_files`.
-        DataError: as `read_list`, or no frame of a list is evaluated.
+        DataError: as `read_list`; or no frame of a list is evaluated.
     """
     where = f"split {split!r} of data set {dataset.name!r}"
     scenes = dataset.scenes(split)

@@ -1,4 +1,4 @@
-"""Files of JSON and numbers that come with a data set: parsed and checked, or a `DataError` names what is wrong."""
+"""Parse and check the JSON files and number files of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_TEXT = 4096  # bytes of a file with a 4x4 matrix
 
 
 class Record(BaseModel):
-    """Base class of a JSON object: types are strict ("3" and true are no numbers), further keys are ignored."""
+    """Base class of a JSON object. Types are strict ("3" and true are not numbers); unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -23,7 +23,11 @@ R = TypeVar("R", bound=Record)
 
 
 def read_bytes(path: Path, advice: str = "", at_most: int | None = None) -> bytes:
-    """A file's content; raises DataError, with ``advice``, where it cannot be read or has more bytes than allowed."""
+    """Read a file.
+
+    Raises:
+        DataError: the file cannot be read, or has more than ``at_most`` bytes. ``advice`` ends the message.
+    """
     try:
         if at_most is not None and (size := path.stat().st_size) > at_most:
             raise DataError(f"{path} has {size} bytes. {advice}".rstrip())
@@ -33,10 +37,10 @@ def read_bytes(path: Path, advice: str = "", at_most: int | None = None) -> byte
 
 
 def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
-    """Parses a JSON object; ``where`` begins the message of an error, ``advice`` ends it.
+    """Parse a JSON object. ``where`` begins the message of an error, ``advice`` ends it.
 
     Raises:
-        DataError: not JSON, or a value is missing or of the wrong type; names the first.
+        DataError: the content is not JSON, or a value is missing or has a wrong type. The message names the first.
     """
     try:
         return kind.model_validate_json(content)
@@ -44,7 +48,7 @@ def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             reason = f"not readable as JSON ({first['msg']})"
-        elif first["type"] == "value_error":  # our own checks say themselves where they failed
+        elif first["type"] == "value_error":  # checks of d3d name the place themselves
             reason = str(first["ctx"]["error"])
         else:
             reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
@@ -52,7 +56,7 @@ def parse(kind: type[R], content: bytes, where: str, advice: str = "") -> R:
 
 
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Nested lists as a float64 array of the given shape; raises DataError where they are not."""
+    """Convert nested lists to a float64 array of the given shape; raises DataError if they do not fit."""
     try:
         array = np.array(value, dtype=np.float64)
     except (ValueError, TypeError, OverflowError) as error:
@@ -63,7 +67,7 @@ def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
 
 
 def read_matrix(path: Path, where: str) -> np.ndarray:
-    """A text file's 4x4 matrix, float64, perhaps not finite; raises DataError where it does not hold 16 numbers."""
+    """Read a text file with a 4x4 matrix, float64, possibly not finite; raises DataError if it has no 16 numbers."""
     try:
         if path.stat().st_size > _MAX_TEXT:
             raise ValueError(f"{path.stat().st_size} bytes")

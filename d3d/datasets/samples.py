@@ -20,17 +20,17 @@ from d3d.errors import ConfigError, DataError
 from d3d.geometry import relative_pose
 
 CACHE_BYTES = 2**31  # for all loading processes of a machine together
-_WORTH_IT = 0.25  # the least share of the data that must fit
+_WORTH_IT = 0.25  # smallest share of the data for which a cache is worth its memory
 
 T = TypeVar("T")
 
 
 class Cache:
-    """Keeps decoded frames in memory: decoding and resizing takes longer than the rest of a small sample.
+    """Cache of decoded frames. Decoding and resizing takes longer than the rest of a small sample.
 
-    All loading processes share `CACHE_BYTES`. Each keeps the frames it reads first and never drops one: as every
-    epoch visits all frames in a new order, a frame that was used lately is not needed sooner than others. Where
-    less than a quarter of the ``items`` different frames fits, as with ScanNet, nothing is kept.
+    All loading processes share `CACHE_BYTES`. Each process keeps the frames that it reads first and never drops them:
+    every epoch has a new order, so a recently used frame is not needed sooner than other frames. If less than a quarter
+    of the ``items`` frames fits, as for ScanNet, nothing is cached.
     """
 
     def __init__(self, read: Callable[[int, int], T], items: int, item_bytes: int):
@@ -38,7 +38,7 @@ class Cache:
         self._kept: dict[tuple[int, int], T] = {}
 
     def __call__(self, scene: int, frame: int) -> T:
-        """What ``read`` returns; do not write to it."""
+        """Return the result of ``read``, which must not be modified."""
         if (scene, frame) in self._kept:
             return self._kept[scene, frame]
         value = self._read(scene, frame)
@@ -48,14 +48,14 @@ class Cache:
 
     @cached_property
     def capacity(self) -> int:
-        """How many frames this process keeps; asked in the process that loads, which knows how many there are."""
+        """Number of frames that this process keeps. Evaluate it in a loading process, which knows their number."""
         worker = get_worker_info()
         processes = (worker.num_workers if worker else 1) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         fits = CACHE_BYTES // processes // self._item_bytes
         return fits if fits >= _WORTH_IT * self._items else 0
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_kept": {}}  # it is pickled for the processes that load
+        return self.__dict__ | {"_kept": {}}  # pickled for the loading processes
 
 
 def _float_image(image_hw3: np.ndarray) -> Tensor:
@@ -63,10 +63,10 @@ def _float_image(image_hw3: np.ndarray) -> Tensor:
 
 
 class _Samples(TorchDataset):
-    """Samples are indexed by (epoch, index), read through a cache, and augmented.
+    """Base class of samples: indexed by (epoch, index), cached, and augmented.
 
-    Augmentation depends on seed, epoch and index alone: any number of loading processes, and a resumed training,
-    see the same samples.
+    Augmentation depends only on seed, epoch and index. The number of loading processes and a resume do not change the
+    samples.
     """
 
     _items: list  # (scene index, frame index, ...) of each sample
@@ -79,7 +79,7 @@ class _Samples(TorchDataset):
 
     @property
     def focal_px(self) -> tuple[float, float]:
-        """Focal lengths fx, fy at the size of the samples: medians over the scenes, of the first frame of each."""
+        """Focal lengths fx, fy at the size of the samples: medians over the first frames of all scenes."""
         Ks = np.stack([scene.K(0, self.size_hw) for scene in self._scenes])
         return float(np.median(Ks[:, 0, 0])), float(np.median(Ks[:, 1, 1]))
 
@@ -92,10 +92,10 @@ class _Samples(TorchDataset):
 
 
 class TripleSamples(_Samples):
-    """Target, its two sources, intrinsics and relative poses. An item holds
+    """Training triples: a target, its two sources, intrinsics and relative poses. An item holds
 
-    input           (3, h, w) float32, the augmented target: the input of the network
-    target          (3, h, w) float32, not augmented: for the loss
+    input           (3, h, w) float32, augmented target, the input of the network
+    target          (3, h, w) float32, not augmented, for the loss
     sources         (2, 3, h, w) float32, not augmented
     K               (3, 3) float32 at this size
     source_T_target (2, 4, 4) float32
@@ -134,10 +134,10 @@ class TripleSamples(_Samples):
 
 
 class LabelSamples(_Samples):
-    """Image and pseudo-label. An item holds
+    """Images with pseudo-labels. An item holds
 
     input  (3, h, w) float32, augmented
-    label  (1, h, w) float32, depth in metres, 0 where there is none; not mirrored
+    label  (1, h, w) float32, depth in metres, 0 where unknown; not mirrored
     flip   bool, whether ``input`` is mirrored
 
     Args:
@@ -175,21 +175,21 @@ class LabelSamples(_Samples):
         where = f"label of scene {scene.name}, frame {scene.frame_ids[i]}"
         label = np.array(self._read_label(scene, i), dtype=np.float32)
         if bad := np.count_nonzero(~np.isfinite(label)):
-            advice = "Use 0 where there is no label; compute the labels anew."
+            advice = "Use 0 for unknown depth, and compute the labels again."
             raise DataError(f"{where}: {bad} pixels are not finite. {advice}")
         if label.shape != tuple(self.size_hw):
-            raise DataError(f"{where} is {label.shape}, the network's size is {tuple(self.size_hw)}.")
+            raise DataError(f"{where} has size {label.shape}, but the network has {tuple(self.size_hw)}.")
         return self._image(s, i), label
 
 
 class EpochBatches(Sampler):
-    """Shuffled batches of (epoch, index) of the steps ``first`` <= step < ``last``; by default the first epoch's.
+    """Shuffled batches of (epoch, index) for the steps ``first`` <= step < ``last``; by default the first epoch.
 
-    The order within an epoch depends on seed and epoch alone, so that a training can resume at any step.
+    The order within an epoch depends only on seed and epoch, so that a training can resume at any step.
 
     Args:
         length: number of samples.
-        part: (k, n): the k-th of n equal parts of each batch, for n processes that train together.
+        part: (k, n) selects the k-th of n equal parts of each batch, for n processes that train together.
 
     Raises:
         ConfigError: a batch cannot be divided into n equal parts.
@@ -205,7 +205,7 @@ class EpochBatches(Sampler):
         part: tuple[int, int] = (0, 1),
     ):
         self._length, self._batch, self._seed = length, min(batch_size, length), seed
-        # an incomplete last batch would weigh its images more and disturb batch normalisation
+        # an incomplete last batch would give its images more weight and disturb batch normalisation
         self.per_epoch = length // self._batch
         self._first, self._last = first, self.per_epoch if last is None else last
         k, n = part

@@ -1,7 +1,7 @@
 """Training triples: a target frame and two sources, one backwards and one forwards in time (section 4.1).
 
-The paper states the bounds on the relative pose only. Reading taken here: every 10th frame is a target, and the source
-on each side is the frame within the bounds that is nearest in time.
+The paper only states the bounds on the relative pose. Here every 10th frame is a target. The source on each side is the
+frame within the bounds that is nearest in time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUNDING_M = 1e-9  # five steps of 1 cm are 5 cm
 
 @dataclass(frozen=True)
 class Triples:
-    """The result of `find_triples`; ``len(self) + sum(dropped.values()) == targets_tried``."""
+    """Result of `find_triples`; ``len(self) + sum(dropped.values()) == targets_tried``."""
 
     indices: np.ndarray  # (m, 3) int64 frame indices [target, backward source, forward source]
     targets_tried: int
@@ -31,13 +31,13 @@ class Triples:
         return len(self.indices)
 
     def require(self, where: str) -> Triples:
-        """Returns itself; raises DataError where there is no triple, with the reasons."""
+        """Return itself; raises DataError with the reasons if there is no triple."""
         if len(self):
             return self
         reasons = "; ".join(f"{count} x {reason}" for reason, count in self.dropped.items())
         raise DataError(
-            f"{where}: no training triple from {self.targets_tried} target frames. Why they fell out: {reasons}. "
-            "Poses must be in metres and frames in the order of time; sparse video needs wider bounds."
+            f"{where}: no training triple from {self.targets_tried} target frames. Reasons: {reasons}. Poses must be "
+            "in metres and frames in temporal order. A sparse video needs wider bounds."
         )
 
 
@@ -49,24 +49,24 @@ def find_triples(
     max_gap: int | None = None,
     targets: Sequence[int] | None = None,
 ) -> Triples:
-    """Finds for every Nth frame the nearest source backwards and forwards in time within the bounds.
+    """Find the nearest source backwards and forwards in time within the bounds, for every Nth frame.
 
-    A side without a source gets one of these reasons: it has no frame; no frame is as far as the lower bound ("moved
-    too little"); all frames within the bounds on translation rotated too much; or the camera jumped over the bounds
-    ("moved too far").
+    Reasons for a missing source on a side: there is no frame; no frame is as far as the lower bound ("moved too
+    little"); all frames within the bounds on translation rotated too much; the camera jumped over the bounds ("moved
+    too far").
 
     Args:
-        world_T_cams: (n, 4, 4) poses in the order of time, metres.
+        world_T_cams: (n, 4, 4) poses in temporal order, metres.
         every: every Nth frame is a target.
-        translation_m: least and greatest distance of the camera centres, metres, both included.
-        max_rotation_deg: greatest angle of the relative rotation, included.
-        max_gap: greatest difference in frames; None: no limit.
-        targets: indices of the targets in rising order, instead of every Nth pose; needed where frames of the video
-            are left out (`Scene.every`).
+        translation_m: smallest and largest distance of the camera centres, metres, both included.
+        max_rotation_deg: largest angle of the relative rotation, included.
+        max_gap: largest difference in frames; None: no limit.
+        targets: indices of the targets in increasing order, instead of every Nth pose. Needed if the scene leaves out
+            frames of the video (`Scene.every`).
 
     Raises:
-        ConfigError: an invalid bound.
-        DataError: not an array of finite poses.
+        ConfigError: a bound is invalid.
+        DataError: the poses are not finite or have a wrong shape.
     """
     low, high = translation_m
     if every < 1 or not 0 <= low < high or max_rotation_deg <= 0 or (max_gap is not None and max_gap < 1):
@@ -78,7 +78,7 @@ def find_triples(
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
     if len(bad := np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))):
-        raise DataError(f"{len(bad)} poses are not finite, the first is number {bad[0]}. Leave them out.")
+        raise DataError(f"{len(bad)} poses are not finite; the first has number {bad[0]}. Leave them out.")
     targets = np.arange(0, len(poses), every) if targets is None else np.asarray(targets, dtype=np.int64)
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(poses):
         raise ConfigError(f"find_triples: targets must be indices of the {len(poses)} poses.")
@@ -97,9 +97,9 @@ def find_triples(
 def _nearest(
     poses: np.ndarray, targets: np.ndarray, direction: int, bounds: tuple[float, float, float, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each target on one side (-1: none), and the reason where there is none ("" elsewhere).
+    """Find the source of each target on one side (-1 if missing), and the reason for a missing source (else "").
 
-    All targets are searched together, a few gaps at a time: memory stays linear in the number of frames.
+    All targets are searched together, a few gaps at a time, so that memory is linear in the number of frames.
     """
     n, (low, high, max_deg, max_gap) = len(poses), bounds
     centres, rotations = poses[:, :3, 3], poses[:, :3, :3].reshape(n, 9)

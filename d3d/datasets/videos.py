@@ -1,4 +1,4 @@
-"""Videos read and written frame by frame, in constant memory, with PyAV (extra ``video``)."""
+"""Read and write videos frame by frame, in constant memory, with PyAV (extra ``video``)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from d3d.errors import ConfigError, DataError
 
 TIME_BASE = Fraction(
     1, 90_000
-)  # of a written video; the times of frames are kept, as phones film at a varying rate
+)  # for written videos; frames keep their times, because phones film at a varying rate
 SUFFIXES = frozenset((".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".3gp"))
 
 
 class Frame(NamedTuple):
-    """A frame, upright, and the time at which it is shown, seconds."""
+    """An upright frame and its time, seconds."""
 
     image: np.ndarray  # uint8 (H, W, 3) RGB
     time_s: float
@@ -30,15 +30,15 @@ def _av() -> Any:
         import av
     except ImportError:
         raise ConfigError("videos need PyAV: pip install 'd3d[video]'") from None
-    # FFmpeg's own callback, silent: PyAV's needs Python's lock in the threads of the decoder, and closing a file then
-    # waits for ever now and then (PyAV issues 751 and 909)
+    # use FFmpeg's silent callback: PyAV's callback needs Python's lock in the threads of the decoder, and closing a
+    # file then sometimes hangs (PyAV issues 751 and 909)
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.PANIC)
     return av
 
 
 def frame_count(path: Path) -> int | None:
-    """The number of frames by the header of a video, None if it does not say; raises DataError as `read_video`."""
+    """Read the number of frames from the header of a video; None if unknown. Errors are those of `read_video`."""
     with _opened(path) as (container, stream):
         if stream.frames:
             return stream.frames
@@ -47,10 +47,10 @@ def frame_count(path: Path) -> int | None:
 
 
 def read_video(path: Path) -> Iterator[Frame]:
-    """The frames of a video, turned as its rotation flag says; one is in memory at a time.
+    """Yield the frames of a video, turned upright by its rotation flag.
 
     Raises:
-        DataError: the file is missing, holds no video, or is damaged; frames before the damage are yielded.
+        DataError: the file is missing, holds no video, or is damaged. Frames before the damage are yielded.
         ConfigError: PyAV is not installed.
     """
     count = 0
@@ -82,7 +82,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def video_writer(path: Path) -> Iterator[Callable[[Frame], None]]:
-    """Write an .mp4 file (H.264): yields a function that adds a frame. All frames have one size, of even sides."""
+    """Write an .mp4 file (H.264): yield a function that adds a frame. All frames have the same, even size."""
     av = _av()
     with av.open(str(path), "w", format="mp4") as container:
         stream = None
@@ -92,7 +92,7 @@ def video_writer(path: Path) -> Iterator[Callable[[Frame], None]]:
             if stream is None:
                 stream = container.add_stream("libx264", rate=30, options={"crf": "20"})
                 stream.height, stream.width = frame.image.shape[:2]
-                stream.pix_fmt = "yuv420p"  # the one that every player shows
+                stream.pix_fmt = "yuv420p"  # supported by every player
                 stream.codec_context.time_base = TIME_BASE
             encoded = av.VideoFrame.from_ndarray(frame.image, format="rgb24")
             encoded.pts, encoded.time_base = round(frame.time_s / TIME_BASE), TIME_BASE

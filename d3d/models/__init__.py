@@ -1,7 +1,7 @@
-"""The networks of the paper (3.1, 4.1): Monodepth2, HR-Depth and MonoViT behind one call.
+"""The networks of the paper (3.1, 4.1): Monodepth2, HR-Depth and MonoViT, and the small network Lite.
 
-`create_model(arch)` builds a network; `model(image_b3hw)` returns `{scale: disp_b1hw}`. A new network is one
-file with a `DepthNetwork` in it and one line in `registry.py`.
+`create_model(arch)` builds a network; `model(image_b3hw)` returns `{scale: disp_b1hw}`. To add a network, write a
+subclass of `DepthNetwork` and one line in `registry.py`.
 """
 
 from d3d.models.base import DepthNetwork
@@ -19,6 +19,10 @@ __all__ = [
     "available",
     "convert_public_state",
     "create_model",
+    "find_initial_weights",
+    "load_model",
+    "load_public_checkpoint",
+    "load_weights",
+    "read_metadata",
+    "save_weights",
 ]
-__all__ += ["find_initial_weights", "load_model", "load_public_checkpoint", "load_weights", "read_metadata"]
-__all__ += ["save_weights"]

@@ -1,4 +1,4 @@
-"""The base class of the depth networks: an image in, four disparities out."""
+"""Base class of the depth networks: one image in, four disparity maps out."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from d3d.models.tensors import Tensors, read_tensors
 
 SCALES = (0, 1, 2, 3)  # scale s has 1/2**s of the image's height and width; 0 is the finest
 STRIDE = 32
-MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, and there is nothing to reflect
+MIN_SIZE = 64  # at 32 the coarsest feature is 1x1, too small for reflection padding
 
 
 class DepthNetwork(nn.Module, HubNetwork):
     """Base class: an encoder with five features and a decoder with four disparity heads (3.1).
 
-    A subclass sets `arch`, `encoder_kind`, `encoder` (image -> five features, finest first, strides 2 to 32) and
-    `decoder`, a module with `heads` (one per scale) whose call `decoder(features, scales)` returns
-    {scale: disp_b1hw} of `scales`, finest first. Depth range, `dropout`, `log_scale`, `train_size` and `train_focal_px`
-    are stored with the weights.
+    A subclass sets `arch`, `encoder_kind`, `encoder` and `decoder`. The encoder maps an image to five features at
+    strides 2 to 32, finest first. The decoder has `heads`, one per scale, and `decoder(features, scales)` returns
+    {scale: disp_b1hw}, finest first. Depth range, `dropout`, `log_scale`, `train_size` and `train_focal_px` are stored
+    with the weights.
     """
 
-    arch: str = ""  # the name that `create_model` knows
-    encoder_kind: str = ""  # what `naming.recognise` calls a public file of the encoder's weights
-    mean: float = 0.0  # of the input normalisation (x - mean) / std
+    arch: str = ""  # name for `create_model`
+    encoder_kind: str = ""  # name that `naming.recognise` gives to public weights of the encoder
+    mean: float = 0.0  # the input is normalised as (x - mean) / std
     std: float = 1.0
     encoder: nn.Module
     decoder: nn.Module
@@ -42,12 +42,12 @@ class DepthNetwork(nn.Module, HubNetwork):
         self.scales: tuple[int, ...] = SCALES  # computed by default; see `use_scales`
         self.dropout = 0.0  # see `use_dropout`
         self.log_scale = False  # see `use_log_scale`
-        # of the images that it was trained on, None if unknown: `d3d.predict` brings others near to them
+        # size and focal length of the training images, None if unknown; `d3d.predict` resizes its input to them
         self.train_size: tuple[int, int] | None = None  # height, width
         self.train_focal_px: tuple[float, float] | None = None  # fx, fy at that size
 
     def load_encoder(self, path: str | Path) -> None:
-        """Load ImageNet weights of the encoder from a local file in a public naming, without its classifier.
+        """Load ImageNet weights of the encoder from a local file with public tensor names. Ignores the classifier.
 
         Raises:
             DataError: the file cannot be read, or does not hold this encoder.
@@ -55,7 +55,7 @@ class DepthNetwork(nn.Module, HubNetwork):
         self.load_state_dict(self.from_public("encoder", read_tensors(path), str(path)), strict=False)
 
     def from_public(self, part: str, tensors: Tensors, where: str) -> dict[str, Tensor]:
-        """Return the tensors of the "encoder" or the "decoder" by our names; see `naming.translate`."""
+        """Rename public tensors of the "encoder" or the "decoder" to the names of d3d; see `naming.translate`."""
         shapes = {name: t.shape for name, t in self.state_dict().items() if name.startswith(part)}
         kind = self.encoder_kind if part == "encoder" else f"{self.arch} decoder"
         return naming.translate(self.arch, kind, shapes, tensors, where)
@@ -65,20 +65,20 @@ class DepthNetwork(nn.Module, HubNetwork):
 
         Args:
             image_b3hw: RGB in [0, 1], floating point; height and width multiples of 32, at least 64.
-            scales: the heads to compute; None means `self.scales`, all four unless `use_scales` was called.
+            scales: heads to compute; None means `self.scales`, all four unless `use_scales` was called.
 
         Returns:
-            {scale: disp_b1hw}, finest first: sigmoid disparities in (0, 1), h and w divided by 2**scale. After
-            `use_log_scale` also "log_scale" (B, 1, H, W): log b, with b the scale of the error of the log depth.
+            {scale: disp_b1hw}, finest first: sigmoid disparities in (0, 1) of size (H / 2**scale, W / 2**scale). After
+            `use_log_scale` also "log_scale" (B, 1, H, W): log b, where b is the scale of the error of the log depth.
 
         Raises:
-            DataError: the image has another shape or type, or its size does not fit the network.
+            DataError: the image has a wrong shape or type, or its size does not fit the network.
         """
         scales = self.scales if scales is None else _checked_scales(scales)
         return self.decode(self.features(image_b3hw), scales)
 
     def decode(self, features: Sequence[Tensor], scales: Sequence[int] = (0,)) -> dict[int | str, Tensor]:
-        """`forward` from the encoder's five features on, for several passes with dropout in the decoder."""
+        """Predict disparities from the encoder's five features, for several passes with dropout in the decoder."""
         disps = self.decoder(features, scales)
         if self.log_scale and 0 in disps:
             disps[0], disps["log_scale"] = disps[0].split(1, dim=1)
@@ -92,27 +92,27 @@ class DepthNetwork(nn.Module, HubNetwork):
         return self.encoder(image_b3hw)
 
     def use_scales(self, scales: Iterable[int]) -> DepthNetwork:
-        """Compute only these scales from now on, and freeze the heads of the others.
+        """Compute only these scales by default, and freeze the other heads.
 
-        For training on few scales. A head without a gradient makes DistributedDataParallel wait for ever, and an
-        optimiser with weight decay shrinks it: call this before either is built.
+        Call this before DistributedDataParallel and the optimiser are built: a head without gradient makes
+        DistributedDataParallel wait forever, and weight decay shrinks it.
 
         Raises:
-            ConfigError: an unknown scale, or 0 is missing, without which parts of the decoder get no gradient either.
+            ConfigError: a scale is unknown, or scale 0 is missing. Without it, parts of the decoder get no gradient.
         """
         scales = _checked_scales(scales)
         if 0 not in scales:
-            raise ConfigError(f"scales {scales} must contain 0, the finest, which uses every parameter.")
+            raise ConfigError(f"scales {scales} must contain 0: only the finest scale uses every parameter.")
         self.scales = scales
         for scale, head in enumerate(self.decoder.heads):
             head.requires_grad_(scale in scales)
         return self
 
     def use_dropout(self, p: float) -> DepthNetwork:
-        """Drop channels of the decoder with probability `p` in training, after each `ConvBlock`; 0 switches it off.
+        """Drop decoder channels with probability `p` in training, after each `ConvBlock`; 0 switches dropout off.
 
-        Poggi et al. (CVPR 2020) place it there in Monodepth2; the other decoders are made of the same block. The
-        encoder gets no dropout: it may start from ImageNet, and its features serve many passes of the decoder.
+        This is the position of Poggi et al. (CVPR 2020) in Monodepth2. The other decoders consist of the same block.
+        The encoder gets no dropout: it may start from ImageNet, and its features serve many passes of the decoder.
 
         Raises:
             ConfigError: `p` is not in [0, 1), or the decoder has no `ConvBlock`.
@@ -121,15 +121,15 @@ class DepthNetwork(nn.Module, HubNetwork):
             raise ConfigError(f"dropout={p} must be in [0, 1).")
         blocks = [m for m in self.decoder.modules() if isinstance(m, ConvBlock)]
         if not blocks:
-            raise ConfigError(f"the decoder of {self.arch} has no ConvBlock whose channels can be dropped.")
+            raise ConfigError(f"dropout: the decoder of {self.arch} has no ConvBlock.")
         for block in blocks:
-            # whole channels: neighbouring pixels are alike, so dropping single pixels would remove little
+            # whole channels: neighbouring pixels are similar, so dropping single pixels removes little
             block.dropout = nn.Dropout2d(p) if p else nn.Identity()
         self.dropout = float(p)
         return self
 
     def use_log_scale(self) -> DepthNetwork:
-        """Add an output "log_scale" to `forward`, from the finest head: the uncertainty "regression"."""
+        """Add the output "log_scale" to the finest head, for the uncertainty "regression"."""
         old = self.decoder.heads[0]
         self.decoder.heads[0] = DispScaleHead(old.conv.in_channels)
         self.decoder.heads[0].conv = old.conv
@@ -139,9 +139,9 @@ class DepthNetwork(nn.Module, HubNetwork):
     def init_depth(self, depth_m: float) -> None:
         """Set the biases of the heads so that an untrained network predicts about `depth_m` metres everywhere.
 
-        With biases near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m. With metric poses this is a
-        shift of about 130 pixels, from which training is slow or collapses. The paper does not name its start; a
-        depth typical of rooms, 2 m, works.
+        With biases near 0 the first prediction is 0.198 m for a range of 0.1 to 10 m. With metric poses this depth
+        shifts pixels by about 130: training is slow or collapses. The paper does not state its start. 2 m, a typical
+        depth in rooms, works.
 
         Raises:
             ConfigError: `depth_m` is not between `min_depth` and `max_depth`.
@@ -170,7 +170,7 @@ def _check_image(image: Tensor) -> None:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise DataError with the nearest sizes if no network takes an image of this size."""
+    """Raise DataError with the nearest valid sizes if this size does not fit the networks."""
     if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE:
         valid = [
             "x".join(str(max(MIN_SIZE, rounded(size / STRIDE) * STRIDE)) for size in (height, width))

@@ -1,6 +1,6 @@
-"""Checkpoints: one .safetensors file per network; its architecture, depth range and training images as metadata.
+"""Checkpoints: one .safetensors file per network. Metadata hold its architecture, depth range and training images.
 
-The weights are float32, as a training writes them, or packed to a half or a quarter of the bytes (`packing`).
+The weights are float32, or packed to a half or a quarter of the bytes (`packing`).
 """
 
 from __future__ import annotations
@@ -21,26 +21,32 @@ from d3d.io import atomic
 from d3d.models.packing import pack, unpack
 from d3d.models.tensors import checked, read_tensors
 
-if TYPE_CHECKING:  # the networks are above this module: they can save themselves
+if TYPE_CHECKING:  # base imports this module
     from d3d.models.base import DepthNetwork
 
 FORMAT = "d3d"
 FORMAT_VERSION = 2  # 2: the weights may be packed
-PLAIN_VERSION = 1  # of a file whose weights are not: an older d3d can read it
-_OF_TRAINING = {"train_size": int, "train_focal_px": float}  # pairs of numbers, not in older files
+PLAIN_VERSION = 1  # version of a file without packed weights: older versions of d3d can read it
+_OF_TRAINING = {"train_size": int, "train_focal_px": float}  # pairs of numbers; older files lack them
 
 
 def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32") -> Path:
-    """Write a network's weights, architecture and depth range to a .safetensors file, atomically; returns the path.
+    """Write weights, architecture and depth range of a network to a .safetensors file, atomically.
 
     Args:
-        model: a network of `create_model`, also wrapped by DistributedDataParallel or torch.compile.
-        path: must end in .safetensors, otherwise a DataError is raised; its folder is created.
-        stored_as: "float32"; "float16"; or "int8", 8 bits a weight with a scale for each channel. See `packing.pack`.
+        model: network of `create_model`, also if wrapped by DistributedDataParallel or torch.compile.
+        path: file that ends in .safetensors; its folder is created.
+        stored_as: "float32", "float16", or "int8" (8 bits per weight with one scale per channel), see `packing.pack`.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: the path does not end in .safetensors, or `packing.pack` refuses a weight.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise DataError(f"weights are written as .safetensors, not {path.name!r}.")
+        raise DataError(f"the name of a file of weights must end in .safetensors, not {path.name!r}.")
     for wrapper in ("module", "_orig_mod"):
         model = getattr(model, wrapper, model)
     # safetensors refuses channels-last strides
@@ -52,10 +58,10 @@ def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32")
         "min_depth": repr(model.min_depth),
         "max_depth": repr(model.max_depth),
     }
-    # only if set: the file of a plain network stays the same, byte for byte
+    # only if set, so that the file of a plain network stays the same byte for byte
     metadata |= {k: repr(v) for k in ("dropout", "log_scale") if (v := getattr(model, k, None))}
     metadata |= {k: " ".join(map(repr, v)) for k in _OF_TRAINING if (v := getattr(model, k, None))}
-    # not save_file: it has a temporary file of its own, which a killed process would leave behind
+    # not save_file: a killed process would leave its temporary file behind
     content = _in_order(save(pack(tensors, stored_as), metadata=metadata))
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -63,9 +69,9 @@ def save_weights(model: nn.Module, path: str | Path, stored_as: str = "float32")
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with a sorted header: the same weights give the same bytes, and so the same hash.
+    """Sort the header of a safetensors file, so that equal weights give equal bytes and hashes.
 
-    The library writes the metadata in another order each time.
+    The library writes metadata in random order.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -74,17 +80,19 @@ def _in_order(content: bytes) -> bytes:
 
 
 def is_d3d_weights(path: str | Path) -> bool:
-    """Return whether `save_weights` wrote the file; False also if it is missing or broken."""
+    """Return whether the file is a readable checkpoint of `save_weights`."""
     return _metadata(path).get("format") == FORMAT
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Read the metadata: arch, min_depth and max_depth in metres, dropout, log_scale, format_version.
+    """Read the metadata of a checkpoint.
 
-    And those of the training images, None if unknown: train_size (height, width) and train_focal_px (fx, fy).
+    Returns:
+        arch; min_depth and max_depth in metres; dropout; log_scale; format_version; train_size (height, width) and
+        train_focal_px (fx, fy), both None if unknown.
 
     Raises:
-        DataError: the file is missing, truncated, or not from `save_weights` of this version of d3d or an older one.
+        DataError: the file is missing, truncated, not a checkpoint of `save_weights`, or from a newer version of d3d.
     """
     metadata = _metadata(path)
     if metadata.get("format") != FORMAT:
@@ -116,14 +124,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def read_network(path: str | Path, networks: Mapping[str, type[DepthNetwork]]) -> DepthNetwork:
-    """Build the network that a checkpoint of `save_weights` holds, on the CPU, in eval mode.
+    """Build the network of a checkpoint on the CPU, in eval mode.
 
     Args:
-        networks: the networks by name that may be built.
+        path: file of `save_weights`.
+        networks: name -> class of the networks to accept.
 
     Raises:
-        DataError: the file cannot be read, or does not fit; see `load_weights`.
-        ConfigError: it holds another network.
+        DataError: the file cannot be read or does not fit; see `load_weights`.
+        ConfigError: the file holds another network.
     """
     about = read_metadata(path)
     if about["arch"] not in networks:
@@ -137,10 +146,10 @@ def read_network(path: str | Path, networks: Mapping[str, type[DepthNetwork]]) -
 
 
 def load_weights(model: DepthNetwork, path: str | Path) -> DepthNetwork:
-    """Load a checkpoint of `save_weights` into a network, in place, with its depth range and size of training.
+    """Load a checkpoint of `save_weights` into a network in place: weights, depth range, size and focal length.
 
     Raises:
-        DataError: the file is not a d3d checkpoint, holds another architecture, or does not fit.
+        DataError: the file is not a d3d checkpoint, holds another architecture, or its tensors do not fit.
     """
     metadata = read_metadata(path)
     if metadata["arch"] != model.arch:

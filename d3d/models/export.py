@@ -1,7 +1,7 @@
-"""A network as a file for other programs: ONNX, or torch.export's .pt2. What is written gives the same depth.
+"""Export a network to a file for other programs: ONNX, or .pt2 of torch.export. The depth of the file is checked.
 
-Both take images (batch, 3, height, width), float32 RGB in [0, 1], of any batch and one size, and return depth
-(batch, 1, height, width) in metres.
+Both formats map images (batch, 3, height, width), float32 RGB in [0, 1], to depth (batch, 1, height, width) in metres.
+The size of the images is fixed, the batch is not.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from d3d.io import atomic
 from d3d.models.base import DepthNetwork, check_size
 from d3d.models.hub import digest
 
-TOLERANCE = 1e-3  # of depth, relative
+TOLERANCE = 1e-3  # largest relative difference of depth
 Run = Callable[[Tensor], Tensor]
 
 
 class _Depth(nn.Module):
-    """The network as a function from an image to depth in metres."""
+    """A module that maps an image to depth in metres."""
 
     def __init__(self, network: DepthNetwork) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def _write_onnx(program: ExportedProgram, about: dict[str, str], path: Path) -> 
     import onnx
 
     names = {"input_names": ["image"], "output_names": ["depth"]}
-    # not optimised: that takes minutes for MonoViT, and onnxruntime does it itself when it opens the file
+    # not optimised: this takes minutes for MonoViT, and onnxruntime optimises the file when it opens it
     torch.onnx.export(program, f=path, external_data=False, verbose=False, optimize=False, **names)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, about)
@@ -65,7 +65,7 @@ def _run_pt2(path: Path) -> Run:
     return torch.export.load(path).module()
 
 
-# name, which is also the suffix -> write a program, read it again, the packages for it
+# format and suffix -> function to write a program, function to read it, packages
 FORMATS = {
     "onnx": (_write_onnx, _run_onnx, ("onnx", "onnxscript", "onnxruntime")),
     "pt2": (_write_pt2, _run_pt2, ()),
@@ -79,27 +79,27 @@ def export(
     size_hw: tuple[int, int] | None = None,
     name: str = "",
 ) -> float:
-    """Write a network as a function from images to depth, and compare the file's depth with the network's.
+    """Export a network as a function from images to depth, and compare its depth with the depth of the network.
 
     Args:
-        path: must end in the format's suffix. It is written only if the depth agrees.
+        model: network to export.
+        path: file that ends in the suffix of the format. It is only written if the depth agrees.
         format: one of `FORMATS`.
-        size_hw: height and width of the images; by default those of the training.
-        name: of the network, for the file's metadata.
+        size_hw: height and width of the images; by default the size of the training.
+        name: name of the network, for the metadata.
 
     Returns:
-        the largest relative difference of depth.
+        The largest relative difference of depth.
 
     Raises:
-        ConfigError: unknown format, another suffix, or a package is missing.
-        DataError: a size that the network does not take, or none is known; or the depth differs by more than
-            `TOLERANCE`.
+        ConfigError: the format is unknown, the suffix differs, or a package is missing.
+        DataError: the size is unknown or does not fit the network, or the depth differs by more than `TOLERANCE`.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     path = Path(path)
     if path.suffix != f".{format}":
-        raise ConfigError(f"a file of format {format} must end in .{format}, not as {path.name!r} does.")
+        raise ConfigError(f"the name of a file of format {format} must end in .{format}, not {path.name!r}.")
     size_hw = size_hw or model.train_size
     if size_hw is None:
         raise DataError("the size of this network's training is unknown: give height and width.")
@@ -110,17 +110,17 @@ def export(
     depth = _Depth(model.cpu().float().eval()).eval()
     with torch.no_grad(), atomic(path) as temporary:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries about themselves; the file is checked below
+            warnings.simplefilter("ignore")  # libraries warn about themselves; the file is checked below
             write(_program(depth, size_hw), _about(model, size_hw, name), temporary)
         run, differences = read(temporary), []
-        for batch in (1, 3):  # not the one that the program was made with
+        for batch in (1, 3):  # the program was made with another batch size
             image = _example(batch, size_hw)
             wanted, found = depth(image), run(image)
             differences.append(((found - wanted) / wanted).abs().max())
-        difference = float(torch.stack(differences).max())  # NaN if one of them is
+        difference = float(torch.stack(differences).max())  # NaN if a difference is NaN
         if not difference <= TOLERANCE:
             raise DataError(
-                f"{path} was not written: its depth differs from the network's by {difference:.2g}, relative."
+                f"{path} was not written: its relative difference to the depth of the network is {difference:.2g}."
             )
     return difference
 
@@ -130,7 +130,7 @@ def _program(depth: nn.Module, size_hw: tuple[int, int]) -> ExportedProgram:
 
 
 def _example(batch: int, size_hw: tuple[int, int]) -> Tensor:
-    """Smooth random images, as photographs are smooth."""
+    """Make smooth random images (photographs are smooth, too)."""
     coarse = torch.rand(
         batch, 3, *(size // 16 for size in size_hw), generator=torch.Generator().manual_seed(0)
     )
@@ -138,7 +138,7 @@ def _example(batch: int, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _about(model: DepthNetwork, size_hw: tuple[int, int], name: str) -> dict[str, str]:
-    """What the file says about itself; all values are text."""
+    """Return the metadata of the file; all values are text."""
     return {
         "name": name or model.arch,
         "arch": model.arch,

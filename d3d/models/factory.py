@@ -1,4 +1,4 @@
-"""Build a network by name: an untrained one, one from ImageNet weights, or one from a checkpoint."""
+"""Build networks by name: untrained, from ImageNet weights, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from d3d.errors import ConfigError, DataError, unknown
+from d3d.errors import ConfigError, DataError, did_you_mean, unknown
 from d3d.models.base import DepthNetwork
 from d3d.models.checkpoints import is_d3d_weights, load_weights, read_network
 from d3d.models.hub import HUB_WEIGHTS, Card, digest
@@ -29,30 +29,30 @@ def create_model(
     min_depth: float = 0.1,
     max_depth: float = 10.0,
 ) -> DepthNetwork:
-    """Build a network, in training mode and channels-last memory (faster on a CPU and in half precision).
+    """Build a network in training mode and channels-last memory (faster on a CPU and in half precision).
 
     Args:
         arch: one of `ARCHITECTURES`.
         pretrained: start the encoder from ImageNet weights, or from random values if they cannot be found; see
             `find_initial_weights`.
-        weights: a local file, used instead: ImageNet weights of the encoder (in torchvision's, timm's or MPViT's
-            naming), or a whole network that `save_weights` wrote; a folder or several files, see `given_files`.
-        init_depth_m: the depth that the untrained network predicts, metres; None leaves the biases of the
-            heads as they are, near 0.2 m. See `DepthNetwork.init_depth`.
-        drop_path: stochastic depth of the last transformer block; None means the published 0.2. MonoViT only.
+        weights: local file to use instead: ImageNet weights of the encoder (named as by torchvision, timm or MPViT), or
+            a network of `save_weights`. For a folder or several files see `given_files`.
+        init_depth_m: depth in metres that the untrained network predicts. None keeps the biases of the heads, which
+            give about 0.2 m. See `DepthNetwork.init_depth`.
+        drop_path: stochastic depth of the last transformer block, MonoViT only. None means the published 0.2.
         dropout: channel dropout of the decoder, for the uncertainty "mcdropout"; see `DepthNetwork.use_dropout`.
-        log_scale: add the output of the uncertainty "regression"; see `DepthNetwork.use_log_scale`.
+        log_scale: add the output for the uncertainty "regression"; see `DepthNetwork.use_log_scale`.
         min_depth, max_depth: depth in metres at disparity 1 and 0.
 
     Raises:
-        ConfigError: unknown `arch`; a depth range, depth or probability out of range; `drop_path` for a
-            network without transformer blocks.
+        ConfigError: `arch` is unknown; a depth or probability is out of range; `drop_path` is given for a network
+            without transformer blocks.
         DataError: `weights` cannot be read, or holds another network.
     """
     if arch not in NETWORKS:
         raise unknown("arch", arch, NETWORKS)
     if not 0 < min_depth < max_depth:
-        raise ConfigError(f"0 < min_depth < max_depth must hold, not {min_depth} and {max_depth} metres.")
+        raise ConfigError(f"need 0 < min_depth < max_depth, got {min_depth} and {max_depth} metres.")
     options = {}
     if drop_path is not None:
         if arch != "monovit":
@@ -79,18 +79,18 @@ def create_model(
 
 
 def load_model(name_or_path: str | Path) -> DepthNetwork:
-    """Build a trained network, on the CPU, in eval mode.
+    """Load a trained network on the CPU, in eval mode.
 
-    A plain name, such as "lite-distilled", is first looked up among the networks that ship (`available`), then as a
-    path. "./lite-distilled" and a `Path` are always paths.
+    A plain name, such as "lite-distilled", is first looked up among the shipped networks (`available`), then as a path.
+    "./lite-distilled" and a `Path` are always paths.
 
     Args:
-        name_or_path: the name of a network that ships; a .safetensors file of `save_weights`; the folder of a finished
-            training of a run; or a folder that `save_pretrained` wrote.
+        name_or_path: name of a shipped network, .safetensors file of `save_weights`, folder of a finished training, or
+            folder of `save_pretrained`.
 
     Raises:
-        ConfigError: an unknown name, with near misses; or a network that this version of d3d does not know.
-        DataError: there is no such checkpoint, it is damaged, or it does not fit (see `load_weights`).
+        ConfigError: the name is unknown, or this version of d3d does not know the architecture.
+        DataError: the checkpoint is missing, damaged, or does not fit (see `load_weights`).
     """
     if not isinstance(name_or_path, str | Path) or not str(name_or_path).strip():
         raise ConfigError(f"load_model needs a name or a path, not {name_or_path!r}. {_PATHS}")
@@ -101,7 +101,7 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
             model.card = Card(read_card(name_or_path), digest(model))
             return model
         if not Path(name_or_path).exists():
-            nothing = f"unknown network {name_or_path!r}: {networks_folder()} holds none."
+            nothing = f"unknown network {name_or_path!r}: {networks_folder()} holds no network."
             raise ConfigError(f"{unknown('network', name_or_path, names) if names else nothing} {_PATHS}")
     path = Path(name_or_path)
     if path.is_dir():
@@ -109,13 +109,20 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
         if not files:
             raise DataError(f"{path} holds no {WEIGHTS}. {_PATHS}")
         path = files[0]
-    elif not path.exists() and not path.suffix:
-        raise DataError(f"there is no network {str(name_or_path)!r}. {_PATHS}")
+    elif not path.exists():
+        raise DataError(f"there is no file or folder {str(name_or_path)!r}.{_near(path)} {_PATHS}")
     return read_network(path, NETWORKS)
 
 
+def _near(path: Path) -> str:
+    """Suggest the shipped networks and the neighbouring files and folders whose names are close to a missing path."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    files = [str(p) for p in beside if p.is_dir() or p.suffix in (".safetensors", ".pth")]
+    return did_you_mean(path, [*available(), *files])
+
+
 _PATHS = (
-    "Give a name of `d3d.models.available()`, a .safetensors file, or the folder of a finished training, such as "
-    "runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. A repository of the hub: "
+    "Give a name of `d3d.models.available()`, a file that ends in .safetensors, or the folder of a finished training, "
+    "such as runs/<run>/pretrain/<arch> or runs/<run>/distill/<arch>/<labels>. A repository of the hub: "
     "DepthNetwork.from_pretrained. The published encoder.pth and depth.pth: load_public_checkpoint."
 )

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from d3d.models.layers import ConvBlock, DispHead, SqueezeExcite, upsample
 from d3d.models.resnet import ResNetDepth
 
-# Row (the level, 0 is the finest) and column (the depth) of the grid's nodes "rc" in the order of their computation
+# Row (level, 0 is the finest) and column (depth) of the grid's nodes "rc", in the order of computation
 NODES = [(row, column) for column in range(1, 5) for row in range(5 - column)]
 # The input of each scale's head; "final" is node 04 up-sampled once more
 _HEAD_NODES = ("final", "04", "13", "22")
 
 
 class DenseNode(nn.Module):
-    """Tensors of one size -> (b, out, h, w): concatenate, narrow by a bias-free 1x1 convolution, `ConvBlock`."""
+    """Concatenate tensors of one size, reduce channels (1x1 convolution without bias), `ConvBlock`; (b, out, h, w)."""
 
     def __init__(self, in_channels: int, out_channels: int, narrow: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class DenseNode(nn.Module):
 
 
 class AttentionNode(nn.Module):
-    """Tensors of one size -> (b, out, h, w): concatenate, scale the channels, 1x1 convolution, ReLU."""
+    """Concatenate tensors of one size, scale the channels, 1x1 convolution, ReLU; (b, out, h, w)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class AttentionNode(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         x = torch.cat(inputs, 1)
         b, c, h, w = x.shape
-        # scale the weights of the 1x1 convolution, for each image, not the map, which is a hundred times larger
+        # scale the weights of the 1x1 convolution instead of the map, which is a hundred times larger
         kernels = self.conv.weight.flatten(1) * self.attention.weights(x)[:, None]
         pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         y = torch.baddbmm(self.conv.bias, pixels, kernels.mT)
@@ -49,18 +49,18 @@ class AttentionNode(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """HR-Depth's grid (a UNet++), also the second half of MonoViT's decoder.
+    """The grid of HR-Depth (a UNet++), also the second half of MonoViT's decoder.
 
-    Column 0 holds the encoder's features. Node rc joins every node to its left in row r with node (r+1)(c-1),
-    which is halved in channels and up-sampled. The last node of each row is an `AttentionNode`.
+    Column 0 holds the encoder's features. Node rc joins all nodes to its left in row r with node (r+1)(c-1) after
+    halving its channels and up-sampling it. The last node of each row is an `AttentionNode`.
 
-    The published checkpoints have four more convolutions (X_00_Conv_0 and X_01/02/03_Conv_0) that nothing uses.
-    They are left out here, so every parameter gets a gradient.
+    The published checkpoints contain four unused convolutions (X_00_Conv_0 and X_01/02/03_Conv_0). They are left out
+    here, so that every parameter gets a gradient.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:
         super().__init__()
-        self.reduce = nn.ModuleDict()  # "rc" -> the block that halves node rc before up-sampling
+        self.reduce = nn.ModuleDict()  # "rc" -> block that halves the channels of node rc before up-sampling
         self.nodes = nn.ModuleDict()
         width = {f"{row}0": channels for row, channels in enumerate(encoder_channels)}
         for row, column in NODES:

@@ -1,7 +1,7 @@
-"""Networks in the form of the Hugging Face hub: `save_pretrained`, `from_pretrained`, `push_to_hub`.
+"""Methods for the Hugging Face hub: `save_pretrained`, `from_pretrained`, `push_to_hub`.
 
-A folder of `save_pretrained` holds model.safetensors, a file of `save_weights`; config.json, its metadata; and
-README.md, the model card.
+A folder of `save_pretrained` holds model.safetensors (a file of `save_weights`), config.json (its metadata) and
+README.md (the model card).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from d3d.io import write_json
 from d3d.models.checkpoints import read_metadata, read_network, save_weights
 from d3d.models.shipped import available
 
-HUB_WEIGHTS = "model.safetensors"  # the hub counts parameters of files of this name
+HUB_WEIGHTS = "model.safetensors"  # the hub counts the parameters of files with this name
 _LICENCE, _TAGS = "mit", ["depth-estimation", "monocular-depth"]
 _CARD = """---
 library_name: d3d
@@ -39,14 +39,14 @@ Input: RGB images in [0, 1]. Output: depth in metres, {low:g} to {high:g} m. Not
 
 
 class Card(NamedTuple):
-    """The model card of a network that ships, and the `digest` of the weights that it describes."""
+    """The model card of a shipped network, and the `digest` of the described weights."""
 
     text: str
     digest: str
 
 
 def digest(model: nn.Module) -> str:
-    """The sha256 of a network's parameters and buffers, whatever their device and memory layout."""
+    """Compute the sha256 of a network's parameters and buffers, independent of device and memory layout."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
@@ -55,9 +55,9 @@ def digest(model: nn.Module) -> str:
 
 
 class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS):
-    """Base class of every network: its methods for the Hugging Face hub."""
+    """Base class with the methods for the Hugging Face hub."""
 
-    card: Card | None = None  # of a network that ships
+    card: Card | None = None  # card of a shipped network
 
     def _save_pretrained(self, save_directory: Path) -> None:
         path = save_weights(self, save_directory / HUB_WEIGHTS)
@@ -65,19 +65,19 @@ class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> HubNetwork:
-        """Build the network in a folder of `save_pretrained`, or in a repository of the Hugging Face hub.
+        """Load a network from a folder of `save_pretrained` or a repository of the Hugging Face hub.
 
-        `DepthNetwork.from_pretrained` builds any network, `Lite.from_pretrained` only its own.
+        `DepthNetwork.from_pretrained` loads any network. `Lite.from_pretrained` only loads Lite.
 
         Args:
-            pretrained_model_name_or_path: a folder, or the id of a repository ("user/name").
-            **options: revision, token, cache_dir, force_download, local_files_only, as of `ModelHubMixin`.
+            pretrained_model_name_or_path: folder, or id of a repository ("user/name").
+            **options: revision, token, cache_dir, force_download, local_files_only of `ModelHubMixin`.
 
         Returns:
-            the network, on the CPU, in eval mode.
+            The network on the CPU, in eval mode.
 
         Raises:
-            DataError: it is neither a folder nor an id; the folder holds no model.safetensors, or a broken one.
+            DataError: the value is neither a folder nor an id; or model.safetensors is missing or broken.
             ConfigError: the file holds another network.
         """
         if (
@@ -110,8 +110,8 @@ class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS
             path = Path(model_id, HUB_WEIGHTS)
             if not path.is_file():
                 raise DataError(
-                    f"{model_id} holds no {HUB_WEIGHTS}: it is no folder of save_pretrained. For the folder of a "
-                    "training of d3d, or a single file, use d3d.load_model."
+                    f"{model_id} holds no {HUB_WEIGHTS}, so it is not a folder of save_pretrained. For the folder of a "
+                    "training or for a single file, use d3d.load_model."
                 )
         else:
             path = hf_hub_download(
@@ -126,7 +126,7 @@ class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS
         return read_network(path, {network.arch: network for network in _concrete(cls)})
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card of the network that ships, as long as its weights are unchanged; else a card without claims."""
+        """Return the card of the shipped network if its weights are unchanged, else a generic card."""
         if self.card is not None and self.card.digest == digest(self):
             return ModelCard(self.card.text)
         about = {"arch": self.arch, "low": self.min_depth, "high": self.max_depth}
@@ -134,6 +134,6 @@ class HubNetwork(ModelHubMixin, library_name="d3d", license=_LICENCE, tags=_TAGS
 
 
 def _concrete(network: type) -> list[type]:
-    """A class and all classes below it, as far as they are networks with a name."""
+    """List the class and its subclasses that are networks with a name."""
     below = [n for sub in network.__subclasses__() for n in _concrete(sub)]
     return [network, *below] if network.__dict__.get("arch") else below

@@ -1,6 +1,6 @@
-"""Find a network's initial weights: a file that the user gives, ImageNet weights, or random values.
+"""Find the initial weights of a network: a given file, ImageNet weights, or random values.
 
-`find_initial_weights` decides before the network is built, so that a run can record the source and the hash.
+`find_initial_weights` decides before the network is built, so that a run can record source and hash.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _PROBE_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a network starts from; the hash and the path are None for random values."""
+    """Initial weights of a network. Hash and path are None for random values."""
 
-    source: str  # "random", the public name of ImageNet weights, or what a given file holds. Never a path
-    sha256: str | None = None  # of the file's content
-    path: Path | None = None  # the file, to be passed to `create_model` as `weights`
-    note: str = ""  # why the start is random, if ImageNet weights or given files were asked for
-    licence: str = ""  # of the file, an SPDX identifier; "" if unknown
+    source: str  # "random", public name of ImageNet weights, or content of a given file; never a path
+    sha256: str | None = None  # hash of the file
+    path: Path | None = None  # file, for the argument `weights` of `create_model`
+    note: str = ""  # reason for random values, if ImageNet weights or given files were requested
+    licence: str = ""  # SPDX identifier of the file's licence; "" if unknown
 
 
 class _Public(NamedTuple):
-    """Public ImageNet weights of an encoder: the usual name of their file, who has it, and under which licence."""
+    """Public ImageNet weights of an encoder."""
 
-    file: str
-    repo: str | None = None  # of the Hugging Face hub
-    package: str | None = None  # a package of the Python index that brings the file
+    file: str  # usual file name
+    repo: str | None = None  # repository of the Hugging Face hub
+    package: str | None = None  # Python package that contains the file
     licence: str = ""
 
 
 _IMAGENET = {
-    # timm's plain "resnet18" is another training recipe; the paper's baselines used torchvision's weights
+    # the paper's baselines used torchvision's weights; timm's "resnet18" has another training recipe
     RESNET18: _Public("resnet18-f37072fd.pth", repo="timm/resnet18.tv_in1k", licence="BSD-3-Clause"),
     MPVIT_SMALL: _Public("mpvit_small.pth"),
     EFFICIENTNET_LITE0: _Public(
@@ -65,14 +65,16 @@ def find_initial_weights(
 
     Args:
         arch: one of `ARCHITECTURES`.
-        pretrained: start the encoder from ImageNet weights if no file is given for this network: those of lite from
-            their Python package, others from the caches of the Hugging Face hub and of torch.hub, or else from the hub.
-        weights: local files for one network or several, which come first; see `given_files`.
-        strict: raise an error if the ImageNet weights cannot be found. Otherwise the network starts from random
-            values, and one line says so, once a process.
+        pretrained: start the encoder from ImageNet weights if `weights` has no file for this network. The weights of
+            lite come from a Python package. Other weights come from the caches of the Hugging Face hub and torch.hub,
+            or from the hub.
+        weights: local files for one or several networks, see `given_files`. They take precedence.
+        strict: raise an error if the ImageNet weights cannot be found. Otherwise the network starts from random values
+            and a line is printed, once per process.
 
     Raises:
-        ConfigError: unknown `arch`; two files for one network; `strict`, and no ImageNet weights.
+        ConfigError: `arch` is unknown; two files are given for one network; or `strict` is set and the ImageNet weights
+            cannot be found.
         DataError: a file in `weights` cannot be read, or fits no network.
     """
     if arch not in NETWORKS:
@@ -104,28 +106,28 @@ def find_initial_weights(
 
 
 def given_files(weights: str | Path | None) -> dict[str, Path]:
-    """Return {arch: file} for the networks for which a value of the option `weights` gives a file.
+    """Parse a value of the option `weights` and return {arch: file}.
 
-    The value is a file, a folder, or several of both with commas between them.
+    The value is a file, a folder, or several of them separated by commas.
 
-    - A file is for the networks that its content fits: a ResNet-18 for monodepth2 and hrdepth, an MPViT-small for
-      monovit, an EfficientNet-Lite0 for lite, a file of `save_weights` for its own network.
-    - `<arch>=FILE` is for this network only, and comes before a file that also fits. FILE may be a folder, also one
-      with weights.safetensors or encoder.pth.
+    - The content of a file determines its networks: ResNet-18 for monodepth2 and hrdepth, MPViT-small for monovit,
+      EfficientNet-Lite0 for lite, a file of `save_weights` for its own network.
+    - `<arch>=FILE` is for this network only, and takes precedence. FILE may be a folder, for example with
+      weights.safetensors or encoder.pth.
     - In a folder, files are found by name: `<arch>.safetensors`, `<arch>.pth`, `<arch>/weights.safetensors` (as in a
       run's `pretrain` folder), `<arch>/encoder.pth`, and the public files of ImageNet weights (`_IMAGENET`).
 
     Raises:
-        ConfigError: an unknown name before "=", or two files for one network.
+        ConfigError: the name before "=" is unknown, or two files are given for one network.
         DataError: a file or folder is missing, cannot be read, or fits no network.
     """
-    named: dict[str, Path] = {}  # files for one network by name
-    fitting: dict[str, Path] = {}  # files for every network that they fit
+    named: dict[str, Path] = {}  # files given as <arch>=FILE
+    fitting: dict[str, Path] = {}  # files for all networks that fit the content
     for only, path in _entries(weights):
         what = _content(path)
         if not only and not what.archs:
             raise DataError(
-                f"{path} fits no network: it holds {what.holds}. Needed: ImageNet weights of "
+                f"{path} fits no network: it holds {what.holds}. Give ImageNet weights of "
                 f"{' or '.join(map(with_article, sorted(_IMAGENET)))}, or a file of save_weights."
             )
         files = named if only else fitting
@@ -133,12 +135,12 @@ def given_files(weights: str | Path | None) -> dict[str, Path]:
             if arch not in what.archs:
                 raise DataError(f"{path} holds {what.holds}, not weights for {arch}.")
             if files.setdefault(arch, path) != path:
-                raise ConfigError(f"weights: two files for {arch}, {files[arch]} and {path}. Give one.")
+                raise ConfigError(f"weights: two files for {arch}, {files[arch]} and {path}. Give one file.")
     return fitting | named
 
 
 def _entries(weights: str | Path | None) -> Iterator[tuple[str, Path]]:
-    """The files in the value of `weights`, each with the network it is named for, or "" if the content decides."""
+    """List the files of `weights`, each with its named network, or with "" if the content decides."""
     whole = "" if weights is None else str(weights)
     texts = [whole] if Path(whole).expanduser().exists() else whole.split(",")  # a path may hold a comma
     for text in filter(None, map(str.strip, texts)):
@@ -155,28 +157,28 @@ def _entries(weights: str | Path | None) -> Iterator[tuple[str, Path]]:
 
 
 def _files_in(folder: Path, arch: str) -> list[tuple[str, Path]]:
-    """As `_entries`, for a folder; for one network only, if `arch` names it."""
+    """List the files of a folder like `_entries`, for one network or (with `arch=""`) for all."""
     names = {"weights.safetensors": arch, "encoder.pth": arch} if arch else {"weights.safetensors": ""}
     for a in [arch] if arch else NETWORKS:
         own = (f"{a}.safetensors", f"{a}.pth", f"{a}/weights.safetensors", f"{a}/encoder.pth")
         names |= dict.fromkeys(own, a)
     names |= {public.file: "" for public in _IMAGENET.values()}
     found = [(only, folder / name) for name, only in names.items() if (folder / name).is_file()]
-    if arch:  # also the files that another network could use
+    if arch:  # files without a named network count if their content fits
         found = [(arch, file) for only, file in found if only or arch in _content(file).archs]
     if not found:
-        raise DataError(f"weights: {folder} holds none of {', '.join(names)}.")
+        raise DataError(f"weights: {folder} holds no known file. Known names: {', '.join(names)}.")
     return found
 
 
 class _Content(NamedTuple):
     holds: str
-    archs: tuple[str, ...]  # the networks that it fits
+    archs: tuple[str, ...]  # networks that fit the content
     sha256: str
 
 
 def _content(path: Path) -> _Content:
-    """What a file holds; it is read again only if it has changed."""
+    """Identify the content of a file. An unchanged file is read once."""
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}.")
     status = path.stat()
@@ -197,9 +199,9 @@ def _read_content(path: Path, mtime_ns: int, size: int) -> _Content:
     return _Content(holds, archs, sha256(path))
 
 
-@functools.cache  # asked once a process: all stages of a run must see the same answer
+@functools.cache  # once per process: all stages of a run must get the same answer
 def _find_imagenet(public: _Public) -> InitialWeights:
-    """ImageNet weights from a package, a cache or the hub, or random values with a note that says what was tried."""
+    """Find ImageNet weights in a package, a cache or on the hub; else random values with a note on the attempts."""
     file, repo, package, licence = public
     if package is not None:
         path = _file_of_package(package, file)
@@ -219,17 +221,17 @@ def _find_imagenet(public: _Public) -> InitialWeights:
         failure = _hub_unreachable(repo)
         try:
             path = None if failure else hub.hf_hub_download(repo, "model.safetensors")
-        except Exception as error:  # whatever a hub client, a proxy or a full disk may raise
+        except Exception as error:  # the client, a proxy or a full disk raise errors of many kinds
             failure = f"{type(error).__name__}: {error}"
         failure = f"{repo} is not cached, and its download failed ({failure})"
     if path is None:
-        shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded: no path of this machine
+        shown = str(cached).replace(str(Path.home()), "~", 1)  # the text is recorded and must not name a home
         return InitialWeights(RANDOM, note=f"{shown} does not exist, and {failure}")
     return InitialWeights(f"{source} (ImageNet)", sha256(Path(path)), Path(path), licence=licence)
 
 
 def _file_of_package(package: str, file: str) -> Path | None:
-    """The path of a file of an installed package, without importing the package; None where it is not there."""
+    """Find a file of an installed package without importing the package; None if it is missing."""
     try:
         files = importlib.metadata.files(package) or ()
     except importlib.metadata.PackageNotFoundError:
@@ -239,10 +241,10 @@ def _file_of_package(package: str, file: str) -> Path | None:
 
 
 def _hub_unreachable(repo: str) -> str:
-    """Why the model hub cannot be reached, or "" if it answers.
+    """Return why the model hub cannot be reached, or "" if it answers.
 
-    The hub's client retries for a minute before it gives up; one request of our own answers in seconds. It
-    runs in a daemon thread because looking up a name can outlast any socket timeout.
+    The hub's client retries for a minute; a single request answers in seconds. It runs in a daemon thread, because
+    resolving a host name can outlast the socket timeout.
     """
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Layers that several networks share."""
+"""Layers shared by several networks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def elu(x: Tensor) -> Tensor:
-    """ELU, any shape. On a CPU it uses exp in float32: five times as fast as torch's, which uses expm1."""
+    """Compute ELU for any shape. On a CPU, exp in float32 is five times as fast as torch's version with expm1."""
     return _ELU.apply(x) if x.device.type == "cpu" and not torch.compiler.is_compiling() else F.elu(x)
 
 
 class _ELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        # exp(x) - 1 is off by 6e-8, the last digit of float32 at 1; it is never below x, so the maximum is ELU
+        # exp(x) - 1 has an error of 6e-8, the last digit of float32 at 1; it is at least x, so the maximum is ELU
         negative = x.clamp(max=0).to(torch.promote_types(x.dtype, torch.float32)).exp_().sub_(1)
         result = torch.maximum(x, negative.to(x.dtype))
         ctx.save_for_backward(result)
@@ -33,7 +33,7 @@ class _ELU(torch.autograd.Function):
 
 
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution with bias and reflection padding, as in every decoder: (b, in, h, w) -> (b, out, h, w)."""
+    """3x3 convolution with bias and reflection padding: (b, in, h, w) -> (b, out, h, w)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
@@ -47,7 +47,7 @@ class Conv3x3(nn.Conv2d):
 class _ToOneChannel(torch.autograd.Function):
     """3x3 convolution to one channel on a CPU, without padding: one matrix product and a sum of nine shifted maps.
 
-    oneDNN's kernels distribute their work over output channels; with one channel they take three times as long.
+    oneDNN's kernels parallelise over output channels. With one channel they take three times as long.
     """
 
     @staticmethod
@@ -77,9 +77,9 @@ class _ToOneChannel(torch.autograd.Function):
 
 
 class ConvBlock(nn.Module):
-    """`Conv3x3` followed by ELU, without normalisation: the block of all three decoders.
+    """`Conv3x3` and ELU without normalisation, the block of all decoders.
 
-    `dropout` is the identity, or channel dropout; see `DepthNetwork.use_dropout`.
+    `dropout` is the identity or channel dropout, see `DepthNetwork.use_dropout`.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -93,9 +93,9 @@ class ConvBlock(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise convolution: (b, c, h, w) -> (b, c, h / stride, w / stride), in the type of the input.
+    """Depthwise convolution: (b, c, h, w) -> (b, c, h / stride, w / stride), with the dtype of the input.
 
-    On a CPU it runs in float32 also under autocast: in bfloat16, oneDNN's gradient takes 1.3 to 2 times as long,
+    On a CPU it computes in float32 also under autocast: in bfloat16, oneDNN's gradient takes 1.3 to 2 times as long,
     and ten times as long with a stride.
     """
 
@@ -110,23 +110,23 @@ class Depthwise(nn.Conv2d):
 
 
 class DispHead(nn.Module):
-    """A 3x3 convolution to one channel and a sigmoid: features (b, c, h, w) -> disparity (b, 1, h, w) in (0, 1)."""
+    """3x3 convolution to one channel and sigmoid: features (b, c, h, w) -> disparity (b, 1, h, w) in (0, 1)."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.conv = Conv3x3(in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In full precision, which costs little with one channel. Far depths have logits of -3 to -5, where bfloat16 has
-        # steps of 0.016 to 0.03: 2 % of the depth
+        # Full precision costs little with one channel. Far depths have logits of -3 to -5, where steps of bfloat16 are
+        # 0.016 to 0.03, or 2 % of the depth
         with torch.autocast(x.device.type, enabled=False):
             return torch.sigmoid(self.conv(x.to(self.conv.weight.dtype)))
 
 
 class DispScaleHead(DispHead):
-    """`DispHead` with a second map for log b, the scale of the log depth's error (Kendall and Gal, 2017)."""
+    """`DispHead` with a second map log b; b is the scale of the error of the log depth (Kendall and Gal, 2017)."""
 
-    START = 0.1  # b before training, a tenth of the depth; from b = 1 a short training does not converge
+    START = 0.1  # b before training, a tenth of the depth; with b = 1 a short training does not converge
 
     def __init__(self, in_channels: int) -> None:
         super().__init__(in_channels)
@@ -140,7 +140,7 @@ class DispScaleHead(DispHead):
 
 
 def named(**layers: nn.Module) -> nn.Sequential:
-    """Layers one after another; their names are those of the state dict."""
+    """Chain layers under the given names."""
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -151,7 +151,7 @@ def conv_bn(width: int, out: int, kernel: int = 1, stride: int = 1, act: bool = 
 
 
 class Residual(nn.Sequential):
-    """Layers by name; their result, of the same shape as their input, is added to it."""
+    """Chain of named layers with a residual connection: the input is added to the result."""
 
     def __init__(self, **layers: nn.Module) -> None:
         super().__init__(OrderedDict(layers))
@@ -169,9 +169,9 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Linear(channels // 16, channels, bias=False)
 
     def weights(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> the factor of each channel, (b, c) in (0, 1)."""
-        # The mean as a matrix product: the gradient of `mean` is an expanded tensor, and the sum of gradients would be
-        # contiguous, not channels-last, which slows down the additions and the convolutions before them.
+        """Compute the factor of each channel: (b, c, h, w) -> (b, c) in (0, 1)."""
+        # The mean as a matrix product: the gradient of `mean` is an expanded tensor. The sum of gradients would be
+        # contiguous instead of channels-last, which slows down additions and convolutions.
         b, c, h, w = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         mean = torch.bmm(pixels.new_ones(b, 1, h * w), pixels)[:, 0] / (h * w)
@@ -182,7 +182,7 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop the whole residual branch of a sample (b, ...) with probability `p`."""
+    """Stochastic depth: in training, drop the residual branch of a sample (b, ...) with probability `p`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -196,5 +196,5 @@ class DropPath(nn.Module):
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Nearest-neighbour up-sampling by two: (b, c, h, w) -> (b, c, 2h, 2w)."""
+    """Up-sample by two with nearest neighbours: (b, c, h, w) -> (b, c, 2h, 2w)."""
     return F.interpolate(x, scale_factor=2, mode="nearest")

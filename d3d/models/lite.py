@@ -1,4 +1,4 @@
-"""Lite: a small network beyond the paper, Monodepth2's decoder on EfficientNet-Lite0 (Tan and Le, 2019)."""
+"""Lite, a small network beyond the paper: EfficientNet-Lite0 (Tan and Le, 2019) with Monodepth2's decoder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CHANNELS = (16, 24, 40, 112, 320)
 
 
 class _DepthwiseSame(Depthwise):
-    """`Depthwise` with TensorFlow's padding "SAME", whose odd row and column lie below and to the right."""
+    """`Depthwise` with TensorFlow's padding "SAME": an odd row or column is added below or to the right."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         (kernel, _), (stride, _) = conv.kernel_size, conv.stride
         super().__init__(conv.in_channels, kernel, stride, bias=False)
         self.weight = conv.weight
         self.border = None
-        if stride > 1:  # of an even height and width
+        if stride > 1:  # for even height and width
             self.padding, lacking = (0, 0), kernel - stride
             self.border = (lacking // 2, lacking - lacking // 2) * 2
 
@@ -32,11 +32,11 @@ class _DepthwiseSame(Depthwise):
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 without its classifier: image (b, 3, h, w), normalised -> five features at strides 2 to 32.
+    """Build EfficientNet-Lite0 without classifier: normalised image (b, 3, h, w) -> five features at strides 2 to 32.
 
     The features have `CHANNELS` channels. Height and width are multiples of 32.
     """
-    # timm takes longer to import than the rest of d3d together, hence here.
+    # imported here: timm takes longer to import than the rest of d3d
     import timm
 
     encoder = timm.create_model(

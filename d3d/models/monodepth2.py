@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from d3d.models.layers import ConvBlock, DispHead, upsample
 from d3d.models.resnet import ResNetDepth
 
-WIDTHS = (16, 32, 64, 128, 256)  # channels of the decoder at level 0 (full size) to 4 (1/16)
+WIDTHS = (16, 32, 64, 128, 256)  # channels of the decoder from level 0 (full size) to level 4 (1/16)
 
 
 class UNetDecoder(nn.Module):
-    """From coarse to fine, at each level: convolve, up-sample, concatenate the encoder's feature, convolve.
+    """U-Net decoder. Each level, from coarse to fine: convolve, up-sample, concatenate the encoder's feature, convolve.
 
-    The result of level i has 1/2**i of the image's size; levels 3 to 0 have a disparity head.
+    The result of level i has 1/2**i of the image's height and width. Levels 3 to 0 have a disparity head.
     """
 
     def __init__(self, encoder_channels: Sequence[int]) -> None:

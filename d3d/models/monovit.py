@@ -14,14 +14,14 @@ from d3d.models.resnet import CHANNELS as GRID_CHANNELS  # the grid was designed
 
 
 def adapter(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Channel attention, 3x3 convolution with zero padding, ReLU: an encoder feature -> the grid's width."""
+    """Map an encoder feature to the width of the grid: channel attention, 3x3 convolution with zero padding, ReLU."""
     attention = SqueezeExcite(in_channels)
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     return named(attention=attention, conv=conv, act=nn.ReLU(inplace=True))
 
 
 class MonoViTDecoder(nn.Module):
-    """Adapters on features 1 to 4, then `DenseDecoder`; feature 0, the stem, enters the grid as it is."""
+    """Adapters on features 1 to 4, then `DenseDecoder`. Feature 0, the stem, enters the grid unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class MonoViTDecoder(nn.Module):
 
 
 class MonoViT(DepthNetwork):
-    """MPViT-small encoder and `MonoViTDecoder`; 27.8 million parameters. `drop_path` is that of `mpvit.MPViT`."""
+    """MPViT-small encoder and `MonoViTDecoder`; 27.8 million parameters. For `drop_path` see `mpvit.MPViT`."""
 
     arch = "monovit"
     encoder_kind = naming.MPVIT_SMALL

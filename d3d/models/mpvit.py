@@ -1,10 +1,10 @@
-"""MPViT-small (Lee et al., CVPR 2022) as a five-level encoder, with MonoViT's two edits.
+"""MPViT-small (Lee et al., CVPR 2022) as a five-level encoder with the two changes of MonoViT.
 
-Written from the published description. Against the classification network, the second convolution of the
-stem keeps its resolution and the first patch embedding halves it, so that the features lie at strides 2, 4,
-8, 16 and 32 (MonoViT, Zhao et al., 3DV 2022).
+The code follows the published description. Unlike in the classification network, the second convolution of the stem
+keeps the resolution and the first patch embedding halves it. The features therefore have strides 2, 4, 8, 16 and 32
+(MonoViT, Zhao et al., 3DV 2022).
 
-Tensors travel as (b, c, h, w) in channels-last memory; the view (b, h*w, c) that attention wants is free.
+Tensors are (b, c, h, w) in channels-last memory, so that the view (b, h*w, c) for attention needs no copy.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from d3d.models.layers import Depthwise, DropPath, Residual, conv_bn, named
 
-CHANNELS = (64, 128, 216, 288, 288)  # of the five features: the stem, then the four stages
+CHANNELS = (64, 128, 216, 288, 288)  # channels of the five features: the stem, then four stages
 PATHS = (2, 3, 3, 3)
 LAYERS = (1, 3, 6, 3)
 HEADS = 8
 MLP_RATIO = 4
-_WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of the relative position window, heads that use it
+_WINDOWS = ((3, 2), (5, 3), (7, 3))  # size of a relative position window, number of its heads
 
 
 def patch_embed(channels: int, stride: int) -> nn.Sequential:
-    """Separable 3x3 convolution, BatchNorm, Hardswish. Two or three in a chain see patches of 5x5 and 7x7."""
+    """Separable 3x3 convolution, BatchNorm, Hardswish. Chains of two or three cover patches of 5x5 and 7x7."""
     depthwise = Depthwise(channels, 3, stride, bias=False)
     return named(depthwise=depthwise, pointwise=conv_bn(channels, channels))
 
@@ -41,13 +41,13 @@ class RelativePosition(nn.Module):
         self.convs = nn.ModuleList(Depthwise(heads * width, size) for size, heads in _WINDOWS)
 
     def forward(self, q: Tensor, v: Tensor) -> Tensor:
-        """Query and value maps (b, c, h, w), heads side by side in c -> (b, c, h, w)."""
+        """Encode query and value maps (b, c, h, w), with the heads side by side in c -> (b, c, h, w)."""
         near = [conv(part) for conv, part in zip(self.convs, v.split(self.splits, 1), strict=True)]
         return q * torch.cat(near, 1)
 
 
 class FactorisedAttention(nn.Module):
-    """Attention at a cost linear in the number of tokens: q (softmax(k)^T v) / sqrt(d) + relative position."""
+    """Attention with linear cost in the number of tokens: q (softmax(k)^T v) / sqrt(d) + relative position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class FactorisedAttention(nn.Module):
         def image(x: Tensor) -> Tensor:  # (b, n, c) -> (b, c, h, w)
             return x.view(b, *size_hw, c).permute(0, 3, 1, 2)
 
-        # Softmax over tens of thousands of tokens gives weights below the smallest normal float16, so this sum
-        # stays in float32. It is a few per cent of the block's work.
+        # float32: softmax over tens of thousands of tokens gives weights below the smallest normal float16. This is a
+        # few per cent of the block's work.
         with torch.autocast(tokens.device.type, enabled=False):
             high = torch.promote_types(k.dtype, torch.float32)
             context = heads(k.to(high).softmax(1)).transpose(2, 3) @ heads(v.to(high))
@@ -98,10 +98,10 @@ class Block(nn.Module):
 
 
 class TransformerPath(nn.Module):
-    """The transformer encoder of one path, (b, c, h, w): blocks that share both position encodings.
+    """Transformer encoder of one path, (b, c, h, w). All blocks share both position encodings.
 
-    The path owns the shared modules and passes them to the blocks, so each tensor has one name in the state dict.
-    (The public checkpoints store them again under every block.)
+    The path owns the shared modules and passes them to the blocks, so that each tensor has one name in the state dict.
+    (The public checkpoints repeat them under every block.)
     """
 
     def __init__(self, channels: int, drop_paths: Sequence[float]) -> None:
@@ -117,7 +117,7 @@ class TransformerPath(nn.Module):
 
 
 def local_branch(channels: int) -> Residual:
-    """The local branch of a stage: 1x1, depthwise 3x3, 1x1, plus the input."""
+    """Build the local branch of a stage: 1x1, depthwise 3x3 and 1x1 convolution with a residual connection."""
     return Residual(
         enter=conv_bn(channels, channels),
         depthwise=Depthwise(channels, 3, bias=False),
@@ -130,8 +130,8 @@ def local_branch(channels: int) -> Residual:
 class Stage(nn.Module):
     """One level of the encoder, (b, c, h, w) -> (b, out, h/2, w/2).
 
-    It concatenates a local branch and `paths` transformers, each behind its patch embedding. `drop_paths` is the drop
-    probability of each transformer block, the same for every path.
+    It concatenates a local branch and `paths` transformers, each after its patch embedding. `drop_paths` holds the drop
+    probability of each transformer block; all paths share it.
     """
 
     def __init__(self, channels: int, out_channels: int, paths: int, drop_paths: Sequence[float]) -> None:
@@ -164,7 +164,7 @@ class MPViT(nn.Module):
         self.apply(_init)
 
     def forward(self, image_b3hw: Tensor) -> list[Tensor]:
-        """Image in [0, 1], not normalised -> five features, finest first, with `CHANNELS` channels."""
+        """Encode an image in [0, 1], not normalised, into five features with `CHANNELS` channels, finest first."""
         features = [self.stem(image_b3hw)]
         for stage in self.stages:
             features.append(stage(features[-1]))

@@ -1,8 +1,7 @@
-"""The tensor names of published checkpoints, translated to the names of the networks here.
+"""Translate the tensor names of published checkpoints to the names of d3d.
 
-Three kinds of tensor are left out on purpose, because no network here uses them: the classifiers (`fc`,
-`cls_head`) and the convolutions X_00_Conv_0 and X_01/02/03_Conv_0 of the grid. A tensor that a file stores
-under several names is taken once.
+Two kinds of tensors are left out, because the networks do not use them: the classifiers (`fc`, `cls_head`) and the
+convolutions X_00_Conv_0 and X_01/02/03_Conv_0 of the grid. Copies of a tensor under several names are read once.
 """
 
 from __future__ import annotations
@@ -22,20 +21,19 @@ EFFICIENTNET_LITE0 = "EfficientNet-Lite0 encoder"
 
 
 def with_article(kind: str) -> str:
-    """ "a ResNet-18 encoder", "an EfficientNet-Lite0 encoder"."""
-    return (
-        f"{'an' if kind.startswith('E') else 'a'} {kind}"  # identities have recorded "a MPViT-small encoder"
-    )
+    """Add the article: "a ResNet-18 encoder", "an EfficientNet-Lite0 encoder"."""
+    # "a MPViT-small encoder" is part of stored identities
+    return f"{'an' if kind.startswith('E') else 'a'} {kind}"
 
 
 def recognise(names: Iterable[str]) -> str | None:
-    """Return what the tensors of these public names are ("ResNet-18 encoder", "hrdepth decoder"), or None."""
+    """Recognise a network part by its public tensor names ("ResNet-18 encoder", "hrdepth decoder"); None if unknown."""
     names = set(names)
     if any(name.startswith("patch_embed_stages.") for name in names):
         small = any(name.startswith("mhca_stages.2.mhca_blks.2.MHCA_layers.5.") for name in names)
         tiny_or_base = any(name.startswith("mhca_stages.1.mhca_blks.0.MHCA_layers.3.") for name in names)
         return MPVIT_SMALL if small and not tiny_or_base else "MPViT of another size than small"
-    for prefix in ("encoder.", ""):  # Monodepth2's prefix; torchvision and timm have none
+    for prefix in ("encoder.", ""):  # "encoder." for Monodepth2, "" for torchvision and timm
         if f"{prefix}layer1.0.conv1.weight" in names:
             deeper = {f"{prefix}layer1.0.conv3.weight", f"{prefix}layer1.2.conv1.weight"} & names
             return "ResNet encoder deeper than 18 layers" if deeper else RESNET18
@@ -60,18 +58,18 @@ def recognise(names: Iterable[str]) -> str | None:
 
 
 def translate(arch: str, kind: str, shapes: Shapes, tensors: Tensors, where: str) -> dict[str, Tensor]:
-    """Rename the public tensors of one half of a network, its encoder or its decoder, to our names.
+    """Rename the public tensors of an encoder or a decoder to the names of d3d.
 
     Args:
-        arch: the network, whose naming table is used.
-        kind: what the tensors must be, as `recognise` calls it.
-        shapes: the shape of every tensor of this half, by our name in the whole network ("encoder.…").
-        tensors: the tensors by their public names.
-        where: the file, for messages.
+        arch: name of the network, which selects the naming table.
+        kind: required result of `recognise`.
+        shapes: name in d3d ("encoder.…") -> shape, for every tensor of the encoder or decoder.
+        tensors: public name -> tensor.
+        where: file name, for messages.
 
     Raises:
-        DataError: the tensors are another network's; copies of one tensor differ; or tensors are missing,
-            misshapen or not expected, named as in the file.
+        DataError: the tensors belong to another network; copies of a tensor differ; or tensors are missing, unexpected
+            or have a wrong shape. The message uses the public names.
     """
     found = recognise(tensors)
     if found not in (None, kind):
@@ -85,10 +83,12 @@ def translate(arch: str, kind: str, shapes: Shapes, tensors: Tensors, where: str
             continue
         first = unique.setdefault(name, tensor)
         if first is not tensor and not torch.equal(first, tensor):
-            raise DataError(f"{where}: the copies of {name} under several names differ; which one counts?")
+            raise DataError(
+                f"{where}: the copies of {name} under several names differ. Is the file complete?"
+            )
     public = {name: _public_name(arch, name) for name in shapes}
     torchvision = kind == RESNET18 and not any(name.startswith("encoder.") for name in unique)
-    if torchvision or "conv_stem.weight" in unique:  # the second is timm's Lite0
+    if torchvision or "conv_stem.weight" in unique:  # conv_stem: Lite0 of timm
         public = {ours: ours.removeprefix("encoder.") for ours in public}
     unique = checked({public[name]: shape for name, shape in shapes.items()}, unique, where)
     return {ours: unique[name] for ours, name in public.items()}
@@ -102,7 +102,7 @@ def _public_name(arch: str, name: str) -> str:
 
 _UNUSED = r"(encoder\.)?fc\.|cls_head\.|convs\.X_0[0123]_Conv_0\.|_(conv_head|bn1|fc)\.|(conv_head|bn2|classifier)\."
 
-# The grid's modules in the order of the list `decoder.N`: depth.pth stores each of them a second time under it
+# Modules of the grid in the order of the list `decoder.N`; depth.pth stores a second copy of each module there
 _GRID = (
     *(f"X_{row}{col}_Conv_0" for col in range(5) for row in range(5 - col)),
     "X_04_Conv_1",
@@ -116,11 +116,11 @@ _DECODER_LIST: dict[str, tuple[str, ...]] = {
     "monovit": ("f4", "f3", "f2", "f1", *_GRID, *(f"dispconv{s}" for s in range(4))),
 }
 
-PUBLISHED = tuple(_DECODER_LIST)  # the networks of which whole checkpoints are published
+PUBLISHED = tuple(_DECODER_LIST)  # networks with published checkpoints
 
 
 def _canonical(arch: str, name: str) -> str:
-    """Return the name that the tables here use for a tensor that a public file stores under several names."""
+    """Map the several public names of a tensor to the name in the tables of this module."""
     listed = re.match(r"decoder\.(\d+)\.", name)
     modules = _DECODER_LIST.get(arch, ())
     if listed and int(listed[1]) < len(modules):
@@ -130,7 +130,7 @@ def _canonical(arch: str, name: str) -> str:
 
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 
-# Our names -> public names; every rule is applied, in this order
+# Names of d3d -> public names; all rules are applied in this order
 _GRID_RULES: Rules = [
     (r"^decoder\.(?:grid\.)?(reduce|nodes|final|heads)\.", r"\1."),
     (r"^reduce\.(\d\d)\.conv\.", r"convs.X_\1_Conv_0.conv.conv."),
@@ -142,15 +142,15 @@ _GRID_RULES: Rules = [
     (r"\.fc\.squeeze\.", ".fc.0."),
     (r"\.fc\.excite\.", ".fc.2."),
 ]
-_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage of EfficientNet-Lite0
+_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # number of blocks in each stage of EfficientNet-Lite0
 
 
 def _lite_block(match: re.Match[str]) -> str:
-    """timm's name of a block's layer -> its name in the file that numbers all blocks."""
+    """Map timm's name of a layer to the name in the public file, which numbers all blocks."""
     stage, block, layer = int(match[1]), int(match[2]), match[3]
     after = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
     after |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
-    if stage == 0:  # its block does not expand
+    if stage == 0:  # the first block does not expand
         after |= {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
     return f"_blocks.{sum(_BLOCKS[:stage]) + block}.{after[layer]}."
 

@@ -1,7 +1,7 @@
-"""Small files of weights: 8 bits a weight with a scale for each output channel, or half precision.
+"""Pack weights into small files: 8 bits per weight with one scale per output channel, or half precision.
 
-Only kernels with many weights for each output channel are packed, 94 to 99.9 % of all weights. Biases, norms, depthwise
-convolutions and counters stay as they are. A packed network is unpacked to float32 when it is loaded.
+Only kernels with many weights per output channel are packed (94 to 99.9 % of all weights). Biases, norms, depthwise
+convolutions and counters stay unchanged. Loading unpacks all weights to float32.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from d3d.errors import DataError, unknown
 
 STORED_AS = ("float32", "float16", "int8")
 SCALE = ".scale"  # <name>.scale (out,) float32 belongs to the int8 tensor <name> (out, ...)
-_LARGEST = 127  # not 128: the same steps on both sides of 0, so that 0 stays 0
+_LARGEST = 127  # not 128: the steps are symmetric around 0, so that 0 stays 0
 _MANY = (
-    64  # weights of an output channel: fewer are not worth their error, such as the 9 of a depthwise kernel
+    64  # least number of weights per output channel; packing fewer saves little (a depthwise kernel has 9)
 )
 
 
 def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
-    """Return the tensors of a state dict as they are stored: "float32" (as they are), "float16" or "int8".
+    """Pack the tensors of a state dict as "float32" (unchanged), "float16" or "int8".
 
-    A weight of output channel c is stored as a whole number of steps of scale[c], the largest magnitude of the channel
-    divided by 127. Steps are rounded up or down, such that the sum of each k x k kernel is met to half a step, or
-    that of the whole channel for 1 x 1 kernels and linear layers. Features are smooth and mostly positive, so that a
-    wrong sum shifts depth where errors of single weights cancel: 2 to 6 times less change of depth than with each
-    weight rounded by itself (E30).
+    An int8 weight of output channel c is a whole number of steps of scale[c], the largest magnitude of the channel
+    divided by 127. Weights are rounded up or down so that the sum of each k x k kernel is exact to half a step. For
+    1 x 1 kernels and linear layers this holds for the sum of the channel. Features are smooth and mostly positive:
+    errors of single weights cancel, but an error of the sum shifts the depth. This rounding changes the depth 2 to 6
+    times less than rounding each weight to the nearest step (E30).
 
     Raises:
-        ConfigError: unknown `stored_as`.
+        ConfigError: `stored_as` is unknown.
         DataError: a weight is not finite, or too large for float16.
     """
     if stored_as not in STORED_AS:
@@ -48,7 +48,7 @@ def pack(tensors: Mapping[str, Tensor], stored_as: str) -> dict[str, Tensor]:
             continue
         half = tensor.to(torch.float16)
         if not (tensor if stored_as == "int8" else half).isfinite().all():
-            raise DataError(f"{name} has weights that {stored_as} cannot hold: not finite, or too large.")
+            raise DataError(f"{name} cannot be stored as {stored_as}: a weight is not finite or too large.")
         if stored_as == "float16":
             packed[name] = half
         else:
@@ -70,13 +70,13 @@ def _to_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors of `pack` as float32; others as they are.
+    """Convert packed tensors to float32; other tensors stay unchanged.
 
     Args:
-        where: the file, for messages.
+        where: file name, for messages.
 
     Raises:
-        DataError: the scales of an int8 tensor are missing, of another shape, negative or not finite.
+        DataError: the scales of an int8 tensor are missing, negative, not finite, or have a wrong shape.
     """
     unpacked = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     for name, steps in tensors.items():

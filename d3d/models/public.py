@@ -1,4 +1,4 @@
-"""Published checkpoints of Monodepth2, HR-Depth and MonoViT: encoder.pth and depth.pth in their authors' naming."""
+"""Load the published checkpoints of Monodepth2, HR-Depth and MonoViT (encoder.pth and depth.pth)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ Source = str | Path | State
 def load_public_checkpoint(
     model: DepthNetwork, encoder: Source, decoder: Source | None = None
 ) -> DepthNetwork:
-    """Load a published checkpoint into a network of its architecture, in place; returns the network.
+    """Load a published checkpoint into a network of the same architecture, in place.
 
     Args:
-        model: from `create_model`.
-        encoder: encoder.pth, or its state dict; without `decoder`, a folder with encoder.pth and depth.pth.
-        decoder: depth.pth, or its state dict.
+        model: network of `create_model`.
+        encoder: encoder.pth or its state dict; without `decoder`, a folder with encoder.pth and depth.pth.
+        decoder: depth.pth or its state dict.
+
+    Returns:
+        The network.
 
     Raises:
-        ConfigError: nobody has published a checkpoint of this architecture.
-        DataError: a file is missing or unreadable, of another architecture, or does not fit; names which.
+        ConfigError: this architecture has no published checkpoint.
+        DataError: a file is missing, unreadable, belongs to another architecture, or does not fit.
     """
     _require_published(model.arch)
     if decoder is None:
@@ -42,15 +45,15 @@ def load_public_checkpoint(
 
 
 def convert_public_state(arch: str, encoder_state: State, decoder_state: State) -> dict[str, Tensor]:
-    """Translate the two state dicts of a published checkpoint into one that `create_model(arch)` takes.
+    """Convert the two state dicts of a published checkpoint to the state dict of `create_model(arch)`.
 
     Args:
         arch: "monodepth2", "hrdepth" or "monovit".
-        encoder_state, decoder_state: as `torch.load` returns them; entries that are no tensors are ignored.
+        encoder_state, decoder_state: results of `torch.load`. Entries other than tensors are ignored.
 
     Raises:
-        ConfigError: unknown `arch`, or one of which nobody has published a checkpoint.
-        DataError: another architecture, or missing, misshapen or unexpected tensors, by their public names.
+        ConfigError: `arch` is unknown or has no published checkpoint.
+        DataError: the tensors belong to another architecture, are missing, are unexpected, or have a wrong shape.
     """
     if arch not in NETWORKS:
         raise unknown("arch", arch, NETWORKS)
@@ -63,8 +66,8 @@ def convert_public_state(arch: str, encoder_state: State, decoder_state: State) 
 def _require_published(arch: str) -> None:
     if arch not in PUBLISHED:
         raise ConfigError(
-            f"{arch} has no published checkpoint (there are some of {', '.join(PUBLISHED)}). ImageNet weights of its "
-            "encoder: create_model(weights=FILE). A network that d3d has trained: load_model(FILE)."
+            f"{arch} has no published checkpoint; {', '.join(PUBLISHED)} have. For ImageNet weights of the encoder use "
+            "create_model(weights=FILE), for a network trained with d3d load_model(FILE)."
         )
 
 

@@ -1,4 +1,4 @@
-"""The networks by name. A new network is one file with a `DepthNetwork` in it, and its class here."""
+"""The networks by name. To add a network, write a subclass of `DepthNetwork` and list it here."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ CHANNELS = (64, 64, 128, 256, 512)
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 without its classifier: image (b, 3, h, w), normalised -> five features at strides 2 to 32.
+    """Build ResNet-18 without classifier: normalised image (b, 3, h, w) -> five features at strides 2 to 32.
 
     The features are relu(bn1(conv1)) and the outputs of layer1 to layer4, with `CHANNELS` channels.
     """
-    # timm takes longer to import than the rest of d3d together, hence here.
+    # imported here: timm takes longer to import than the rest of d3d
     import timm
 
-    # timm's default, zero_init_last, is not in torchvision's ResNet, which the baselines start from.
+    # the baselines start from torchvision's ResNet, which has no zero_init_last; it is timm's default
     options = {"features_only": True, "out_indices": (0, 1, 2, 3, 4), "zero_init_last": False}
     return timm.create_model("resnet18.tv_in1k", pretrained=False, **options)
 
 
 class ResNetDepth(DepthNetwork):
-    """A depth network with the ResNet-18 encoder and a decoder of the class `decoder_type`, made from `CHANNELS`."""
+    """Base class of depth networks with a ResNet-18 encoder and a decoder `decoder_type(CHANNELS)`."""
 
     encoder_kind = RESNET18
     mean, std = 0.45, 0.225

@@ -1,7 +1,6 @@
-"""The trained networks that ship with d3d, in `data/networks`: found by name, checked against their manifest.
+"""The trained networks that ship with d3d in `data/networks`, listed in a manifest with checksums.
 
-`manifest.json` names the networks, with the sha256 of each file and what was measured about it. `d3d.shipping`
-writes it.
+`d3d.shipping` writes `manifest.json`: names of the networks, sha256 of each file, and measured results.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ _RESTORE = "Restore data/networks from the repository, for example with `git che
 
 
 class Shipped(Record):
-    """A network's entry in the manifest."""
+    """Entry of a network in the manifest."""
 
     arch: str
     about: str  # one line
     sha256: str
     bytes: int
-    stored_as: str  # of `packing.STORED_AS`
-    training: dict[str, Any]  # what identifies the training, see `d3d.shipping`
-    facts: dict[str, Any]  # what its model card says
+    stored_as: str  # one of `packing.STORED_AS`
+    training: dict[str, Any]  # identity of the training, see `d3d.shipping`
+    facts: dict[str, Any]  # content of the model card
 
 
 class Manifest(Record):
-    """What `manifest.json` holds."""
+    """Content of `manifest.json`."""
 
     format: int = FORMAT
     networks: dict[str, Shipped] = Field(default_factory=dict)
@@ -53,23 +52,23 @@ class Manifest(Record):
     def _names(cls, value: dict[str, Shipped]) -> dict[str, Shipped]:
         for name in value:
             if not is_name(name):
-                raise ValueError(f"{name!r} is no name of a network: lower-case letters, digits and '-'")
+                raise ValueError(f"{name!r} is no name of a network: use lower-case letters, digits and '-'")
         return value
 
 
 def is_name(text: str) -> bool:
-    """Return whether a network that ships may have this name; it is also the name of its file."""
+    """Return whether a shipped network may have this name, which is also the name of its file."""
     return _NAME.fullmatch(text) is not None
 
 
 def networks_folder() -> Path:
-    """The folder of the networks: the environment variable `D3D_NETWORKS`, else `data/networks` of the checkout."""
+    """Return the folder of the networks: the environment variable `D3D_NETWORKS`, else `data/networks`."""
     given = os.environ.get("D3D_NETWORKS")
     return Path(given).expanduser() if given else io.project_root() / "data" / "networks"
 
 
 def read_manifest(folder: Path | None = None) -> Manifest:
-    """Read the manifest of a folder of networks; without one, no network is there.
+    """Read the manifest of a folder of networks. A missing manifest means that there is no network.
 
     Raises:
         DataError: the manifest cannot be read, or is damaged.
@@ -79,7 +78,7 @@ def read_manifest(folder: Path | None = None) -> Manifest:
 
 
 def available() -> dict[str, str]:
-    """Return the networks that `load_model` knows by name, each with a line that describes it.
+    """Return the networks that `load_model` knows by name: name -> one line of description.
 
     Raises:
         DataError: the manifest of the networks is damaged.
@@ -88,10 +87,10 @@ def available() -> dict[str, str]:
 
 
 def shipped_file(name: str, folder: Path | None = None) -> Path:
-    """Return the checked file of a network of the manifest.
+    """Check the file of a network against the manifest and return its path.
 
     Raises:
-        DataError: the file is missing, or its content is not the one that the manifest names.
+        DataError: the file is missing, or its hash differs from the manifest.
     """
     folder = folder or networks_folder()
     entry, path = read_manifest(folder).networks[name], folder / f"{name}.safetensors"
@@ -106,7 +105,7 @@ def shipped_file(name: str, folder: Path | None = None) -> Path:
 
 
 def read_card(name: str, folder: Path | None = None) -> str:
-    """Return the text of a network's model card.
+    """Read the model card of a network.
 
     Raises:
         DataError: the card is missing.

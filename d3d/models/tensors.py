@@ -1,4 +1,4 @@
-"""Read tensor files and check their tensors, with errors that name the tensors that do not fit."""
+"""Read files of tensors and check names and shapes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Tensors = Mapping[str, Tensor]
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth, .pt, .bin or .safetensors file, on the CPU, as `plain_tensors`.
+    """Read the `plain_tensors` of a .pth, .pt, .bin or .safetensors file on the CPU.
 
     Raises:
-        DataError: the file is missing, truncated, or does not hold tensors by name.
+        DataError: the file is missing, truncated, or does not hold named tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}.")
     safe = path.suffix == ".safetensors"
-    try:  # weights_only: a checkpoint from the web must not be able to run code
+    try:  # weights_only: a checkpoint from the web must not run code
         content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise many kinds of errors for a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -40,9 +40,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Keep only the tensors of a state dict, without the prefix "module." of DataParallel.
+    """Keep the tensors of a state dict, and remove the prefix "module." of DataParallel.
 
-    A state dict under "model", "state_dict" or "model_state_dict" is unwrapped.
+    Unwraps a state dict under "model", "state_dict" or "model_state_dict".
     """
     wrapped = (state.get(wrapper) for wrapper in ("model", "state_dict", "model_state_dict"))
     state = next((inner for inner in wrapped if isinstance(inner, Mapping)), state)
@@ -52,10 +52,10 @@ def plain_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
 def checked(shapes: Shapes, tensors: Tensors, where: str) -> dict[str, Tensor]:
     """Compare names and shapes of tensors with the required ``shapes``; ``where`` names the file.
 
-    BatchNorm's `num_batches_tracked` may be missing, and is 0 then: old files lack it, and nothing here reads it.
+    A missing `num_batches_tracked` of BatchNorm becomes 0: old files lack it, and d3d does not use it.
 
     Raises:
-        DataError: tensors are missing, have the wrong shape, or are not expected; names the first few.
+        DataError: tensors are missing, unexpected, or have a wrong shape. The message names the first four.
     """
     counters = {n: torch.zeros(s, dtype=torch.long) for n, s in shapes.items() if n.endswith("_tracked")}
     tensors = counters | dict(tensors)

@@ -1,4 +1,4 @@
-"""Scenes over processes and machines (dask); one training over several processes (torchrun, accelerate)."""
+"""Distribute scenes over processes and machines (dask), and a training over several GPUs (torchrun, accelerate)."""
 
 from d3d._lazy import submodules
 

@@ -1,13 +1,13 @@
-"""One training over several processes, one a GPU, on one machine or several: accelerate over torchrun.
+"""Distributed training: one process per GPU, on one or several machines, with torchrun and accelerate.
 
 There are two ways to start the processes:
 
-- ``torchrun --nproc-per-node 8 -m -- d3d all`` starts the command eight times. The first process runs it. The others
-  `follow`: they wait for the trainings of the first process and take part in them.
-- A program or notebook that is no process of torchrun starts them for one training: `d3d.parallel.launch`.
+- ``torchrun --nproc-per-node 8 -m -- d3d all`` starts the command eight times. The first process runs it. The other
+  processes `follow`: they wait for the trainings of the first process and take part in them.
+- A program or notebook without torchrun starts the processes of a single training: `d3d.parallel.launch`.
 
-Batch size, batch statistics, losses and dropout are those of the images of all processes together, so the number of
-processes changes the time and, except for rounding, not the result.
+Batch size, batch statistics, losses and dropout refer to the images of all processes together. The number of processes
+therefore changes the time but, except for rounding, not the result.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from d3d import progress
 from d3d.errors import ConfigError, D3DError, RunError
 from d3d.models.layers import DropPath
 
-_accelerator: Any = None  # accelerate's, in a process of a group
-_calls: Any = None  # the group over which the first process calls functions in the others
+_accelerator: Any = None  # an `Accelerator`, in a process of a group
+_calls: Any = None  # process group for function calls from the first process to the other processes
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device of a name; "auto" is the GPU if there is one. Raises ConfigError for "cuda" without a GPU."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    """Return a device by name; "auto" is the GPU if available.
+
+    Raises:
+        ConfigError: the name is "cuda" and no GPU is available.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise ConfigError("device = 'cuda', but PyTorch sees no GPU here. Use device = 'auto' or 'cpu'.")
-    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
 def autocast(device_type: str, precision: str) -> torch.autocast:
@@ -52,22 +56,22 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
 
 
 def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Return whether torchrun started this process as part of a group."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
-    """This process's number in its group; 0 without a group."""
+    """Return the number of this process in its group; 0 without a group."""
     return dist.get_rank() if _accelerator is not None else 0
 
 
 def size() -> int:
-    """The number of processes that train together."""
+    """Return the number of processes in the group; 1 without a group."""
     return dist.get_world_size() if _accelerator is not None else 1
 
 
 def begin(device: str) -> None:
-    """Joins the group of processes that torchrun started, on "cpu", "cuda" or "auto".
+    """Join the group of processes that torchrun started, on "cpu", "cuda" or "auto".
 
     Raises:
         ConfigError: accelerate is not installed, or this machine has fewer GPUs than processes.
@@ -77,7 +81,7 @@ def begin(device: str) -> None:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError:
-        message = "training by several processes needs accelerate: pip install 'd3d[scale]'."
+        message = "training in several processes needs accelerate: pip install 'd3d[scale]'."
         raise ConfigError(message) from None
 
     cpu = device == "cpu" or not torch.cuda.is_available()
@@ -88,37 +92,37 @@ def begin(device: str) -> None:
             f"--nproc-per-node {gpus}, or train with device = 'cpu'."
         )
     if cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate may decide for one process
-    # static: finds parameters without a gradient (coarse heads of a student) once instead of in every step
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate may choose a single process
+    # static: finds parameters without gradient (coarse heads of a student) once instead of in every step
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True)
     group = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     _accelerator = Accelerator(cpu=cpu, kwargs_handlers=[ddp, group])
-    # on the CPU and with another timeout: the first process may spend days in stages that are not trainings
+    # on the CPU and with a long timeout: the first process may spend days in stages without training
     _calls = dist.new_group(backend="gloo", timeout=timedelta(days=365))
     progress.silent = rank() > 0
 
 
 def leave() -> None:
-    """Leaves the group."""
+    """Leave the group."""
     global _accelerator, _calls
     dist.destroy_process_group()
     _accelerator = _calls = None
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls a function of a module in the processes that `follow` this one; its arguments are pickled."""
+    """Call a function of a module in the processes that `follow`. Its arguments are pickled."""
     if size() > 1:
         dist.broadcast_object_list([(function, arguments)], src=0, group=_calls)
 
 
 def run(command: Callable[[], int], device: str) -> int:
-    """Runs a command in the first of the processes that torchrun started; the others follow its trainings.
+    """Run a command in the first process of torchrun; the other processes follow its trainings.
 
-    If the command fails, the first process ends with its status, and torchrun ends the others. Errors are those of
-    `begin`.
+    If the command fails, the first process ends with its status, and torchrun ends the other processes. Errors are
+    those of `begin`.
 
     Returns:
-        the exit status of this process.
+        The exit status of this process.
     """
     begin(device)
     if rank() > 0:
@@ -132,7 +136,7 @@ def run(command: Callable[[], int], device: str) -> int:
 
 
 def follow() -> None:
-    """Executes each `call` of the first process, until this process leaves the group."""
+    """Execute each `call` of the first process until this process leaves the group."""
     while _accelerator is not None:
         received: list[Any] = [None]
         dist.broadcast_object_list(received, src=0, group=_calls)
@@ -141,18 +145,18 @@ def follow() -> None:
             function(*arguments)
         except D3DError as error:
             print(f"error, process {rank()}: {error}", file=sys.stderr, flush=True)
-            os._exit(2)  # an orderly exit would wait for the other processes, which wait for this one
+            os._exit(2)  # an orderly exit would be a deadlock: the other processes wait for this process
 
 
 def device(wanted: torch.device | str) -> torch.device:
-    """The device of this process: its own GPU in a group, otherwise the wanted one."""
+    """Return the device of this process: its own GPU in a group of GPUs, otherwise ``wanted``."""
     if _accelerator is None or _accelerator.device.type == "cpu":
         return torch.device(wanted)
     return _accelerator.device
 
 
 def share(model: nn.Module) -> nn.Module:
-    """Makes batch statistics and random layers of a network those of the whole batch; keeps its parameters."""
+    """Replace batch normalisation and dropout by versions for the whole batch; keep the parameters."""
     if size() == 1:
         return model
     if _accelerator.device.type == "cuda":
@@ -162,17 +166,17 @@ def share(model: nn.Module) -> nn.Module:
             if type(child) in _MASKED:
                 setattr(module, name, SharedDropout(child))
             elif type(child) is nn.BatchNorm2d:
-                child.__class__ = SharedBatchNorm2d  # has the same parameters and buffers
+                child.__class__ = SharedBatchNorm2d  # same parameters and buffers
     return model
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The network with gradients averaged over all processes; without a group the network itself."""
+    """Average the gradients of a network over all processes; without a group, return the network unchanged."""
     return model if _accelerator is None else _accelerator.prepare_model(model)
 
 
 def mean(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means over the processes of named scalars."""
+    """Average named scalars over the processes."""
     together = torch.stack([v.to(torch.float64) for v in values.values()])
     if size() > 1:
         together = _accelerator.reduce(together, "mean")
@@ -180,9 +184,9 @@ def mean(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def mean_count(mask: Tensor) -> Tensor | None:
-    """The divisor of a loss over the pixels of a mask whose mean over the processes is the loss of the batch.
+    """Average the number of pixels of a mask over the processes; a float32 scalar, None without a group.
 
-    This is the mean over the processes of the number of pixels (scalar, float32); None without a group.
+    With this divisor, the mean of the losses of all processes is the loss of the whole batch.
     """
     if size() == 1:
         return None
@@ -190,20 +194,20 @@ def mean_count(mask: Tensor) -> Tensor | None:
 
 
 def agree(value: int, what: str) -> None:
-    """Raises RunError if not every process has the same number."""
+    """Check that all processes have the same number; raises RunError otherwise."""
     if size() == 1:
         return
     values: list[Any] = [None] * size()
     dist.all_gather_object(values, value, group=_calls)
     if len(set(values)) > 1:
         raise RunError(
-            f"{what} differs between the {size()} processes ({values}): every machine must see the same runs "
-            f"folder and the same data."
+            f"{what} differs between the {size()} processes ({values}): all machines must see the same runs folder and "
+            f"the same data."
         )
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. Its gradient is a sum as well: the loss of every process depends on it."""
+    """Sum over all processes. The gradient is also a sum, because the loss of every process depends on the result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -217,7 +221,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes on a CPU, which `torch.nn.SyncBatchNorm` does not support."""
+    """Batch normalisation over the batch of all processes on CPUs. `torch.nn.SyncBatchNorm` only supports GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> the same shape."""
@@ -225,7 +229,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         dtype, x = x.dtype, x.float()
         n = size() * x.numel() / x.shape[1]
-        # two passes: the difference of E[x^2] and E[x]^2 would cancel
+        # two passes, because E[x^2] - E[x]^2 suffers from cancellation
         average = _Sum.apply(x.sum((0, 2, 3))) / n
         centred = x - average[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
@@ -237,14 +241,14 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
-# random layers that multiply by a mask -> leading dimensions in which the mask varies; 0: all
+# random layers that multiply by a mask -> number of leading dimensions in which the mask varies; 0: all dimensions
 _MASKED = {DropPath: 1, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2, nn.Dropout: 0}
 
 
 class SharedDropout(nn.Module):
-    """A dropout layer whose mask is this process's part of the mask of the whole batch.
+    """Dropout with the same masks as in a single process.
 
-    All processes have the same random state. Each draws the whole mask, as a single process does, and uses its part.
+    All processes have the same random state. Each process draws the mask of the whole batch and uses its own part.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -252,7 +256,7 @@ class SharedDropout(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any (b, ...) -> the same shape; the identity in eval mode."""
+        """(b, ...) -> the same shape; the identity in eval mode."""
         if not self.training:
             return x
         varying = _MASKED[type(self.layer)] or x.ndim

@@ -1,6 +1,6 @@
-"""One training by several processes of this machine, started by a program or notebook that is none of them.
+"""Run a training in several new processes of this machine, from a program or a notebook.
 
-The processes read the call from a private folder. Their output appears as this process's, and they end with it.
+The processes read the call from a private folder. This process prints their output. They end with this process.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ _SIGNS_OF_FAILURE = ("torch/distributed/elastic", "ChildFailedError")
 
 
 def call_in_processes(count: int, device: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Calls a function of a module in each of several new processes that form a group; its arguments are pickled.
+    """Call a function of a module in each process of a new group. Its arguments are pickled.
+
+    Args:
+        count: number of processes.
+        device: "cpu", "cuda" or "auto".
 
     Raises:
-        D3DError: as raised in a process; RunError if a process ended otherwise.
+        D3DError: the error that a process raised.
+        RunError: a process ended without such an error.
     """
     with tempfile.TemporaryDirectory(prefix="d3d-") as private:
         folder = Path(private)
@@ -41,7 +46,7 @@ def call_in_processes(count: int, device: str, function: Callable[..., Any], *ar
         try:
             while text := process.stdout.read1(65536).decode(errors="replace"):
                 tail = (tail + text)[-2000:]
-                # torchrun's report of a failure is for the error below alone
+                # do not print torchrun's report of a failure; the error below contains it
                 failed = failed or any(sign in text for sign in _SIGNS_OF_FAILURE)
                 if not failed:
                     print(text, end="", flush=True)
@@ -55,15 +60,15 @@ def call_in_processes(count: int, device: str, function: Callable[..., Any], *ar
             raise getattr(errors, kind)(message)
         if code:
             raise RunError(
-                f"a training in {count} processes ended with status {code}. Its last output:\n{tail}"
+                f"a training in {count} processes ended with status {code}. The end of its output:\n{tail}"
             )
 
 
 def _main(private: str) -> int:
-    """One process of `call_in_processes`."""
+    """Run one process of `call_in_processes`."""
     processes.end_with_parent()
     folder = Path(private)
-    # written by the process that started this one
+    # the starting process wrote this file
     device, function, arguments = pickle.loads((folder / "call").read_bytes())
     try:
         distributed.begin(device)
@@ -72,7 +77,7 @@ def _main(private: str) -> int:
         report = json.dumps([type(error).__name__, str(error)])
         (folder / f"error-{os.environ['RANK']}.json").write_text(report)
         sys.stdout.flush()
-        os._exit(2)  # an orderly exit would wait for the other processes, which wait for this one
+        os._exit(2)  # an orderly exit would be a deadlock: the other processes wait for this process
     distributed.leave()
     return 0
 

@@ -1,7 +1,7 @@
-"""Stages that work scene by scene, in one process or many: dask.distributed, one scene a task.
+"""Run a function for each scene, in one process or on the workers of dask.distributed. One scene is one task.
 
-A task writes its scene's artefact completely or not at all, so a task that is lost or runs twice does no harm. Where
-tasks run changes no result and is not part of a configuration.
+A task writes its results completely or not at all, so a lost or repeated task does no harm. The place where tasks run
+does not change results and is not part of a configuration.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from d3d.errors import ConfigError, D3DError, RunError, TasksError, WriteError, 
 from d3d.progress import say, track
 
 SCHEDULERS = ("auto", "local", "none")
-WORTH_S = 30.0  # "auto" starts processes, which takes 5 s, if the remaining tasks would take longer here
-LOST_S = 30.0  # a scheduler that does not answer for so long is gone
-ASK_S = 10.0  # how often a scheduler is asked for its workers, which may come and go
-SPARE = 8  # tasks in flight beyond two a worker: an adaptive cluster grows if tasks wait; few keep the memory flat
+WORTH_S = 30.0  # "auto" starts processes, which takes 5 s, if the remaining tasks need more than this time
+LOST_S = 30.0  # a scheduler is lost if it does not answer within this time
+ASK_S = 10.0  # interval between queries of the workers, whose number may change
+SPARE = (
+    8  # waiting tasks, besides two per worker: an adaptive cluster grows if tasks wait, but each needs memory
+)
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _NEEDS_DASK = "scenes on several processes or machines need dask: pip install 'd3d[scale]'"
@@ -38,7 +40,7 @@ Tasks = Mapping[str, tuple]
 
 
 def check_scheduler(name: str) -> str:
-    """Returns the name, address or file of a scheduler; raises ConfigError if it cannot be one."""
+    """Check the name, address or file name of a scheduler and return it; raises ConfigError if it is invalid."""
     if name in SCHEDULERS or "://" in name or name.endswith(".json"):
         return name
     error = unknown("scheduler", name, SCHEDULERS)
@@ -56,32 +58,32 @@ def run_tasks(
     sizes: Mapping[str, int] | None = None,
     unit: str = "scene",
 ) -> dict[str, Any]:
-    """Calls a function for each task and collects the results.
+    """Call a function for each task and collect the results.
 
-    A configuration error or a full disk stops the whole stage. Other d3d errors are not retried; any other error and
-    a lost worker are. The tasks that still fail are listed in one error after all others are done.
+    A configuration error or a full disk stops the whole stage. Tasks with other d3d errors are not retried. Tasks with
+    any other error and tasks of a lost worker are retried. One error at the end lists the failed tasks.
 
     Args:
-        function: of a module, not of a notebook or `__main__`; called with a task's arguments.
-        tasks: name (a scene's) to arguments; small, because they travel to another process.
-        what: for progress and messages ("project/monodepth2").
-        scheduler: "none" runs the tasks in this process, in order. "local" uses processes of this machine, which are
-            kept for later calls. "auto" starts like "none" and continues like "local" if the tasks take longer than
-            `WORTH_S`, dask is installed and there is more than one core. Otherwise the address of a dask scheduler
+        function: function of a module (not of a notebook or `__main__`), called with the arguments of a task.
+        tasks: task name (name of a scene) -> arguments. They should be small: they are sent to another process.
+        what: label for progress and messages ("project/monodepth2").
+        scheduler: "none" runs the tasks in this process, in order. "local" uses processes of this machine and keeps
+            them for later calls. "auto" starts like "none" and continues like "local" if the tasks need more than
+            `WORTH_S`, dask is installed and the machine has several cores. Otherwise the address of a dask scheduler
             ("tcp://host:8786") or its scheduler file.
-        workers: processes of "local"; 0 means one for each core, or as many as OMP_NUM_THREADS.
-        retries: further tries of a task. For a lost worker, another scheduler than "local" has its own setting,
-            dask's ``distributed.scheduler.allowed-failures``.
-        sizes: sizes of tasks by name, if progress counts something smaller than tasks; see `advance`.
-        unit: what progress counts.
+        workers: number of processes for "local"; 0 means one per core, or OMP_NUM_THREADS.
+        retries: number of further attempts for a task. For lost workers, a scheduler other than "local" uses dask's
+            setting ``distributed.scheduler.allowed-failures``.
+        sizes: task name -> size, if progress counts units smaller than tasks; see `advance`.
+        unit: name of the unit of progress.
 
     Returns:
-        name to result, in the order of ``tasks``.
+        Task name -> result, in the order of ``tasks``.
 
     Raises:
-        TasksError: some tasks failed. If there was only one task, its own error.
+        TasksError: some of several tasks failed. The error of a single task is raised unchanged.
         ConfigError: dask is not installed, or no scheduler answers at the address.
-        RunError: the scheduler is gone; finished tasks stay.
+        RunError: the scheduler is lost. Results of finished tasks stay.
     """
     check_scheduler(scheduler)
     workers = workers or own_cores()
@@ -107,35 +109,35 @@ def run_tasks(
 
 def _run_locally(work: _Work, workers: int) -> None:
     with contextlib.ExitStack() as unless_done:
-        unless_done.callback(close)  # its tasks must not write any more when an error arrives
+        unless_done.callback(close)  # after an error no task may write any more
         try:
             work.run_on(local_client(workers, work.retries))
         except _Lost:
             close()
-            say(f"[{work.what}] the local cluster is gone: starting another one")
+            say(f"[{work.what}] the local cluster is lost: starting a new one")
             work.run_on(local_client(workers, work.retries))
         unless_done.pop_all()
 
 
 def own_cores() -> int:
-    """Cores that this process may use: OMP_NUM_THREADS, which a pool sets for its processes, or all of the machine."""
+    """Return the number of cores for this process: OMP_NUM_THREADS (set by pools), else all available cores."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_current: _Work | None = None  # whose task runs in this process
+_current: _Work | None = None  # the work whose task runs in this process
 
 
 def advance(n: int = 1) -> None:
-    """Advances the progress bar from within a task; without effect in a worker process."""
+    """Advance the progress bar from within a task. No effect in a worker process."""
     if _current is not None:
         _current.advance(n)
 
 
 class _Work:
-    """The tasks that are left, and the results and failures of the others."""
+    """The remaining tasks, and the results and failures of the other tasks."""
 
     def __init__(self, function, tasks: Tasks, what: str, retries: int, sizes, unit: str):
         self.function, self.what, self.retries = function, what, retries
@@ -144,14 +146,14 @@ class _Work:
         self.results: dict[str, Any] = {}
         self.failures: dict[str, BaseException] = {}
         self.bar = track(what=what, total=sum(self.sizes[name] for name in self.left), unit=unit)
-        self._advanced = 0  # by the task that runs in this process
+        self._advanced = 0  # progress of the task that runs in this process
 
     def advance(self, n: int) -> None:
         self._advanced += n
         self.bar.update(n)
 
     def ended(self, name: str, outcome: Any) -> None:
-        """Keeps a task's result or error; raises an error that the other tasks would meet too."""
+        """Store the result or error of a task; raise an error that concerns all tasks."""
         if isinstance(outcome, (ConfigError, WriteError)):  # a wrong parameter, a full disk
             raise outcome
         (self.failures if isinstance(outcome, BaseException) else self.results)[name] = outcome
@@ -160,16 +162,16 @@ class _Work:
         self._advanced = 0
 
     def run_here(self, worth_s: float | None) -> None:
-        """Runs the tasks in this process, in order, until the remaining ones would take longer than ``worth_s``."""
+        """Run the tasks in this process, in order, until the remaining tasks would need more than ``worth_s``."""
         for name in list(self.left):
             start = time.monotonic()
             self.ended(name, self._outcome(name))
-            # judged by the last task: the first one also loads a network and opens files that later ones share
+            # estimated from the last task: the first task also loads a network and opens shared files
             if worth_s is not None and (time.monotonic() - start) * len(self.left) > worth_s:
                 return
 
     def _outcome(self, name: str) -> Any:
-        """The result of a task in this process, or its error after the last try."""
+        """Run a task in this process; return its result, or its error after the last attempt."""
         global _current
         outer, _current = _current, self
         try:
@@ -184,8 +186,8 @@ class _Work:
             _current = outer
 
     def run_on(self, client) -> None:
-        """Runs the tasks on the workers of a cluster; raises RunError if the scheduler is gone."""
-        # one name for all: the scheduler holds the tasks of a group back until a worker has room for one
+        """Run the tasks on the workers of a cluster; raises RunError if the scheduler is lost."""
+        # one group name for all tasks: the scheduler holds tasks of a group back until a worker has room
         group = f"{self.what}-{uuid.uuid4().hex}"
         ended: queue.SimpleQueue = queue.SimpleQueue()
         futures: dict[Any, str] = {}
@@ -209,23 +211,23 @@ class _Work:
                     continue
                 if future.status not in ("finished", "error"):
                     raise TimeoutError(f"a task is {future.status}")
-                # a result is still at its worker, and the scheduler knows at which
+                # the result is still at its worker
                 get = future.exception if future.status == "error" else future.result
                 self.ended(futures.pop(future), get(LOST_S))
         except Exception as error:
             lost = isinstance(error, TimeoutError) or client.status != "running"
             if lost and not isinstance(error, D3DError):
                 raise _Lost(
-                    f"the dask scheduler at {client.scheduler.address} is gone. Finished scenes stay: start it again, "
+                    f"the dask scheduler at {client.scheduler.address} is lost. Finished scenes stay: start it again, "
                     f"and repeat the command."
                 ) from error
             raise
         finally:
-            if not lost:  # a lost scheduler would be waited for
+            if not lost:  # cancel would wait for a lost scheduler
                 client.cancel(list(futures))
 
     def _room(self, client) -> int:
-        """How many tasks may be in flight; TimeoutError if the scheduler does not answer."""
+        """Return how many tasks may be in flight; raises TimeoutError if the scheduler does not answer."""
         threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
         if not threads:
             say(f"[{self.what}] the scheduler has no worker: waiting for one")
@@ -233,16 +235,16 @@ class _Work:
 
 
 class _Lost(RunError):
-    """The scheduler is gone."""
+    """The scheduler is lost."""
 
 
 def _call(function: Callable[..., Any], arguments: tuple, version: str = __version__) -> Any:
-    """The result of a task, or an error of d3d, which must not be retried."""
+    """Run a task; return its result or its d3d error, which dask must not retry."""
     try:
         if version != __version__:
             raise ConfigError(
-                f"this worker has d3d {__version__}, but its tasks come from d3d {version}: install one version on "
-                f"all machines."
+                f"this worker has d3d {__version__}, but its tasks come from d3d {version}: install the same version "
+                f"on all machines."
             )
         return function(*arguments)
     except D3DError as error:
@@ -251,13 +253,13 @@ def _call(function: Callable[..., Any], arguments: tuple, version: str = __versi
 
 def _reason(error: BaseException) -> str:
     if type(error).__name__ == "KilledWorker":
-        return "its worker was lost every time (killed, out of memory, or the machine went down)"
+        return "its worker was lost in every attempt (killed, out of memory, or the machine went down)"
     return str(error) if isinstance(error, D3DError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
-    """A client of a running scheduler."""
+    """Connect to a running scheduler."""
     if importlib.util.find_spec("distributed") is None:
         raise ConfigError(f"{_NEEDS_DASK}, or set scheduler to 'none'.")
     import distributed
@@ -283,7 +285,7 @@ _local: tuple[int, int, Any] | None = None  # process, workers and client of the
 
 
 def local_client(workers: int, retries: int = 2):
-    """The client of this process's local cluster, which is started if necessary: processes of one thread each."""
+    """Return the client of this process's local cluster; start the cluster if necessary (one thread per process)."""
     global _local
     if _local is not None:
         *started, client = _local
@@ -296,7 +298,7 @@ def local_client(workers: int, retries: int = 2):
     import dask
     import distributed
 
-    # 1.0: a spare task must not wait at a busy worker and be lost with it
+    # 1.0: a waiting task must not be assigned to a busy worker and be lost with it
     settings = {"worker-saturation": 1.0, "allowed-failures": retries}
     with dask.config.set({f"distributed.scheduler.{name}": value for name, value in settings.items()}):
         cluster = distributed.LocalCluster(
@@ -316,18 +318,18 @@ def local_client(workers: int, retries: int = 2):
 
 
 def dask_setup(worker) -> None:
-    """Called by dask in each process of the local cluster: ignores Ctrl-C, which the first process handles."""
+    """Ignore Ctrl-C in each process of the local cluster (called by dask). The first process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @atexit.register
 def close() -> None:
-    """Ends the processes of the local cluster; the next call that needs them starts new ones."""
+    """End the processes of the local cluster. The next call that needs them starts new processes."""
     global _local
     if _local is None:
         return
     (pid, _, client), _local = _local, None
-    if pid == os.getpid():  # not in a process forked from it
+    if pid == os.getpid():  # not in a forked process
         _close(client, client.cluster)
 
 
@@ -338,15 +340,15 @@ def _close(*opened) -> None:
 
 
 def _why_no_processes() -> str:
-    """What must be done before processes can be started; "" if nothing."""
+    """Return why processes cannot be started and what to do, or ""."""
     if importlib.util.find_spec("distributed") is None:
         return _NEEDS_DASK
-    # a new process imports the script that started it, which must not start everything once more
+    # a new process imports the script that started it, and must not run the whole script again
     main, source = sys.modules["__main__"], ""
     script = getattr(main, "__file__", None)
     if main.__spec__ is None and script is not None:
-        with contextlib.suppress(OSError):  # standard input
+        with contextlib.suppress(OSError):  # the script comes from standard input
             source = Path(script).read_text(errors="replace")
         if not re.search(r"""__name__\s*==\s*["']__main__["']""", source):
-            return f"processes import {script} again: keep what it does under `if __name__ == '__main__':`"
+            return f"new processes import {script} again: put its commands under `if __name__ == '__main__':`"
     return ""

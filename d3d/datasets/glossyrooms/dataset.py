@@ -1,6 +1,6 @@
-"""GlossyRooms: rendered rooms with glossy surfaces, which ship with d3d; exact depth and poses, highlights marked.
+"""GlossyRooms: rendered rooms with glossy surfaces, exact depth and poses, and masks of highlights. Ships with d3d.
 
-Reads one archive per room; the package `glossyrooms` renders them, `format` describes the files.
+Each room is one archive. The package `glossyrooms` renders the rooms; `format` describes the files.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from d3d.io import project_root
 
 NAME = layout.NAME
 HOW_TO_GET = (
-    "The rooms that ship are in data/glossyrooms of the repository: check it out again. "
-    "data/README.md says how to make others."
+    "The shipped rooms are in data/glossyrooms of the repository: check it out again. "
+    "data/README.md says how to make other rooms."
 )
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
-_MAX_DESCRIPTION = 2**26  # bytes of scene.json: a deflated one may claim any
-_Span = tuple[int, int, int]  # of a member's content in the archive: offset, bytes, CRC-32
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # zip member: signature, lengths of name and extra field
+_MAX_DESCRIPTION = 2**26  # bytes of scene.json: a deflated file may claim any size
+_Span = tuple[int, int, int]  # content of a zip member: offset, bytes, CRC-32
 
 
 class _Versioned(Record):
@@ -50,7 +50,7 @@ class _Versioned(Record):
 
 
 class _Room(Record):
-    """A room's entry in the manifest."""
+    """Entry of a room in the manifest."""
 
     name: str
     split: Literal["train", "val", "test"]
@@ -64,8 +64,8 @@ class _Room(Record):
     def _inside_the_folder(self) -> _Room:
         if not layout.SAFE_NAME.fullmatch(self.name) or self.file != f"{self.split}/{self.name}.zip":
             raise ValueError(
-                f"name {self.name!r}, split {self.split!r} and file {self.file!r} do not fit together. A room's file "
-                "is <split>/<name>.zip; a name has letters, digits, '_', '-', '.'"
+                f"name {self.name!r}, split {self.split!r} and file {self.file!r} do not match. The file of a room is "
+                "<split>/<name>.zip; a name has letters, digits, '_', '-', '.'"
             )
         return self
 
@@ -78,7 +78,7 @@ class _Manifest(_Versioned):
     @model_validator(mode="after")
     def _rooms_of_this_set(self) -> _Manifest:
         if self.name != NAME:
-            raise ValueError(f"the manifest of data set {self.name!r}, not of {NAME!r}")
+            raise ValueError(f"this is the manifest of data set {self.name!r}, not of {NAME!r}")
         if not self.rooms:
             raise ValueError("there is no room")
         name, count = Counter(room.name for room in self.rooms).most_common(1)[0]
@@ -93,7 +93,7 @@ class _Shares(Record):
 
 
 class _Description(_Versioned):
-    """The content of scene.json."""
+    """Content of scene.json."""
 
     name: str
     split: str
@@ -109,24 +109,29 @@ class _Description(_Versioned):
     @classmethod
     def _names_of_files(cls, ids: list[str]) -> list[str]:
         if not all(map(layout.SAFE_NAME.fullmatch, ids)) or len(set(ids)) != len(ids):
-            raise ValueError("frame_ids must be different names of letters, digits, '_', '-' and '.'")
+            raise ValueError("frame_ids must be unique names of letters, digits, '_', '-' and '.'")
         return ids
 
 
 class GlossyRoom(Scene):
-    """One rendered room, with the generator's ``seed``, the room's contents ``spec``, and ``shares``.
+    """A rendered room.
 
-    ``shares``: "highlight" and "mirror" -> (n,) share of each frame's pixels. Opening reads the archive once, for its
-    checksum, poses and table of contents. No file stays open: several processes, forked or pickled, can use a room.
+    Opening reads checksum, poses and table of contents of the archive. No file stays open, so that several processes,
+    forked or pickled, can use a room.
+
+    Attributes:
+        seed: seed of the generator.
+        spec: contents of the room.
+        shares: "highlight" and "mirror" -> (n,) share of each frame's pixels.
     """
 
     one_K = True
 
     def __init__(self, folder: Path, room: _Room, size_hw: HW, frames: int | None = None) -> None:
-        """Opens a room's archive, and of its frames the first ``frames`` only.
+        """Open the archive of a room, with all or the first ``frames`` frames.
 
         Raises:
-            DataError: the archive is missing, damaged, not the manifest's, or not a room of this format.
+            DataError: the archive is missing, damaged, does not match the manifest, or is not a room of this format.
         """
         self.path = folder / room.file
         self._archive = f"room {room.name!r}, {self.path}"
@@ -155,14 +160,14 @@ class GlossyRoom(Scene):
         super().__init__(room.name, ids[:frames], poses[:frames], size_hw, room.depth)
 
     def virtual_depth(self, i: int) -> np.ndarray | None:
-        """Z-depth (H, W) at which the mirror image of a light appears, metres; None where the room has no depth.
+        """Read the z-depth (H, W) of the mirror images of lights, metres; None if the room has no depth.
 
-        0 without highlight, and on curved surfaces, whose mirror images have no such simple position.
+        It is 0 without a highlight and on curved surfaces, where mirror images have no simple position.
         """
         return self._read_metres("virtual", self._index(i)) if self.has_depth else None
 
     def material(self, i: int) -> np.ndarray | None:
-        """Uint8 (H, W), each pixel's index in `format.MATERIALS`; None where the room has no depth."""
+        """Read the material of each pixel, uint8 (H, W) index in `format.MATERIALS`; None if the room has no depth."""
         return self._read_mask(self._index(i)) & layout.MATERIAL_BITS if self.has_depth else None
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -180,11 +185,11 @@ class GlossyRoom(Scene):
     def _read_mask(self, i: int) -> np.ndarray:
         mask = self._read_picture("mask", i, "L")
         if not layout.mask_is_valid(mask):
-            raise DataError(f"{self._where(i)}: the mask in {self.path} has a value of no material.")
+            raise DataError(f"{self._where(i)}: the mask in {self.path} has a value that is no material.")
         return mask
 
     def _read_picture(self, kind: str, i: int, mode: str) -> np.ndarray:
-        """A frame's picture as an array; its size is checked before it is decoded."""
+        """Read a picture of a frame as an array. Its size is checked before decoding."""
         member = _member(kind, self.frame_ids[i])
         content = io.BytesIO(self._read(member))
         try:
@@ -213,20 +218,20 @@ def _member(kind: str, frame: str) -> str:
 def open_glossyrooms(
     root: str | Path | None = None, rooms: int | None = None, frames: int | None = None
 ) -> Dataset:
-    """The rendered rooms "train", "val" and "test", with lists of frames that show highlights, none, or mirrors.
+    """Open GlossyRooms: splits "train", "val" and "test", with lists of frames by highlights and mirrors.
 
     Args:
-        root: the folder with ``manifest.json``; None: the set that ships.
-        rooms: opens the first rooms of each split only.
-        frames: keeps the first frames of each room only.
+        root: folder with ``manifest.json``; None: the shipped rooms.
+        rooms: open only the first rooms of each split.
+        frames: keep only the first frames of each room.
 
     Raises:
-        ConfigError: an option out of range.
-        DataError: the folder, its manifest or, once a split is asked for, a room is invalid.
+        ConfigError: an option is out of range.
+        DataError: the folder or its manifest is invalid. Invalid rooms raise it on first use of their split.
     """
     for option, value in {"rooms": rooms, "frames": frames}.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"{NAME} needs {option} to be None or a number from 1 up, got {value!r}.")
+            raise ConfigError(f"{NAME}: {option} must be None or a number from 1 up, not {value!r}.")
     folder = require_root(NAME, project_root() / "data" / NAME if root is None else root, HOW_TO_GET)
     path = folder / "manifest.json"
     manifest = parse(_Manifest, read_bytes(path, HOW_TO_GET), str(path), HOW_TO_GET)
@@ -242,13 +247,13 @@ def open_glossyrooms(
 
     splits = {split: partial(make, split) for split in layout.SPLITS if of_split[split]}
     listed = {split: partial(lists, split) for split in layout.LISTED_SPLITS if split in splits}
-    # verified: each archive against the manifest's sha256, whenever a room is opened
+    # verified: opening a room compares its archive with the sha256 in the manifest
     dataset = Dataset(NAME, splits, listed, verified=True, licence="CC0-1.0")
     return dataset
 
 
 def _read_list(path: Path, names: list[str], opened: dict[str, GlossyRoom]) -> FrameList:
-    """The frames of a list that are in the opened rooms; frames that an option cuts off are left out."""
+    """Read the frames of a list in the opened rooms. Frames that an option cuts off are left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -267,7 +272,7 @@ def _read_list(path: Path, names: list[str], opened: dict[str, GlossyRoom]) -> F
 
 
 def _read_checked(path: Path, room: _Room, where: str) -> bytes:
-    """An archive's content, which must be the manifest's; raises DataError."""
+    """Read an archive and compare it with the manifest; raises DataError if it differs."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -275,17 +280,17 @@ def _read_checked(path: Path, room: _Room, where: str) -> bytes:
     if (size := len(content)) != room.bytes:
         raise DataError(f"{where}: {size} bytes, but the manifest has {room.bytes}: truncated? {HOW_TO_GET}")
     if hashlib.sha256(content).hexdigest() != room.sha256:
-        raise DataError(f"{where}: damaged, its sha256 is not the manifest's. {HOW_TO_GET}")
+        raise DataError(f"{where}: damaged, its sha256 differs from the manifest. {HOW_TO_GET}")
     return content
 
 
 def _unzip(archive: bytes, where: str) -> tuple[dict[str, _Span], bytes]:
-    """Where the content of each picture lies in a zip archive, which does not compress them; and scene.json."""
+    """Return the position of each picture in a zip archive, which stores them uncompressed, and scene.json."""
     members, description = {}, None
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as parsed:
             for info in parsed.infolist():
-                if info.filename == "scene.json":  # the one member that is deflated: numbers as text
+                if info.filename == "scene.json":  # the only deflated member: numbers as text
                     if info.file_size > _MAX_DESCRIPTION:
                         raise DataError(f"{where}: scene.json would have {info.file_size} bytes.")
                     description = parsed.read(info)

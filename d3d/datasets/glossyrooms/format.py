@@ -1,4 +1,4 @@
-"""The format of GlossyRooms, which the generator writes and `dataset` reads.
+"""File format of GlossyRooms. The generator writes it, `dataset` reads it.
 
     <root>/manifest.json
     <root>/lists/<split>_<list>.txt     lines "room frame_id"
@@ -17,14 +17,14 @@ FORMAT = 1
 NAME = "glossyrooms"
 SPLITS = ("train", "val", "test")
 LISTED_SPLITS = ("val", "test")
-MATERIALS = ("matt", "glossy", "mirror", "light")  # by the code in the low bits of a mask
+MATERIALS = ("matt", "glossy", "mirror", "light")  # a mask holds the index in its low bits
 MATERIAL_BITS = 7
-HIGHLIGHT = 8  # added to a mask's code where a mirror image of a light is seen
+HIGHLIGHT = 8  # added to the index at a mirror image of a light
 MAX_DEPTH_M = 65.535  # 16 bits of millimetres
-# A name becomes part of a file's name, also of what is computed from it
+# A name becomes part of file names, also of results
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
-# The lists' rule: least and greatest share of a frame's pixels, in per cent; the upper bound is excluded
+# Rule of the lists: smallest and largest share of a frame's pixels in per cent; the largest is excluded
 _UNSEEN_MIRROR = (0.0, 0.5)
 LISTS: dict[str, dict[str, tuple[float, float]]] = {
     "Reflection": {"highlight": (2.0, np.inf), "mirror": _UNSEEN_MIRROR},
@@ -34,5 +34,5 @@ LISTS: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def mask_is_valid(mask: np.ndarray) -> bool:
-    """Whether every value of a uint8 mask is a material's code, with or without `HIGHLIGHT`."""
+    """Return whether every value of a uint8 mask is the index of a material, with or without `HIGHLIGHT`."""
     return bool(((mask & ~np.uint8(HIGHLIGHT)) < len(MATERIALS)).all())

@@ -1,6 +1,6 @@
 """ScanNet v2 (non-commercial): handheld scans of rooms, colour 1296x968 (a few scenes 640x480), depth 640x480.
 
-Reads scenes as released and in the usual layouts, also beside each other:
+Reads the released scenes and the usual layouts, also in the same folder:
 
     <scene>.sens, or <scene>/<scene>.sens                                         as released
     <scene>/{color/N.jpg, depth/N.png, pose/N.txt}, intrinsic/intrinsic_color.txt      the official exporter's
@@ -8,7 +8,7 @@ Reads scenes as released and in the usual layouts, also beside each other:
     <scene>/{color/NNNNNN.jpg, depth/, pose/}, intrinsics_color.txt      scannet_frames_25k: every 100th frame
     prepared by `python -m d3d prepare scannet` (d3d.datasets.scannet.prepared)
 
-with scenes in the root or in its ``scans``, ``scans_test``. A frame's id is always its number in the video ("120").
+Scenes are in the root, or in its ``scans`` and ``scans_test``. The id of a frame is its number in the video ("120").
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from d3d.progress import track
 NAME = "scannet"
 HOW_TO_GET = (
     "Agree to ScanNet's terms of use (non-commercial research, http://www.scan-net.org), download the .sens files "
-    "with the script that is sent to you, and give the folder that holds scans/ or the scenes as root."
+    "with the script that you receive, and give the folder with scans/ or with the scenes as root."
 )
 FOLDERS = (".", "scans", "scans_test")
 _INTRINSICS = ("intrinsic/intrinsic_{}.txt", "intrinsics_{}.txt", "intrinsic_{}.txt")
 
 
 class _Layout(NamedTuple):
-    """Names of a scene's files in its folder; {} is the number as spelled in the colour image's name."""
+    """File names in the folder of a scene; {} is the number as written in the name of the colour image."""
 
     folder: str
     color: str
@@ -74,28 +74,28 @@ class SceneSource:
     path: Path
 
     def open(self) -> ScanNetScene:
-        """Opens the scene: reads all its poses. Raises DataError."""
+        """Open the scene and read all its poses; raises DataError if it cannot be read."""
         if self.layout == "sens":
             return SensScene(self.path, self.name)
         return FolderScene(self.path, self.name, self.layout)
 
 
 class ScanNetScene(Scene):
-    """A scene of ScanNet. Frames without a valid pose are left out, the others keep their number.
+    """A scene of ScanNet. Frames without a valid pose are left out; the other frames keep their numbers.
 
-    The released depth is aligned with colour: both extrinsics are the identity, and colour shrunk to the size of depth
-    has the intrinsics of depth to 0.5 %. `depth` is therefore not resampled; the evaluation resizes the prediction
-    to it, as is usual on ScanNet.
+    The released depth is aligned with colour: both extrinsics are the identity, and colour resized to the size of depth
+    has the intrinsics of depth to 0.5 %. `depth` is therefore not resampled. The evaluation resizes the prediction to
+    the depth, as is usual on ScanNet.
     """
 
     one_K = True
     video_frames: int
-    invalid: dict[str, list[int]]  # reason -> numbers of the frames that are left out
-    depth_K: np.ndarray | None  # (3, 3) intrinsics of depth at its own size; None if not known
-    registration_px: float | None  # as `registration_px`; None if not known
+    invalid: dict[str, list[int]]  # reason -> numbers of the frames left out
+    depth_K: np.ndarray | None  # (3, 3) intrinsics of depth at its own size; None if unknown
+    registration_px: float | None  # result of `registration_px`; None if unknown
 
     def _keep(self, name: str, numbers: Iterable[int], poses: Iterable, color_hw: HW, **scene: Any) -> None:
-        """Leaves out frames without a valid pose, or with a DataError instead, and opens the rest as a `Scene`."""
+        """Open the frames with a valid pose. A pose can be a DataError; such a frame is left out, too."""
         kept, valid, invalid, corrupt = [], [], defaultdict(list), {}
         for number, pose in zip(numbers, poses, strict=True):
             if isinstance(pose, DataError):
@@ -135,7 +135,7 @@ class SensScene(ScanNetScene):
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         frame = self._file.frame(self._numbers[i], color=False)
-        return frame.depth_m() if frame.depth else None  # 0 bytes: none was recorded
+        return frame.depth_m() if frame.depth else None  # 0 bytes: no depth was recorded
 
 
 class FolderScene(ScanNetScene):
@@ -171,7 +171,7 @@ class FolderScene(ScanNetScene):
         path = self.folder / self._layout.pose.format(self._stems[number])
         try:
             return read_matrix(path, f"frame {number}") if path.exists() else None
-        except DataError as error:  # costs this frame alone
+        except DataError as error:  # leaves out only this frame
             return error
 
     def _read_image(self, i: int) -> np.ndarray:
@@ -183,7 +183,7 @@ class FolderScene(ScanNetScene):
 
 
 def pose_fault(world_T_cam: np.ndarray | None) -> str:
-    """Why a pose cannot be used, in a few words; "" for a valid pose. None is a missing pose."""
+    """Return why a pose cannot be used, or "" for a valid pose. None means a missing pose."""
     if world_T_cam is None:
         return "no pose"
     rotation = world_T_cam[:3, :3]
@@ -205,9 +205,9 @@ def registration_px(
     depth_hw: HW,
     color_T_depth: np.ndarray | None = None,
 ) -> float | None:
-    """Offset between depth and colour shrunk to the size of depth, at the worst corner, in pixels of depth.
+    """Compute the largest offset between depth and colour at the corners, in pixels of depth, for points at 2 m.
 
-    Points at a distance of 2 m are compared. None if a matrix cannot be inverted.
+    Colour is resized to the size of depth. Returns None if a matrix cannot be inverted.
     """
     h, w = depth_hw
     corners = np.array([[0, 0, 1], [w - 1, 0, 1], [0, h - 1, 1], [w - 1, h - 1, 1]], dtype=np.float64).T
@@ -226,7 +226,7 @@ def registration_px(
 
 
 def find_scenes(root: Path) -> dict[str, SceneSource]:
-    """The scenes in a folder, by name; a .sens file comes before other layouts of the same scene."""
+    """Find the scenes in a folder by name. A .sens file takes precedence over other layouts of the scene."""
     found: dict[str, SceneSource] = {}
     for path in (path for folder in FOLDERS for path in sorted((root / folder).glob("*"))):
         source = _source(path)
@@ -250,18 +250,18 @@ def _source(path: Path) -> SceneSource | None:
 
 
 def open_scannet(root: str | Path | None, split_lists: str | Path | None = None) -> Dataset:
-    """ScanNet: "train", "val" and "test" are those scenes of the official lists that are in the folder.
+    """Open ScanNet. The splits "train", "val" and "test" hold the scenes of the official lists that are in the folder.
 
-    A prepared folder opens in seconds. In any other all poses of a split are read when it is first asked for.
+    A prepared folder opens in seconds. For other folders, the first use of a split reads all its poses.
 
     Args:
-        root: the folder with the scenes.
-        split_lists: a folder with ``scannetv2_{train,val,test}.txt``; None: those in ``root``, or the official ones,
-            downloaded once. A prepared folder knows its splits.
+        root: folder with the scenes.
+        split_lists: folder with ``scannetv2_{train,val,test}.txt``. None: the lists in ``root``, or the official lists,
+            which are downloaded once. A prepared folder knows its splits.
 
     Raises:
-        DataError: no folder, no scene in it, or no list of splits; once a split is asked for, a scene that cannot be
-            read, or a "train" split of scannet_frames_25k, whose frames are too far apart for triples.
+        DataError: the folder is missing or has no scene, or the lists cannot be found. On first use of a split: a scene
+            cannot be read, or "train" consists of scannet_frames_25k, whose frames are too far apart for triples.
     """
     folder = require_root(NAME, root, HOW_TO_GET)
     if is_prepared(folder):
@@ -273,7 +273,7 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
     splits = {split: [name for name in listed.get(split, ()) if name in found] for split in SPLITS}
     if not any(splits.values()):
         some = f"{len(found)} scenes in {folder} ({', '.join(list(found)[:3])}, ...)"
-        raise DataError(f"data set {NAME!r}: none of the {some} is in a list of splits.")
+        raise DataError(f"data set {NAME!r}: the lists of splits contain none of the {some}.")
 
     def scenes(split: str) -> list[Scene]:
         sources = [found[name] for name in splits[split]]
@@ -289,17 +289,17 @@ def open_scannet(root: str | Path | None, split_lists: str | Path | None = None)
 
 
 def refuse_sparse(sources: Iterable[SceneSource]) -> None:
-    """Raises DataError where a scene to train on is of scannet_frames_25k."""
+    """Check that no training scene comes from scannet_frames_25k; raises DataError otherwise."""
     if count := sum(source.layout == "frames_25k" for source in sources):
         raise DataError(
-            f"{count} scenes of the train split are of scannet_frames_25k, every 100th frame of the video: too sparse "
-            f"for triples, whose frames are 5 to 10 cm apart. Use it for evaluation only (eval_dataset=scannet, "
-            f"eval_root=...); for training get the .sens files. {HOW_TO_GET}"
+            f"{count} scenes of the train split are from scannet_frames_25k, every 100th video frame: too sparse "
+            f"for triples, whose frames are 5 to 10 cm apart. Use them for evaluation only (eval_dataset=scannet, "
+            f"eval_root=...). For training get the .sens files. {HOW_TO_GET}"
         )
 
 
 def _intrinsics(folder: Path, camera: str, where: str) -> np.ndarray | None:
-    """K (3, 3) of "color" or "depth" at its native size; None if there is no such file."""
+    """Read K (3, 3) of "color" or "depth" at the native size; None if the file is missing."""
     for path in (folder / name.format(camera) for name in _INTRINSICS):
         if path.is_file():
             return read_matrix(path, where)[:3, :3]

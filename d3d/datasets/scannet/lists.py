@@ -1,4 +1,4 @@
-"""Which scenes of ScanNet belong to which split: the official lists, downloaded once, or the user's own."""
+"""Lists of the scenes in each split of ScanNet: the official lists, downloaded once, or the user's lists."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ SPLITS: dict[str, tuple[int, str]] = {
     "test": (100, "0214c6a3b1ee516ad653393b0321e7c0394c7662a4b3702eac1ddd7fbc00f7e0"),
 }
 
-# The paper scores "the complete official val set (312 scenes)" and does not state its step between frames. Every
-# 10th frame, as for training targets, is the reading taken here.
+# The paper scores "the complete official val set (312 scenes)" and does not state the step between frames. d3d takes
+# every 10th frame, as for training targets.
 PAPER_EVERY = 10
 
 
 def is_whole(split: str, scenes: int, every: int) -> bool:
-    """Whether this number of scenes, with every Nth frame scored, is the split that the paper scores."""
+    """Return whether this number of scenes, with every Nth frame scored, is the split of the paper."""
     return scenes == SPLITS[split][0] and PAPER_EVERY % every == 0
 
 
 def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list[str]]:
-    """The scenes of each split, from the lists in ``folder``.
+    """Read the scenes of each split.
 
-    None: from those in ``root``, official or not, else from the official lists, downloaded once to ``D3D_CACHE``
-    (default ``~/.cache/d3d``). Raises DataError for a list that is malformed or cannot be found or downloaded.
+    Args:
+        root: folder of the data set.
+        folder: folder with the lists. None: the lists in ``root``, or the official lists, which are downloaded once to
+            ``D3D_CACHE`` (default ``~/.cache/d3d``).
+
+    Raises:
+        DataError: a list is malformed, or cannot be found or downloaded.
     """
     given = root if folder is None else Path(folder)
     paths = {split: given / LIST.format(split) for split in SPLITS}
@@ -53,17 +58,17 @@ def split_scenes(root: Path, folder: str | Path | None = None) -> dict[str, list
 
 
 def official_list(split: str) -> bytes:
-    """The official list of a split; raises DataError where it cannot be downloaded, or its SHA-256 has changed."""
+    """Get the official list of a split; raises DataError if the download fails or its SHA-256 has changed."""
     cache = cache_folder() / "scannet"
     try:
         return _retrieve(split, cache)
-    except OSError:  # the cache cannot be written: the list is downloaded each time
+    except OSError:  # the cache cannot be written: download the list each time
         with tempfile.TemporaryDirectory() as folder:
             return _retrieve(split, Path(folder))
 
 
 def _retrieve(split: str, folder: Path) -> bytes:
-    import requests  # takes longer to import than the rest; needed for downloads alone
+    import requests  # imported here: slow to import, and only needed for downloads
 
     name, names = LIST.format(split), ", ".join(map(LIST.format, SPLITS))
     url, digest = URL + name, f"sha256:{SPLITS[split][1]}"
@@ -73,7 +78,7 @@ def _retrieve(split: str, folder: Path) -> bytes:
         return read_bytes(Path(pooch.retrieve(url, digest, name, folder, downloader=downloader)))
     except ValueError as error:
         raise DataError(
-            f"{url} has changed ({error}). Put the lists that you want beside the scenes: {names}."
+            f"{url} has changed ({error}). Put your own lists beside the scenes: {names}."
         ) from error
     except requests.RequestException as error:
         raise DataError(
@@ -83,7 +88,7 @@ def _retrieve(split: str, folder: Path) -> bytes:
 
 
 def _parse(content: bytes, where: str) -> list[str]:
-    """The scenes of a list, one a line."""
+    """Parse a list with one scene per line."""
     names: list[str] = []
     for number, name in enumerate(map(str.strip, content.decode("utf-8", "replace").splitlines()), 1):
         if not name:

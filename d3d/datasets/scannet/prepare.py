@@ -1,8 +1,8 @@
-"""Prepare one scene of ScanNet: keep only the frames that training and evaluation need, at the network's size.
+"""Prepare a scene of ScanNet: keep only the frames for training and evaluation, at the size of the network.
 
-Triples are found first, from poses alone. Of a training scene, the frames of its triples and the frames to fuse are
-kept; of an evaluated scene every Nth frame and the user's lists, with depth. The layout of the result:
-`d3d.datasets.scannet.prepared`; all scenes: `d3d.pipeline.prepare`.
+Triples are found first, from poses only. A training scene keeps the frames of its triples and the frames to fuse. An
+evaluated scene keeps every Nth frame and the frames on the user's lists, with depth. `d3d.datasets.scannet.prepared`
+describes the result; `d3d.pipeline.prepare` prepares all scenes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from d3d.errors import ConfigError, DataError
 from d3d.geometry import scale_intrinsics
 from d3d.io import atomic, temporary_beside
 
-BLOCK = 4096  # bytes of a file system's block
+BLOCK = 4096  # bytes of a block of the file system
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that determine which frames are kept, and how."""
+    """Settings of the preparation."""
 
     height: int = 288  # of the colour images: the network's size
     width: int = 384
@@ -56,7 +56,7 @@ class Settings:
         return self.height, self.width
 
     def checked(self) -> Settings:
-        """Returns itself; raises ConfigError for an invalid value."""
+        """Return itself; raises ConfigError for an invalid value."""
         if any(size % 32 or size < 64 for size in self.size_hw):
             raise ConfigError(f"height and width must be multiples of 32, from 64 up, not {self.size_hw}.")
         for name in ("every", "integrate_every", "eval_every"):
@@ -69,23 +69,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Indices of a scene's frames that are kept."""
+    """Indices of the frames of a scene to keep."""
 
     colors: list[int]  # in order
-    depths: frozenset[int]  # those of them that are kept with depth
-    triples: Triples | None  # of a training scene
+    depths: frozenset[int]  # indices in `colors` that are kept with depth
+    triples: Triples | None  # triples of a training scene
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scene to prepare; can be pickled."""
+    """A scene to prepare. Can be pickled."""
 
     source: SceneSource
     split: str
     listed: tuple[int, ...]  # numbers of frames on the user's lists
     out: Path
     settings: Settings
-    max_corrupt: float = 0.01  # largest share of the frames needed that may be unreadable
+    max_corrupt: float = 0.01  # largest share of unreadable frames among the needed frames
 
     @property
     def folder(self) -> Path:
@@ -99,11 +99,11 @@ def plan_frames(
     listed: Iterable[int] = (),
     without: Iterable[int] = (),
 ) -> Plan:
-    """The frames of a scene that are needed, from its poses alone.
+    """Find the needed frames of a scene, from its poses only.
 
     Args:
-        listed: numbers of frames to keep whatever `Settings.eval_every` says; frames without a valid pose are left out.
-        without: numbers of unreadable frames; triples are found as if the video did not have them.
+        listed: numbers of frames to keep independent of `Settings.eval_every`, if they have a valid pose.
+        without: numbers of unreadable frames, which triples must not use.
     """
     s, numbers = settings, np.array(scene.numbers)
     good = np.flatnonzero(~np.isin(numbers, list(without)))
@@ -113,7 +113,7 @@ def plan_frames(
         return Plan(kept, frozenset(kept if scene.has_depth else ()), None)
     targets, poses = np.flatnonzero(numbers % s.every == 0), scene.world_T_cams[good]
     found = find_triples(poses, s.every, s.translation_m, s.max_rotation_deg, targets=targets)
-    if not len(found):  # a scene that is not trained on is not fused either
+    if not len(found):  # a scene without triples is not fused either
         return Plan([], frozenset(), found)
     indices = good[found.indices]
     kept = np.union1d(indices, good[numbers % s.integrate_every == 0]).tolist()
@@ -122,7 +122,7 @@ def plan_frames(
 
 
 def survey(job: Job, samples: int) -> dict:
-    """Counts the frames that a scene needs and measures the size on disk of some of them, by encoding them.
+    """Count the needed frames of a scene, and encode some of them to estimate the size on disk.
 
     Returns:
         "colors" and "depths": numbers of frames; "bytes": lists of sizes on disk of "color" and "depth"; "done":
@@ -136,14 +136,14 @@ def survey(job: Job, samples: int) -> dict:
     for kind, frames in (("color", plan.colors), ("depth", sorted(plan.depths))):
         step = max(1, len(frames) // max(1, samples))
         for i in frames[::step][:samples]:
-            with contextlib.suppress(DataError):  # reported when the scene is prepared
+            with contextlib.suppress(DataError):  # the preparation reports it
                 if content := _encode(scene, kind, i, job.settings):
                     sizes[kind].append(-(-len(content) // BLOCK) * BLOCK)
     return {"done": False, "colors": len(plan.colors), "depths": len(plan.depths), "bytes": sizes}
 
 
 def finished(job: Job) -> dict | None:
-    """The index of a scene that is finished and has all listed frames; else None."""
+    """Return the index of a scene if it is finished and has all listed frames; else None."""
     if not (job.folder / INDEX).is_file():
         return None
     index = read_index(job.folder, job.source.name)
@@ -151,17 +151,17 @@ def finished(job: Job) -> dict | None:
 
 
 def prepare_scene(job: Job) -> dict:
-    """Writes one scene's folder, atomically, and returns its entry in the manifest; skips a finished scene.
+    """Write the folder of a scene atomically and return its entry in the manifest. Skips a finished scene.
 
-    A frame that cannot be decoded is left out and reported, and the triples are found without it.
+    Unreadable frames are left out and reported. Triples do not use them.
 
     Raises:
-        DataError: the scene cannot be opened, or a larger share than `Job.max_corrupt` cannot be read.
+        DataError: the scene cannot be opened, or the share of unreadable frames exceeds `Job.max_corrupt`.
     """
     if index := finished(job):
         return summary(index)
     scene = job.source.open()
-    if job.folder.exists():  # prepared before a list asked for more
+    if job.folder.exists():  # prepared before a list named more frames
         aside = temporary_beside(job.folder)
         job.folder.replace(aside)
         shutil.rmtree(aside, ignore_errors=True)
@@ -174,7 +174,7 @@ def prepare_scene(job: Job) -> dict:
 
 
 def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
-    """Writes a scene's frames into a folder; returns its index."""
+    """Write the frames of a scene into a folder; return the index."""
     _refuse_too_many(job, list(scene.corrupt.values()), scene.video_frames)
     numbers, written = scene.numbers, {}
     corrupt: dict[int, str] = {}
@@ -190,7 +190,7 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
             except DataError as error:
                 corrupt[i] = str(error)
                 _refuse_too_many(job, list(corrupt.values()), len(plan.colors))
-    for i in written.keys() - set(plan.colors):  # a source of a target that cannot be read
+    for i in written.keys() - set(plan.colors):  # a source whose target is unreadable
         for kind in SUFFIXES:
             frame_path(folder, kind, scene.frame_ids[i]).unlink(missing_ok=True)
     size_hw, depth_hw = job.settings.size_hw, scene.depth_hw if plan.depths else None
@@ -226,13 +226,13 @@ def _write_scene(job: Job, scene: ScanNetScene, folder: Path) -> dict:
 def _refuse_too_many(job: Job, faults: list[str], number: int) -> None:
     if len(faults) > job.max_corrupt * number:
         raise DataError(
-            f"scene {job.source.name!r}: {len(faults)} of the {number} frames needed cannot be read, more than "
+            f"scene {job.source.name!r}: {len(faults)} of the {number} needed frames cannot be read, more than "
             f"{job.max_corrupt:.1%} (--max-corrupt). The first: {faults[0]}"
         )
 
 
 def _write_frame(scene: ScanNetScene, i: int, kinds: Iterable[str], settings: Settings, folder: Path) -> dict:
-    """Writes one frame; returns its checksums, None where there is no depth map."""
+    """Write a frame; return its checksums (None for missing depth)."""
     contents = {kind: _encode(scene, kind, i, settings) for kind in kinds}
     for kind, content in contents.items():
         if content is not None:
@@ -242,7 +242,7 @@ def _write_frame(scene: ScanNetScene, i: int, kinds: Iterable[str], settings: Se
 
 
 def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes | None:
-    """A frame's colour at the network's size as JPEG, or its depth, if any, at its own size as PNG in millimetres."""
+    """Encode colour at the network's size as JPEG, or depth at its own size as PNG in mm; None without depth."""
     buffer = io.BytesIO()
     if kind == "color":
         image = Image.fromarray(scene.image(i, settings.size_hw))
@@ -253,20 +253,20 @@ def _encode(scene: ScanNetScene, kind: str, i: int, settings: Settings) -> bytes
         return None
     millimetres = np.rint(depth_m.astype(np.float64) * 1000)
     if millimetres.max() > 65535:
-        raise DataError(f"scene {scene.name!r}, frame {scene.frame_ids[i]}: depth beyond 65.5 m.")
+        raise DataError(f"scene {scene.name!r}, frame {scene.frame_ids[i]}: depth exceeds 65.5 m.")
     Image.fromarray(millimetres.astype(np.uint16)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _write_matrix(path: Path, matrix: np.ndarray) -> None:
-    """As the official exporter: four lines of four numbers, with the precision of float32."""
+    """Write four lines of four numbers with the precision of float32, like the official exporter."""
     whole = np.eye(4)
     whole[: matrix.shape[0], : matrix.shape[1]] = matrix
     np.savetxt(path, whole, fmt="%.9g")
 
 
 def summary(index: dict) -> dict:
-    """A scene's entry in the manifest: counts, for a report without opening the scene."""
+    """Return the entry of a scene in the manifest: counts for a report without opening the scene."""
     kept = set(index["numbers"])
     return {
         "name": index["scene"],

@@ -1,12 +1,12 @@
-"""Prepared ScanNet, as `python -m d3d prepare scannet` leaves it: frames at the network's size, only those needed.
+"""Read ScanNet prepared by `python -m d3d prepare scannet`: only the needed frames, at the size of the network.
 
-    settings.json                   how it is made; written first
-    manifest.json                   its scenes; written last, when all of them are there
-    scans/<scene>/                  of train and val; scans_test/<scene>/ of test
-        color/N.jpg, depth/N.png, pose/N.txt, intrinsic/intrinsic_{color,depth}.txt    as the official exporter's
+    settings.json                   settings of the preparation; written first
+    manifest.json                   list of scenes; written last, when all scenes are complete
+    scans/<scene>/                  scenes of train and val; scans_test/<scene>/ for test
+        color/N.jpg, depth/N.png, pose/N.txt, intrinsic/intrinsic_{color,depth}.txt    like the official exporter
         frames.json                 poses, sizes and checksums: opens the scene without listing its folder
 
-N is a frame's number in the video. Depth, in millimetres and at its own size, is there only where scores need it.
+N is the number of a frame in the video. Depth is in millimetres, at its own size, and only stored for scored frames.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 INDEX = "frames.json"
 SETTINGS = "settings.json"
 SUFFIXES = {"color": "jpg", "depth": "png", "pose": "txt"}
-_AGAIN = "Run `python -m d3d prepare scannet` with the same arguments again; it makes anew what is missing."
+_AGAIN = "Run `python -m d3d prepare scannet` with the same arguments again: it adds the missing files."
 _MAX_JSON = 2**28
 
 _Whole = Annotated[int, Field(ge=0, lt=2**53)]
@@ -58,7 +58,7 @@ class _Triples(Record):
 
 
 class _Index(Record):
-    """The content of frames.json."""
+    """Content of frames.json."""
 
     format: Literal[1]
     scene: _Name
@@ -81,9 +81,9 @@ class _Index(Record):
     def _fits(self) -> _Index:
         lists = (self.numbers, set(self.numbers), self.world_T_cam, self.color, self.depth)
         if len(set(map(len, lists))) != 1:
-            raise ValueError("frames without a number of their own, a pose or a checksum")
+            raise ValueError("a frame has no unique number, no pose or no checksum")
         if self.depth_hw is None and any(self.depth):
-            raise ValueError("depth without a size")
+            raise ValueError("the size of depth is missing")
         return self
 
 
@@ -109,22 +109,22 @@ class _Manifest(Record):
 
 
 def scene_folder(root: Path, split: str, name: str) -> Path:
-    """The folder of a prepared scene, as in ScanNet's own release."""
+    """Return the folder of a prepared scene, named like in ScanNet's release."""
     return root / ("scans_test" if split == "test" else "scans") / name
 
 
 def frame_path(folder: Path, kind: str, frame: str) -> Path:
-    """A frame's "color", "depth" or "pose" file in a scene's folder."""
+    """Return the path of the "color", "depth" or "pose" file of a frame."""
     return folder / kind / f"{frame}.{SUFFIXES[kind]}"
 
 
 def checksum(content: bytes) -> list[int]:
-    """Length and CRC-32 of a frame's file, which identify it."""
+    """Compute length and CRC-32, which identify the file of a frame."""
     return [len(content), zlib.crc32(content)]
 
 
 class PreparedScene(Scene):
-    """A prepared scene; each file is compared with its checksum when it is read."""
+    """A prepared scene. Reading a file compares it with its checksum."""
 
     one_K = True
 
@@ -147,7 +147,7 @@ class PreparedScene(Scene):
         return rgb_array(self._read("color", i))
 
     def _read_depth(self, i: int) -> np.ndarray | None:
-        if self.index["depth"][i] is None:  # a frame that is trained on, or that the source has no depth of
+        if self.index["depth"][i] is None:  # a training frame, or no depth in the source
             return None
         return np.asarray(self._read("depth", i)).astype(np.float32) / 1000
 
@@ -157,7 +157,7 @@ class PreparedScene(Scene):
         try:
             content = path.read_bytes()
             if checksum(content) != list(self.index[kind][i]):
-                raise ValueError("not what was written: its checksum is another")
+                raise ValueError("changed: its checksum differs")
             return decode_image(io.BytesIO(content), formats, size_hw)
         except (OSError, ValueError) as error:
             raise DataError(
@@ -166,16 +166,16 @@ class PreparedScene(Scene):
 
 
 def is_prepared(root: Path) -> bool:
-    """Whether a folder is one of prepared ScanNet, finished or not."""
+    """Return whether a folder holds prepared ScanNet, complete or not."""
     return (root / SETTINGS).is_file()
 
 
 def open_prepared(root: Path) -> Dataset:
-    """The data set in a prepared folder; raises DataError where the manifest or a scene asked for is damaged."""
+    """Open a prepared folder; raises DataError if the manifest or, on first use, a scene is damaged."""
     manifest = read_manifest(root)
     names: dict[str, list[str]] = defaultdict(list)
     for scene in manifest["scenes"]:
-        if scene["frames"]:  # no frame is kept of a scene without a triple
+        if scene["frames"]:  # a scene without triples keeps no frame
             names[scene["split"]].append(scene["name"])
 
     def scenes(split: str) -> list[Scene]:
@@ -189,17 +189,17 @@ def open_prepared(root: Path) -> Dataset:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder; raises DataError where it is damaged, or not there yet."""
+    """Read the manifest of a prepared folder; raises DataError if it is damaged or missing."""
     if not (root / MANIFEST).is_file():
         raise DataError(f"{root}: the preparation is not finished, {MANIFEST} is missing. {_AGAIN}")
     return _read(_Manifest, root / MANIFEST)
 
 
 def read_index(folder: Path, name: str) -> dict[str, Any]:
-    """The index of a prepared scene, without opening its frames; raises DataError where missing or damaged."""
+    """Read the index of a prepared scene without opening its frames; raises DataError if it is damaged or missing."""
     index = _read(_Index, folder / INDEX, f"Delete {folder}. ")
     if index["scene"] != name:
-        raise DataError(f"{folder / INDEX}: not the index of scene {name!r}. {_AGAIN}")
+        raise DataError(f"{folder / INDEX} is not the index of scene {name!r}. {_AGAIN}")
     return index
 
 

@@ -1,11 +1,11 @@
-"""ScanNet's .sens files, version 4: streamed frame by frame, never loaded whole.
+"""Read ScanNet's .sens files (version 4) frame by frame.
 
     header   version, name, intrinsics and extrinsics of both cameras, codecs, sizes, depth unit, number of frames
     frame    camera-to-world pose, two timestamps, two lengths, a colour image and a depth map of these lengths
-    ...      and after the last frame those of an inertial sensor, which nothing here reads
+    ...      after the last frame: data of an inertial sensor, which d3d does not read
 
-Everything is little endian. Every length is compared with the rest of the file, and with the largest image of the
-stated size, before a byte of it is read or allocated.
+All numbers are little endian. Before reading or allocating, every length is compared with the rest of the file and with
+the largest image of the stated size.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ VERSION = 4
 COLOR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
 DEPTH_CODECS = {-1: "unknown", 0: "raw", 1: "zlib", 2: "occi"}
 
-START = struct.Struct("<IQ")  # version, length of the name that follows
-CAMERAS = struct.Struct("<64f2i4If")  # four matrices, codecs, colour w h, depth w h, depth units a metre
+START = struct.Struct("<IQ")  # version, length of the name after it
+CAMERAS = struct.Struct("<64f2i4If")  # four matrices, codecs, colour w h, depth w h, depth units per metre
 COUNT = struct.Struct("<Q")
-FRAME = struct.Struct("<16f4Q")  # world_T_cam, time of colour and depth, bytes of colour and depth
+FRAME = struct.Struct("<16f4Q")  # world_T_cam, times of colour and depth, bytes of colour and depth
 
 _MAX_NAME = 4096
 _MAX_FRAMES = 2**20  # nearly ten hours at 30 per second; their headers take 109 MB
-_SLACK = 2**16  # bytes that a compressed image may take beyond its pixels: headers and tables
+_SLACK = 2**16  # bytes of a compressed image besides its pixels: headers and tables
 _COPY_AGAIN = "Download or copy the file again."
 
 
 @dataclass(frozen=True)
 class SensHeader:
-    """The header of a file, which holds for all its frames."""
+    """Header of a file."""
 
-    name: str  # of the sensor
+    name: str  # name of the sensor
     color_K: np.ndarray  # (3, 3) float64 at the native size, pixel centres at integers
     depth_K: np.ndarray
     color_extrinsic: np.ndarray  # (4, 4) float64; the identity in ScanNet
@@ -61,10 +61,10 @@ class SensHeader:
 
 @dataclass(frozen=True)
 class SensFrame:
-    """One frame as stored, still compressed.
+    """A frame as stored, compressed.
 
     Attributes:
-        world_T_cam: (4, 4) float64 camera-to-world, metres; not checked: where tracking was lost it is -inf or zero.
+        world_T_cam: (4, 4) float64 camera-to-world, metres. Not checked: after lost tracking it is -inf or zero.
     """
 
     index: int
@@ -77,17 +77,17 @@ class SensFrame:
     where: str
 
     def image(self) -> np.ndarray:
-        """Colour, uint8 (H, W, 3) RGB.
+        """Decode colour, uint8 (H, W, 3) RGB.
 
         Raises:
-            DataError: broken, not of the header's size, or of an unknown codec.
+            DataError: the image is broken, its size differs from the header, or its codec is unknown.
         """
         codec, (h, w) = self.header.color_codec, self.header.color_hw
         if codec == "raw":
             _expect(self.color, h * w * 3, f"{self.where}: raw colour of {w}x{h}")
             return np.frombuffer(self.color, np.uint8).reshape(h, w, 3).copy()
         if codec == "unknown":
-            raise DataError(f"{self.where}: the file does not say how colour is compressed. {_COPY_AGAIN}")
+            raise DataError(f"{self.where}: the compression of colour is unknown. {_COPY_AGAIN}")
         try:
             image = decode_image(io.BytesIO(self.color), [codec.upper()], (h, w))
         except ValueError as error:
@@ -95,23 +95,23 @@ class SensFrame:
         return rgb_array(image)
 
     def depth_units(self) -> np.ndarray:
-        """Depth as stored, uint16 (h, w), ``depth_shift`` units a metre, 0 = invalid.
+        """Decode depth as stored, uint16 (h, w), ``depth_shift`` units per metre, 0 = invalid.
 
         Raises:
-            DataError: broken, not of the header's size, or of a codec that is not supported.
+            DataError: depth is broken, its size differs from the header, or its codec is not supported.
         """
         codec, (h, w) = self.header.depth_codec, self.header.depth_hw
         size, what = h * w * 2, f"{self.where}: depth of {w}x{h}"
         if codec not in ("raw", "zlib"):
             raise DataError(
                 f"{self.where}: depth is compressed by {codec!r}, which only the capturing program reads; ScanNet's "
-                f"release has 'zlib'. Export the file again with zlib or raw depth."
+                f"release uses 'zlib'. Export the file again with zlib or raw depth."
             )
         content = self.depth
         if codec == "zlib":
             inflate = zlib.decompressobj()
             try:
-                # stops one byte after the expected size: no decompression bomb is inflated
+                # stop one byte after the expected size, in case of a decompression bomb
                 content = inflate.decompress(self.depth, size + 1)
             except zlib.error as error:
                 raise DataError(f"{what}: not zlib data ({error}). {_COPY_AGAIN}") from error
@@ -121,32 +121,32 @@ class SensFrame:
         return np.frombuffer(content, "<u2").reshape(h, w).astype(np.uint16)
 
     def depth_m(self) -> np.ndarray:
-        """Depth, float32 (h, w) metres, 0 = invalid; raises as `depth_units`."""
+        """Decode depth, float32 (h, w) metres, 0 = invalid. Errors are those of `depth_units`."""
         return self.depth_units().astype(np.float32) / np.float32(self.header.depth_shift)
 
 
 class SensFile:
-    """A .sens file, by index and in order.
+    """A .sens file with access to frames by index and in order.
 
-    Opening reads the header only. The positions of frames are found by reading one frame header after the other, up to
-    the frame asked for. No file stays open, so that several processes, forked or pickled, can use it.
+    Opening only reads the header. Positions of frames are found by reading the frame headers one by one, up to the
+    requested frame. No file stays open, so that several processes, forked or pickled, can use it.
 
         for frame in SensFile("scene0000_00.sens"):
             frame.world_T_cam, frame.image(), frame.depth_m()
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises DataError: missing, not a .sens file of version 4, or an invalid header."""
+        """Read the header; raises DataError if the file is missing, has another version, or an invalid header."""
         self.path = Path(path)
         with self._open() as file:
             self._size = os.fstat(file.fileno()).st_size
             self.header = self._read_header(file)
-            self._next = file.tell()  # where the first frame that was not read yet begins
+            self._next = file.tell()  # position of the first frame whose header was not read yet
         self._headers = bytearray()
-        self._contents = array("Q")  # where each frame's colour begins
+        self._contents = array("Q")  # position of each frame's colour
 
     def __len__(self) -> int:
-        """The number of frames by the header; a truncated file has fewer (`whole_frames`)."""
+        """Number of frames in the header; a truncated file has fewer (`whole_frames`)."""
         return self.header.frames
 
     def __repr__(self) -> str:
@@ -160,10 +160,13 @@ class SensFile:
                 yield self._frame(i, file)
 
     def frame(self, i: int, *, color: bool = True, depth: bool = True) -> SensFrame:
-        """Frame i; colour or depth that is not asked for is not read, and empty.
+        """Read frame i.
+
+        Args:
+            color, depth: whether to read colour and depth; otherwise they are empty.
 
         Raises:
-            IndexError: there is no such frame.
+            IndexError: the frame does not exist.
             DataError: the file is damaged, or truncated at or before this frame.
         """
         if not 0 <= i < len(self):
@@ -173,21 +176,21 @@ class SensFile:
             return self._frame(i, file, color, depth)
 
     def poses(self) -> np.ndarray:
-        """world_T_cam of all frames, (n, 4, 4) float64, as stored; raises DataError where the file is damaged."""
+        """Read world_T_cam of all frames, (n, 4, 4) float64, as stored; raises DataError if the file is damaged."""
         with self._open() as file:
             self._find(len(self), file)
         headers = np.frombuffer(self._headers, "<f4").reshape(len(self), -1)
         return headers[:, :16].reshape(-1, 4, 4).astype(np.float64)
 
     def whole_frames(self) -> int:
-        """The number of complete frames; less than `len` where the file is truncated."""
+        """Count the complete frames; fewer than `len` if the file is truncated."""
         with contextlib.suppress(DataError), self._open() as file:
             self._find(len(self), file)
         return len(self._contents)
 
     def _open(self) -> BinaryIO:
         try:
-            # a larger buffer would read kilobytes around each frame's header
+            # a larger buffer would read kilobytes around each frame header
             return open(self.path, "rb", buffering=FRAME.size)
         except FileNotFoundError:
             raise DataError(f"{self.path} is missing.") from None
@@ -195,7 +198,7 @@ class SensFile:
             raise DataError(f"{self.path}: cannot be opened ({error}).") from error
 
     def _read(self, file: BinaryIO, count: int, what: str) -> bytes:
-        """Exactly ``count`` bytes, which the caller has compared with the rest of the file."""
+        """Read exactly ``count`` bytes. The caller has compared them with the rest of the file."""
         try:
             content = file.read(count)
         except OSError as error:
@@ -208,7 +211,7 @@ class SensFile:
         version, length = START.unpack(self._read(file, START.size, "the header"))
         if version != VERSION:
             raise DataError(
-                f"{self.path}: not a .sens file of version {VERSION}, its first number is {version}."
+                f"{self.path}: not a .sens file of version {VERSION}; its first number is {version}."
             )
         if length > min(_MAX_NAME, self._size):
             raise DataError(f"{self.path}: damaged, the sensor's name would have {length} bytes.")
@@ -237,7 +240,7 @@ class SensFile:
         return SensHeader(name, color_K, depth_K, matrices[1], matrices[3], *codecs, *sizes, shift, frames)
 
     def _find(self, stop: int, file: BinaryIO) -> None:
-        """Finds the positions of the frames before ``stop``."""
+        """Find the positions of the frames before ``stop``."""
         at, h = self._next, self.header
         most = [h.color_hw[0] * h.color_hw[1] * 4 + _SLACK, h.depth_hw[0] * h.depth_hw[1] * 2 + _SLACK]
         for i in range(len(self._contents), stop):
@@ -250,7 +253,7 @@ class SensFile:
                 if size > limit:
                     raise DataError(
                         f"{self.path}: damaged at frame {i}: its {what} would have {size} bytes, more than an image "
-                        f"of that size takes. The {i} frames before it can be read. {_COPY_AGAIN}"
+                        f"of this size needs. The {i} frames before it can be read. {_COPY_AGAIN}"
                     )
             at += FRAME.size
             if at + sum(sizes) > self._size:
@@ -261,7 +264,7 @@ class SensFile:
 
     def _truncated(self, i: int, size: int, there: int, what: str) -> DataError:
         return DataError(
-            f"{self.path}: truncated at frame {i} of {len(self)}: of the {size} bytes of its {what} {there} are there. "
+            f"{self.path}: truncated at frame {i} of {len(self)}: its {what} has {there} instead of {size} bytes. "
             f"The {i} frames before it can be read. {_COPY_AGAIN}"
         )
 

@@ -2,9 +2,9 @@
 
     <root>/<scene>/seq-NN/frame-NNNNNN.{color.png, depth.png, pose.txt}     color.jpg is read too
 
-or the official zips, which are unpacked once (`d3d.datasets.sevenscenes.files`). Raw depth and the poses are those of
-the depth camera; both are moved to the colour camera here, so that image, depth and pose agree. Where the depth
-rendered by Brachmann and Rother is there, it is the ground truth.
+or the official zips, which are unpacked once (`d3d.datasets.sevenscenes.files`). Raw depth and poses belong to the
+depth camera. Both are moved to the colour camera, so that image, depth and pose agree. If the folder has the depth
+rendered by Brachmann and Rother, it is the ground truth.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from d3d.geometry import check_pose
 from d3d.progress import say
 
 HOW_TO_GET = (
-    "Get it from Microsoft Research's page 'RGB-D Dataset 7-Scenes' (non-commercial terms), and give the folder that "
-    "holds chess.zip, fire.zip, ..., or chess/, fire/, ..., as root."
+    "Get it from Microsoft Research's page 'RGB-D Dataset 7-Scenes' (non-commercial terms), and give the folder with "
+    "chess.zip, fire.zip, ..., or with chess/, fire/, ..., as root."
 )
 
 COLOR_K = np.array([[525.0, 0, 320.0], [0, 525.0, 240.0], [0, 0, 1]])
 DEPTH_K = np.array([[585.0, 0, 320.0], [0, 585.0, 240.0], [0, 0, 1]])
 
-# 7-Scenes states no extrinsics. Nominal Kinect v1: parallel axes, a point's x in the colour camera is its x in the
-# depth camera minus 2.5 cm. Median distance from depth edges to image edges in 23 frames of RedKitchen, as measured in
+# 7-Scenes states no extrinsics. d3d uses a nominal Kinect v1: parallel axes, x in the colour camera is x in the depth
+# camera minus 2.5 cm. Median distance from depth edges to image edges in 23 frames of RedKitchen, measured in
 # tests/test_sevenscenes.py: 5.7 px unregistered; 2.2 px with 2.5 or 2.0 cm, 3.4 with 0, 2.7 with 1.0, 2.5 with 3.0, 4.0
 # with the wrong sign; 3.3 px with the extrinsics of another Kinect that public set-up scripts use.
 COLOR_T_DEPTH = np.eye(4)
 COLOR_T_DEPTH[0, 3] = -0.025
 
-# The paper's 13 sequences, those of DeepVideoMVS. All are of the official training split, the only one with rendered
-# depth (vislearn/dsacstar, issue 6)
+# The paper's 13 sequences, chosen by DeepVideoMVS. All belong to the official training split, the only split with
+# rendered depth (vislearn/dsacstar, issue 6)
 TEST_SEQUENCES = (
     "chess/seq-01", "chess/seq-02", "fire/seq-01", "fire/seq-02", "heads/seq-02", "office/seq-01", "office/seq-03",
     "pumpkin/seq-03", "pumpkin/seq-06", "redkitchen/seq-01", "redkitchen/seq-07", "stairs/seq-02", "stairs/seq-06",
@@ -50,15 +50,15 @@ SENSOR = "sensor depth registered to colour"
 
 
 class SevenScenesSequence(Scene):
-    """One sequence; depth is rendered from a model, or the sensor's, registered to colour."""
+    """A sequence. Depth is rendered from a model, or measured by the sensor and registered to colour."""
 
     one_K = True
 
     def __init__(self, folder: Path, name: str, rendered: Callable[[str], Path] | None = None) -> None:
-        """Reads poses and the size of colour; a frame whose pose is missing or broken is left out (`corrupt`).
+        """Read poses and the size of colour. Frames with a missing or broken pose are left out (`corrupt`).
 
         Args:
-            rendered: function from a frame's id to the file of its rendered depth, if there is any.
+            rendered: function from the id of a frame to the file of its rendered depth; None without rendered depth.
         """
         self.folder, self._rendered, self.rendered = folder, rendered, rendered is not None
         files, scene = sorted(folder.glob("frame-*.color.*")), f"scene {name!r}"
@@ -70,7 +70,7 @@ class SevenScenesSequence(Scene):
             try:
                 where = f"{scene}, {frame}"
                 poses[number] = check_pose(read_matrix(folder / f"{frame}.pose.txt", where), where)
-            except DataError as error:  # costs this frame alone
+            except DataError as error:  # leaves out only this frame
                 corrupt[frame] = str(error)
         if not poses:
             raise DataError(f"{scene}: no pose in {folder} can be read: {next(iter(corrupt.values()))}")
@@ -89,7 +89,7 @@ class SevenScenesSequence(Scene):
     def _read_K(self, i: int) -> np.ndarray:
         if self.size_hw == (480, 640):
             return COLOR_K
-        # the stated intrinsics are of this size; those of a resized copy are not known
+        # intrinsics are stated for this size only
         raise DataError(
             f"{self._where(i)}: no intrinsics K for colour of {self.size_hw}, only of (480, 640)."
         )
@@ -109,30 +109,34 @@ class SevenScenesSequence(Scene):
 
 
 def read_rendered(path: Path, where: str) -> np.ndarray:
-    """Depth rendered by Brachmann and Rother (DSAC++, CVPR 2018), float32 (H, W) in metres, 0 = invalid.
+    """Read depth rendered by Brachmann and Rother (DSAC++, CVPR 2018), float32 (H, W) in metres, 0 = invalid.
 
-    It was rendered with the poses of 7-Scenes from the mesh of its TSDF volume (vislearn/dsacstar, issue 6) and
-    registered to colour (vislearn/LessMore, issue 13), and is used unchanged, as by DeepVideoMVS (D52). Files hold
-    millimetres as 16-bit or 32-bit numbers. Raises DataError for any other file.
+    The authors rendered the mesh of a TSDF volume with the poses of 7-Scenes (vislearn/dsacstar, issue 6) and
+    registered the depth to colour (vislearn/LessMore, issue 13). d3d uses it unchanged, like DeepVideoMVS (D52). Files
+    hold millimetres as 16-bit or 32-bit numbers.
+
+    Raises:
+        DataError: the file has another format.
     """
     image = read_image_file(path, where, ("TIFF",))
     if image.mode not in ("F", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(f"{where}: {path} is not a grey TIFF of depth (it has mode {image.mode}).")
     millimetres = np.asarray(image).astype(np.float32)
-    # 65535 and more is invalid, as in the sensor's depth; comparisons with NaN are false
+    # 65535 and more is invalid, like in sensor depth; comparisons with NaN are false
     return np.where((millimetres > 0) & (millimetres < 65535), millimetres, np.float32(0)) / np.float32(1000)
 
 
 def register_depth(depth_m: np.ndarray) -> np.ndarray:
-    """Moves a depth map (H, W) of the depth camera, metres, 0 = invalid, into the colour camera.
+    """Move a depth map (H, W) of the depth camera, metres, 0 = invalid, into the colour camera.
+
+    Each point fills one pixel. This closes surfaces, because neighbours in depth are 0.9 px apart in colour; they are
+    more than a pixel apart only on surfaces steeper than 75 degrees.
 
     Returns:
-        float32 (H, W) z-depth in the colour camera; the nearest of several points in one pixel. Each point fills one
-        pixel, which closes the surface: neighbours in depth are 0.9 px apart in colour, and more than one pixel only
-        on surfaces steeper than 75 degrees.
+        Float32 (H, W) z-depth in the colour camera. A pixel with several points takes the nearest.
     """
     h, w = depth_m.shape
-    # colour pixel = infinity * z + offset, homogeneous
+    # colour pixel = infinity * z + offset, in homogeneous coordinates
     infinity = _pixels_at_infinity(h, w)
     offset = (COLOR_K @ COLOR_T_DEPTH[:3, 3]).astype(np.float32)
     z = np.asarray(depth_m, np.float32).ravel()
@@ -141,7 +145,7 @@ def register_depth(depth_m: np.ndarray) -> np.ndarray:
         x = (infinity[0] * z + offset[0]) / z_color + np.float32(0.5)
         y = (infinity[1] * z + offset[1]) / z_color + np.float32(0.5)
         valid = (z > 0) & (z_color > 0) & (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    # x and y are not negative here, so that truncation rounds x - 0.5 to the nearest pixel
+    # x and y are not negative, so that truncation rounds x - 0.5 to the nearest pixel
     pixel = y[valid].astype(np.int32) * w + x[valid].astype(np.int32)
     registered = np.full(h * w, np.inf, np.float32)
     np.minimum.at(registered, pixel, z_color[valid])
@@ -151,28 +155,28 @@ def register_depth(depth_m: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _pixels_at_infinity(h: int, w: int) -> np.ndarray:
-    """Homogeneous colour pixels (3, h*w), float32, at which the depth camera's pixels look at infinity."""
+    """Compute the homogeneous colour pixels (3, h*w), float32, of the depth camera's pixels at infinite depth."""
     rows, cols = np.divmod(np.arange(h * w), w)
     M = COLOR_K @ COLOR_T_DEPTH[:3, :3] @ np.linalg.inv(DEPTH_K)
     return (M @ np.stack((cols, rows, np.ones_like(cols)))).astype(np.float32)
 
 
 def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (0.8, 1.0)) -> Dataset:
-    """7-Scenes: "train" and "val" are contiguous blocks of every sequence, "test" the paper's sequences.
+    """Open 7-Scenes. "train" and "val" are contiguous blocks of every sequence, "test" holds the paper's sequences.
 
-    The blocks are contiguous because a single frame of a video has near copies on both sides. "test" holds whole
-    sequences, which overlap with "train" and "val": score on it only networks that were trained elsewhere, as the
-    paper does. With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits.
-    An archive is unpacked when a split that needs it is asked for.
+    The blocks are contiguous because neighbouring frames of a video are near copies. "test" holds whole sequences,
+    which overlap with "train" and "val": only score networks on it if they were trained on other data, as in the paper.
+    With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits. The first use of a
+    split unpacks its archives.
 
     Args:
-        root: the folder with the scenes' folders or zips, and the rendered depth, if any.
+        root: folder with the folders or zips of the scenes, and optionally the rendered depth.
         val_block: start and stop of the "val" block as fractions of each sequence. If the block lies in the middle,
-            "train" is the rest as one scene: it is one room, whose views section 3.2.2 fuses into one mesh.
+            "train" is the rest as one scene, because it shows one room, fused into one mesh (section 3.2.2).
 
     Raises:
-        ConfigError: val_block is not two fractions in order.
-        DataError: no folder, no sequence in it, or an archive that cannot be unpacked.
+        ConfigError: val_block is not two increasing fractions.
+        DataError: the folder is missing or has no sequence, or an archive cannot be unpacked.
     """
     start, stop = val_block if len(val_block) == 2 else (1, 0)
     if not 0 <= start < stop <= 1:
@@ -220,7 +224,7 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
 
 def cut_block(scene: Scene, start: float, stop: float) -> tuple[list[Scene], list[Scene]]:
-    """Cuts the block between two fractions out of a scene; returns [the rest], [the block], either may be empty."""
+    """Cut the block between two fractions out of a scene; return [the rest], [the block]. Both may be empty."""
     n = len(scene)
     first, last = round(start * n), round(stop * n)
     block = [scene.block(first, last)] if last > first else []

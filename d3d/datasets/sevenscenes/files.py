@@ -1,4 +1,4 @@
-"""Where the files of 7-Scenes lie: official zips, unpacked folders, and depth rendered by others.
+"""Find the files of 7-Scenes: official zips, unpacked folders, and rendered depth.
 
 <root>/chess.zip                                      holds chess/seq-01.zip, ..., chess/TrainSplit.txt, TestSplit.txt
 <root>/chess/seq-01.zip                               holds seq-01/frame-NNNNNN.{color.png, depth.png, pose.txt}
@@ -22,21 +22,21 @@ _SCENE = re.compile(r"[A-Za-z0-9_-]+")
 _SEQUENCE = re.compile(r"seq-\d+")
 _SPLIT_LINE = re.compile(r"sequence ?(\d{1,3})")
 
-# of the archive of Brachmann and Rother, unpacked in <root>, or in <root>/depth as users of hloc have it
+# the archive of Brachmann and Rother is unpacked in <root>, or in <root>/depth (hloc)
 _RENDERED_IN = (".", "depth", "rendered_depth")
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One sequence, unpacked or not."""
+    """A sequence, unpacked or not."""
 
-    folder: Path  # of its frames; need not exist yet
-    archive: Path | None = None  # the zip to unpack; None: the folder exists
-    inner: str = ""  # the zip inside the archive that holds the frames; "": the archive holds them
-    packed_bytes: int = 0  # of `inner`, or of the archive; PNGs do not grow
+    folder: Path  # folder of the frames; need not exist yet
+    archive: Path | None = None  # zip to unpack; None: the folder exists
+    inner: str = ""  # zip with the frames inside the archive; "": the archive holds the frames
+    packed_bytes: int = 0  # size of `inner` or of the archive; PNGs do not grow by unpacking
 
     def unpacked(self) -> Path:
-        """Its folder, unpacked now if need be; raises DataError as `d3d.datasets.archives.unpack_zip`."""
+        """Unpack the sequence if necessary; return its folder. Errors: see `d3d.datasets.archives.unpack_zip`."""
         if self.archive is None or self.folder.exists():
             return self.folder
         if not self.inner:
@@ -49,7 +49,7 @@ class Sequence:
 
 
 def find_sequences(root: Path) -> dict[str, Sequence]:
-    """Every sequence by name ("chess/seq-01"); a folder comes before an archive. Raises DataError as `list_zip`."""
+    """Find all sequences by name ("chess/seq-01"). Folders take precedence over archives. Errors: see `list_zip`."""
     found: dict[str, Sequence] = {}
     for folder in root.glob("*/seq-*"):
         if folder.is_dir() and _SEQUENCE.fullmatch(folder.name):
@@ -75,15 +75,15 @@ def find_sequences(root: Path) -> dict[str, Sequence]:
 
 
 def check_space(root: Path, sequences: Iterable[Sequence]) -> None:
-    """Raises DataError where the disk has no room to unpack all sequences."""
+    """Check that the disk has room to unpack all sequences; raises DataError otherwise."""
     sizes = [s.packed_bytes for s in sequences if s.archive is not None and not s.folder.exists()]
     if sizes:
-        # the inner zip is beside its frames until these are there
+        # the inner zip stays beside its frames until they are complete
         need_space(root, sum(sizes) + max(sizes), f"{len(sizes)} sequences of 7-Scenes")
 
 
 def _frames_below(archive: Path, sequence: str) -> str:
-    """The one folder of an archive that holds a sequence's frames; raises DataError where there is none, or several."""
+    """Find the folder of an archive with the frames of a sequence; raises DataError if there is none or several."""
     poses = [path for path in map(PurePosixPath, list_zip(archive)) if path.name.endswith(".pose.txt")]
     folders = {str(path.parent) for path in poses if path.parent.name in (sequence, "")}
     if len(folders) != 1:
@@ -94,7 +94,7 @@ def _frames_below(archive: Path, sequence: str) -> str:
 
 
 def official_split(root: Path, scene: str, name: str) -> list[str]:
-    """The sequences ("chess/seq-01") of a scene's TrainSplit.txt or TestSplit.txt; [] where there is no such file."""
+    """Read the sequences ("chess/seq-01") in TrainSplit.txt or TestSplit.txt of a scene; [] if the file is missing."""
     file, archive = f"{name}Split.txt", root / f"{scene}.zip"
     path, listed = root / scene / file, []
     if path.is_file():
@@ -107,7 +107,7 @@ def official_split(root: Path, scene: str, name: str) -> list[str]:
 
 
 def read_split(content: bytes, where: str) -> list[str]:
-    """The sequences ("seq-01") of a split file, one line "sequence1" each; raises DataError for any other line."""
+    """Parse the sequences ("seq-01") of a split file with lines "sequence1"; raises DataError for other lines."""
     try:
         lines = content.decode("ascii").split("\n")
     except ValueError as error:
@@ -117,14 +117,16 @@ def read_split(content: bytes, where: str) -> list[str]:
         if match := _SPLIT_LINE.fullmatch(line):
             sequences.append(f"seq-{int(match[1]):02d}")
         elif line:
-            raise DataError(f"{where}, line {number}: {line[:80]!r} is not a sequence, as sequence1.")
+            raise DataError(
+                f"{where}, line {number}: {line[:80]!r} is not a sequence, for example sequence1."
+            )
     if len(set(sequences)) != len(sequences):
         raise DataError(f"{where}: a sequence appears twice.")
     return sequences
 
 
 def rendered_depth(root: Path, name: str) -> Callable[[str], Path] | None:
-    """The function from a frame's id to the file of its rendered depth; None for a sequence that has none."""
+    """Return a function from the id of a frame to the file of its rendered depth; None without rendered depth."""
     scene, _, sequence = name.partition("/")
     stem = sequence.replace("-", "")
     for parent in _RENDERED_IN:
