@@ -1,7 +1,7 @@
-"""Every picture: Figures 1 to 5 in files of their own, and the panels and charts that they are made of.
+"""Figures of the paper, and the panels and charts in them.
 
-The functions named here are pure: arrays or tables in, a matplotlib Figure out. Those that read a run are in the
-modules (``figure4.make(config)``, ...); `d3d.figures.all` has every figure by name.
+The functions listed here are pure: arrays or tables in, a matplotlib Figure out. Functions that read a run are in the
+modules (``figure4.make(config)``, ...). `d3d.figures.all` has every figure by name.
 """
 
 from d3d._lazy import submodules

@@ -1,6 +1,6 @@
-"""Every figure of a run, by name: what ``python -m d3d figures`` makes, and what a finished run keeps.
+"""Make all figures of a run by name (``python -m d3d figures``), and the figures that a finished run keeps.
 
-Nothing is trained here: where networks are missing, a message names the command that trains them.
+Nothing is trained here. If networks are missing, a message names the command that trains them.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from d3d.progress import say
 
 
 def label_makeup(config: Config) -> FigureWithTable:
-    """Which pixels take the projected depth under each strategy of Table 6, and the error of the labels."""
+    """Draw the share of projected depth and the error of the labels for each strategy of Table 6."""
     require_pretrained(config)
     table = labels.label_makeup(config)
     return FigureWithTable(charts.label_makeup(table), table)
 
 
 def threshold_sweep(config: Config) -> FigureWithTable:
-    """The labels of Eq. 3 at several thresholds."""
+    """Draw the labels of Eq. 3 at several thresholds."""
     require_pretrained(config)
     table = thresholds.threshold_sweep(config)
     return FigureWithTable(charts.threshold_curve(table, stages.threshold(config, "uncer")), table)
 
 
 def truncation_sweep(config: Config) -> FigureWithTable:
-    """TSDF fusion at several truncations and voxel sizes."""
+    """Draw the results of TSDF fusion at several truncations and voxel sizes."""
     require_pretrained(config)
     table = truncation.truncation_sweep(config)
     figure = charts.truncation_curves(table, config.fusion.trunc_m, config.fusion.voxel_m)
     return FigureWithTable(figure, table)
 
 
-# The figures of the paper in their order, then those that explain them
+# figures of the paper in their order, then explanatory figures
 FIGURES: dict[str, Callable[[Config], FigureWithTable]] = {
     "figure1a": figure1.make_a,
     "figure1b": figure1.make_b,
@@ -56,7 +56,7 @@ FIGURES: dict[str, Callable[[Config], FigureWithTable]] = {
     "threshold-sweep": threshold_sweep,
     "truncation-sweep": truncation_sweep,
 }
-# These show the data alone: their files are named after data set and image size
+# figures of the data only: their file names contain data set and image size
 OF_DATA = ("figure1a",)
 
 
@@ -66,7 +66,7 @@ def make(
     """Make figures one by one, as PDF, PNG and CSV.
 
     Yields:
-        the name of a figure with its files, or with the reason why it was skipped.
+        Name of a figure, with its files or with the reason why it was skipped.
     """
     d = config.data
     for name in names:
@@ -80,14 +80,14 @@ def make(
 
 
 def file_prefix(config: Config) -> str:
-    """The start of the file names of a run's figures: data set, profile and seed, or the name given to the run."""
+    """Return the prefix of the figures' file names: data set, profile and seed, or the name of the run."""
     return config.run.replace("-", "_") if config.run == default_run(config) else config.run
 
 
 def run_figures(config: Config, arch: str) -> list[Path]:
-    """Figure 4, the label of its frame, and Figure 5 of one network, as PNG in the run's ``figures/``.
+    """Write Figure 4, the label of its frame, and Figure 5 of a network as PNG to ``figures/`` of the run.
 
-    Figure 4 and the label show the ensemble's uncertainty: they are left out where a network of it is not trained.
+    Figure 4 and the label show the uncertainty of the ensemble. They are left out if its networks are not trained.
     """
     config = replace(config, arch=arch)
     made = {}

@@ -1,4 +1,4 @@
-"""An image beside its depth with a colour bar, as pixels: fast enough for every frame of a video."""
+"""Draw an image beside its depth with a colour bar, fast enough for every frame of a video."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from d3d.datasets.images import resize_image
 from d3d.figures import colours
 from d3d.geometry import nearest_depth
 
-MOST_PIXELS = 1024 * 768  # of each of both
+MOST_PIXELS = 1024 * 768  # limit for the image and for the depth
 GAP = 6
 
 
 def beside(image: np.ndarray, depth: np.ndarray, top: float | None = None) -> np.ndarray:
-    """The picture, uint8 (h, w, 3) with even sides.
+    """Draw an image beside its depth.
 
     Args:
-        image: uint8 (H, W, 3); a large one is reduced to `MOST_PIXELS`.
-        depth: (H, W), metres; white where it is 0.
-        top: the depth at the upper end of the colours, by default `colours.upper_limit`.
+        image: uint8 (H, W, 3), reduced to `MOST_PIXELS` if larger.
+        depth: (H, W), metres; 0 is drawn white.
+        top: depth at the upper end of the colours, metres; by default `colours.upper_limit`.
+
+    Returns:
+        The picture, uint8 (h, w, 3) with even sides.
     """
     top = colours.upper_limit([depth]) if top is None else top
     shrink = min(1.0, (MOST_PIXELS / depth.size) ** 0.5)
@@ -32,7 +35,7 @@ def beside(image: np.ndarray, depth: np.ndarray, top: float | None = None) -> np
 
 
 def _bar(h: int, top: float) -> np.ndarray:
-    """A vertical colour bar from 0 to ``top`` metres with its numbers."""
+    """Draw a vertical colour bar from 0 to ``top`` metres with numbers."""
     size = min(max(10, h // 32), 24)
     font = ImageFont.load_default(size)
     width = size
@@ -47,7 +50,7 @@ def _bar(h: int, top: float) -> np.ndarray:
     for tick, text in zip(ticks, labels, strict=True):
         y = round((1 - tick / top) * (h - 1))
         draw.line((width, y, width + GAP // 2, y), fill="black")
-        # a number at an end of the bar stays inside the picture
+        # numbers at the ends of the bar stay inside the picture
         y = min(max(y, size // 2 + 1), h - size // 2 - 1)
         draw.text((width + GAP, y), text, fill="black", font=font, anchor="lm")
     return np.array(picture)

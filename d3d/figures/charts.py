@@ -1,4 +1,4 @@
-"""Figures of curves, bars and points."""
+"""Draw curves, bars and points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from d3d.figures.panels import PRINT_WIDTH_IN, SMALLEST_PT, style
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Loss over steps of several trainings, each on a scale of its own; drops of the learning rate are marked.
+    """Draw the loss of several trainings over the steps, each on its own scale, and mark drops of the learning rate.
 
     Args:
         histories: title -> rows of steps, loss and learning_rate.
@@ -37,18 +37,18 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
 def camera_path(
     world_T_cams: np.ndarray, triples: np.ndarray, up: np.ndarray, shown: int = 0, title: str = ""
 ) -> Figure:
-    """The cameras seen from above, with the targets of the triples, and one triple enlarged (section 4.1).
+    """Draw the cameras from above with the targets of the triples, and enlarge one triple (section 4.1).
 
     Args:
-        world_T_cams: (n, 4, 4) poses in the order of time, metres.
+        world_T_cams: (n, 4, 4) poses in temporal order, metres.
         triples: (m, 3) frame indices [target, backward source, forward source].
         up: the world's upward direction (3,).
-        shown: the triple that is enlarged.
+        shown: the enlarged triple.
     """
     up = np.asarray(up, dtype=float) / np.linalg.norm(up)
     across = np.cross(np.eye(3)[np.abs(up).argmin()], up)
     across /= np.linalg.norm(across)
-    # seen from above: across to the right, cross(up, across) up the page
+    # view from above: across points right, cross(up, across) points up
     plane = np.stack((across, np.cross(up, across)))
     centres, views = world_T_cams[:, :3, 3] @ plane.T, world_T_cams[:, :3, 2] @ plane.T
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -79,10 +79,13 @@ def camera_path(
 
 
 def threshold_curve(table: Any, threshold_m: float) -> Figure:
-    """The labels of Eq. 3 over the threshold: the share of pixels that take P, and the error.
+    """Draw the share of projected depth P and the error of the labels of Eq. 3 over the threshold.
 
-    The ends of the curve are the labels "proj" (every pixel takes P) and "pred" (no pixel does). The threshold of
-    the run is marked. The table is that of `d3d.analysis.thresholds.threshold_sweep`.
+    The ends of the curve are the labels "proj" (all pixels take P) and "pred" (no pixel takes P).
+
+    Args:
+        table: result of `d3d.analysis.thresholds.threshold_sweep`.
+        threshold_m: threshold of the run, which is marked, metres.
     """
     titles = {
         "projected": "share of pixels that take P",
@@ -107,7 +110,7 @@ def threshold_curve(table: Any, threshold_m: float) -> Figure:
 
 
 def label_makeup(table: Any) -> Figure:
-    """The table of `d3d.analysis.labels.label_makeup`: which pixels take P, and the error of the labels."""
+    """Draw the table of `d3d.analysis.labels.label_makeup`: the share of P and the error of the labels."""
     strategies = list(dict.fromkeys(table["strategy"]))
     places = np.arange(len(strategies))
     looks = (("highlight", VERMILLION, "", "{:.2f}"), ("diffuse", BLUE, "////", "{:.3f}"))
@@ -131,11 +134,11 @@ def label_makeup(table: Any) -> Figure:
 
 
 def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
-    """Sq Rel of projected depth and of Eq. 3's labels over truncation and voxel size of the fusion.
+    """Draw Sq Rel of projected depth and of the labels of Eq. 3 over truncation and voxel size of the fusion.
 
     Args:
-        table: of `d3d.analysis.truncation.truncation_sweep`.
-        trunc_m, voxel_m: those of the run, marked.
+        table: result of `d3d.analysis.truncation.truncation_sweep`.
+        trunc_m, voxel_m: values of the run, which are marked.
     """
     looks = {
         "pred": {"label": "predicted D", "color": "gray", "linestyle": "--"},
@@ -161,12 +164,12 @@ def truncation_curves(table: Any, trunc_m: float, voxel_m: float) -> Figure:
 
 
 def per_image(first: Any, others: Mapping[str, Any], shares: bool = True) -> Figure:
-    """One point for each image: its Sq Rel before (x) and after (y). Below the diagonal it became better.
+    """Draw a point for each image: Sq Rel before (x) and after (y). Points below the diagonal are improvements.
 
     Args:
-        first: per-image metrics of `d3d.evaluation.score`, of the training to compare with.
-        others: training's name -> per-image metrics of the same images.
-        shares: write the share of the images that became better.
+        first: per-image metrics of `d3d.evaluation.score` for the training to compare with.
+        others: training -> per-image metrics of the same images.
+        shares: write the share of improved images.
     """
     kinds = [k for k in ("all", "highlight", "diffuse") if (first["pixels"] == k).any()]
     figure = Figure(figsize=(0.5 + 3.6 * len(kinds), 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""A data set in numbers and pictures, before any training (section 4.1): scenes, ground truth of a frame, triples."""
+"""Show a data set before any training (section 4.1): scenes, ground truth, triples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MATERIAL_COLOURS = {
 
 
 def overview(config: Config) -> pd.DataFrame:
-    """One row for each split: scenes, frames, frames with true depth, and the number of images on each list."""
+    """Count scenes, frames, frames with true depth, and frames on each list; one row per split."""
     dataset = scenes.dataset(config)
     rows = []
     for split in dataset.splits:
@@ -40,7 +40,7 @@ def overview(config: Config) -> pd.DataFrame:
 
 
 def one_frame_per_scene(config: Config) -> Figure:
-    """The middle frame of each scene, at most 12 scenes of every split."""
+    """Draw the middle frame of each scene, at most 12 scenes per split."""
     dataset = scenes.dataset(config)
     shown = [s for split in dataset.splits for s in dataset.scenes(split)[:12]]
     images = [s.image(len(s) // 2) for s in shown]
@@ -49,9 +49,9 @@ def one_frame_per_scene(config: Config) -> Figure:
 
 
 def ground_truth(scene: Scene, i: int) -> Figure:
-    """A frame at its own size with its true depth and, where the data set has them, materials and mirror images.
+    """Draw a frame at its own size with its true depth, and with materials and mirror images if available.
 
-    The mirror images of lights are outlined in the image. The last picture shows them as far away as they appear.
+    The mirror images of lights are outlined in the image. The last picture shows their apparent depth.
     """
     materials, virtual = (getattr(scene, name, None) for name in ("material", "virtual_depth"))
     depth = scene.depth(i)
@@ -69,18 +69,18 @@ def ground_truth(scene: Scene, i: int) -> Figure:
 
 @dataclass(frozen=True)
 class TripleExample:
-    """A training triple and the ground truth of its target; maps (h, w) at the network's size, depth in metres."""
+    """A training triple and the ground truth of its target: maps (h, w) at the network's size, depth in metres."""
 
     scene: Scene
     row: np.ndarray  # frame indices [target, backward source, forward source]
-    index: int  # of the triple among those of the scene
+    index: int  # index of the triple in the scene
     target: np.ndarray
     sources: list[np.ndarray]
     K: np.ndarray
     source_T_target: np.ndarray
     gt: np.ndarray | None
     highlight: np.ndarray | None
-    virtual: np.ndarray | None  # depth of the mirror images of lights, 0 where there is none
+    virtual: np.ndarray | None  # depth of the mirror images of lights, 0 elsewhere
 
     @property
     def name(self) -> str:
@@ -88,17 +88,17 @@ class TripleExample:
 
     @property
     def true_depth(self) -> np.ndarray:
-        """Ground truth with its holes filled by the nearest pixel: for pictures, never for scores."""
+        """Ground truth with holes filled from the nearest pixel, for pictures only."""
         from scipy.ndimage import distance_transform_edt
 
         if self.gt is None or not (self.gt > 0).any():
-            raise DataError(f"{self.name}: no ground-truth depth, which this picture needs.")
+            raise DataError(f"{self.name}: this picture needs ground-truth depth, which is missing.")
         nearest = distance_transform_edt(self.gt <= 0, return_distances=False, return_indices=True)
         return self.gt[tuple(nearest)]
 
 
 def example_triple(config: Config) -> TripleExample:
-    """The triple whose target has most highlight; the middle one of the first scene if the data set has no masks."""
+    """Choose the triple with most highlight in its target. Without masks, take the middle triple of the first scene."""
     size_hw = config.data.size_hw
     found = scenes.training_scenes(config)
     s, j, most = found[0], len(found[0].triples) // 2, 0.0
@@ -119,7 +119,7 @@ def example_triple(config: Config) -> TripleExample:
 
 
 def dropped_targets(config: Config) -> pd.DataFrame:
-    """The number of targets and of triples, and why the other targets were dropped (section 4.1)."""
+    """Count targets, triples and the reasons for dropped targets (section 4.1)."""
     triples = [s.triples for s in scenes.training_scenes(config)]
     reasons = sum((Counter(t.dropped) for t in triples), Counter())
     counts = {"targets looked at": sum(t.targets_tried for t in triples)}
@@ -135,7 +135,7 @@ def warped_sources(
     errors: Sequence[np.ndarray],
     title: str = "",
 ) -> Figure:
-    """Eq. 1 and 2 on a triple: each source, warped into the target's view, and its error; then the minimum."""
+    """Draw Eq. 1 and 2 on a triple: each source, warped into the target's view, its error, and the minimum."""
     top = float(np.percentile(np.stack(errors), 99))
     rows = []
     for name, source, seen, error in zip(("backward", "forward"), sources, warped, errors, strict=True):

@@ -1,4 +1,4 @@
-"""Figure 1: the photometric error along a pixel's ray (1a), and the depth that trained networks predict there (1b)."""
+"""Figure 1: photometric error along the ray of a pixel (1a), and the depth of trained networks on this ray (1b)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MARKERS = (("s", ORANGE), ("^", GREEN), ("D", PURPLE), ("P", SKY_BLUE))
 
 
 def make_a(config: Config) -> FigureWithTable:
-    """Figure 1a: the photometric error along the rays of a highlight and a diffuse pixel. Needs no training."""
+    """Make Figure 1a: the photometric error along the rays of a highlight and a diffuse pixel. Needs no training."""
     example = example_triple(config)
     errors = errors_of(example)
     return FigureWithTable(draw_example(example, errors, config.data.dataset), curves(example, errors))
 
 
 def make_b(config: Config) -> FigureWithTable:
-    """Figure 1b: the same curves, and on them the depth that the trained networks predict."""
+    """Make Figure 1b: the curves of Figure 1a with the depth of the trained networks."""
     require_pretrained(config)
     example = example_triple(config)
     errors, target = errors_of(example), int(example.row[0])
@@ -48,7 +48,7 @@ def make_b(config: Config) -> FigureWithTable:
 
 
 def errors_of(example: TripleExample) -> np.ndarray:
-    """`photometric_error_along_ray` of a triple with ground truth."""
+    """Compute `photometric_error_along_ray` for a triple with ground truth."""
     return photometric_error_along_ray(
         example.target, example.sources, example.true_depth, example.K, example.source_T_target
     )
@@ -60,13 +60,13 @@ def draw_example(
     dataset: str = "",
     preds: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Three pictures: the two clearest pixels, their errors along the ray, and the mean error of all pixels.
+    """Draw the two clearest pixels, their errors along the ray, and the mean errors of all pixels.
 
     Args:
         errors: (n, h, w) from `errors_of`.
-        dataset: named in the title.
-        preds: network's name -> predicted depth (h, w), marked on the curves. The last picture marks the median of
-            predicted over true depth.
+        dataset: name for the title.
+        preds: network -> predicted depth (h, w), metres. It is marked on the curves. The last picture marks the median
+            of predicted / true depth.
     """
     truth, marks = example.true_depth, marked_depths(example, errors, preds).set_index(["pixels", "depth"])
     result = Figure(figsize=(PRINT_WIDTH_IN, 2.6), layout="constrained")
@@ -111,7 +111,7 @@ def draw_example(
 def _curve(
     axis: Any, name: str, label: str, x: np.ndarray, errors: np.ndarray, depths: Mapping[str, float]
 ) -> None:
-    """An error along the ray; its minimum and the depth of each network are marked on it."""
+    """Draw an error along the ray. Mark its minimum and the depth of each network."""
     axis.plot(x, errors, LINES[name], color=COLOURS[name], label=label, linewidth=1.2)
     axis.plot(depths["least error"], errors.min(), "v", color=COLOURS[name], markersize=5)
     networks = [d for n, d in depths.items() if n not in ("true", "least error", "mirror image")]
@@ -121,14 +121,14 @@ def _curve(
 
 
 def _masks(example: TripleExample) -> dict[str, np.ndarray]:
-    """The diffuse and the highlight pixels; all are diffuse if the data set has no mask."""
+    """Return masks of diffuse and highlight pixels. Without masks in the data set, all pixels are diffuse."""
     everything = np.ones(example.target.shape[:2], bool)
     masks = pixel_masks(everything, ~everything if example.highlight is None else example.highlight)
     return {kind: masks[kind] for kind in ("diffuse", "highlight") if kind in masks}
 
 
 def curves(example: TripleExample, errors: np.ndarray) -> pd.DataFrame:
-    """The columns behind Figure 1a: the factor, depth and error of each of the two pixels, and the mean errors."""
+    """Return the numbers of Figure 1a: factor, depth and error of the two pixels, and the mean errors."""
     columns = {"factor": SCALES}
     for name, (y, x) in clearest_pixels(errors, example.highlight).items():
         columns[f"{name}_pixel_depth_m"] = SCALES * float(example.true_depth[y, x])
@@ -141,11 +141,11 @@ def curves(example: TripleExample, errors: np.ndarray) -> pd.DataFrame:
 def marked_depths(
     example: TripleExample, errors: np.ndarray, preds: Mapping[str, np.ndarray] | None = None
 ) -> pd.DataFrame:
-    """The depths that Figure 1b marks: of the two pixels, and medians over all pixels of their kind.
+    """Return the depths marked in Figure 1b: for the two pixels, and medians over all pixels of their kind.
 
     Returns:
-        rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror
-        image" or a network's name), depth_m (of a single pixel) and factor (over the true depth).
+        Rows of pixels ("highlight pixel", "all highlight pixels", ...), depth ("true", "least error", "mirror image" or
+        a network), depth_m (for single pixels) and factor (depth / true depth).
     """
     truth, areas = example.true_depth, []
     virtual = np.zeros_like(truth) if example.virtual is None else example.virtual

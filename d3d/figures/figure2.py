@@ -1,4 +1,4 @@
-"""Figure 2: highlights are over-estimated in predicted depth, and less so in the mesh of all views."""
+"""Figure 2: predicted depth over-estimates highlights more than the mesh of all views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from d3d.pipeline.config import Config
 
 
 def make(config: Config) -> FigureWithTable:
-    """Figure 2 of a run on three images, with the errors of predicted and projected depth."""
+    """Make Figure 2 of a run on three images, with the errors of predicted and projected depth."""
     arch = config.arch
     require_pretrained(config, [arch])
     larger = tuple(2 * x for x in config.data.size_hw)
@@ -37,12 +37,12 @@ def make(config: Config) -> FigureWithTable:
 
 
 def draw(frames: Sequence[Frame], meshes: Sequence[np.ndarray]) -> Figure:
-    """Image, predicted depth, mesh and projected depth of each frame, and the errors of both depths.
+    """Draw image, predicted depth, mesh and projected depth of each frame, and the errors of both depths.
 
     Args:
-        frames: with ground truth and the depths "predicted" and "projected". Where the mesh has no surface the error
-            of the projected depth is that of the predicted depth, which labels take there.
-        meshes: a picture (h, w, 3) of the mesh from the camera of each frame.
+        frames: frames with ground truth and the depths "predicted" and "projected". Where the mesh has no surface,
+            projected depth is replaced by predicted depth, as in a label.
+        meshes: picture (h, w, 3) of the mesh from the camera of each frame.
     """
     rows = []
     for frame, mesh in zip(frames, meshes, strict=True):

@@ -1,4 +1,4 @@
-"""Figure 4: predicted and projected depth of the ensemble's networks, their uncertainty and its mask, on one image."""
+"""Figure 4: predicted and projected depth of the ensemble, its uncertainty and mask on one image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from d3d.pipeline.config import Config
 
 
 def make(config: Config, example: ExampleFrame | None = None) -> FigureWithTable:
-    """Figure 4 of a run with the errors of the depth maps; by default of the frame of `frames.example_frame`."""
+    """Make Figure 4 of a run with the errors of the depth maps; by default for the frame of `frames.example_frame`."""
     require_pretrained(config, config.ensemble)
     example = example or example_frame(config)
     preds, projs = (
@@ -43,11 +43,11 @@ def draw(
     gt: np.ndarray | None = None,
     highlight: np.ndarray | None = None,
 ) -> Figure:
-    """Above: image, predicted depth, uncertainty. Below: ground truth, projected depth, the mask of Eq. 3.
+    """Draw image, predicted depth and uncertainty above ground truth, projected depth and the mask of Eq. 3.
 
     Args:
-        preds, projs: network's name -> depth (h, w), metres, as the uncertainty and the ground truth ``gt``.
-        highlight: bool, of any size, outlined in the image.
+        preds, projs: network -> depth (h, w), metres.
+        highlight: bool map of any size, outlined in the image.
     """
     predicted = [Panel(f"predicted, {n}", d, "depth") for n, d in preds.items()]
     projected = [Panel(f"projected, {n}", d, "depth") for n, d in projs.items()]

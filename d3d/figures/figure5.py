@@ -22,16 +22,16 @@ from d3d.progress import say
 
 
 def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWithTable:
-    """Figure 5 of a run, with the errors of each training.
+    """Make Figure 5 of a run, with the errors of each training.
 
-    The images are those of the evaluated split with most highlight, one a room.
+    It shows the images of the evaluated split with most highlight, one per room.
 
     Args:
-        archs: the networks; students that are missing are trained. By default every network that has its students.
-        count: the number of images; 0: four for one network, three for more.
+        archs: networks; missing students are trained. By default all networks with trained students.
+        count: number of images; 0 means four for one network, three for several.
 
     Raises:
-        DataError: by default, if no network has its students.
+        DataError: ``archs`` is empty and no network has trained students.
     """
     if not archs:
         archs = trained_students(config)
@@ -60,15 +60,15 @@ def make(config: Config, archs: Sequence[str] = (), count: int = 0) -> FigureWit
 
 
 def evaluated_depth(config: Config, arch: str, labels: str) -> DepthStore:
-    """The depth that `stages.evaluate` predicted for the evaluated split."""
+    """Return the depth of the evaluated split from `stages.evaluate`."""
     return DepthStore(stages.stage_folder(config, "evaluate", arch, labels) / "depth")
 
 
 def draw(frames: Sequence[Frame]) -> Figure:
-    """One row for each image and network: the depth of each training, and its error where there is ground truth."""
+    """Draw one row per image and network: the depth of each training, and its error if ground truth is known."""
     rows = []
     for frame in frames:
-        # columns are narrow: what is in brackets gets a line of its own
+        # columns are narrow: text in brackets gets its own line
         titles = {name: name.replace(" (", "\n(") for name in frame.depths}
         row = [
             Panel("image", frame.image, outline=frame.highlight),

@@ -1,4 +1,4 @@
-"""Figures as files: PNG, vector PDF and a CSV of their numbers. The same figure always gives the same bytes."""
+"""Write figures as PNG, vector PDF and CSV of their numbers. Equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from d3d.figures.panels import PRINT_DPI
 from d3d.io import atomic
 
 NOT_TRAINED = "not trained: profile smoke"
-MOST_BYTES = 550_000  # of a PNG: a repository with many figures should stay small to clone
-SCREEN_DPI = 100  # in a notebook: figures are drawn at the width of a page, and their text is small
+MOST_BYTES = 550_000  # limit for a PNG, so that a repository with many figures stays small
+SCREEN_DPI = 100  # for notebooks: figures have the width of a page and small text
 
 
 @dataclass(frozen=True)
 class FigureWithTable:
-    """A figure and the numbers that it shows."""
+    """A figure and its numbers."""
 
     figure: Figure
     table: pd.DataFrame
@@ -40,7 +40,7 @@ def mark_untrained(figure: Figure) -> Figure:
 
 
 def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES) -> bytes:
-    """A figure as PNG: with all colours if that is small enough, else with 256, dithered."""
+    """Encode a figure as PNG: with all colours if the file is small enough, else with 256 dithered colours."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dpi, format="png", metadata={"Software": None})
     with Image.open(buffer) as image:
@@ -49,9 +49,9 @@ def png_bytes(figure: Figure, dpi: int = PRINT_DPI, most_bytes: int = MOST_BYTES
     if len(content) > most_bytes:
         palette = picture.quantize(256, Image.Quantize.FASTOCTREE, kmeans=3)
         colours = np.array(palette.getpalette()).reshape(-1, 3)
-        colours[colours.sum(axis=1).argmax()] = 255  # white is among them
+        colours[colours.sum(axis=1).argmax()] = 255  # the brightest becomes white
         palette.putpalette(colours.ravel().tolist())
-        # without dithering the colour scales would show steps
+        # without dithering, colour scales would show steps
         content = _packed(picture.quantize(256, palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     return content
 
@@ -63,14 +63,14 @@ def _packed(picture: Image.Image) -> bytes:
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 110) -> Path:
-    """Write a figure as PNG, whole or not at all; creates the folder."""
+    """Write a figure as PNG atomically; creates the folder."""
     with atomic(path) as temporary:
         temporary.write_bytes(png_bytes(figure, dpi))
     return path
 
 
 def save(figure: Figure, table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a figure and its numbers as ``<name>.pdf``, ``.png`` and ``.csv``, each whole or not at all."""
+    """Write a figure and its numbers as ``<name>.pdf``, ``.png`` and ``.csv``, each atomically."""
     pdf, png, csv = (Path(folder) / f"{name}.{kind}" for kind in ("pdf", "png", "csv"))
     # 42: TrueType, which conferences require; its text can be copied
     with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(pdf) as temporary:

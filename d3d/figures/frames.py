@@ -1,4 +1,4 @@
-"""Frames for figures: choose them, read everything that a run made of them, and score what is shown."""
+"""Choose frames for figures, read their results from a run, and score them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from d3d.pipeline.config import Config
 
 @dataclass(frozen=True)
 class Frame:
-    """One row of a figure: an image, its ground truth, and depth maps (h, w) to compare; metres, 0 where unknown.
+    """A row of a figure: image, ground truth, and depth maps (h, w) to compare; metres, 0 where unknown.
 
     Attributes:
-        highlight: bool, of any size, or None if the data set has no mask.
-        medians_m: name -> median error in metres, written on the error map of that depth.
+        highlight: bool map of any size, or None if the data set has no masks.
+        medians_m: name of a depth map -> median error in metres, written on its error map.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Frame:
 
 
 def notes(frames: Sequence[Frame]) -> str:
-    """The explanation of the numbers on error maps; empty if there are none."""
+    """Explain the numbers on the error maps; empty if there are no numbers."""
     if not any(f.medians_m for f in frames):
         return ""
     known = any(f.highlight is not None for f in frames)
@@ -45,12 +45,12 @@ def notes(frames: Sequence[Frame]) -> str:
 
 
 def filled(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
-    """Projected depth, with predicted depth where the mesh has no surface, as in a label."""
+    """Fill projected depth with predicted depth where the mesh has no surface, as in a label."""
     return np.where(proj > 0, proj, pred)
 
 
 def frame_of(config: Config, scene: Scene, i: int, depths: Mapping[str, np.ndarray]) -> Frame:
-    """Frame i at the network's size, as a row of a figure."""
+    """Make a row of a figure from frame i at the network's size."""
     size_hw = config.data.size_hw
     gt, highlight = nearest_depth(scene.depth(i), size_hw), scene.highlight_mask(i, size_hw)
     name = f"{scene.name}, frame {scene.frame_ids[i]}"
@@ -65,17 +65,17 @@ def scored_frame(
     name: str = "",
     column: str = "median_error_m",
 ) -> tuple[Frame, list[dict[str, Any]]]:
-    """A frame as a row of a figure, and the scores of its depth maps on all, highlight and diffuse pixels.
+    """Make a row of a figure, and score its depth maps on all, highlight and diffuse pixels.
 
-    Scored at the size of the ground truth, as in an evaluation; the pictures are smaller.
+    Scores use the size of the ground truth, as in an evaluation. The pictures are smaller.
 
     Args:
-        name: the first line of the row's name.
-        column: the score that is written on the error maps: that of the highlights, where they are known.
+        name: first line of the row's name.
+        column: score to write on the error maps; the score of the highlights, if they are known.
 
     Returns:
-        the frame; and rows of row, scene, frame, panel (the name of a depth map) and, with ground truth, pixels, count,
-        sq_rel, median_error_m and median_absolute_error_m.
+        The frame; rows of row, scene, frame, panel (name of a depth map) and, with ground truth, pixels, count, sq_rel,
+        median_error_m and median_absolute_error_m.
     """
     gt, highlight = scene.depth(i), scene.highlight_mask(i)
     lines = [line for line in (name, scene.name, scene.frame_ids[i]) if line]
@@ -99,7 +99,7 @@ def scored_frame(
 
 @dataclass(frozen=True)
 class ExampleFrame:
-    """A target frame and everything that a run made of it; maps (h, w) at the network's size, metres."""
+    """A target frame and its results in a run: maps (h, w) at the network's size, metres."""
 
     scene: Scene
     index: int
@@ -108,7 +108,7 @@ class ExampleFrame:
     highlight: np.ndarray | None
     preds: dict[str, np.ndarray]  # network of the ensemble, or the run's own -> predicted depth
     projs: dict[str, np.ndarray]  # network -> projected depth
-    uncertainty: np.ndarray  # standard deviation of the depth of the ensemble's networks
+    uncertainty: np.ndarray  # standard deviation over the ensemble
 
     @property
     def frame(self) -> str:
@@ -116,13 +116,13 @@ class ExampleFrame:
 
 
 def example_frame(config: Config, scene_name: str = "", frame: str = "") -> ExampleFrame:
-    """One target frame with everything that the run made of it.
+    """Read a target frame and its results in a run.
 
-    By default the frame with the largest share of pixels that are uncertain (at or above the threshold), and on a
-    highlight where these are known; of the scenes with ground truth, if there are any.
+    The default is the frame with the largest share of uncertain pixels (at or above the threshold). If highlights are
+    known, only pixels on highlights count. If a scene has ground truth, only such scenes are considered.
 
     Raises:
-        DataError: there is no training scene and frame of these names.
+        DataError: the scene or the frame is unknown.
     """
     uncertain, threshold = stages.uncertainty(config), stages.threshold(config, "uncer")
     found = stages.training_scenes(config)
@@ -151,9 +151,9 @@ def example_frame(config: Config, scene_name: str = "", frame: str = "") -> Exam
 
 
 def reflective_targets(config: Config, count: int = 3) -> list[tuple[Scene, int]]:
-    """The training frames with ground truth and most highlight, one for each room; the rooms sorted by name.
+    """Choose the training frames with ground truth and most highlight, one per room, sorted by room.
 
-    Chosen by the true masks alone, not by the output of a network.
+    Only the true masks determine the choice, not the output of a network.
 
     Raises:
         DataError: no training scene has ground truth and masks.
@@ -167,9 +167,9 @@ def reflective_targets(config: Config, count: int = 3) -> list[tuple[Scene, int]
 
 
 def reflective_frames(per_image: pd.DataFrame, among: FrameList | None, count: int) -> list[tuple[str, str]]:
-    """The (scene, frame) of an evaluated split with most highlight, spread over the scenes and sorted by name.
+    """Choose the (scene, frame) with most highlight from an evaluated split, spread over scenes, sorted by name.
 
-    If the data set has no masks: the frames with the largest error. At least five evaluated frames lie between two
+    Without masks, choose the frames with the largest error. At least five evaluated frames lie between two
     chosen frames of a scene.
 
     Args:

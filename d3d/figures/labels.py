@@ -1,4 +1,4 @@
-"""Pictures of labels: the choice of Eq. 3 at each pixel, and the errors of predicted depth, projected depth, label."""
+"""Draw labels: the choice of Eq. 3 at each pixel, and the errors of predicted depth, projected depth and label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from d3d.pipeline.config import Config
 
 
 def signed_error_panel(title: str, frame: Frame, name: str, depth: np.ndarray | None = None) -> Panel:
-    """The signed error of one depth of a frame, or of ``depth`` in its place, with its median written on it."""
+    """Make a panel of the signed error of a depth map of the frame (or of ``depth``) with its median."""
     off = signed_error(frame.depths[name] if depth is None else depth, frame.gt)
     note = f"{frame.medians_m[name]:+.2f} m" if name in frame.medians_m else ""
     return Panel(title, off, "signed", SIGNED_LIMIT_M, frame.highlight, note)
@@ -32,7 +32,7 @@ def against_truth(
     highlight: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """Depth maps (metres) of one frame beside the ground truth, and below them their errors; highlights outlined."""
+    """Draw depth maps (metres) of a frame beside the ground truth above their errors, with outlined highlights."""
     maps = {"ground truth": gt, **depths}
     shown = [Panel(name, depth, "depth", outline=highlight) for name, depth in maps.items()]
     rows = [[Panel("image", image, outline=highlight), *shown]]
@@ -44,7 +44,7 @@ def against_truth(
 
 
 def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
-    """Eq. 3 on one frame: the choice at each pixel, and the errors of predicted depth, projected depth and label."""
+    """Draw Eq. 3 on a frame: the choice at each pixel, and the errors of predicted depth, projected depth and label."""
     pred, proj, gt = example.preds[arch], example.projs[arch], example.gt
     use = (example.uncertainty >= threshold_m) & (proj > 0)
     fused = fusion.fuse(pred, proj, example.uncertainty, threshold_m)
@@ -61,7 +61,7 @@ def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
 
 
 def error_maps(config: Config, count: int = 3) -> FigureWithTable:
-    """The errors of D, P and L on this many training frames: does the uncertainty lie where the error is?"""
+    """Draw the errors of D, P and L on training frames, to compare them with the uncertainty."""
     require_pretrained(config)
     arch, threshold = config.arch, stages.threshold(config, "uncer")
     stores = stages.predict(config, arch), stages.project(config, arch), stages.uncertainty(config)
@@ -83,11 +83,11 @@ def draw_error_maps(
     use_projs: Sequence[np.ndarray],
     threshold_m: float,
 ) -> Figure:
-    """Absolute errors of D, P and L beside uncertainty and mask, a row for each frame.
+    """Draw absolute errors of D, P and L beside uncertainty and mask, one row per frame.
 
     Args:
-        frames: with ground truth and the depths "D", "P" and "L".
-        use_projs: bool (h, w) for each frame, where the label is P.
+        frames: frames with ground truth and the depths "D", "P" and "L".
+        use_projs: for each frame a mask (h, w), true where the label is P.
     """
     rows, limit = [], uncertainty_limit(threshold_m)
     for frame, uncertainty, use_proj in zip(frames, uncertainties, use_projs, strict=True):
@@ -106,10 +106,10 @@ def draw_error_maps(
 
 
 def strategies(config: Config, names: Sequence[str], arch: str = "") -> Figure:
-    """Where each label strategy takes the projected depth on one training frame, and the error of its label.
+    """Draw the mask of projected depth and the error of the label for each label strategy on a training frame.
 
-    The frame is the one with most highlight of those with ground truth. A strategy that changes the training alone
-    ("proj_lowres") has the labels of another one and no column.
+    The frame has ground truth and most highlight. Strategies with the labels of another strategy ("proj_lowres" only
+    changes the training) have no column.
     """
     arch = arch or config.arch
     labels = {n: stages.fuse(config, arch, n) for n in names if fusion.find_strategy(n).shrink == 1}

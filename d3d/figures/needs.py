@@ -1,4 +1,4 @@
-"""The trained networks that a figure needs, and the command that trains them. Figures themselves train nothing."""
+"""Find the trained networks for a figure, and the command that trains missing networks. Figures train nothing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from d3d.pipeline.config import Config, make_config
 
 
 def untrained(config: Config, arch: str, labels: Sequence[str]) -> list[str]:
-    """Those of a network's trainings that this run has not finished; "" is the self-supervised one."""
+    """Return the unfinished trainings of a network among ``labels``; "" is the self-supervised training."""
     return [t for t in labels if not stages.is_finished(config, "distill" if t else "pretrain", arch, t)]
 
 
 def trained_students(config: Config) -> list[str]:
-    """The networks of which this run has all trainings to compare."""
+    """Return the networks with all trainings to compare."""
     return [arch for arch in ARCHITECTURES if not untrained(config, arch, config.compared)]
 
 
 def default_run(config: Config) -> str:
-    """The name of a run with this profile, data set and seed if none is given."""
+    """Return the default name of a run with this profile, data set and seed."""
     return make_config(profile=config.profile, dataset=config.data.dataset, seed=config.seed).run
 
 
 def command(config: Config, stage: str, archs: Sequence[str]) -> str:
-    """The command that runs a stage of this run for some networks."""
+    """Return the command that runs a stage of this run for some networks."""
     default = make_config(profile=config.profile)
     options = {
         "dataset": (config.data.dataset, default.data.dataset),
@@ -42,10 +42,10 @@ def command(config: Config, stage: str, archs: Sequence[str]) -> str:
 
 
 def require_pretrained(config: Config, archs: Sequence[str] = ()) -> None:
-    """Check that this run has pretrained the networks, by default those of the ensemble and the run's own.
+    """Check that this run has pretrained the networks; by default the ensemble and the network of the run.
 
     Raises:
-        DataError: one is missing; the message has the command that trains it.
+        DataError: a network is missing. The message contains the command that trains it.
     """
     missing = [a for a in archs or config.networks if untrained(config, a, ("",))]
     if missing:

@@ -1,4 +1,4 @@
-"""Images and maps in rows and columns, with one colour scale for each kind of map."""
+"""Draw images and maps in rows and columns, with one colour scale for each kind of map."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from matplotlib.figure import Figure
 from d3d.errors import DataError
 from d3d.figures import colours
 
-# The width of two columns of the paper. Figures for print are drawn at their final size: 6 pt of text are 6 pt.
+# Width of two columns of the paper. Figures for print have their final size, so that text of 6 pt is printed at 6 pt.
 PRINT_WIDTH_IN = 6.9
 PRINT_FONT_PT = 6.5
 SMALLEST_PT = 6.0
-PRINT_DPI = 170  # of a PNG, and of the pictures in a PDF
+PRINT_DPI = 170  # resolution of a PNG and of pictures in a PDF
 PRINT = {"width_in": PRINT_WIDTH_IN, "font_pt": PRINT_FONT_PT}  # options of `grid`
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a grid.
+    """A picture in a grid.
 
     Attributes:
         array: (h, w, 3) or (h, w); None leaves the place empty.
         kind: "image" (uint8, or float in [0, 1]), "depth", "error" or "uncertainty" (metres; a depth of 0 is white),
             "signed" (metres around 0), "mask", or "share" (grey from 0 to ``limit``).
-        limit: upper end of the colours; by default from all panels of the kind.
-        outline: bool map of any size, drawn as a line around its pixels.
-        note: a few characters in the lower left corner.
+        limit: upper end of the colours; by default determined from all panels of the kind.
+        outline: bool map of any size, drawn as an outline.
+        note: short text in the lower left corner.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Panel:
 
 
 def signed_error(depth: np.ndarray, gt: np.ndarray) -> np.ndarray:
-    """Depth minus ground truth, metres; NaN where either is unknown."""
+    """Compute depth minus ground truth, metres; NaN where one of them is unknown."""
     return np.where((gt > 0) & (depth > 0), depth - gt, np.nan)
 
 
@@ -53,7 +53,7 @@ def contact_sheet(
     title: str = "",
     width_in: float = 12.0,
 ) -> Figure:
-    """Many images at a glance."""
+    """Draw many images as an overview."""
     panels = list(map(Panel, titles, images))
     return grid([panels[i : i + columns] for i in range(0, len(panels), columns)], title, width_in)
 
@@ -66,15 +66,15 @@ def grid(
     names: Sequence[str] | None = None,
     notes: str = "",
 ) -> Figure:
-    """Panels in rows, with one colour scale and one colour bar for each kind of map.
+    """Draw panels in rows, with one colour scale and one colour bar for each kind of map.
 
-    Titles are left out where the row above has the same.
+    Titles that repeat the row above are left out.
 
     Args:
-        rows: may differ in length.
-        width_in: inches; the height follows from it.
-        names: of the rows, written vertically at their left.
-        notes: an explanation at the bottom.
+        rows: rows of panels, which may differ in length.
+        width_in: width in inches; the height follows from it.
+        names: names of the rows, written vertically on the left.
+        notes: explanation at the bottom.
 
     Raises:
         DataError: no panel has an array.
@@ -99,7 +99,7 @@ def grid(
         figure.suptitle(title, fontsize=font_pt + 2, y=1 - 0.3 * line / height, va="top")
 
     def axes_at(x: float, y: float, w: float, h: float) -> Any:
-        """Axes placed by the distance of their upper left corner from that of the figure, inches."""
+        """Add axes by the distance of their upper left corner from the upper left corner of the figure, inches."""
         return figure.add_axes((x / width_in, 1 - (y + h) / height, w / width_in, h / height))
 
     shown: dict[str, Any] = {}
@@ -132,14 +132,14 @@ def grid(
 
 
 def _head_lines(rows: Sequence[Sequence[Panel]]) -> list[int]:
-    """Lines of titles above each row: none where the row above has the same titles."""
+    """Count the lines of titles above each row; 0 if they repeat the row above."""
     titles = [[p.title for p in row] for row in rows]
     lines = [max(1 + t.count("\n") for t in row) if any(row) else 0 for row in titles]
     return [0 if r and titles[r] == titles[r - 1] else n for r, n in enumerate(lines)]
 
 
 def _colour_ranges(panels: Sequence[Panel]) -> dict[str, tuple[float, float]]:
-    """Both ends of the colours of each kind of map: of the limit that panels give, else of `colours.upper_limit`."""
+    """Return both ends of the colours of each kind of map: from the panels' limit, else from `colours.upper_limit`."""
     ranges = {}
     for kind in {p.kind for p in panels} & set(colours.NAMES):
         same = [p for p in panels if p.kind == kind]
@@ -151,7 +151,7 @@ def _colour_ranges(panels: Sequence[Panel]) -> dict[str, tuple[float, float]]:
 
 
 def _pointed_ends(panels: Sequence[Panel], kind: str, ends: tuple[float, float]) -> str:
-    """The ends of a colour bar that values of a panel lie beyond."""
+    """Return the ends of a colour bar that values of the panels exceed."""
     values = np.concatenate([p.array[np.isfinite(p.array)] for p in panels if p.kind == kind])
     above, below = (values > ends[1]).any(), kind == "signed" and (values < ends[0]).any()
     return ("neither", "max", "min", "both")[above + 2 * below]
@@ -165,7 +165,7 @@ def _draw(axis: Any, panel: Panel, ends: tuple[float, float] | None, font_pt: fl
     elif ends is not None:
         array = colours.without_missing(array, panel.kind)
         options = {"cmap": colours.colormap(panel.kind), "vmin": ends[0], "vmax": ends[1]}
-    # a small array goes into a PDF pixel by pixel ("none"), a large one is reduced to the resolution of print
+    # a PDF stores a small array pixel by pixel ("none"), and reduces a large array to the resolution of print
     small = array.shape[1] <= PRINT_DPI * width_in
     picture = axis.imshow(array, interpolation="none" if small else "antialiased", **options)
     if panel.outline is not None:
@@ -178,7 +178,7 @@ def _draw(axis: Any, panel: Panel, ends: tuple[float, float] | None, font_pt: fl
 
 
 def draw_outline(axis: Any, mask: np.ndarray, size_hw: tuple[int, int], font_pt: float) -> None:
-    """Draw a line around a mask on a picture of this size: white with black edges, visible on any colour."""
+    """Outline a mask on a picture of this size: white with black edges, visible on any colour."""
     from matplotlib import patheffects
 
     if not mask.any():
@@ -192,7 +192,7 @@ def draw_outline(axis: Any, mask: np.ndarray, size_hw: tuple[int, int], font_pt:
 def style(
     axis: Any, title: str = "", xlabel: str = "", ylabel: str = "", font_pt: float = PRINT_FONT_PT
 ) -> None:
-    """Write title and labels at this size, ticks a little smaller, over a faint grid."""
+    """Add title and labels with this font size, smaller ticks, and a faint grid."""
     axis.set_title(title, fontsize=font_pt)
     axis.set_xlabel(xlabel, fontsize=font_pt)
     axis.set_ylabel(ylabel, fontsize=font_pt)

@@ -1,4 +1,4 @@
-"""Figures of uncertainties: precision and recall of the pixels that each one finds, and their maps on one frame."""
+"""Draw precision and recall of the pixels found by each uncertainty, and maps of the uncertainties."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REFERENCE_STYLES = (("gray", (0, (1, 1))), ("black", (0, (1, 2))))
 def precision_recall(
     result: Comparison, width_in: float = PRINT_WIDTH_IN, font_pt: float = PRINT_FONT_PT
 ) -> Figure:
-    """Precision over recall of each uncertainty, for highlights and for over-estimated highlights."""
+    """Draw precision over recall of each uncertainty, for highlights and for over-estimated highlights."""
     small = max(SMALLEST_PT, font_pt - 1)
     names = [n for n in result.table.index if n not in REFERENCES]
     styles = dict(zip(names, _STYLES, strict=False)) | dict(zip(REFERENCES, _REFERENCE_STYLES, strict=True))
@@ -49,9 +49,9 @@ def precision_recall(
 def maps(
     config: Config, arch: str = "", width_in: float = PRINT_WIDTH_IN, font_pt: float = PRINT_FONT_PT
 ) -> Figure:
-    """Each uncertainty of a run on a scale of its own, on the training frame with most over-estimated highlight.
+    """Draw each uncertainty of a run on its own scale, on the training frame with most over-estimated highlight.
 
-    White is the 98th percentile of the uncertainty, which is written on its map.
+    White is the 98th percentile of the uncertainty, which is written on the map.
     """
     arch = arch or config.arch
     stores, predicted = stored(config, arch), stages.predict(config, arch)

@@ -166,8 +166,8 @@ def open_sevenscenes(root: str | Path | None, val_block: tuple[float, float] = (
 
     The blocks are contiguous because neighbouring frames of a video are near copies. "test" holds whole sequences,
     which overlap with "train" and "val": only score networks on it if they were trained on other data, as in the paper.
-    With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits. The first use of a
-    split unpacks its archives.
+    With TrainSplit.txt and TestSplit.txt, "official-train" and "official-test" are Microsoft's splits. The first use of
+    a split unpacks its archives.
 
     Args:
         root: folder with the folders or zips of the scenes, and optionally the rendered depth.
