@@ -255,10 +255,10 @@ def test_load_model_takes_a_file_or_the_folder_of_a_training(tmp_path):
     with pytest.raises(DataError, match=r"holds no weights\.safetensors.*finished training"):
         d3d.load_model(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"unknown network 'monodepth3'.*\.safetensors file.*runs/<run>/distill"
+        ConfigError, match=r"unknown network 'monodepth3'.*ends in \.safetensors.*runs/<run>/distill"
     ):
         d3d.load_model("monodepth3")
     with pytest.raises(
-        DataError, match=r"no network 'runs/monodepth3'.*\.safetensors file.*runs/<run>/distill"
+        DataError, match=r"no file or folder 'runs/monodepth3'.*\.safetensors.*runs/<run>/distill"
     ):
         d3d.load_model("runs/monodepth3")

@@ -191,7 +191,7 @@ def test_broken_colour(path):
 
 def test_codecs_that_nobody_reads(path):
     frame = one_frame(path, b"?", b"??", color_codec="unknown", depth_codec="occi").frame(0)
-    with pytest.raises(DataError, match="does not say how colour"):
+    with pytest.raises(DataError, match="the compression of colour is unknown"):
         frame.image()
     with pytest.raises(DataError, match=r"'occi'.*Export the file again"):
         frame.depth_units()

@@ -139,7 +139,9 @@ class Scene:
         """
         K, where = self._read_K(self._index(i)), self._where(i)
         if K is None:
-            raise DataError(f"{where}: there are no intrinsics K, which warping needs.")
+            raise DataError(
+                f"{where}: no intrinsics K, which warping needs. Add them, or leave the frame out."
+            )
         K = np.array(K, dtype=np.float64)
         if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
             raise DataError(f"{where}: not a 3x3 camera matrix with positive focal lengths: {K.tolist()}.")
