@@ -73,7 +73,7 @@ def test_gradcheck_of_the_photometric_error():
 
 
 def test_images_of_different_size_are_refused():
-    with pytest.raises(DataError, match="different shape"):
+    with pytest.raises(DataError, match="differ in shape"):
         photometric_error(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5))
 
 

@@ -412,7 +412,7 @@ def test_what_was_changed_afterwards_is_not_read(root, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"\1")
     with pytest.raises(
-        DataError, match=r"frame 10: .*10\.jpg cannot be read.*checksum is another.*same arguments again"
+        DataError, match=r"frame 10: .*10\.jpg cannot be read.*checksum differs.*same arguments again"
     ):
         scene.image(1)
     (scene.folder / "depth" / "10.png").unlink()
