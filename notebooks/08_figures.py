@@ -14,22 +14,14 @@
 # %% [markdown]
 # # 08 Figures: the paper's, from your own run
 #
-# **Paper** section 1 (Figures 1 and 2), section 3.2.3 (Figure 4) and section 5 (Figure 5), with what explains them.
-# **In:** all three networks and the students of the one that is distilled (trained now if not there). **Out:** the
-# figures below; `python -m d3d figures` writes them to `paper_figures/`, as PDF and PNG with the CSV of what is drawn.
-# **Time** at profile smoke, after the other notebooks: a minute on a CPU core shared with other work; on one GPU not
-# measured.
+# **Paper** section 1 (Figures 1 and 2), section 3.2.3 (Figure 4) and section 5 (Figure 5), and four charts that explain
+# them. **In:** all three networks and the student of the one that is distilled (trained now if missing). **Out:** the
+# figures below. **Time** at profile ready: three minutes after 04 on two CPU cores; on one GPU not measured.
 #
-# `papermill 08_figures.ipynb out.ipynb -p profile demo -p seed 0`
-#
-# Every other parameter of `d3d.config.PARAMETERS` can be set in the same way (`-p epochs 40`); an unknown
-# name or value is an error that names the near misses. The first printed line says with which profile the
-# outputs below were made: **after smoke's six steps the networks have learned nothing**, and each sentence says
-# what to see in figures of a trained run, such as those of profile demo in
-# [paper_figures](../paper_figures).
+# `papermill 08_figures.ipynb out.ipynb -p arch hrdepth`
 
 # %% tags=["parameters"]
-profile: str = "smoke"  # smoke (nothing is learned), demo (half an hour), laptop (an evening), paper (a GPU)
+profile: str = None  # None: ready, or the one that D3D_PROFILE names; smoke, demo, laptop, paper
 arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
 labels: str = "uncer"  # label strategy of Table 6: uncer, pred, proj, diff, mv and more
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
@@ -39,26 +31,19 @@ run: str = None  # name of the folder under runs/; None: dataset-profile-seed
 threshold_m: float = None  # alpha_uncer of Eq. 3, metres; None: as the profile has it
 
 # %%
-try:
-    import d3d
-except ModuleNotFoundError as error:
-    import sys
+import numpy as np
 
-    raise ModuleNotFoundError(
-        f"{sys.executable} has no d3d: select its environment (papermill -k)"
-    ) from error
-d3d.check_environment()
-# %matplotlib inline
+import d3d
 
 cfg = d3d.config.resolve(globals())
-print(d3d.config.describe(cfg))
-d3d.tables.run_table(cfg, d3d.stages.train_all(cfg, (cfg.arch,)))
-print(f"the figures are of run {cfg.run}")
+d3d.notebook.start.begin(cfg)
+for arch_name in cfg.networks:  # a figure trains nothing; what it needs is computed here
+    d3d.stages.pretrain(cfg, arch_name)
 
 # %% [markdown]
 # ## Figure 1: why highlights are over-estimated
-# A diffuse pixel is explained best by its true depth, a highlight by the depth of its mirror image: and there the
-# trained networks put it.
+# Eq. 2 along the ray of two pixels. A diffuse pixel is explained best by its true depth, a highlight by the depth of
+# its mirror image. The markers show where the networks put the pixels.
 
 # %%
 figure1 = d3d.figures.figure1.make_b(cfg)
@@ -66,8 +51,8 @@ figure1.figure
 
 # %% [markdown]
 # ## Figure 2: wrong in one view, better in the mesh of all
-# The highlights are too far (red) in the predicted depth, and less so in the projected one: from other places the
-# same floor shows no highlight. Furniture melts.
+# Predicted depth is too far (red) on highlights. The projected depth is compared with it: from other places the same
+# floor shows no highlight. Highlights are outlined; the numbers are median errors on them.
 
 # %%
 figure2 = d3d.figures.figure2.make(cfg)
@@ -75,7 +60,7 @@ figure2.figure
 
 # %% [markdown]
 # ## Figure 4: what Eq. 3 looks at
-# The three networks disagree on highlights, so that the mask finds them; it finds edges and windows as well.
+# The predictions of the three networks, their projected depth, the uncertainty $U$ and its mask.
 
 # %%
 figure4 = d3d.figures.figure4.make(cfg)
@@ -83,15 +68,15 @@ figure4.figure
 
 # %% [markdown]
 # ## Figure 5: before and after
-# Unseen rooms: self-teaching keeps the error of its teacher, 3D distillation lowers it.
+# Rooms that neither network has seen: the teacher and the student.
 
 # %%
-figure5 = d3d.figures.figure5.make(cfg)
+figure5 = d3d.figures.figure5.make(cfg, [cfg.arch], count=3)
 figure5.figure
 
 # %% [markdown]
 # ## Error maps: is the uncertainty where the error is?
-# Where D is bright and U is too, the label takes P; a highlight on which all networks are wrong alike stays.
+# Where $D$ is wrong and $U$ is large, the label takes $P$. A highlight on which all networks are wrong alike stays.
 
 # %%
 maps = d3d.figures.labels.error_maps(cfg)
@@ -99,7 +84,7 @@ maps.figure
 
 # %% [markdown]
 # ## What the labels are made of
-# A good rule takes P on many highlight pixels (plain) and on few others (hatched).
+# A good rule takes $P$ on many highlight pixels (plain) and on few others (hatched).
 
 # %%
 makeup = d3d.figures.all.label_makeup(cfg)
@@ -107,7 +92,7 @@ makeup.figure
 
 # %% [markdown]
 # ## The threshold of Eq. 3
-# Highlights want a low threshold, the other pixels one that spares them the mesh.
+# At the left end every pixel takes $P$, at the right end no pixel does.
 
 # %%
 thresholds = d3d.figures.all.threshold_sweep(cfg)
@@ -115,29 +100,46 @@ thresholds.figure
 
 # %% [markdown]
 # ## Truncation and voxel of the fusion
-# Below half a metre of truncation the projected depth becomes worse on all pixels; the voxel matters little.
+# The paper truncates the TSDF at 1 m, with voxels of 5 cm. Here each training room with truth is fused again with other
+# values.
 
 # %%
-truncations = d3d.figures.all.truncation_sweep(cfg)
-truncations.figure
+truncations = d3d.analysis.truncation.truncation_sweep(
+    cfg, truncations_m=(0.1, 0.3, 0.5, 1.0, 1.5), voxels_m=(0.05, 0.1), frames=15
+)
+d3d.figures.truncation_curves(truncations, cfg.fusion.trunc_m, cfg.fusion.voxel_m)
 
 # %% [markdown]
-# The numbers behind a figure:
+# ## The numbers behind a figure
+# Each figure comes with its table. That of Figure 5:
 
 # %%
 figure5.table.round(3)
 
+# %% [markdown]
+# ## Checks
+
 # %%
 # NBVAL_CHECK_OUTPUT
 bars = [p.get_height() for p in makeup.figure.axes[1].patches]
-drawn = thresholds.figure.axes[0].lines[0].get_ydata()
-assert bars == list(makeup.table[makeup.table["pixels"] == "highlight"]["sq_rel"])
-assert list(drawn) == list(thresholds.table["projected"])
+np.testing.assert_array_equal(bars, makeup.table.query("pixels == 'highlight'")["sq_rel"])
+np.testing.assert_array_equal(thresholds.figure.axes[0].lines[0].get_ydata(), thresholds.table["projected"])
 assert thresholds.table["projected"].is_monotonic_decreasing
-shares = makeup.table[makeup.table["strategy"] == "pred"]["projected"]
-assert (shares == 0).all()
+assert (makeup.table.query("strategy == 'pred'")["projected"] == 0).all()
 print("the figures show what is in their tables")
 
 # %% [markdown]
-# All of them as files, in `paper_figures/`: `python -m d3d figures --profile demo`. It trains nothing: what a figure
-# lacks is said, with the command that makes it.
+# ## Summary
+# - Each figure of the paper is one call, on the frames with most highlight of your run.
+# - `python -m d3d figures --profile ready` writes all of them to `paper_figures/`, as PDF, PNG and CSV. It trains
+#   nothing; where something is missing, it names the command that makes it.
+#
+# ## Exercises
+# 1. In Figure 1, which network is nearest to the mirror image on highlights? Find the numbers in `figure1.table`.
+# 2. Draw Figure 4 of another frame: `d3d.figures.frames.example_frame(cfg, scene, frame)`, passed to `figure4.make`.
+# 3. Plot $U$ against the error of $D$ for the pixels of one frame. How many wrong pixels does no threshold find?
+#
+# **Next:** [09_reflection_list](09_reflection_list.ipynb) finds the images that show reflections.
+#
+# Every parameter of `d3d.config.PARAMETERS` can be given to papermill (`-p seed 1`). A wrong name or value is an error
+# that names the near misses. [Profiles](../docs/profiles.md) says what each profile costs.

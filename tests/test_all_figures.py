@@ -157,7 +157,7 @@ def test_with_a_quantile_the_figures_show_the_threshold_that_is_used(run, labels
     titles = [a.get_title() for a in figure4.make(config).figure.axes]
     assert f"uncertainty ≥ {used:g} m" in titles
     (shown,) = [a for a in error_maps(config, 1).figure.axes if a.get_title() == "uncertainty U"]
-    assert shown.images[0].get_clim() == (0, 2 * used)
+    assert shown.images[0].get_clim() == (0, 4 * used)
     (legend,) = all_figures.threshold_sweep(config).figure.axes[0].get_legend().get_texts()
     assert legend.get_text() == f"this run: {used:g} m"
 

@@ -311,7 +311,7 @@ def test_the_scale_of_uncertainty_is_that_of_the_threshold_in_use(config, ranked
     state = review.open_review(config, ranked)
     figure = review.picture(config, state)
     (axis,) = [a for a in figure.axes if a.get_title() == "uncertainty U, threshold 0.123 m"]
-    assert axis.images[0].get_clim() == (0, 0.246)
+    assert axis.images[0].get_clim() == (0, 0.492)
     asked.clear()
     parts(controls.show(config, state))["keys"].value = "yn"
     assert asked == ["uncer"], "a quantile goes over every training frame: once for a widget"

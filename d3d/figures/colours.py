@@ -29,8 +29,8 @@ def limits(kind: str, top: float) -> tuple[float, float]:
 
 
 def uncertainty_limit(threshold_m: float) -> float:
-    """Return the upper end of the colours of uncertainty. The threshold has the middle colour."""
-    return max(2 * threshold_m, 1e-3)
+    """Return the upper end of the colours of uncertainty. The threshold has the colour at a quarter of the scale."""
+    return max(4 * threshold_m, 1e-3)
 
 
 def without_missing(array: np.ndarray, kind: str) -> np.ndarray:

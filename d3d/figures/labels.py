@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from d3d import fusion
 from d3d.figures.colours import SIGNED_LIMIT_M, uncertainty_limit
+from d3d.figures.dataset import example_triple
 from d3d.figures.files import FigureWithTable
-from d3d.figures.frames import ExampleFrame, Frame, filled, frame_of, notes, reflective_targets, scored_frame
+from d3d.figures.frames import ExampleFrame, Frame, filled, notes, reflective_targets, scored_frame
 from d3d.figures.needs import require_pretrained
 from d3d.figures.panels import PRINT, Panel, grid, signed_error
 from d3d.pipeline import stages
@@ -108,18 +109,18 @@ def draw_error_maps(
 def strategies(config: Config, names: Sequence[str], arch: str = "") -> Figure:
     """Draw the mask of projected depth and the error of the label for each label strategy on a training frame.
 
-    The frame has ground truth and most highlight. Strategies with the labels of another strategy ("proj_lowres" only
-    changes the training) have no column.
+    The frame is that of `example_triple`. Strategies with the labels of another strategy ("proj_lowres" only changes the
+    training) have no column; without ground truth there are no errors.
     """
     arch = arch or config.arch
     labels = {n: stages.fuse(config, arch, n) for n in names if fusion.find_strategy(n).shrink == 1}
-    ((scene, i),) = reflective_targets(config, count=1)
+    example = example_triple(config)
+    scene, i = example.scene, int(example.row[0])
     pred = stages.predict(config, arch).read_of(scene, i)
-    frame = frame_of(config, scene, i, {n: store.read_of(scene, i) for n, store in labels.items()})
+    frame, _ = scored_frame(config, scene, i, {n: store.read_of(scene, i) for n, store in labels.items()})
     taken = [Panel(f"{name}: P taken", label != pred, "mask") for name, label in frame.depths.items()]
-    errors = [signed_error_panel("label − truth", frame, name) for name in frame.depths]
-    rows = [
-        [Panel("image, highlights", frame.image, outline=frame.highlight), *taken],
-        [Panel("truth", frame.gt, "depth"), *errors],
-    ]
-    return grid(rows, names=[frame.name, ""])
+    rows = [[Panel("image, highlights", frame.image, outline=frame.highlight), *taken]]
+    if frame.gt is not None:
+        errors = [signed_error_panel("label − truth", frame, name) for name in frame.depths]
+        rows.append([Panel("truth", frame.gt, "depth"), *errors])
+    return grid(rows, names=[frame.name, ""][: len(rows)], notes=notes([frame]))

@@ -19,7 +19,7 @@ from d3d.datasets.lists import check_name, write_list
 from d3d.datasets.records import Record, parse
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError, RunError
-from d3d.figures import SIGNED_LIMIT_M, Panel, grid
+from d3d.figures import Panel, grid
 from d3d.figures.colours import uncertainty_limit
 from d3d.lists.ranking import by_rule, evidence
 from d3d.pipeline import stages
@@ -197,7 +197,7 @@ def picture(
     """The evidence for a frame of a review, by default the current one: image, depth D, uncertainty and D - P.
 
     Args:
-        threshold_m: of Eq. 3, the middle of the colours of uncertainty; by default the threshold that the run uses,
+        threshold_m: of Eq. 3, from which the colours of uncertainty follow; by default the threshold that the run uses,
             which may have to be computed.
     """
     index = review.index if index is None else index
@@ -210,6 +210,6 @@ def picture(
         Panel("image", e.image),
         Panel("predicted depth D", e.pred, "depth"),
         Panel(uncertainty, e.uncertainty, "uncertainty", uncertainty_limit(threshold_m)),
-        Panel("D - P: red lies behind the mesh", e.excess, "signed", SIGNED_LIMIT_M),
+        Panel("D − P: red lies behind the mesh", e.excess, "signed"),
     ]
     return grid([panels], f"{index + 1}: {name}, frame {frame}")

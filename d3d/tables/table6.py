@@ -28,6 +28,19 @@ def strategies(config: Config) -> tuple[str, ...]:
     return names
 
 
+def students(config: Config) -> tuple[str, ...]:
+    """List the strategies whose students are compared.
+
+    These are all `strategies`. If the teachers ship with d3d and the user names no strategy, they are only those whose
+    student the run has trained, and the run's own: a student is a training of minutes.
+    """
+    names = strategies(config)
+    if config.teachers == "trained" or config.strategies != "all":
+        return names
+    finished = {n for n in names if stages.is_finished(config, "distill", config.arch, n)}
+    return tuple(n for n in names if n in finished | {config.labels})
+
+
 def label_quality(config: Config, arch: str = "") -> pd.DataFrame:
     """`analysis.labels.label_quality` of the strategies to compare, on training frames with ground truth."""
     return labels.label_quality(config, strategies(config), arch)
@@ -39,13 +52,13 @@ def label_pictures(config: Config, arch: str = "") -> Figure:
 
 
 def table6(config: Config, arch: str = "") -> tables.Table:
-    """Make Table 6 on the validation split. Missing students are trained and evaluated first.
+    """Make Table 6 of `students` on the validation split. Missing ones are trained and evaluated first.
 
     Args:
         arch: the network, by default the run's. The paper's is Monodepth2.
     """
     on_val = replace(config.evaluation, dataset=None, root=None, options={}, split="val")
     config = replace(config, arch=arch or config.arch, evaluation=on_val)
-    for name in strategies(config):
+    for name in students(config):
         stages.evaluate(config, labels=name)
     return tables.of_run(config, "6")
