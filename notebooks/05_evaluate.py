@@ -52,8 +52,8 @@ recorded = d3d.tables.read(d3d.tables.results_folder(d3d.config.make_config(prof
 Markdown(d3d.tables.to_markdown(d3d.tables.make_table(recorded, "3")))
 
 # %% [markdown]
-# The paper's summary of Tables 2 to 4: how far does 3D distillation change the Sq Rel of self-teaching? Below, in
-# percent. The gain should be large on images that show reflections, and there should be no loss on the others.
+# The paper's summary of Tables 2 to 4: by how many percent does 3D distillation change the Sq Rel of self-teaching? The
+# gain is largest on the images that show reflections; those that show none lose nothing.
 
 # %%
 import pandas as pd
@@ -140,7 +140,8 @@ d3d.tables.by_pixels(results).set_index(["pixels", "training"]).round(3)
 
 # %% [markdown]
 # ## Image by image
-# A mean can hide much. Each point is an image; below the diagonal the student is better than its teacher.
+# A mean can hide much. Each point is an image; below the diagonal the student is better than its teacher. Points above
+# the diagonal are images where it is worse (exercise 3).
 
 # %%
 students = {d3d.evaluation.training_name(labels): r for labels, r in results.items() if labels}
@@ -149,8 +150,9 @@ d3d.figures.per_image(results[""], students, shares=cfg.learns)
 # %% [markdown]
 # ## Figure 5: before and after
 # The images with most highlight, one of each room (where a data set has no masks of highlights, the images with the
-# largest error of the teacher). On the right, the error of each depth map: red is too far, blue too near. Highlights
-# are outlined, and the number is the median error on them.
+# largest error of the teacher). *Self-Supervised* is the teacher, *3D Distillation* the student. On the right, the
+# error of each depth map: red is too far, blue too near. Highlights are outlined, and the number is the median error
+# on them.
 
 # %%
 d3d.figures.figure5.make(cfg, [cfg.arch], count=3).figure

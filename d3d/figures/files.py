@@ -17,7 +17,7 @@ from d3d.io import atomic
 
 NOT_TRAINED = "not trained: profile smoke"
 MOST_BYTES = 550_000  # limit for a PNG, so that a repository with many figures stays small
-SCREEN_DPI = 100  # for notebooks: figures have the width of a page and small text
+SCREEN_DPI = 130  # for notebooks: figures have the width of a page and small text
 
 
 @dataclass(frozen=True)

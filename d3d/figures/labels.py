@@ -109,8 +109,8 @@ def draw_error_maps(
 def strategies(config: Config, names: Sequence[str], arch: str = "") -> Figure:
     """Draw the mask of projected depth and the error of the label for each label strategy on a training frame.
 
-    The frame is that of `example_triple`. Strategies with the labels of another strategy ("proj_lowres" only changes the
-    training) have no column; without ground truth there are no errors.
+    The frame is that of `example_triple`. Strategies with the labels of another strategy ("proj_lowres" only changes
+    the training) have no column; without ground truth there are no errors.
     """
     arch = arch or config.arch
     labels = {n: stages.fuse(config, arch, n) for n in names if fusion.find_strategy(n).shrink == 1}
