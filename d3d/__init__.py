@@ -76,6 +76,7 @@ def __getattr__(name: str) -> object:
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in _ALIASES:
+        importlib.import_module("d3d.environment").check_environment()  # a notebook asks for these first
         return importlib.import_module(_ALIASES[name])
     if f"d3d.{name}" in _MOVED:
         raise ImportError(f"d3d.{name} has moved: import {_MOVED[f'd3d.{name}']}.")

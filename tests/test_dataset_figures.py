@@ -60,3 +60,11 @@ def test_why_targets_fell_out(monkeypatch) -> None:
     assert counts["targets looked at"] == 4
     assert counts["training triples"] == 1
     assert counts.filter(like="dropped").sum() == 3
+
+
+def test_the_running_example_is_the_named_frame_if_the_run_has_it(smoke) -> None:
+    found = dataset.example_triple(make_config(profile="ready"))
+    assert (found.scene.name, found.scene.frame_ids[found.row[0]]) == dataset.EXAMPLES["glossyrooms"]
+    assert found.gt is not None
+    assert found.highlight.any()
+    assert dataset.example_triple(smoke).name == dataset.most_highlight_triple(smoke).name

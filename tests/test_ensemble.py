@@ -182,7 +182,7 @@ def test_the_viewer_offers_the_network_outside_the_ensemble(outside):
     shown = frames.read(scene, frames.ids(scene)[0], "lite", "uncer")
     on = shown.highlight & (shown.truth > 0)
     assert np.median(shown.inputs.pred[on] / shown.truth[on]) == pytest.approx(ON["lite"], rel=0.02)
-    controls = viewer.show(outside).children[0].children
+    controls = viewer.show(outside).widget.children[0].children
     (network,) = (c for c in controls if c.description == "network")
     assert [value for _, value in network.options] == [*ENSEMBLE, "lite"]
     assert network.value == "lite"

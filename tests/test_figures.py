@@ -57,7 +57,7 @@ def test_against_truth_leaves_out_what_has_no_depth() -> None:
     depth, gt = np.full((4, 6), 2.0), np.full((4, 6), 1.5)
     depth[0], gt[1] = 0, 0
     figure = labels.against_truth(np.zeros((4, 6, 3), np.uint8), {"net": depth}, gt, gt == 0)
-    (off,) = (a.images[0].get_array() for a in figure.axes if a.get_title() == "net - truth")
+    (off,) = (a.images[0].get_array() for a in figure.axes if a.get_title() == "net − truth")
     off = np.ma.filled(off.astype(float), np.nan)
     assert np.isnan(off[:2]).all()
     np.testing.assert_allclose(off[2:], 0.5)

@@ -233,7 +233,7 @@ def parts(box) -> dict:
 
 def test_buttons_keys_and_slider_move_one_review(config, ranked):
     state = review.open_review(config, ranked)
-    p = parts(controls.show(config, state))
+    p = parts(controls.show(config, state).widget)
     seen = [bytes(p["picture"].value)]
     assert seen[0].startswith(b"\x89PNG")
     p["buttons"]["y"].click()
@@ -258,7 +258,7 @@ def test_buttons_keys_and_slider_move_one_review(config, ranked):
 
 def test_what_goes_wrong_is_told_and_nothing_is_lost(config, ranked):
     state = review.open_review(config, ranked)
-    p = parts(controls.show(config, state))
+    p = parts(controls.show(config, state).widget)
     p["keys"].value = "yq"
     assert "no key &#x27;q&#x27;" in p["message"].value
     assert "frame 2 of 4" in p["line"].value, "what was decided before the slip is shown"
@@ -313,5 +313,5 @@ def test_the_scale_of_uncertainty_is_that_of_the_threshold_in_use(config, ranked
     (axis,) = [a for a in figure.axes if a.get_title() == "uncertainty U, threshold 0.123 m"]
     assert axis.images[0].get_clim() == (0, 0.492)
     asked.clear()
-    parts(controls.show(config, state))["keys"].value = "yn"
+    parts(controls.show(config, state).widget)["keys"].value = "yn"
     assert asked == ["uncer"], "a quantile goes over every training frame: once for a widget"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets
-import nbformat
 import pytest
-from helpers import load_script
+from jupyter_client.manager import run_kernel
 from known_run import known_run
 from PIL import Image
 
 from d3d.errors import ConfigError, DataError
 from d3d.figures import frames
-from d3d.notebook import label_view, mesh, viewer
+from d3d.notebook import label_view, mesh, output, viewer
 from d3d.pipeline import stages
 from d3d.pipeline.config import PROFILES, Config
-
-script = load_script("notebooks")
 
 
 def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
@@ -33,14 +31,6 @@ def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return known_run(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture
-def displayed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """What a cell's output would be given: each object with its metadata."""
-    seen: list[tuple] = []
-    monkeypatch.setattr("IPython.display.display", lambda x, metadata=None: seen.append((x, metadata)))
-    return seen
 
 
 def control(box: ipywidgets.Widget, name: str) -> ipywidgets.Widget:
@@ -58,36 +48,32 @@ def text(box: ipywidgets.Widget) -> str:
     return "".join(w.value for w in tree(box) if isinstance(w, ipywidgets.HTML))
 
 
-def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(
-    config: Config, displayed: list
-) -> None:
-    box = viewer.show(config)
-    ((static, _),) = displayed
-    assert static.data == picture(box)
-    with Image.open(io.BytesIO(static.data)) as page:
+def test_the_cell_keeps_the_first_picture_and_the_widget_shows_the_same(config: Config) -> None:
+    shown = viewer.show(config)
+    box = shown.widget
+    assert shown.png == picture(box)
+    with Image.open(io.BytesIO(shown.png)) as page:
         assert page.format == "PNG"
         assert page.width > 1000
-    assert static.alt in text(box).replace("<b>", "")
+    assert shown.alt in text(box).replace("<b>", "")
     assert control(box, "threshold").value == config.fusion.threshold_m
 
 
-def test_with_a_quantile_the_slider_starts_at_the_threshold_that_is_used(
-    config: Config, displayed: list
-) -> None:
+def test_with_a_quantile_the_slider_starts_at_the_threshold_that_is_used(config: Config) -> None:
     config = replace(config, fusion=replace(config.fusion, threshold_quantile=0.95))
     used = stages.threshold(config)
     assert used != config.fusion.threshold_m
-    box = viewer.show(config)
+    box = viewer.show(config).widget
     assert control(box, "threshold").value == pytest.approx(used)
     assert f"threshold {used:.3f} m" in text(box)
 
 
 def test_with_a_quantile_each_network_has_the_threshold_that_it_uses(
-    config: Config, displayed: list, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = {"monodepth2": 0.1, "hrdepth": 0.12, "monovit": 0.9}
     monkeypatch.setattr(stages, "threshold", lambda config, labels="", arch="": used[arch or config.arch])
-    box = viewer.show(replace(config, fusion=replace(config.fusion, threshold_quantile=0.95)))
+    box = viewer.show(replace(config, fusion=replace(config.fusion, threshold_quantile=0.95))).widget
     for arch, threshold in used.items():
         control(box, "network").value = arch
         assert control(box, "threshold").value == pytest.approx(threshold)
@@ -97,8 +83,8 @@ def test_with_a_quantile_each_network_has_the_threshold_that_it_uses(
     assert control(box, "threshold").value == 0.5, "these labels look at no threshold"
 
 
-def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> None:
-    box = viewer.show(config)
+def test_each_control_redraws_and_says_so(config: Config) -> None:
+    box = viewer.show(config).widget
     for name, value, said in (
         ("threshold", 0.3, "threshold 0.300 m"),
         ("network", "monovit", "MonoViT"),
@@ -113,8 +99,8 @@ def test_each_control_redraws_and_says_so(config: Config, displayed: list) -> No
     assert not control(box, "threshold").disabled
 
 
-def test_next_and_previous_go_round(config: Config, displayed: list) -> None:
-    box = viewer.show(config)
+def test_next_and_previous_go_round(config: Config) -> None:
+    box = viewer.show(config).widget
     frame = control(box, "frame")
     first, second, last = frame.options[0], frame.options[1], frame.options[-1]
     assert frame.value == first
@@ -126,14 +112,12 @@ def test_next_and_previous_go_round(config: Config, displayed: list) -> None:
     assert f"frame {second}" in text(box)
 
 
-def test_another_scene_brings_its_frames(
-    tmp_path: Path, displayed: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_scene_brings_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"glossyrooms": {"rooms": 2, "frames": 18}}
     smoke = PROFILES["smoke"]
     two_rooms = replace(smoke, data=replace(smoke.data, options=options))
     monkeypatch.setitem(PROFILES, "smoke", two_rooms)
-    box = viewer.show(known_run(tmp_path))
+    box = viewer.show(known_run(tmp_path)).widget
     names = [name for _, name in control(box, "scene").options]
     assert len(names) == 2
     before = picture(box)
@@ -146,8 +130,8 @@ def test_another_scene_brings_its_frames(
     assert "No true depth" in text(box), "the second room has none"
 
 
-def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displayed: list, monkeypatch) -> None:
-    box = viewer.show(config)
+def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, monkeypatch) -> None:
+    box = viewer.show(config).widget
     before = picture(box)
     whole = label_view.picture
 
@@ -164,37 +148,46 @@ def test_an_error_while_redrawing_is_told_and_goes_away(config: Config, displaye
     assert picture(box) != before
 
 
-def test_an_error_at_the_first_drawing_fails_the_cell(config: Config, displayed: list) -> None:
+def test_an_error_at_the_first_drawing_fails_the_cell(config: Config) -> None:
     with pytest.raises(ConfigError, match="training scene 'nowhere'"):
         viewer.show(config, "nowhere")
 
 
-def test_no_output_widget_is_ever_made(
-    config: Config, displayed: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_output_widget_is_ever_made(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """nbclient, and so papermill, may wait for ever on a cell that shows one (D29)."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("an Output widget was made")
 
     monkeypatch.setattr(ipywidgets.Output, "__init__", refuse)
-    box = viewer.show(config)
+    box = viewer.show(config).widget
     control(box, "threshold").value = 0.3
     assert "Output widget" not in text(box)
     assert not any(isinstance(w, ipywidgets.Output) for w in tree(box))
 
 
-def test_the_mesh_leaves_a_picture_and_is_marked_as_what_is_not_stored(
-    config: Config, displayed: list
-) -> None:
+def test_the_mesh_is_a_picture_until_a_person_looks(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     example = frames.example_frame(config)
-    mesh.show(config, example.scene, example.index)
-    (static, unmarked), (page, marked) = displayed
-    assert static.data.startswith(b"\x89PNG")
-    assert unmarked is None
-    assert "<iframe" in page.data
-    kernel = {"name": "python3", "display_name": "Python 3"}
-    output = nbformat.v4.new_output("display_data", {"text/html": page.data}, metadata=marked)
-    cell = nbformat.v4.new_code_cell("mesh", outputs=[output], execution_count=1)
-    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
-    assert script.tidy(notebook).cells[0].outputs == []
+    shown = mesh.show(config, example.scene, example.index)
+    assert shown.png.startswith(b"\x89PNG")
+    assert "text/html" not in shown._repr_mimebundle_()
+    monkeypatch.setattr(output, "live", lambda: True)
+    assert "<iframe" in shown._repr_mimebundle_()["text/html"]
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL = f"""
+from d3d.notebook.output import Shown
+Shown(b"picture", "a sentence", lambda: {{"{WIDGET}": {{"model_id": "x"}}}})
+"""
+
+
+@pytest.mark.parametrize("person", [False, True])
+def test_one_output_has_the_picture_and_for_a_person_the_widget(person: bool) -> None:
+    with run_kernel() as client:  # a front end for a person can answer `input`
+        seen: list[dict] = []
+        client.execute_interactive(CELL, allow_stdin=person, output_hook=seen.append, timeout=60)
+    (bundle,) = [m["content"]["data"] for m in seen if m["msg_type"] == "execute_result"]
+    assert base64.b64decode(bundle["image/png"]) == b"picture"
+    assert bundle["text/plain"] == "a sentence"
+    assert (WIDGET in bundle) == person

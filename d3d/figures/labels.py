@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from d3d import fusion
-from d3d.figures.colours import SIGNED_LIMIT_M, uncertainty_limit
+from d3d.figures.colours import uncertainty_limit
 from d3d.figures.dataset import example_triple
 from d3d.figures.files import FigureWithTable
 from d3d.figures.frames import ExampleFrame, Frame, filled, notes, reflective_targets, scored_frame
@@ -23,7 +24,7 @@ def signed_error_panel(title: str, frame: Frame, name: str, depth: np.ndarray | 
     """Make a panel of the signed error of a depth map of the frame (or of ``depth``) with its median."""
     off = signed_error(frame.depths[name] if depth is None else depth, frame.gt)
     note = f"{frame.medians_m[name]:+.2f} m" if name in frame.medians_m else ""
-    return Panel(title, off, "signed", SIGNED_LIMIT_M, frame.highlight, note)
+    return Panel(title, off, "signed", outline=frame.highlight, note=note)
 
 
 def against_truth(
@@ -33,15 +34,31 @@ def against_truth(
     highlight: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw depth maps (metres) of a frame beside the ground truth above their errors, with outlined highlights."""
+    """Draw depth maps (metres) of a frame beside the ground truth above their errors, with outlined highlights.
+
+    Each error map has its median on the highlights, or over all pixels if the data set has no mask.
+    """
     maps = {"ground truth": gt, **depths}
     shown = [Panel(name, depth, "depth", outline=highlight) for name, depth in maps.items()]
-    rows = [[Panel("image", image, outline=highlight), *shown]]
+    rows, explained = [[Panel("image", image, outline=highlight), *shown]], ""
     if gt is not None:
-        frame = Frame(title, image, gt, highlight, depths)
-        errors = [signed_error_panel(f"{name} - truth", frame, name) for name in depths]
+        frame = _with_medians(Frame(title, image, gt, highlight, depths))
+        errors = [signed_error_panel(f"{name} − truth", frame, name) for name in depths]
         rows.append([Panel("", None), Panel("", None), *errors])
-    return grid(rows, title, width_in=3.0 * len(rows[0]))
+        explained = notes([frame])
+    return grid(rows, title, width_in=2.2 * len(rows[0]), notes=explained)
+
+
+def _with_medians(frame: Frame) -> Frame:
+    """Add the median error of each depth map on the highlights, or over all pixels if there are none."""
+    known, lit = frame.gt > 0, frame.highlight
+    lit = lit if lit is not None and (lit & known).any() else None
+    medians = {}
+    for name, depth in frame.depths.items():
+        where = known & (depth > 0) & (True if lit is None else lit)
+        if where.any():
+            medians[name] = float(np.median((depth - frame.gt)[where]))
+    return replace(frame, highlight=lit, medians_m=medians)
 
 
 def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
@@ -50,15 +67,18 @@ def label(example: ExampleFrame, arch: str, threshold_m: float) -> Figure:
     use = (example.uncertainty >= threshold_m) & (proj > 0)
     fused = fusion.fuse(pred, proj, example.uncertainty, threshold_m)
     depths = {"predicted D": pred, "projected P": proj, "label L": fused}
+    lit, explained = example.highlight, ""
     rows = [
-        [Panel("image", example.image), *(Panel(n, d, "depth") for n, d in depths.items())],
-        [Panel("P taken here", use, "mask")],
+        [Panel("image", example.image, outline=lit), *(Panel(n, d, "depth") for n, d in depths.items())],
+        [Panel("P taken here", use, "mask", outline=lit)],
     ]
     if gt is not None:
-        frame = Frame("", example.image, gt, depths=depths)
+        frame = _with_medians(Frame("", example.image, gt, lit, depths))
         rows[1] += [signed_error_panel(f"{name[-1]} − truth", frame, name) for name in depths]
+        explained = notes([frame])
     name = f"{example.scene.name}, frame {example.frame}"
-    return grid(rows, f"{name}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected")
+    title = f"{name}: threshold {threshold_m:.2f} m, {use.mean():.1%} projected"
+    return grid(rows, title, width_in=8.8, notes=explained)
 
 
 def error_maps(config: Config, count: int = 3) -> FigureWithTable:
@@ -97,7 +117,7 @@ def draw_error_maps(
         for name in "DPL":
             off = np.abs(signed_error(frame.depths[name], frame.gt))
             note = f"{frame.medians_m[name]:.2f} m" if name in frame.medians_m else ""
-            errors.append(Panel(f"|{name} − truth|", off, "error", SIGNED_LIMIT_M, frame.highlight, note))
+            errors.append(Panel(f"|{name} − truth|", off, "error", outline=frame.highlight, note=note))
         choice = [
             Panel("uncertainty U", uncertainty, "uncertainty", limit),
             Panel("P taken", use_proj, "mask"),

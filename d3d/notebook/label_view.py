@@ -136,7 +136,8 @@ def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
     pred, proj, truth = shown.inputs.pred, shown.inputs.proj, shown.truth
     error = None if truth is None else signed_error(label, truth)
     tops = {"depth": colours.upper_limit((pred, proj, truth)), "uncertainty": limit_m}
-    tops["signed"] = colours.SIGNED_LIMIT_M
+    # of D, not of L: the colours do not change while the threshold moves
+    tops["signed"] = colours.upper_limit([None if truth is None else signed_error(pred, truth)], "signed")
     cells = [
         ("image" if shown.highlight is None else "image (line: highlight)", "", shown.image),
         ("predicted depth D", "depth", pred),

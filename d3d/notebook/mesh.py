@@ -11,13 +11,12 @@ import numpy as np
 from d3d import evaluation, figures
 from d3d.datasets import Scene
 from d3d.errors import DataError
+from d3d.figures.files import mark_untrained
 from d3d.geometry import upward
+from d3d.notebook.output import Shown
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.reconstruction import Mesh, overview_camera, render_shaded
-
-# Marks a large output that follows a static picture of the same; `scripts/notebooks.py` does not store it
-INTERACTIVE = "interactive"
 
 
 def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
@@ -33,21 +32,23 @@ def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
     }
 
 
-def show(config: Config, scene: Scene, index: int) -> None:
-    """Show the mesh of a scene as pictures, then as a mesh to turn.
+def show(config: Config, scene: Scene, index: int) -> Shown:
+    """Show the mesh of a scene: as a mesh to turn in a running notebook, elsewhere as pictures.
 
     The mesh to turn is a page within the cell's output. It needs neither kernel nor network, and `nbconvert` keeps it.
     It is simplified to the number of triangles that a browser draws at once.
     """
-    from IPython.display import HTML, Image, display
-
     panels = [figures.Panel(title, view) for title, view in views(config, scene, index).items()]
     name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(config.arch)}"
-    picture = figures.grid([panels], name)
-    display(Image(figures.png_bytes(picture, picture.dpi), alt=name))
-    small = decimated(stages.read_mesh(config, config.arch, scene))
-    content = page(small, upward(scene.world_T_cams), name)
-    display(HTML(iframe(content, name)), metadata={"d3d": INTERACTIVE})
+    picture = figures.grid([panels], name, width_in=11)
+    if not config.learns:
+        mark_untrained(picture)
+
+    def bundle() -> dict[str, str]:
+        small = decimated(stages.read_mesh(config, config.arch, scene))
+        return {"text/html": iframe(page(small, upward(scene.world_T_cams), name), name)}
+
+    return Shown(figures.png_bytes(picture, 110), name, bundle)
 
 
 def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:

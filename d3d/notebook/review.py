@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import html
 from functools import lru_cache
-from typing import Any
 
 from d3d.errors import D3DError, DataError
 from d3d.figures import png_bytes
 from d3d.lists.review import ACCEPT, REJECT, Review, picture
 from d3d.notebook.messages import errors_shown_in
+from d3d.notebook.output import Shown
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
@@ -58,14 +58,14 @@ def status(review: Review) -> str:
     return f"frame {review.index + 1} of {len(review.frames)}: {now}. {counts}{end}"
 
 
-def show(config: Config, review: Review) -> Any:
+def show(config: Config, review: Review) -> Shown:
     """Show a review: one picture, five buttons, a text field that takes keys, a slider to go through the frames.
 
     ipywidgets has no key events. A text field has, in JupyterLab and VS Code alike: click into it once and type. The
     slider takes arrow keys.
 
     Returns:
-        an ipywidgets `VBox`; make it the last expression of the cell.
+        what the cell shows, without a running notebook the first picture; its ``widget`` is an ipywidgets `VBox`.
     """
     import ipywidgets
 
@@ -114,4 +114,5 @@ def show(config: Config, review: Review) -> Any:
     keys.observe(lambda change: pressed(keys_typed(change["old"], change["new"])), "value")
     place.observe(moved, "value")
     show()
-    return ipywidgets.VBox([line, ipywidgets.HBox(buttons), keys, place, view, message])
+    box = ipywidgets.VBox([line, ipywidgets.HBox(buttons), keys, place, view, message])
+    return Shown(view.value, status(review), box._repr_mimebundle_, box)

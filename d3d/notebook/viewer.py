@@ -15,24 +15,24 @@ from d3d import evaluation
 from d3d.notebook import label_view
 from d3d.notebook.label_view import TargetFrames, View
 from d3d.notebook.messages import errors_shown_in
+from d3d.notebook.output import Shown
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
 
-def show(config: Config, scene: str = "", frame: str = "") -> Any:
+def show(config: Config, scene: str = "", frame: str = "") -> Shown:
     """Show Eq. 3 live: choose scene, frame, network and label rule, and move the threshold.
 
-    The picture of the first view also becomes an output of the cell, as a PNG; the widget works in a running notebook
-    only. The threshold starts at the one that the run uses; with a quantile, at that of each label rule and network.
+    The widget works in a running notebook only; elsewhere the cell shows the picture of the first view. The threshold
+    starts at the one that the run uses; with a quantile, at that of each label rule and network.
 
     Args:
         scene, frame: the first view; by default the first target frame of the first scene with true depth.
 
     Returns:
-        an ipywidgets `VBox`; make it the last expression of the cell.
+        what the cell shows; its ``widget`` is an ipywidgets `VBox`.
     """
     import ipywidgets
-    from IPython.display import Image, display
 
     frames = TargetFrames(config)
     scene = scene or next(filter(frames.has_truth, frames.scenes), frames.scenes[0])
@@ -66,7 +66,7 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
         return sentence
 
     sentence = redraw()  # an error here fails the cell
-    display(Image(data=picture.value, alt=sentence))
+    first = picture.value
 
     def changed(name: str, value: Any) -> None:
         with errors_shown_in(message):
@@ -94,7 +94,8 @@ def show(config: Config, scene: str = "", frame: str = "") -> Any:
     wrapped = {"flex_flow": "row wrap"}
     choices = ipywidgets.HBox([controls[name] for name in ("scene", "arch", "labels")], layout=wrapped)
     frame_row = ipywidgets.HBox([controls["frame"], *buttons], layout=wrapped)
-    return ipywidgets.VBox([choices, frame_row, controls["threshold_m"], picture, words, message])
+    box = ipywidgets.VBox([choices, frame_row, controls["threshold_m"], picture, words, message])
+    return Shown(first, sentence, box._repr_mimebundle_, box)
 
 
 def _words(sentence: str, table: pd.DataFrame) -> str:
