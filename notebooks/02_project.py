@@ -111,7 +111,7 @@ def tsdf_on_ray(example, store, tau=cfg.fusion.trunc_m, step_m=0.02):
 
 def draw(axis, example, title):
     z, sdf, mean, surface = tsdf_on_ray(example, predicted)
-    axis.plot(z, sdf.T, color="0.8", linewidth=0.7)
+    axis.plot(z, sdf.T, color="0.6", linewidth=0.7)
     axis.plot(z, mean, color="C0", linewidth=2, label="TSDF, mean of all votes")
     axis.axhline(0, color="k", linewidth=0.7)
     y, x = middle_of_highlight(example)
@@ -131,10 +131,13 @@ def draw(axis, example, title):
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
 surface = draw(axis, example, f"{example.name}: one ray through the highlight")
 axis.set_ylabel("signed distance (m)")
+plt.show()
+
 # %% [markdown]
-# Grey: one line a view. Each line falls through zero at the surface that this view predicts. The lines that fall late
-# are views in which a reflection covers this point of the floor. The other views outvote them: the mean falls through
-# zero near the true depth, though this frame's own prediction is far behind it.
+# Grey: one line a view. A line falls through zero at the surface that this view predicts, and stays at the top as
+# long as the surface is far behind. Most views put the surface near the true depth (black). A few see the reflection
+# at this place, and put it metres behind, as this frame does (red). The mean falls through zero near the true depth.
+# (It may cross again farther behind; the camera sees the first surface only.)
 #
 # ## d3d's mesh
 # d3d integrates all voxels (Open3D), and marching cubes makes a mesh of the surface TSDF = 0. In a running notebook
@@ -185,8 +188,9 @@ if np.isfinite(surface) and theirs[y, x] > 0 and cfg.learns and cfg.fusion.passe
 # %% [markdown]
 # ## Predicted and projected depth
 # Top: depth. Bottom: error, red is too far; the number is the median on the outlined highlights. $D$ has the
-# reflection far behind the floor. $P$ has it on the floor, but is smoother everywhere: "the projected depth is
-# lacking high-frequency details due to volumetric averaging over multiple views". White: the mesh has no surface.
+# reflections far behind the floor. $P$ has these places on the floor. A red spot is left beside the outlines, where
+# other views saw a reflection. And $P$ is smoother: "the projected depth is lacking high-frequency details due to
+# volumetric averaging over multiple views". White: the mesh has no surface.
 
 # %%
 d3d.figures.labels.against_truth(
@@ -206,15 +210,17 @@ maps = {
 d3d.figures.labels.against_truth(hard.target, maps, hard.gt, hard.highlight, title=hard.name)
 
 # %% [markdown]
-# The votes say why. Left: the ray of the frame above, where it works. Right: this one. The reflection is of a large
-# window, and it covers the same part of the floor in nearly all views. The majority of the votes is wrong, and no
-# mean can repair that. It needs a view that sees the floor without the reflection.
+# The votes say why. Left: the ray of the frame above, where it works. Right: this one. The reflections are large, and
+# they cover this place of the floor in most views: few grey lines go through zero at the true depth, most stay above
+# it. The mean has its zero at the mirror image. No mean can repair a wrong majority.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
 for axis, shown in zip(axes, (example, hard), strict=True):
     draw(axis, shown, shown.name)
 axes[0].set_ylabel("signed distance (m)")
+plt.show()
+
 # %% [markdown]
 # Over all training rooms with true depth: $P$ is better on highlights, and worse on diffuse pixels. (Where the mesh
 # has no surface, $D$ stands in for $P$.) So neither is the best label: [03_fuse](03_fuse.ipynb) takes the better one

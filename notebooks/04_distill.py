@@ -98,9 +98,10 @@ d3d.figures.loss_curves(histories)
 
 # %% [markdown]
 # ## Teacher, label and student on a training frame
-# Numbers: median error on the outlined highlights. The teacher has the reflection far behind the floor, the label has
-# it near the floor. So has the student, and it has no holes at the border of the mask: it sees many labels of the
-# same floor. Where a label is wrong in one view and right in most, it learns the rule and not the exception.
+# Numbers: median error on the outlined highlights. The teacher has the reflections far behind the floor; the label
+# has them near the floor, but with some holes left and sharp edges where it changes from $P$ to $D$. The student has
+# no hole any more. On this frame it does not follow its label all the way: it sees the labels of all rooms, and some
+# of them still have the reflection ([03](03_fuse.ipynb)).
 
 # %%
 teacher = d3d.stages.load_network(cfg, cfg.arch)
@@ -145,7 +146,7 @@ d3d.figures.figure5.make(cfg, [cfg.arch], count=2).figure
 #   logarithms.
 # - It is better than its teacher on highlights, and it has no need for the mesh or the ensemble any more: one image
 #   in, one depth map out.
-# - It is also better than its labels: their errors differ from view to view, and the student learns what they share.
+# - Its labels need not be perfect. It learns what most of them share: floors have no holes.
 #
 # ## Exercises
 # 1. Train a student on the teacher's own depth (`-p labels pred`), the paper's "self-teaching". How much of the gain

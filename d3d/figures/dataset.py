@@ -23,7 +23,7 @@ from d3d.pipeline.config import Config
 
 # Data set -> scene and frame of the running example. Here the method works: the views disagree about the reflection,
 # and their mean is the floor.
-EXAMPLES = {"glossyrooms": ("train-0012", "000076")}
+EXAMPLES = {"glossyrooms": ("train-0018", "000038")}
 MATERIAL_COLOURS = {
     name: rgb(colour)
     for name, colour in (("matt", "#CDCDCD"), ("glossy", BLUE), ("mirror", VERMILLION), ("light", YELLOW))

@@ -221,7 +221,7 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float | None = None) -> None:
     """A colour bar with its ends, name and unit; a triangle above it points at ``mark``."""
     draw, font, name = ImageDraw.Draw(page), _font(), colours.NAMES[kind]
-    ends = f"{colours.limits(kind, limit)[0]:g}", f"{limit:.2g} {colours.UNITS[kind]}"
+    ends = f"{colours.limits(kind, limit)[0]:.2g}", f"{limit:.2g} {colours.UNITS[kind]}"
     left = x + round(font.getlength(ends[0])) + 5
     right = x + _CELL_W - round(font.getlength(ends[1])) - 5
     ramp = Image.fromarray(colours.table(kind)[None]).resize((right - left, 12), Image.Resampling.BILINEAR)
