@@ -123,7 +123,8 @@ print(f"{scene.name}, frame {scene.frame_ids[triple[0]]}: {fails.mean():.0%} of 
 # %% [markdown]
 # ## How good the labels are
 # Against the truth of the training frames, where it is known: which share of highlights and of other pixels takes $P$,
-# and the error that remains. A good label takes $P$ on the highlights and nowhere else.
+# and the error that remains. A good label takes $P$ on the highlights and nowhere else. `proj` and `mv` take it nearly
+# everywhere: that is best on highlights, and worst on the other pixels, where the mesh is blurred.
 
 # %%
 makeup = d3d.analysis.labels.label_makeup(cfg, strategies=[n for n in names if n != "proj_lowres"])

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # 08 Figures: the paper's, from your own run
 #
-# **Paper** section 1 (Figures 1 and 2), section 3.2.3 (Figure 4) and section 5 (Figure 5), and four charts that explain
-# them. **In:** all three networks and the student of the one that is distilled (trained now if missing). **Out:** the
-# figures below. **Time** at profile ready: three minutes after 04 on two CPU cores; on one GPU not measured.
+# **Paper** section 1 (Figures 1 and 2), section 3.2.3 (Figure 4) and section 5 (Figure 5), and four charts that
+# explain them. **In:** all three networks and the student of the one that is distilled (trained now if missing).
+# **Out:** the figures below. **Time** at profile ready: a minute and a half after 04 and 07 on two CPU cores; on one
+# GPU not measured.
 #
 # `papermill 08_figures.ipynb out.ipynb -p arch hrdepth`
 
@@ -51,8 +52,10 @@ figure1.figure
 
 # %% [markdown]
 # ## Figure 2: wrong in one view, better in the mesh of all
-# Predicted depth is too far (red) on highlights. The projected depth is compared with it: from other places the same
-# floor shows no highlight. Highlights are outlined; the numbers are median errors on them.
+# Predicted depth is too far (red) on highlights (outlined; the numbers are median errors on them). From other places
+# the same floor shows no highlight, so the mesh of all views can be right where one view is wrong. Profile ready
+# shows both: in train-0012 and train-0024 the mesh brings the floor back, but furniture melts. In train-0000 the
+# mesh is wrong, too: its surface lies far behind the floor where the window is mirrored.
 
 # %%
 figure2 = d3d.figures.figure2.make(cfg)
@@ -60,7 +63,8 @@ figure2.figure
 
 # %% [markdown]
 # ## Figure 4: what Eq. 3 looks at
-# The predictions of the three networks, their projected depth, the uncertainty $U$ and its mask.
+# The predictions of the three networks, their projected depth, the uncertainty $U$ and its mask. $U$ is large on
+# highlights, but on edges and on windows as well.
 
 # %%
 figure4 = d3d.figures.figure4.make(cfg)
@@ -68,7 +72,7 @@ figure4.figure
 
 # %% [markdown]
 # ## Figure 5: before and after
-# Rooms that neither network has seen: the teacher and the student.
+# Rooms that neither network has seen: the teacher (*Self-Supervised*) and the student (*3D Distillation*).
 
 # %%
 figure5 = d3d.figures.figure5.make(cfg, [cfg.arch], count=3)
@@ -84,7 +88,8 @@ maps.figure
 
 # %% [markdown]
 # ## What the labels are made of
-# A good rule takes $P$ on many highlight pixels (plain) and on few others (hatched).
+# A good rule takes $P$ on many highlight pixels (plain) and on few others (hatched). `signed` is a rule beyond the
+# paper: Eq. 3 only where $D$ lies behind $P$.
 
 # %%
 makeup = d3d.figures.all.label_makeup(cfg)
@@ -92,7 +97,8 @@ makeup.figure
 
 # %% [markdown]
 # ## The threshold of Eq. 3
-# At the left end every pixel takes $P$, at the right end no pixel does.
+# At the left end every pixel takes $P$, at the right end no pixel does. Highlights want a low threshold; the other
+# pixels want a higher one, which spares them the melted mesh.
 
 # %%
 thresholds = d3d.figures.all.threshold_sweep(cfg)
@@ -101,7 +107,7 @@ thresholds.figure
 # %% [markdown]
 # ## Truncation and voxel of the fusion
 # The paper truncates the TSDF at 1 m, with voxels of 5 cm. Here each training room with truth is fused again with other
-# values.
+# values. A short truncation keeps more of the reflections; the voxel matters little.
 
 # %%
 truncations = d3d.analysis.truncation.truncation_sweep(
