@@ -25,9 +25,7 @@
 # %% tags=["parameters"]
 profile: str = None  # None: ready, or the one that D3D_PROFILE names; smoke, demo, laptop, paper
 arch: str = "monodepth2"  # network: monodepth2, hrdepth, monovit or lite
-teachers: str = (
-    None  # shipped (the networks that come with d3d) or trained (here); None: as the profile has it
-)
+teachers: str = None  # shipped with d3d, or trained here; None: as the profile has it
 dataset: str = None  # glossyrooms or 7scenes; None: as the profile has it
 root: str = None  # folder of the data set; None: the one that ships
 seed: int = 0  # of initialisation, order and augmentation
