@@ -1,4 +1,4 @@
-"""Notebook 03 in JupyterLab in a real browser: run it, move the threshold, see the picture change, turn the mesh.
+"""Notebooks 02 and 03 in JupyterLab in a real browser: turn the mesh, move the threshold, see the picture change.
 
 The browser is Debian's Chromium without a screen, drawing WebGL in software. What it asks of any other host than the
 local one is refused and fails the test: viewer and mesh must work without a network.
@@ -40,13 +40,18 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab of its own, with notebook 03 over a run whose depth is known."""
+    """The address of a JupyterLab of its own, with notebooks 02 and 03 over a run whose depth is known.
+
+    ``NAME`` in it stands for the notebook's name.
+    """
     folder = tmp_path_factory.mktemp("lab")
     known_run(folder / "runs")
-    notebook = jupytext.read(REPO / "notebooks" / "03_fuse.py")
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     (folder / "work").mkdir()
-    nbformat.write(notebook, folder / "work" / "03_fuse.ipynb")
+    for name in ("02_project", "03_fuse"):
+        notebook = jupytext.read(REPO / "notebooks" / f"{name}.py")
+        notebook.metadata["kernelspec"] = kernel
+        nbformat.write(notebook, folder / "work" / f"{name}.ipynb")
     settings = folder / "settings" / "@jupyterlab"
     for plugin, values in {
         "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -82,7 +87,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_for(f"{address}/api?token={TOKEN}", server, log)
-        yield f"{address}/lab/tree/03_fuse.ipynb?token={TOKEN}"
+        yield f"{address}/lab/tree/NAME.ipynb?token={TOKEN}"
     finally:
         server.terminate()  # it ends its kernels
         server.wait(30)
@@ -100,9 +105,9 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     raise AssertionError(f"JupyterLab does not answer:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def page(lab: str) -> Iterator[playwright.Page]:
-    """The notebook, run from top to bottom by its menu."""
+@pytest.fixture
+def page(lab: str, request: pytest.FixtureRequest) -> Iterator[playwright.Page]:
+    """The notebook that the test names, run from top to bottom by its menu."""
     elsewhere = []
 
     def only_local(route: playwright.Route) -> None:
@@ -121,7 +126,7 @@ def page(lab: str) -> Iterator[playwright.Page]:
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         page.set_default_timeout(SECONDS * 1000)
         page.route("**/*", only_local)
-        page.goto(lab)
+        page.goto(lab.replace("NAME", request.param))
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # JupyterLab loses what is run before
         page.get_by_role("menuitem", name="Run", exact=True).click()
@@ -166,6 +171,7 @@ def threshold_in_words(page: playwright.Page) -> float:
     return float(re.search(r"threshold ([\d.]+) m", text)[1])
 
 
+@pytest.mark.parametrize("page", ["03_fuse"], indirect=True)
 def test_the_threshold_is_moved_by_keyboard_and_the_picture_follows(page: playwright.Page) -> None:
     wait_for(page, page.locator("img.widget-image"))
     before, words = picture_of(page), threshold_in_words(page)
@@ -178,6 +184,7 @@ def test_the_threshold_is_moved_by_keyboard_and_the_picture_follows(page: playwr
     assert wait_until_other(lambda: picture_of(page), before) != before
 
 
+@pytest.mark.parametrize("page", ["02_project"], indirect=True)
 def test_the_mesh_is_turned_by_mouse_and_by_keyboard(page: playwright.Page) -> None:
     wait_for(page, page.locator("iframe[title^='mesh of']"))
     canvas = page.frame_locator("iframe[title^='mesh of']").locator("canvas")
