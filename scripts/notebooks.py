@@ -30,7 +30,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w./<>~:\\-])/(?:[\w.+-]+/)+[\w.+-]*")
 
 # Resolution of the committed pictures: legible, and small enough for the repository
 DPI = 110
-MOST_BYTES = 300_000  # of a picture; a larger one gets 256 colours
+MOST_BYTES = 160_000  # of a picture; a larger one gets 256 colours
 
 
 def pair(source: Path) -> Path:

@@ -48,7 +48,7 @@ def one_frame_per_scene(config: Config) -> Figure:
     shown = [s for split in dataset.splits for s in dataset.scenes(split)[:12]]
     images = [s.image(len(s) // 2) for s in shown]
     columns = min(len(shown), 3 if len(shown) <= 9 else 6)
-    return contact_sheet(images, [s.name for s in shown], columns, width_in=min(12, 2.8 * columns))
+    return contact_sheet(images, [s.name for s in shown], columns, width_in=min(8, 2.8 * columns))
 
 
 def ground_truth(scene: Scene, i: int) -> Figure:
