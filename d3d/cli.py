@@ -1,4 +1,4 @@
-"""The command line: ``python -m d3d <command> --profile demo --arch hrdepth``; ``<command> --help`` has its options."""
+"""The command line: ``python -m d3d <command> [options]``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 _LISTED = "\n".join(f"  {name:10} {command.help}" for name, command in COMMANDS.items())
 _START = f"""Start with one of these:
 
-  python -m d3d all --profile smoke     see that everything works: a minute
+  python -m d3d all --profile smoke     check the installation: a minute
   python -m d3d all --profile demo      train and evaluate on the rooms that ship: half an hour on two cores
   python -m d3d <command> --help        the options of one command
 
 commands:
 {_LISTED}
 
-A command computes first what it needs, and skips what is finished."""
+A command first computes missing results of earlier commands, and reuses finished results."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.ArgumentParser:
-    """The command line: a command, then its options; ``--help`` shows the defaults of the profile and network."""
+    """Build the parser; ``--help`` shows the defaults of the given profile and network."""
     raw = argparse.RawDescriptionHelpFormatter
     result = _Parser(
         prog="python -m d3d", usage="%(prog)s <command> [options]", description=_START, formatter_class=raw
@@ -48,7 +48,8 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         prog="python -m d3d", dest="command", metavar="<command>", help=argparse.SUPPRESS
     )
     for name, command in COMMANDS.items():
-        example = f"example:\n  python -m d3d {name} {command.example}"
+        note = f"{command.note}\n\n" if command.note else ""
+        example = f"{note}example:\n  python -m d3d {name} {command.example}"
         sub = commands.add_parser(
             name, description=command.help, epilog=example, formatter_class=raw, allow_abbrev=False
         )
@@ -58,7 +59,7 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
         for group, options in groups.items():
             for parameter in taken[group]:
-                _add(options, parameter, profile, arch)
+                _add(options, parameter, profile, arch, group not in command.unlisted)
         for option, (group, how) in command.options.items():
             if group not in groups:
                 groups[group] = sub.add_argument_group(group)
@@ -67,8 +68,8 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
     return result
 
 
-def _add(group: Any, name: str, profile: str, arch: str) -> None:
-    """Add one parameter as an option, with its choices and its default in a profile and for a network."""
+def _add(group: Any, name: str, profile: str, arch: str, listed: bool) -> None:
+    """Add a parameter as an option, with its choices and its default for a profile and a network."""
     p, profile = PARAMETERS[name], profile if profile in PROFILES else "demo"
     config, default, text = PROFILES[profile], p.default(profile, arch), p.help
     if name == "ensemble":
@@ -89,17 +90,18 @@ def _add(group: Any, name: str, profile: str, arch: str) -> None:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
         how = {"type": p.type, "metavar": metavar}
     flag = f"--{name.replace('_', '-')}"
-    option = group.add_argument(flag, dest=name, help=text.replace("%", "%%"), **how)
-    # for argcomplete: not `choices`, as a wrong value is told with its near misses
+    shown = text.replace("%", "%%") if listed else argparse.SUPPRESS
+    option = group.add_argument(flag, dest=name, help=shown, **how)
+    # not `choices`: `make_config` reports a wrong value with its near misses
     option.completer = lambda **_: p.choices
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
-    """The options of a command; a `ConfigError` with the near misses if it or an option is unknown."""
+    """Parse the command and its options; a `ConfigError` with near misses if one is unknown."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
     spelled = _spelled(words)
-    # --help shows the defaults of the profile and the network that are given beside it
+    # for --help: the profile and the network on the same command line
     given = {before: word for before, word in pairwise(spelled) if before in ("--profile", "--arch")}
     shown = parser(given.get("--profile", "demo"), given.get("--arch", "monodepth2"))
     known, rest = shown.parse_known_args(spelled)
@@ -108,7 +110,10 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
     command = COMMANDS[known.command]
     if rest:
         if command.positional and not rest[0].startswith("-"):
-            raise ConfigError(f"give all {command.positional} in one place, {rest[0]!r} with the others.")
+            raise ConfigError(
+                f"{rest[0]!r} is separate from the other {command.positional}: "
+                f"give all {command.positional} in one place."
+            )
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
         if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.options)]:
             raise ConfigError(
@@ -119,15 +124,15 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
 
 
 def _spelled(words: Sequence[str]) -> list[str]:
-    """The words with dashes in their options: --threshold_m is --threshold-m."""
+    """Write options with dashes: --threshold_m becomes --threshold-m."""
     return [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in words]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; of several processes of torchrun the first one runs it, and all train.
+    """Run a command. Under torchrun the first process runs it, and all processes share the trainings.
 
     Returns:
-        0 when done, 1 after an error, 2 where a parameter or the command line is wrong, 130 when interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong parameter or command line, 130 interrupted.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:
@@ -156,7 +161,7 @@ def _run(words: list[str]) -> int:
 
             if words[1] != "scannet":
                 raise unknown("data set to prepare", words[1], ("scannet",))
-            name = "prepare scannet"  # it has options of its own, and no run
+            name = "prepare scannet"  # has its own parser, and needs no run
             prepare.run(_spelled(words[2:]))
         else:
             options, command = _parsed(words)
@@ -173,7 +178,7 @@ def _run(words: list[str]) -> int:
 
 
 def _called(options: argparse.Namespace, command: Command, words: Sequence[str]) -> Call:
-    """The configuration and the networks that a command line asks for."""
+    """Return the arguments of a command: configurations, networks, options."""
     values = {name: getattr(options, name) for name in command.parameters}
     configs = _configs(values, getattr(options, "seeds", None))
     config, given = configs[0], getattr(options, "archs", None)
@@ -191,7 +196,7 @@ def _called(options: argparse.Namespace, command: Command, words: Sequence[str])
 
 
 def _configs(values: dict[str, Any], seeds: str | None) -> list[Config]:
-    """One configuration for each seed; "{seed}" in ``--run`` and ``--base`` stands for it."""
+    """Make a configuration for each seed; the seed replaces "{seed}" in ``--run`` and ``--base``."""
     if seeds is None:
         return [make_config(**values)]
     if values.get("seed") is not None:
@@ -199,10 +204,12 @@ def _configs(values: dict[str, Any], seeds: str | None) -> list[Config]:
     named = {name: values[name] for name in ("run", "base") if values.get(name)}
     for name, value in named.items():
         if "{seed}" not in value:
-            raise ConfigError(f"--{name} {value!r} must have {{seed}} in it: each seed has a run of its own.")
+            raise ConfigError(f"--{name} {value!r} must contain {{seed}}: each seed has its own run.")
     try:
         numbers = [int(s) for s in seeds.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds {seeds!r} must be whole numbers with commas, as 0,1,2.") from None
+        raise ConfigError(
+            f"--seeds {seeds!r} must be whole numbers separated by commas, such as 0,1,2."
+        ) from None
     runs = [{name: value.replace("{seed}", str(n)) for name, value in named.items()} for n in numbers]
     return [make_config(**values | run | {"seed": n}) for n, run in zip(numbers, runs, strict=True)]

@@ -1,4 +1,4 @@
-"""The commands of the command line: what each does, which parameters it takes, and an example."""
+"""The commands of the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _prepare(call: Call) -> None:
 
 
 def _stage(call: Call) -> None:
-    """Compute the stage that the command is named after for each network, and print its folder."""
+    """Compute the stage with the name of the command for each network, and print its folder."""
     from d3d.pipeline import stages
 
     for arch in call.archs:
@@ -41,7 +41,7 @@ def _evaluate(call: Call) -> None:
 
 
 def _tables(call: Call) -> None:
-    """Tables 2 to 6 over the runs of several seeds, or from the scores in results/; else the table of one run."""
+    """Make Tables 2 to 6 from the runs of several seeds or from the scores in results/; or the table of one run."""
     from d3d import tables
     from d3d.pipeline import runs
 
@@ -49,9 +49,20 @@ def _tables(call: Call) -> None:
     if not (options.seeds or options.export or options.stored or options.readme):
         _print_table(first)
         return
-    if options.seeds and not options.export and (options.stored or options.readme):
+    if not options.export and (options.stored or options.readme):
+        unused = [
+            name for name in COMMANDS["tables"].parameters if name not in ("profile", "dataset", "arch")
+        ]
+        if given := [name for name in (*unused, "archs", "seeds") if getattr(options, name) is not None]:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(
+                f"--stored and --readme make every table from all scores in results/: leave out {flags}, or give "
+                "--export to store the scores of runs first."
+            )
+    elif options.split and not options.lists:
         raise ConfigError(
-            "--stored and --readme read every seed in results/: leave out --seeds, or give --export to store them."
+            "--seeds and --export take the scores of every split: leave out --split, or evaluate only the splits "
+            "that you need."
         )
     if options.export:
         written = tables.export(tables.gather(call.configs), folder)
@@ -66,7 +77,7 @@ def _tables(call: Call) -> None:
     print("\n".join(map(str, paths)))
     lines = [line for key in tables.LAYOUTS for line in tables.missing(scores, key, first.arch)]
     if todo := dict.fromkeys(line.split(": ", 1)[1] for line in lines):
-        print("Each table lists the rows that it lacks, with the command that makes them. All such commands:")
+        print("Some rows are missing. These commands make them:")
         print("\n".join(f"  {command}" for command in todo))
     if options.readme:
         path = runs.project_root() / "README.md"
@@ -84,9 +95,9 @@ def _print_table(config: Config, trainings: Sequence[tuple[str, str]] | None = N
     unit = "metres" if e.scale == "none" else "relative depth"
     print(
         f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
-        f"means over images (their number in brackets){f', against {truth}' if truth else ''}\n\n"
+        f"means over images (number of images in brackets){f', against {truth}' if truth else ''}\n\n"
         f"{tables.printed(table)}\n"
-        f"all metrics, highlights and other pixels: {stages.folder_of(config, 'tables')}"
+        f"all metrics, also of highlights and other pixels: {stages.folder_of(config, 'tables')}"
     )
 
 
@@ -100,7 +111,7 @@ def _rank(call: Call) -> None:
     known = ranking.found_known(config, ranked)
     if len(known):
         print(
-            f"\nhow well each score finds the frames known to be reflective\n\n{known.round(3).to_string()}\n"
+            f"\naccuracy of each score on the frames known to be reflective\n\n{known.round(3).to_string()}\n"
         )
     sheet = ranking.folder_of(config) / "contact_sheet.png"
     print(f"all {len(ranked)} frames: {sheet.with_name('frames.csv')}")
@@ -120,7 +131,7 @@ def _labels(call: Call) -> None:
     from d3d.analysis.thresholds import rule_sweep
 
     for arch in call.archs:
-        print(f"\nSq Rel of {arch}'s labels on training frames with ground truth\n")
+        print(f"\nSq Rel of the labels of {arch} on training frames with ground truth\n")
         print(rule_sweep(call.config, arch).round(3).to_string(index=False, na_rep="-"))
 
 
@@ -141,7 +152,7 @@ def _ship(call: Call) -> None:
 
     options = call.options
     if options.name and len(call.archs) > 1:
-        raise ConfigError("--name is for one network: leave it out, or give one --arch.")
+        raise ConfigError("--name names one network: leave it out, or give one --arch.")
     for arch in call.archs:
         labels = "" if options.teacher else call.config.labels
         print(shipping.ship(call.config, arch, labels, options.name or "", options.replace))
@@ -153,13 +164,13 @@ def _export(call: Call) -> None:
 
     o = call.options
     if (o.height is None) != (o.width is None):
-        raise ConfigError("--height and --width: give both or none.")
+        raise ConfigError("--height and --width: give both or neither.")
     model = load_model(o.model)
     size_hw = model.train_size if o.height is None else (o.height, o.width)
     difference = export(model, o.out, o.format, size_hw, o.model if o.model in available() else "")
     height, width = size_hw
     print(
-        f"{o.out}: {height}x{width} (height x width), largest difference of depth to torch {difference:.1e}, relative"
+        f"{o.out}: {height}x{width} (height x width), largest relative difference of depth to torch {difference:.1e}"
     )
 
 
@@ -170,7 +181,7 @@ def _all(call: Call) -> None:
     _print_table(call.config, stages.train_all(call.config, call.archs))
     for path in run_figures(call.config, call.archs[0]):
         print(f"figure: {path}")
-    print(f"everything is in {runs.run_folder(call.config)}")
+    print(f"all results are in {runs.run_folder(call.config)}")
 
 
 def _predict(call: Call) -> None:
@@ -187,7 +198,7 @@ def _predict(call: Call) -> None:
 
 
 def without(words: Sequence[str], option: str) -> list[str]:
-    """The words of a command line without an option and its value, in either spelling."""
+    """Remove an option and its value from the words of a command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(option)
     return parser.parse_known_args(words)[1]
@@ -196,7 +207,7 @@ def without(words: Sequence[str], option: str) -> list[str]:
 COMMANDS = {
     "predict": Command(
         _predict,
-        "depth, pictures, point clouds and meshes of your images and videos, by a trained network",
+        "predict depth, pictures, point clouds and meshes of your images and videos with a trained network",
         ("machine",),
         "kitchen.jpg holiday/ --model lite-distilled --out predicted",
         more=(*("images", "out", "outputs", "overwrite", "model", "size", "precision", "fov", "focal_px"),),
@@ -205,7 +216,7 @@ COMMANDS = {
     ),
     "prepare": Command(
         _prepare,
-        "list the training triples; `prepare scannet` makes ScanNet small (see `prepare scannet --help`)",
+        "list the training triples; `prepare scannet` extracts the needed frames (see `prepare scannet --help`)",
         ("run", *DATA, "fusion", "machine"),
         "--dataset 7scenes --root /data/7scenes",
         more=(),
@@ -216,20 +227,23 @@ COMMANDS = {
         ),
     ),
     "pretrain": Command(
-        _stage, "self-supervised pretraining (3.1)", PRETRAIN, "--profile demo --arch hrdepth"
+        _stage, "pretrain a network without labels (3.1)", PRETRAIN, "--profile demo --arch hrdepth"
     ),
     "project": Command(
         _stage,
-        "predicted depth, TSDF mesh, projected depth (3.2.1, 3.2.2)",
+        "predict depth, fuse TSDF meshes, render projected depth (3.2.1, 3.2.2)",
         LABELS,
         "--arch hrdepth --voxel-m 0.04",
     ),
     "fuse": Command(
-        _stage, "uncertainty and pseudo-labels (3.2.3, Eq. 3)", LABELS, "--labels uncer --threshold-m 0.2"
+        _stage,
+        "compute uncertainty and pseudo-labels (3.2.3, Eq. 3)",
+        LABELS,
+        "--labels uncer --threshold-m 0.2",
     ),
     "labels": Command(
         _labels,
-        "quality of the labels by rule and threshold, on training frames with ground truth",
+        "compare label strategies and thresholds on training frames with ground truth",
         LABELS,
         "--profile demo",
     ),
@@ -241,14 +255,14 @@ COMMANDS = {
     ),
     "record": Command(
         _record,
-        "the recorded runs of several --seeds: every training behind the results in the README",
+        "make the recorded runs: every training behind the results in the README",
         EVALUATE,
         "--profile laptop --seeds 0,1,2 --processes 2",
         more=("archs", "seeds", "processes"),
     ),
     "tables": Command(
         _tables,
-        "the table of everything that a run has evaluated; with --seeds or --stored Tables 2 to 6",
+        "make the table of a run; with --seeds or --stored: Tables 2 to 6",
         EVALUATE,
         "--profile laptop --stored",
         more=("archs", "seeds", "export", "stored", "readme"),
@@ -256,13 +270,13 @@ COMMANDS = {
     ),
     "rank": Command(
         _rank,
-        "rank the frames of a split by how reflective they look: the start of a list (4.1)",
+        "rank the frames of a split by reflectiveness, to start a list (4.1)",
         (*PRETRAIN, "fusion", "evaluation"),
         "--split val",
     ),
     "figures": Command(
         _figures,
-        "every figure whose data the run has, into paper_figures/",
+        "draw every figure that the run has data for, into paper_figures/",
         (*EVALUATE, "ablation"),
         "--profile demo",
     ),
@@ -271,18 +285,21 @@ COMMANDS = {
         "put the network of a finished training into data/networks, with its model card",
         LABELS,
         "--profile laptop --arch lite --labels uncer",
+        without=("workers", "train_processes", "compile"),
+        unlisted=("training", "fusion"),
+        note="If the training had further options, repeat them here (see `distill --help`): they identify it.",
         own={
             "name": ("file", {"help": "name of the network (default: <arch>-distilled and the like)"}),
             "teacher": (
                 "file",
-                {"action": "store_true", "help": "the self-supervised network, not the student"},
+                {"action": "store_true", "help": "ship the self-supervised network instead of the student"},
             ),
-            "replace": ("file", {"action": "store_true", "help": "replace another training of this name"}),
+            "replace": ("file", {"action": "store_true", "help": "replace another training with this name"}),
         },
     ),
     "export": Command(
         _export,
-        "write a trained network as ONNX for other programs, checked against torch",
+        "export a trained network to ONNX, and check it against torch",
         (),
         "--model lite-distilled --format onnx --out lite.onnx",
         more=(),
@@ -291,24 +308,24 @@ COMMANDS = {
                 "network",
                 {
                     "required": True,
-                    "help": "a network that ships, a .safetensors file, or a training's folder",
+                    "help": "a shipped network, a .safetensors file, or the folder of a training",
                 },
             ),
             "height": (
                 "network",
-                {"type": int, "metavar": "N", "help": "of the images (default: the training's)"},
+                {"type": int, "metavar": "N", "help": "height of the images (default: as in the training)"},
             ),
             "width": (
                 "network",
-                {"type": int, "metavar": "N", "help": "of the images (default: the training's)"},
+                {"type": int, "metavar": "N", "help": "width of the images (default: as in the training)"},
             ),
-            "format": ("file", {"default": "onnx", "help": "onnx, or pt2 of torch.export (default: onnx)"}),
+            "format": ("file", {"default": "onnx", "help": "onnx or pt2 (torch.export) (default: onnx)"}),
             "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
         },
     ),
     "all": Command(
         _all,
-        "all of it: the networks of the ensemble, self-taught and distilled students, table, figures",
+        "run everything: pretraining, self-taught and distilled students, table, figures",
         EVALUATE,
         "--profile demo",
     ),

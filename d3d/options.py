@@ -1,4 +1,4 @@
-"""What a command of the command line is: its parameters in groups, its further options, what it is called with."""
+"""Building blocks of the command line: commands, groups of parameters, further options."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from d3d.pipeline.config import Config
 
 @dataclass(frozen=True)
 class Call:
-    """What a command is called with."""
+    """The arguments of a command."""
 
     config: Config
     archs: tuple[str, ...]
-    configs: list[Config]  # one for each of --seeds
+    configs: list[Config]  # one for each seed in --seeds
     options: argparse.Namespace
-    words: list[str]  # of the command line
+    words: list[str]  # the words of the command line
 
 
 def _flag(text: str) -> tuple[str, dict[str, Any]]:
     return "evaluation", {"action": "store_true", "help": text}
 
 
-# Parameters by the heading under which ``--help`` shows them
+# Headings of ``--help``, with their parameters
 GROUPS = {
     "run": ("profile", "seed", "run", "base", "runs_dir"),
     "data": ("dataset", "root", "height", "width", "every", "max_bad_share"),
@@ -61,13 +61,13 @@ def _camera(metavar: str, text: str) -> tuple[str, dict[str, Any]]:
     return "camera", {"type": float, "metavar": metavar, "help": text}
 
 
-# Options beside the parameters, and the positional arguments: their heading, and their arguments of `add_argument`
+# Options that are not parameters, and positional arguments: heading, arguments of `add_argument`
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "archs": (
         "networks",
-        {"metavar": "A,B", "help": "several networks, with commas, or 'ensemble', or 'every'"},
+        {"metavar": "A,B", "help": "several networks, separated by commas, or 'ensemble', or 'every'"},
     ),
-    "seeds": ("run", {"metavar": "N,N", "help": "several seeds, with commas: a run each"}),
+    "seeds": ("run", {"metavar": "N,N", "help": "several seeds, separated by commas; each has its own run"}),
     "processes": (
         "machine",
         {"type": int, "default": 1, "help": "processes that share the trainings (default: 1)"},
@@ -81,48 +81,52 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
         "files",
         {
             "metavar": "A,B",
-            "help": "some of depth (16-bit PNG in millimetres), npy (float32 metres), picture, cloud, mesh (.ply); "
-            "default: all; of a video depth and picture",
+            "help": "any of depth (16-bit PNG in millimetres), npy (float32 metres), picture, cloud, mesh (.ply); "
+            "default: all; for a video: depth and picture",
         },
     ),
     "overwrite": (
         "files",
-        {"action": "store_true", "help": "replace results that were made from or with something else"},
+        {"action": "store_true", "help": "replace existing results of other inputs or options"},
     ),
     "model": (
         "network",
         {
             "default": "lite-distilled",
-            "help": "a network that ships, a .safetensors file, or the folder of a training (default: lite-distilled)",
+            "help": "a shipped network, a .safetensors file, or the folder of a training (default: lite-distilled)",
         },
     ),
     "size": (
         "network",
-        {"metavar": "HxW", "help": "size of the network's input (default: near that of its training)"},
+        {"metavar": "HxW", "help": "size of the network's input (default: near its training size)"},
     ),
     "precision": (
         "network",
         {"choices": ("float32", "bf16"), "default": "float32", "help": "float32 (default) or bf16"},
     ),
     "fov": _camera(
-        "DEGREES", "field of view along the longer side (default: by EXIF, else as in the training)"
+        "DEGREES", "field of view along the longer side (default: from EXIF, else as in the training)"
     ),
-    "focal_px": _camera("X", "or focal length in pixels of the image"),
+    "focal_px": _camera("X", "focal length in pixels of the image, instead of --fov"),
 }
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, the groups of parameters and the further options that it takes, and an example."""
+    """A command of the command line."""
 
     run: Callable[[Call], None]
     help: str
-    groups: tuple[str, ...]
+    groups: tuple[str, ...]  # headings in `GROUPS`
     example: str
-    more: tuple[str, ...] = ("archs",)
-    without: tuple[str, ...] = ()  # parameters of these groups that have no effect on the command
-    positional: str = ""  # the one of `more` that is given without a flag
-    own: Mapping[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # as `MORE`, of it alone
+    more: tuple[str, ...] = ("archs",)  # names in `MORE`
+    without: tuple[str, ...] = ()  # parameters of the groups that the command does not take
+    unlisted: tuple[str, ...] = ()  # groups that the command takes, but ``--help`` does not list
+    note: str = ""  # shown below the options
+    positional: str = ""  # the name in `more` that is given without a flag
+    own: Mapping[str, tuple[str, dict[str, Any]]] = field(
+        default_factory=dict
+    )  # further options, as in `MORE`
 
     @property
     def parameters(self) -> list[str]:
@@ -131,5 +135,5 @@ class Command:
 
     @property
     def options(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """The options beside the parameters: their heading, and their arguments of `add_argument`."""
+        """The options that are not parameters: heading and arguments of `add_argument` by name."""
         return {name: MORE[name] for name in self.more} | dict(self.own)

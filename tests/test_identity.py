@@ -225,9 +225,9 @@ def test_profile_paper_does_not_train_from_random_values_unasked(data, tmp_path,
 
 def test_a_split_without_depth_is_refused_before_anything_is_trained(data, config, monkeypatch):
     data(train=[floor()], val=[floor("a", depth=False)])
-    with pytest.raises(DataError, match="no ground-truth depth to evaluate against"):
+    with pytest.raises(DataError, match="has no ground-truth depth"):
         stages.evaluate(config, "monodepth2", "diff")
-    with pytest.raises(DataError, match="no ground-truth depth to evaluate against"):
+    with pytest.raises(DataError, match="has no ground-truth depth"):
         stages.train_all(config)
     assert not (stages.folder_of(config)).exists()
 

@@ -196,7 +196,7 @@ def test_distill_from_nothing_then_every_notebook(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     said = "".join(script.texts(nbformat.read(out, as_version=4)))
     for arch in ("monodepth2", "hrdepth", "monovit"):
-        assert f"[pretrain/{arch}] not there yet, computing it first" in said
+        assert f"[pretrain/{arch}] is missing: computing it first" in said
         assert f"[pretrain/{arch}] took" in said
     (folder,) = runs_dir.iterdir()
     assert (folder / "distill" / "hrdepth" / "uncer" / "DONE").is_file()

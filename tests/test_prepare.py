@@ -129,12 +129,12 @@ def test_a_run_with_other_settings_than_the_prepared_ones_says_what_that_means(r
     assert [line.split(":")[0] for line in other] == [
         "scannet was prepared with every = 10, and this run has 5",
         "scannet was prepared with integrate_every = 10, and this run has 15",
-        "scannet was prepared at 96x64, and this run's images are 128x64",
+        "scannet was prepared at 96x64, and this run needs 128x64",
     ]
     opened.opened.clear()
     scenes.training_scenes(make_config(**at, every=5))
     assert (
-        "every = 10, and this run has 5: triples are found only among the frames" in capsys.readouterr().out
+        "every = 10, and this run has 5: triples are found only among the prepared" in capsys.readouterr().out
     )
     assert scenes.other_than_prepared(open_dataset("scannet", root), make_config(**at, every=5)) == []
 
@@ -249,15 +249,17 @@ def test_a_split_more_and_a_list_more(root, tmp_path):
     assert scene.frame_ids == ("0", "10", "20", "33", "40", "50", "60")
     assert contents(scene_folder(out, "test", TEST)) == before
     assert [s["listed_left_out"] for s in manifest["scenes"]] == [[], [17], []]
-    assert any("on a list, but cannot be scored: scene0704_00 17" in line for line in report(manifest, {}))
+    assert any(
+        "on a list, but unusable for scoring: scene0704_00 17" in line for line in report(manifest, {})
+    )
     assert run(root, out)["scenes"] == manifest["scenes"]  # what a list asked for stays
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("../../etc 3", "no scene and frame of ScanNet"),
-        (f"{VAL} ../3", "no scene and frame"),
+        ("../../etc 3", "not a scene and a frame of ScanNet"),
+        (f"{VAL} ../3", "not a scene and a frame"),
         ("x", "malformed|not a"),
     ],
 )
@@ -315,8 +317,8 @@ def test_scenes_of_a_list_that_are_not_there_are_told(root, tmp_path, capsys):
     (root / "scannetv2_test.txt").unlink()
     run(root, tmp_path / "out")
     said = capsys.readouterr().out
-    assert "train: 1 of the list's 3 scenes are there: not scene0001_00, scene0002_00" in said
-    assert "test: 0 of the list's 0 scenes are there" in said
+    assert "train: found 1 of the 3 scenes on the list: missing scene0001_00, scene0002_00" in said
+    assert "test: found 0 of the 0 scenes on the list" in said
     assert "val:" not in said.split("scenes to prepare")[0]
 
 
@@ -350,11 +352,11 @@ def test_another_folder_another_process_other_settings(root, tmp_path):
     with pytest.raises(BusyError, match="in use by another process"):
         run(root, out)
     lock.release()
-    with pytest.raises(RunError, match="holds files, but none of a preparation"):
+    with pytest.raises(RunError, match="holds files, but no prepared ScanNet"):
         run(root, tmp_path)
     with pytest.raises(ConfigError, match="must be another folder"):
         run(root, root / "scans")
-    with pytest.raises(ConfigError, match="no prepared one"):
+    with pytest.raises(ConfigError, match="must hold the original data"):
         run(out, tmp_path / "again")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
@@ -383,25 +385,25 @@ def test_our_count_stands_beside_the_papers_only_for_the_real_train_split(root, 
     part = "\n".join(report(manifest, {"train": [TRAIN]}))
     assert "4 triples of 6 targets, in 1 scenes" in part
     assert (
-        "the paper's 45539 triples are of all 1201 scenes of the official train split, by the paper's rule"
+        "the paper's 45539 triples are for all 1201 scenes of the official train split and the paper's rule"
         in part
     )
-    assert "here are 1 scenes" in part
+    assert "this folder has 1 scenes" in part
     digest = hashlib.sha256(f"{TRAIN}\n".encode()).hexdigest()
     monkeypatch.setitem(prepare.SPLITS, "train", (1, digest))
     whole = "\n".join(report(manifest, {"train": [TRAIN]}))
     assert f"the paper has 45539 triples: ours are {4 / 45539 - 1:+.2%}" in whole
     other = manifest | {"settings": manifest["settings"] | {"every": 1}}
-    assert "here the rule is another" in "\n".join(report(other, {"train": [TRAIN]}))
+    assert "this folder uses another rule" in "\n".join(report(other, {"train": [TRAIN]}))
 
 
 def test_depth_that_is_not_aligned_with_colour_is_told(root, tmp_path):
     manifest = run(root, tmp_path / "out")
     assert report(manifest, {})[-1].startswith(
-        "depth and shrunk colour differ by at most 0.0 pixels of depth"
+        "depth and resized colour are misaligned by at most 0.0 depth pixels"
     )
     manifest["scenes"][0]["registration_px"] = 7.2
-    assert report(manifest, {})[-1].endswith(f"more than 3 in 1 scenes: {TRAIN}; look at these")
+    assert report(manifest, {})[-1].endswith(f"more than 3 in 1 scenes: {TRAIN}; check these scenes")
 
 
 def test_what_was_changed_afterwards_is_not_read(root, tmp_path):
@@ -569,7 +571,7 @@ def test_the_command(root, tmp_path, capsys):
     arguments = ["--root", str(root), "--out", str(tmp_path / "out"), "--height", "64", "--width", "96"]
     assert main(["prepare", "scannet", *arguments, "--scheduler", "none", "--splits", "val"]) == 0
     out = capsys.readouterr().out
-    assert "val: 1 scenes, 61 frames of video, 6 kept, 6 of them with depth" in out
+    assert "val: 1 scenes, 61 video frames, 6 kept, 6 of them with depth" in out
     for wrong, message in (
         (["--hight", "64"], "unknown option 'hight'. Did you mean 'height'"),
         (["--height", "100"], "multiples of 32"),

@@ -114,7 +114,7 @@ def test_a_name_of_another_training_is_refused_until_it_may_be_replaced(shelf):
     manifest.write_text(json.dumps(content))
     config = shelf[0]
     with pytest.raises(
-        ConfigError, match=rf"(?s)'{NAME}' is the name of another training:.*seed: 7 there, 0 now"
+        ConfigError, match=rf"(?s)'{NAME}' already names another training:.*seed: 7 there, 0 now"
     ):
         shipping.ship(config, "monodepth2")
     shipping.ship(config, "monodepth2", again=True)
@@ -135,13 +135,13 @@ def test_an_unfinished_training_does_not_ship(shelf, capsys):
         shipping.ship(config, "hrdepth")
     words = ["ship", "--profile", "smoke", "--runs-dir", config.runs_dir, "--run", "r"]
     assert main([*words, "--archs", "monodepth2,hrdepth", "--name", "x"]) == 2
-    assert "--name is for one network" in capsys.readouterr().err
+    assert "--name names one network" in capsys.readouterr().err
 
 
 def test_what_cannot_be_passed_on_does_not_ship(shelf, monkeypatch):
     config, _ = shelf
     monkeypatch.setattr(scenes.dataset(config), "licence", "")
-    with pytest.raises(DataError, match="data set 'glossyrooms' names no licence"):
+    with pytest.raises(DataError, match="data set 'glossyrooms' has no licence"):
         shipping.ship(config, "monodepth2")
     monkeypatch.undo()
 
@@ -181,3 +181,16 @@ def test_too_much_to_clone(shelf, monkeypatch, tmp_path):
 def test_names_by_default():
     names = [shipping.default_name("lite", labels) for labels in ("", "pred", "uncer", "signed")]
     assert names == ["lite-selfsupervised", "lite-selftaught", "lite-distilled", "lite-distilled"]
+
+
+def test_the_help_lists_options_of_shipping_and_takes_those_of_the_training(shelf, capsys):
+    config, _ = shelf
+    with pytest.raises(SystemExit):
+        main(["ship", "--help"])
+    shown = capsys.readouterr().out
+    assert "--teacher" in shown
+    assert "`distill --help`" in shown
+    assert not {"--epochs", "--voxel-m", "--train-processes"} & set(shown.split())
+    words = ["ship", "--profile", "smoke", "--runs-dir", config.runs_dir, "--run", "r", "--teacher"]
+    assert main([*words, "--steps", "7"]) == 2
+    assert "training.steps: 6 there, 7 now" in capsys.readouterr().err

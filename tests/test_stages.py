@@ -90,7 +90,7 @@ def test_an_oracle_looks_at_the_truth_and_refuses_rooms_without_before_anything_
     assert np.array_equal(label, np.where(lit & (truth > 0), truth, pred))
     bare = dataclasses.replace(make_config(profile="demo", runs_dir=cfg.runs_dir), run="bare")
     with pytest.raises(
-        DataError, match=r"'oracle_proj' are an oracle's.*train-0001 has none.*glossyrooms\.truth"
+        DataError, match=r"'oracle_proj' need ground truth.*train-0001 has none.*glossyrooms\.truth"
     ):
         stages.distill(bare, "monodepth2", "oracle_proj")
     assert not runs.run_folder(bare).exists()

@@ -764,8 +764,15 @@ def test_the_command_writes_the_tables_of_several_seeds(tmp_path, capsys, monkey
         (2, ["evaluate", "--seeds", "0,1"], "--seeds is not an option of evaluate, but of: record, tables"),
         (2, ["all", "--readme"], "--readme is not an option of all, but of: tables"),
         (2, ["tables", "--seeds", "0,1", "--stored"], "leave out --seeds, or give --export"),
+        (2, ["tables", "--split", "test", "--stored"], "leave out --split, or give --export"),
+        (
+            2,
+            ["tables", "--no-pretrained", "--run", "r", "--readme"],
+            "leave out --run, --pretrained, or give",
+        ),
+        (2, ["tables", "--split", "test", "--seeds", "0,1"], "leave out --split"),
         (2, ["tables", "--seeds", "0,x"], "must be whole numbers"),
-        (2, ["tables", "--seeds", "0,1", "--run", "r"], "must have {seed} in it"),
+        (2, ["tables", "--seeds", "0,1", "--run", "r"], "must contain {seed}"),
         (1, ["tables", "--seeds", "0,1"], "no evaluation in"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `python -m d3d` and the notebooks run: parameters, profiles, run folders, stages."""
+"""Runs: parameters, profiles, run folders and stages."""
 
 from d3d._lazy import submodules
 

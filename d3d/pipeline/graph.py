@@ -1,8 +1,8 @@
-"""The stages as a graph: each is declared once, with the stages that it needs and what identifies its result.
+"""The graph of stages. Each stage declares its needs and the identity of its result.
 
-`ensure` walks the needs of a stage: it computes what is missing and takes what is finished. A finished result is
-taken only if its identity is the one that is asked for: the configuration that determines it, a digest of the data
-that it reads, the weights that a network was initialised from, and the identities of the stages that it needs.
+`ensure` computes a result and, before it, every missing result that it needs. A finished result is reused only if its
+identity matches. The identity consists of the relevant part of the configuration, a digest of the data, the initial
+weights, and the identities of the needs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from d3d.progress import say
 
 
 class Key(NamedTuple):
-    """Which result of a run is meant."""
+    """The key of a result in a run."""
 
     stage: str
-    arch: str = ""  # "" where the result is of several networks
-    labels: str = ""  # the label strategy, or the uncertainty's name; "" where the stage has neither
+    arch: str = ""  # "" for a result of several networks
+    labels: str = ""  # the label strategy or the uncertainty's name; "" for a stage without either
     round: int = 1  # of distillation
 
     @property
     def name(self) -> str:
-        """The folder below the run, as ``round2/fuse/monodepth2/uncer``; for messages and identities, too."""
+        """The name in messages and identities, and usually the folder in the run: ``round2/fuse/monodepth2/uncer``."""
         rounds = f"round{self.round}" if self.round > 1 else ""
         return "/".join(part for part in (rounds, self.stage, self.arch, self.labels) if part)
 
@@ -45,15 +45,15 @@ class Stage:
     """The declaration of a stage. Every function takes the configuration and the key of the result.
 
     Attributes:
-        name: the stage's name, and its folder's.
-        settings: the part of the configuration that determines the result, without that of its needs.
+        name: name of the stage and of its folder.
+        settings: the settings that determine the result, without the settings of its needs.
         compute: writes the artefacts into the open folder and calls its `finish`.
-        needs: the results that the stage reads.
+        needs: keys of the results that the stage reads.
         data: the identity of the data that the stage itself reads.
-        initial: the identity of the weights that a training starts from.
-        check: raises an error for what can be known to fail before the needs are computed.
-        path: the result's folder below the run, where it is not `Key.name`.
-        takes: how long the stage takes, in words.
+        initial: the identity of the initial weights of a training.
+        check: raises foreseeable errors before the needs are computed.
+        path: the result's folder in the run; `Key.name` by default.
+        takes: the duration of the stage, in words.
     """
 
     name: str
@@ -71,7 +71,7 @@ _STAGES: dict[str, Stage] = {}
 
 
 def stage(name: str, **declared: Any) -> Callable[[Compute], Compute]:
-    """Declare a stage; decorates its `Stage.compute`. The arguments are the fields of `Stage`."""
+    """Declare a stage by decorating its `Stage.compute`. The arguments are the other fields of `Stage`."""
 
     def register(compute: Compute) -> Compute:
         _STAGES[name] = Stage(name, compute=compute, **declared)
@@ -81,22 +81,22 @@ def stage(name: str, **declared: Any) -> Callable[[Compute], Compute]:
 
 
 def fields_of(part: Any, *left_out: str) -> dict[str, Any]:
-    """A part of the configuration for the settings of a stage, without fields that do not change its result."""
+    """Return the fields of a part of the configuration as a dictionary, except ``left_out``."""
     return {k: v for k, v in asdict(part).items() if k not in left_out}
 
 
 def stage_of(key: Key) -> Stage:
-    """The declaration of a key's stage; a `ConfigError` names all stages."""
+    """Return the declaration of a key's stage; a `ConfigError` for an unknown stage."""
     if key.stage not in _STAGES:
         raise unknown("stage", key.stage, _STAGES)
     return _STAGES[key.stage]
 
 
 def identity(config: Config, key: Key, any_data: bool = False) -> dict[str, Any]:
-    """What identifies a result, as plain JSON values.
+    """Return the identity of a result as JSON values.
 
     Args:
-        any_data: data that cannot be opened are `UNKNOWN`, which equals all, instead of an error.
+        any_data: use `UNKNOWN`, which equals every value, for data that cannot be opened. By default an error.
     """
     stage = stage_of(key)
     result = {"settings": stage.settings(config, key)}
@@ -109,7 +109,7 @@ def identity(config: Config, key: Key, any_data: bool = False) -> dict[str, Any]
     result |= {
         part: v for part, v in (("data", data), ("initial", stage.initial(config, key))) if v is not None
     }
-    # tuples become lists, so that an identity that is read back compares equal
+    # tuples become lists, as in an identity read from a file
     result = json.loads(json.dumps(result))
     if needs := stage.needs(config, key):
         result["needs"] = {need.name: identity(config, need, any_data) for need in needs}
@@ -117,13 +117,13 @@ def identity(config: Config, key: Key, any_data: bool = False) -> dict[str, Any]
 
 
 def located(config: Config, key: Key) -> tuple[Path, dict[str, Any]]:
-    """The folder of a result, finished or not, and its identity.
+    """Return the folder of a result, finished or not, and its identity.
 
-    Where the run has a ``base`` which has finished the same result, it is the base's folder.
+    If the run's ``base`` has finished the same result, the folder is the base's.
 
     Raises:
-        ConfigError: there is no such base, or a parameter is wrong.
-        DataError: the data or the initial weights cannot be had.
+        ConfigError: the base does not exist, or a parameter is wrong.
+        DataError: the data or the initial weights are not available.
     """
     relative = stage_of(key).path(config, key)
     own = runs.run_folder(config) / relative
@@ -139,12 +139,12 @@ def located(config: Config, key: Key) -> tuple[Path, dict[str, Any]]:
 
 
 def folder_of(config: Config, key: Key) -> Path:
-    """The folder of a result, finished or not."""
+    """Return the folder of a result, finished or not."""
     return located(config, key)[0]
 
 
 def finished(config: Config, key: Key) -> Path | None:
-    """The folder of a result with the identity that is asked for; None where it is not finished."""
+    """Return the folder of a finished result with the right identity; None if there is no such result."""
     relative = stage_of(key).path(config, key)
     if not any(is_done(runs.run_folder(config, run) / relative) for run in ("", config.base)):
         return None
@@ -154,7 +154,11 @@ def finished(config: Config, key: Key) -> Path | None:
 
 
 def require_finished(config: Config, key: Key) -> Path:
-    """The folder of a result; a `RunError` that names the command where it is not finished."""
+    """Return the folder of a finished result.
+
+    Raises:
+        RunError: the result is not finished; the message names the command that computes it.
+    """
     if folder := finished(config, key):
         return folder
     raise RunError(
@@ -163,7 +167,7 @@ def require_finished(config: Config, key: Key) -> Path:
 
 
 def _inputs(config: Config, key: Key) -> dict[str, str]:
-    """Artefact -> sha256 of the results that a stage reads, as far as they are there."""
+    """Map the artefacts that a stage reads to their sha256; artefacts of unfinished stages are left out."""
     return {
         f"{need.name}/{artefact}": sha256
         for need in stage_of(key).needs(config, key)
@@ -173,12 +177,14 @@ def _inputs(config: Config, key: Key) -> dict[str, str]:
 
 
 def ensure(config: Config, key: Key) -> Path:
-    """Compute a result, and first what it needs; return its folder. What is finished is taken, the rest resumes.
+    """Compute a result and everything that it needs, and return its folder.
+
+    Finished results are reused; interrupted results resume.
 
     Raises:
         RunError: the folder holds another result, or was made from other inputs.
-        BusyError: another process is computing it.
-        D3DError: as the stage raises it.
+        BusyError: another process is computing the result.
+        D3DError: the stage failed.
     """
     stage = stage_of(key)
     folder, wanted = located(config, key)
@@ -189,7 +195,7 @@ def ensure(config: Config, key: Key) -> Path:
     for need in stage.needs(config, key):
         missing, start, takes = not is_done(folder_of(config, need)), time.monotonic(), stage_of(need).takes
         if missing:
-            say(f"[{need.name}] not there yet, computing it first{f' ({takes})' if takes else ''}")
+            say(f"[{need.name}] is missing: computing it first{f' ({takes})' if takes else ''}")
         ensure(config, need)
         if missing:
             say(f"[{need.name}] took {time.monotonic() - start:.0f} s")
@@ -201,13 +207,13 @@ def ensure(config: Config, key: Key) -> Path:
 
 @contextlib.contextmanager
 def open_stage(config: Config, key: Key) -> Iterator[StageFolder]:
-    """As `d3d.pipeline.runs.open_folder`, for a key. `ensure` calls it after what the stage needs."""
+    """Open the folder of a key with `d3d.pipeline.runs.open_folder`. The needs of the key must be finished."""
     folder, wanted = located(config, key)
     with runs.open_folder(folder, config, wanted, _inputs(config, key)) as opened:
         yield opened
 
 
 def all_needs(config: Config, key: Key) -> list[Key]:
-    """Every result that a result is made from, directly or not, each once."""
+    """List every direct and indirect need of a result once, in the order of computation."""
     needs = stage_of(key).needs(config, key)
     return list(dict.fromkeys(k for need in needs for k in (*all_needs(config, need), need)))

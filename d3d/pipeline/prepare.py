@@ -1,9 +1,8 @@
 """Prepare ScanNet: `python -m d3d prepare scannet --root FOLDER --out FOLDER`.
 
-Reads all poses first, which determine the triples and with them the frames that are needed; estimates the disk space
-from a sample of frames; then prepares one scene per task (`d3d.datasets.scannet.prepare`), on this machine or a
-cluster. If the command is repeated, it skips finished scenes. `open_dataset("scannet", out)` then gives the same
-triples as the whole video.
+The command first reads all poses and selects the frames of the triples. It estimates the disk space from a sample of
+frames. Then it prepares the scenes, on this machine or a cluster. If you repeat the command, it skips finished scenes.
+`open_dataset("scannet", out)` then gives the same triples as the whole video.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from d3d.progress import say
 
 PAPER_TRIPLES = 45_539
 _SAMPLED_SCENES, _SAMPLED_FRAMES = 12, 3
-_MARGIN = 1.1  # frames differ, and folders take space, too
-_ALIGNED_PX = 3.0  # ScanNet's cameras agree to about one pixel of depth (1.2 with the usual intrinsics)
+_MARGIN = 1.1  # for larger frames and for folders
+_ALIGNED_PX = 3.0  # the colour and depth cameras of ScanNet agree to about one pixel of depth
 
 
 def prepare_scannet(
@@ -51,31 +50,35 @@ def prepare_scannet(
     scheduler: str = "auto",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Writes the frames of ScanNet that are needed, prints a report, and returns the manifest.
+    """Write the needed frames of ScanNet, print a report, and return the manifest.
 
     Args:
         root: the folder with the scenes, in any layout of `d3d.datasets.scannet.dataset`.
         out: the folder to write; finished scenes in it are skipped.
-        settings: None: the paper's.
-        split_lists, lists: as for `open_scannet` and `given_files`.
+        settings: by default the paper's.
+        split_lists: as for `open_scannet`.
+        lists: as for `given_files`.
         without: names of scenes to leave out.
-        max_corrupt: largest share of a scene's frames that may be unreadable.
+        max_corrupt: largest tolerated share of unreadable frames in a scene.
         scheduler, workers: as for `run_tasks`.
 
     Raises:
         ConfigError: an invalid argument.
         DataError: the data cannot be found or read, or a list is wrong.
-        RunError: the folder is in use, has other settings or cannot be written; the disk is too small; or some scenes
-            failed, after all others are done.
+        BusyError: another process uses the folder.
+        RunError: the folder has other settings or cannot be written; the disk is too small; or some scenes failed.
+            The other scenes are completed before the error.
     """
     settings = (settings or Settings()).checked()
-    # workers may have another working folder
+    # absolute, because workers may have another working directory
     root, out = (Path(path).expanduser().absolute() for path in (require_root(NAME, root, HOW_TO_GET), out))
     if not 0 <= max_corrupt <= 1:
         raise ConfigError(f"max_corrupt = {max_corrupt!r} must be a share between 0 and 1.")
     inputs = {(root / folder).resolve() for folder in FOLDERS}
     if out.resolve() in inputs or prepared.is_prepared(root):
-        raise ConfigError(f"{out} must be another folder than the data's, and {root} no prepared one.")
+        raise ConfigError(
+            f"--root {root} and --out {out}: the first must hold the original data, the second must be another folder."
+        )
     sources = _sources(root, splits, split_lists, without)
     refuse_sparse(sources.get("train", {}).values())
     listed = _listed(lists, sources)
@@ -105,7 +108,7 @@ def prepare_scannet(
 def _sources(
     root: Path, splits: Sequence[str], split_lists: str | Path | None, without: Sequence[str]
 ) -> dict[str, dict[str, SceneSource]]:
-    """The scenes to prepare, by split and name."""
+    """Return the scenes to prepare, by split and name."""
     found = find_scenes(root)
     for kind, names, known in (("split", splits, SPLITS), ("scene to leave out", without, found)):
         if wrong := [name for name in names if name not in known]:
@@ -123,13 +126,15 @@ def _sources(
         listed = scenes.get(split, ())
         missing = [name for name in listed if name not in found]
         if missing or not of_split:
-            names = f": not {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}" if missing else ""
-            say(f"{split}: {len(of_split)} of the list's {len(listed)} scenes are there{names}")
+            names = (
+                f": missing {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}" if missing else ""
+            )
+            say(f"{split}: found {len(of_split)} of the {len(listed)} scenes on the list{names}")
     return {split: of_split for split, of_split in result.items() if of_split}
 
 
 def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tuple[int, ...]]:
-    """Numbers of the frames on the user's lists, by scene."""
+    """Return the frame numbers on the user's lists, by scene."""
     if lists is None:
         return {}
     files: set[Path] = set()
@@ -137,7 +142,7 @@ def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tupl
         try:
             files.update(given_files(lists, split).values())
         except (ConfigError, DataError):
-            if split == "test" and not files:  # else they are of the other split alone
+            if split == "test" and not files:  # lists of one split are enough
                 raise
     evaluated = {name for split in ("val", "test") for name in sources.get(split, ())}
     result: dict[str, set[int]] = defaultdict(set)
@@ -146,18 +151,22 @@ def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tupl
         for scene, frame in read_list(path):
             if not SCENE_NAME.fullmatch(scene) or not frame.isdecimal():
                 wrong = f"{path}: {scene!r} {frame!r}"
-                raise DataError(f"{wrong} is no scene and frame of ScanNet (scene0704_00 120).")
+                raise DataError(
+                    f"{wrong} is not a scene and a frame of ScanNet. Write, for example: scene0704_00 120."
+                )
             if scene in evaluated:
                 result[scene].add(int(frame))
             else:
                 absent[scene] += 1
         if absent:
-            say(f"{path}: {absent.total()} frames are of scenes that are not prepared ({', '.join(absent)})")
+            say(
+                f"{path}: {absent.total()} frames belong to scenes that are not prepared ({', '.join(absent)})"
+            )
     return {scene: tuple(sorted(numbers)) for scene, numbers in result.items()}
 
 
 def _lock(out: Path) -> FileLock:
-    """Locks the folder for this process."""
+    """Lock the folder for this process."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
@@ -170,14 +179,18 @@ def _lock(out: Path) -> FileLock:
 
 
 def _check_settings(out: Path, settings: Settings) -> None:
-    """Raises RunError for a folder of other settings or other contents; removes what an interrupted call left."""
+    """Check the settings of the folder, and remove temporary files of an interrupted call.
+
+    Raises:
+        RunError: the folder has other settings or other contents.
+    """
     path, ours = out / prepared.SETTINGS, {"name": NAME, "format": prepared.FORMAT, **_plain(settings)}
     if path.is_file():
         if lines := differences(ours, read_json(path)):
             listed = "\n  ".join(lines)
             raise RunError(f"{out} was prepared with other settings:\n  {listed}\nGive another folder.")
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
-        raise RunError(f"{out} holds files, but none of a preparation. Give an empty folder.")
+        raise RunError(f"{out} holds files, but no prepared ScanNet. Give an empty folder.")
     else:
         write_json(path, ours)
     for left in (*out.glob("scans/.*.part-*"), *out.glob("scans_test/.*.part-*")):
@@ -189,25 +202,27 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dict[str, int]:
-    """The number of frames that each unfinished scene needs; raises RunError where the disk has no room for them."""
+    """Return the number of frames of each unfinished scene; a `RunError` if the disk is too small."""
     names = list(jobs)
     sampled = {names[k] for k in np.linspace(0, len(names) - 1, _SAMPLED_SCENES).astype(int)}
     tasks = {name: (jobs[name], _SAMPLED_FRAMES if name in sampled else 0) for name in names}
     found = run_tasks(survey, tasks, what="poses and triples", **where)
     left = {name: s for name, s in found.items() if not s["done"]}
     if len(left) < len(names):
-        say(f"{len(names) - len(left)} of {len(names)} scenes are there already")
+        say(f"{len(names) - len(left)} of {len(names)} scenes are already prepared")
     colors, depths = (sum(s[key] for s in left.values()) for key in ("colors", "depths"))
     if not colors:
         return dict.fromkeys(left, 0)
-    if not any(s["bytes"]["color"] for s in left.values()):  # the sampled scenes are done, or have no triple
+    if not any(
+        s["bytes"]["color"] for s in left.values()
+    ):  # the sampled scenes are finished or without triples
         some = max(left, key=lambda name: left[name]["colors"])
         left[some] = survey(jobs[some], _SAMPLED_FRAMES)
     color, depth = (
         np.mean([size for s in left.values() for size in s["bytes"][kind]] or [0])
         for kind in ("color", "depth")
     )
-    need = _MARGIN * (colors * (color + BLOCK) + depths * depth)  # a frame has a file for its pose, too
+    need = _MARGIN * (colors * (color + BLOCK) + depths * depth)  # a block for the file of the pose
     free = shutil.disk_usage(out).free
     say(
         f"{len(left)} scenes to prepare: {colors} frames, {depths} of them with depth; about {need / 1e9:.2f} GB "
@@ -222,7 +237,7 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
 
 
 def _manifest(out: Path, settings: Settings, jobs: Iterable[str], made: Mapping[str, dict]) -> dict[str, Any]:
-    """The manifest of the folder, scenes of earlier calls included."""
+    """Return the manifest of the folder, with the scenes of earlier calls."""
     entries = dict(made)
     for folder in (*out.glob("scans/scene*"), *out.glob("scans_test/scene*")):
         name = folder.name
@@ -232,13 +247,13 @@ def _manifest(out: Path, settings: Settings, jobs: Iterable[str], made: Mapping[
                 entries[name] = summary(index)
     if missing := sorted(set(jobs) - set(entries)):
         names = ", ".join(missing[:3])
-        raise RunError(f"{out}: {len(missing)} scenes are not there ({names}). Run it again.")
+        raise RunError(f"{out}: {len(missing)} scenes are missing ({names}). Repeat the command.")
     scenes = [entries[name] for name in sorted(entries)]
     return {"name": NAME, "format": prepared.FORMAT, "settings": _plain(settings), "scenes": scenes}
 
 
 def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) -> list[str]:
-    """The manifest in words: the contents of each split, what was left out and why, our triples beside the paper's."""
+    """Describe the manifest: contents of each split, omitted frames with reasons, our triples and the paper's."""
     lines = []
     for split in SPLITS:
         scenes = [scene for scene in manifest["scenes"] if scene["split"] == split]
@@ -248,7 +263,7 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
         keys = ("video_frames", "frames", "with_depth", "bytes")
         video, kept, with_depth, size = (sum(scene[key] for scene in scenes) for key in keys)
         lines.append(
-            f"{split}: {len(scenes)} scenes, {video} frames of video, {kept} kept, {with_depth} of them with depth, "
+            f"{split}: {len(scenes)} scenes, {video} video frames, {kept} kept, {with_depth} of them with depth, "
             f"{size / 1e9:.2f} GB"
         )
         lines += [f"    left out {count}: {reason}" for reason, count in left_out.most_common()]
@@ -256,21 +271,21 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
             lines += [f"        {s['name']} {frame}: {why}" for frame, why in s["corrupt"].items()]
             if s["listed_left_out"]:
                 numbers = ", ".join(map(str, s["listed_left_out"]))
-                lines.append(f"    on a list, but cannot be scored: {s['name']} {numbers}")
+                lines.append(f"    on a list, but unusable for scoring: {s['name']} {numbers}")
         if split == "train":
             lines += _triples(scenes, manifest["settings"], sources.get("train", ()))
     off = [(s["registration_px"], s["name"]) for s in manifest["scenes"] if s["registration_px"] is not None]
     if off:
         worst, name = max(off)
-        lines.append(f"depth and shrunk colour differ by at most {worst:.1f} pixels of depth ({name})")
+        lines.append(f"depth and resized colour are misaligned by at most {worst:.1f} depth pixels ({name})")
     if apart := [name for px, name in off if px > _ALIGNED_PX]:
         names = ", ".join(apart[:6])
-        lines.append(f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {names}; look at these")
+        lines.append(f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {names}; check these scenes")
     return lines
 
 
 def _triples(scenes: Sequence[Mapping], settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The number of triples, and the paper's."""
+    """Describe the number of triples beside the paper's."""
     found, tried = (sum(s["triples"][key] for s in scenes) for key in ("found", "tried"))
     with_triples = sum(s["triples"]["found"] > 0 for s in scenes)
     lines = [f"    {found} triples of {tried} targets, in {with_triples} scenes"]
@@ -282,14 +297,14 @@ def _triples(scenes: Sequence[Mapping], settings: Mapping[str, Any], names: Iter
     if digest == SPLITS["train"][1] and same_rule:
         lines.append(f"    the paper has {PAPER_TRIPLES} triples: ours are {found / PAPER_TRIPLES - 1:+.2%}")
     else:
-        of = f"of all {SPLITS['train'][0]} scenes of the official train split, by the paper's rule"
-        what = f"here are {len(scenes)} scenes" if same_rule else "here the rule is another"
-        lines.append(f"    the paper's {PAPER_TRIPLES} triples are {of}; {what}")
+        whole = f"for all {SPLITS['train'][0]} scenes of the official train split and the paper's rule"
+        here = f"this folder has {len(scenes)} scenes" if same_rule else "this folder uses another rule"
+        lines.append(f"    the paper's {PAPER_TRIPLES} triples are {whole}; {here}")
     return lines
 
 
 def run(arguments: Sequence[str]) -> None:
-    """``python -m d3d prepare scannet`` with these arguments; raises ConfigError for an unknown option."""
+    """Run ``python -m d3d prepare scannet`` with the given arguments; a `ConfigError` for an unknown option."""
     about = __doc__.split("\n\n")[1]
     parser = argparse.ArgumentParser("python -m d3d prepare scannet", description=about, allow_abbrev=False)
     add = parser.add_argument
@@ -299,14 +314,19 @@ def run(arguments: Sequence[str]) -> None:
         default, flag = field.default, f"--{field.name.replace('_', '-')}"
         kind = {"type": float, "nargs": 2} if isinstance(default, tuple) else {"type": type(default)}
         if isinstance(default, bool):
-            add(flag, action="store_true", help="also keep depth of training targets")
+            add(flag, action="store_true", help="also keep the depth of training targets")
         else:
             add(flag, default=default, help=f"default {default}", **kind)
-    add("--splits", default=",".join(SPLITS), help="with commas between; default all")
+    add("--splits", default=",".join(SPLITS), help="splits, separated by commas; default all")
     add("--split-lists", help="folder of scannetv2_<split>.txt; default: beside the scenes, or downloaded")
     add("--lists", help="lists of frames to score: a folder, a file, or Name=file (docs/lists.md)")
-    add("--without", default="", help="scenes to leave out, with commas between")
-    add("--max-corrupt", type=float, default=0.01, help="share of a scene's frames that may be unreadable")
+    add("--without", default="", help="scenes to leave out, separated by commas")
+    add(
+        "--max-corrupt",
+        type=float,
+        default=0.01,
+        help="largest tolerated share of unreadable frames in a scene",
+    )
     add("--scheduler", default="auto", help="auto, none, local, or a dask scheduler (docs/clusters.md)")
     add("--workers", type=int, default=0, help="processes; 0: one per core")
     values, rest = parser.parse_known_args(list(arguments))

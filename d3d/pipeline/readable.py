@@ -1,8 +1,8 @@
-"""Frames that cannot be read, found before hours are spent: each frame that is needed is decoded once.
+"""Find unreadable frames before a training: decode each needed frame once.
 
-One truncated image among thousands would otherwise end a training at any time. The bad frames are listed in
-``runs/<run>/frames/<split>/<digest>/unreadable.csv``, where the digest is that of the frames that were needed, and
-`d3d.pipeline.scenes` leaves them out. A data set whose frames are verified already (`Dataset.verified`) is not checked.
+Otherwise one truncated image could end a long training. ``runs/<run>/frames/<split>/<digest>/unreadable.csv`` lists
+the unreadable frames; the digest is that of the needed frames. `d3d.pipeline.scenes` leaves the listed frames out. Data
+sets with verified frames (`Dataset.verified`) are not checked.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from d3d.pipeline import runs
 from d3d.pipeline.settings import Config
 from d3d.progress import say
 
-# the folder of the frames that a training needs; each evaluated split has one of its own
+# the folder for the frames of a training; each evaluated split has a folder too
 TRAINING = "training"
 UNREADABLE = "unreadable.csv"
 _COLUMNS = ("scene", "frame", "reason")
 
-# scene -> frame id -> why it cannot be read
+# scene -> frame id -> reason
 Unreadable = Mapping[str, Mapping[str, str]]
 # scenes with the indices of their frames
 Frames = Sequence[tuple[Scene, Sequence[int]]]
 
 
 def unreadable(config: Config, split: str, needed: Frames, depth: bool = False) -> Unreadable:
-    """The frames of a split that cannot be read, by scene; decodes what was not decoded before.
+    """Return the unreadable frames of a split, by scene. Frames are decoded only if an earlier check has not done so.
 
-    After a check that found too many bad frames only these are decoded again.
+    If a check failed because of too many unreadable frames, the next check decodes only these again.
 
     Args:
-        split: `TRAINING`, or the name of what is evaluated.
-        depth: whether ground truth is needed, too.
+        split: `TRAINING`, or the name of the evaluated split.
+        depth: whether to read the ground truth too.
 
     Raises:
-        DataError: more than ``max_bad_share`` of the frames are bad; names the list. Or intrinsics are missing.
-        RunError: the list is not the one that the check left.
+        DataError: more than ``max_bad_share`` of the frames are unreadable, or intrinsics are missing.
+        RunError: the list of unreadable frames was changed after the check.
     """
     folder = check_folder(config, split, needed, depth)
     identity = {"frames": folder.name}
@@ -56,17 +56,17 @@ def unreadable(config: Config, split: str, needed: Frames, depth: bool = False) 
             with runs.open_folder(folder, config, identity, {}) as opened:
                 if not opened.done:
                     _check(config, opened, needed, depth)
-        except BusyError:  # another process of this run decodes the very same frames
+        except BusyError:  # another process of this run decodes the same frames
             time.sleep(1)
     listed = folder / UNREADABLE
     bad = read_unreadable(listed)
     if runs.outputs(folder).get(UNREADABLE) != io.sha256(listed):
-        raise RunError(f"{listed} is not the list that the check left. Delete its folder to check again.")
+        raise RunError(f"{listed} was changed after the check. Delete its folder to check again.")
     return bad
 
 
 def check_folder(config: Config, split: str, needed: Frames, depth: bool = False) -> Path:
-    """The folder of the check of these very frames; the base's, where the base has finished it."""
+    """Return the folder for the check of the given frames. If the run's base has finished the check: its folder."""
     scenes, frames = [s for s, _ in needed], [f for _, f in needed]
     about = [digest_of(scenes, frames), depth, {s.name: dict(s.corrupt) for s in scenes if s.corrupt}]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
@@ -75,7 +75,7 @@ def check_folder(config: Config, split: str, needed: Frames, depth: bool = False
 
 
 def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool) -> None:
-    # a frame whose pose cannot be read is not among the scene's frames
+    # frames with an unreadable pose are in `Scene.corrupt`, not among the scene's frames
     number = sum(len(frames) + len(scene.corrupt) for scene, frames in needed)
     kept = opened.folder.parent / "scenes"  # shared with the checks of other frames of this split
     tasks = {
@@ -95,27 +95,29 @@ def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool
     if count > config.max_bad_share * number:
         raise DataError(
             f"{count:,} of {number:,} frames cannot be read, more than max_bad_share = {config.max_bad_share:g} "
-            f"allows: the list, with reasons, is {listed}. Copy them again and repeat the command (only these "
-            f"are decoded again), or set max_bad_share higher to leave them out."
+            f"allows. {listed} lists them with reasons. Copy them again and repeat the command (only these frames "
+            f"are decoded again), or raise max_bad_share to leave them out."
         )
     if count:
-        say(f"{count:,} of {number:,} frames cannot be read and are left out: the list is {listed}")
+        say(f"{count:,} of {number:,} frames cannot be read and are left out; {listed} lists them")
     opened.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
 
 
 def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) -> dict[str, str]:
-    """Decode the frames of these indices, with ``depth`` their ground truth, too; a task of `run_tasks`.
+    """Decode frames of a scene; a task of `run_tasks`.
 
     Args:
-        path: where the result is kept as JSON; of an earlier one only the bad frames are decoded again.
+        frames: indices of the frames.
+        depth: whether to decode the ground truth too.
+        path: JSON file of the result. If it exists, only its unreadable frames are decoded again.
 
     Returns:
-        frame id -> reason of those that cannot be read.
+        frame id -> reason, for each unreadable frame.
     """
     ids = [scene.frame_ids[i] for i in frames]
     digest = hashlib.sha256(json.dumps([ids, depth]).encode()).hexdigest()
     before, reasons = None, {}
-    with suppress(RunError):  # a damaged result costs a minute to make again
+    with suppress(RunError):  # a damaged result is made again in a minute
         stored = io.read_json(path, "frames_sha256", "unreadable")
         if stored["frames_sha256"] == digest:
             before = stored["unreadable"]
@@ -133,7 +135,7 @@ def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) ->
 
 
 def write_unreadable(path: Path, bad: Unreadable) -> None:
-    """Writes scene, frame and reason as CSV, whole or not at all."""
+    """Write scene, frame and reason as CSV, atomically."""
     with io.atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
@@ -141,7 +143,7 @@ def write_unreadable(path: Path, bad: Unreadable) -> None:
 
 
 def read_unreadable(path: Path) -> Unreadable:
-    """The list that `write_unreadable` wrote; a `DataError` if there is no such list."""
+    """Read a list written by `write_unreadable`; a `DataError` if it is missing or malformed."""
     bad: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
-"""The recorded runs: every training and evaluation behind the results in the README, by several processes.
+"""Recorded runs: all trainings and evaluations behind the results in the README.
 
-``python -m d3d record --profile laptop --processes 2``. Finished work is skipped, interrupted work resumes. The
-processes share the work through the locks of the stages' folders: start more of them on any machine that sees the
-folder of the runs, or stop any of them.
+``python -m d3d record --profile laptop --processes 2`` runs them in two processes. Finished work is skipped,
+interrupted work resumes. The processes share the work through locks in the folders of the stages. You can start more
+processes on any machine with access to the folder of the runs, and stop any of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from d3d.pipeline.config import Config
 from d3d.pipeline.stages.trainings import trained
 from d3d.progress import say
 
-# Table 6, and one rule beyond it
+# the labels of Table 6, and "signed"
 ABLATION = ("pred", "uncer", "diff", "proj", "mv", "proj_lowres", "signed")
 SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
 class Job:
-    """The training of one network (labels "": the self-supervised one) and its evaluation on each split."""
+    """The training of one network (labels "": self-supervised) and its evaluation on each split."""
 
     config: Config
     arch: str
@@ -46,32 +46,31 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether the scores of every split are there."""
+        """Whether the scores of every split are finished."""
         return all(stages.is_finished(c, "evaluate", self.arch, self.labels) for c in self._evaluations())
 
     @property
     def ready(self) -> bool:
-        """Whether the trainings that this one learns from are finished."""
+        """Whether all trainings that this job depends on are finished."""
         needs = graph.all_needs(self.config, trained(self.config, self.arch, self.labels))
         trainings = [key for key in needs if key.stage in ("pretrain", "distill")]
         return all(graph.finished(self.config, key) for key in trainings)
 
     def run(self) -> None:
-        """Compute what is missing; a `BusyError` if another process computes it, or something that it needs."""
+        """Compute the missing results; a `BusyError` if another process computes one of them."""
         for config in self._evaluations():
             stages.evaluate(config, self.arch, self.labels)
 
 
 def plan(configs: Sequence[Config], students: Sequence[str] = ()) -> list[Job]:
-    """Everything that is recorded, the most important first.
+    """List the recorded jobs, the most important first.
 
-    The first seed has students of each network, every label of Table 6 with the first one, and a second round of
-    distillation if the whole ensemble has students; the other seeds have the first network's self-teaching, 3D
-    distillation and Table 6.
+    The first seed has students of every architecture, all labels of Table 6 for the first architecture, and a second
+    round of distillation if the whole ensemble has students. The other seeds have only the first architecture.
 
     Args:
-        configs: one for each seed.
-        students: networks that get students; by default the profile's.
+        configs: one configuration for each seed.
+        students: architectures of the students; by default the profile's.
     """
     first, *others = configs
     students = students or first.students
@@ -93,10 +92,13 @@ def plan(configs: Sequence[Config], students: Sequence[str] = ()) -> list[Job]:
 
 
 def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
-    """Do jobs until all are done, by this process or by others.
+    """Run jobs until all are finished, by this process or by others.
+
+    Args:
+        wait_s: pause in seconds while other processes run all remaining jobs.
 
     Raises:
-        RunError: jobs failed; all other jobs were done first.
+        RunError: some jobs failed. The other jobs are finished before the error.
     """
     failed: dict[str, str] = {}
     while todo := [j for j in jobs if j.name not in failed and not j.done]:
@@ -108,7 +110,7 @@ def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
                 job.run()
             except BusyError:
                 continue
-            except Exception as error:  # the other jobs go on
+            except Exception as error:  # reported at the end; the other jobs still run
                 failed[job.name] = f"{type(error).__name__}: {error}"
                 say(f"[record] {job.name} FAILED: {failed[job.name]}")
                 continue
@@ -117,8 +119,8 @@ def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
             break  # a more important job may be ready now
         else:
             if all(j.name in failed or j.done or not j.ready for j in jobs) and failed:
-                break  # the rest waits for the jobs that failed
-            time.sleep(wait_s)  # other processes do all that could be done
+                break  # the remaining jobs depend on failed jobs
+            time.sleep(wait_s)  # other processes run all jobs that are ready
     if failed:
         lines = "\n  ".join(f"{name}: {why}" for name, why in failed.items())
         raise RunError(
@@ -127,15 +129,15 @@ def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
 
 
 def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: int) -> None:
-    """Start processes of the same command, each with one job at a time, and report their progress.
+    """Start several processes of the same command, and report their progress.
 
-    Each gets its share of the cores: on a CPU, trainings side by side finish sooner than one after the other.
+    The processes share the cores equally. On a CPU, parallel trainings finish sooner than consecutive trainings.
 
     Args:
-        arguments: of ``python -m d3d``, without the number of processes.
+        arguments: arguments of ``python -m d3d``, without the number of processes.
 
     Raises:
-        RunError: a process ended with an error; its log is named.
+        RunError: a process failed; the message names its log.
     """
     if processes < 1:
         raise ConfigError(f"processes = {processes} must be at least 1.")
@@ -145,7 +147,7 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "d3d", *arguments, "--processes", "1"]
     logs = [folder / f"record-{k}.log" for k in range(processes)]
-    say(f"[record] {processes} processes of {threads} threads; their output is in {folder}/record-*.log")
+    say(f"[record] {processes} processes with {threads} threads each; their output: {folder}/record-*.log")
     workers = []
     for log in logs:
         with open(log, "a") as file:
@@ -169,7 +171,7 @@ def _report(jobs: Sequence[Job], workers: Sequence[subprocess.Popen], every_s: f
         done = sum(j.done for j in jobs)
         if done > shown:
             minutes = (time.monotonic() - start) / 60
-            # trainings differ by a factor of three: a rough guess is better than none
+            # a rough estimate: the durations of trainings differ by a factor of three
             left = minutes / (done - before) * (len(jobs) - done)
             say(f"[record] {done} of {len(jobs)} done, {minutes:.0f} min, about {left:.0f} min left")
             shown = done

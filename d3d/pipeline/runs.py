@@ -1,8 +1,8 @@
-"""Run folders: where a stage's artefacts lie, and what makes them trustworthy.
+"""Run folders: location, identity and provenance of the artefacts.
 
 ``runs/<run>/<stage>/<arch>[/<labels>]/`` holds ``config.json`` (written first), the artefacts, ``provenance.json``
-and, last of all, ``DONE``. Files are written under a temporary name and renamed, so that an interrupted run leaves
-no half-written file that looks whole.
+and ``DONE`` (written last). Files are written under a temporary name and then renamed. An interrupted run therefore
+leaves no incomplete file under a final name.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from d3d.io import project_root, read_json, remove_left, write_json, writing
 from d3d.pipeline.settings import Config
 
 _PACKAGES = ("d3d", "torch", "torchvision", "timm", "numpy", "open3d", "pyrender", "pillow", "scipy")
-# Stands in an identity for data or weights that are not there any more; it equals every stored value
+# In an identity: data or weights that are no longer available. It equals every stored value.
 UNKNOWN = "unknown"
 
 
 def run_folder(config: Config, run: str = "") -> Path:
-    """The folder of the run, or of another run by its name.
+    """Return the folder of the run, or of another run by its name.
 
-    The runs lie in the parameter ``runs_dir``, else in the environment variable ``D3D_RUNS``, else in ``runs`` of the
-    checkout, whatever the working folder is.
+    The folder of all runs is the parameter ``runs_dir``, else the environment variable ``D3D_RUNS``, else ``runs`` in
+    the checkout.
     """
     given = config.runs_dir or os.environ.get("D3D_RUNS")
     base = Path(given).expanduser() if given else project_root() / "runs"
@@ -63,7 +63,7 @@ def _peak_memory_mb() -> int | None:
 
 
 def provenance(config: Config, **extra: Any) -> dict[str, Any]:
-    """What made an artefact: code, versions, seed, machine, command."""
+    """Return the provenance of an artefact: code, versions, seed, machine, command."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -85,11 +85,11 @@ def provenance(config: Config, **extra: Any) -> dict[str, Any]:
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """The leaves in which two nested identities differ, as "path: theirs there, ours now"."""
+    """List the differences of two nested identities, each as "path: theirs there, ours now"."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         lines = []
         for key in sorted({*ours, *theirs}):
-            # "needs" and "settings" are the levels between the names that a reader knows
+            # paths without the inner levels "needs" and "settings" are easier to read
             below = path if key in ("needs", "settings") else f"{path}.{key}" if path else key
             lines += differences(ours.get(key), theirs.get(key), below)
         return lines
@@ -97,7 +97,7 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def _first_causes(lines: list[str]) -> list[str]:
-    """The differences without those that several stages have in common: a change of data shows in each of them."""
+    """Drop repeated differences: a change of data appears in every stage that depends on it."""
     causes = {re.sub(r"^(\S*/[^.\s]*\.)+", "", line): line for line in reversed(lines)}
     return list(reversed(causes.values()))
 
@@ -108,17 +108,17 @@ def is_done(folder: Path) -> bool:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of a finished stage's artefacts."""
+    """Map the artefacts of a finished stage to their sha256."""
     return read_json(folder / "DONE", "outputs")["outputs"]
 
 
 def stored_identity(folder: Path) -> dict[str, Any]:
-    """The identity of the result that a stage's folder holds."""
+    """Read the identity of the result in a stage's folder."""
     return read_json(folder / "config.json", "identity", "inputs")["identity"]
 
 
 class StageFolder:
-    """One stage's folder, held by one process at a time. Use `open_folder`."""
+    """A stage's folder, locked by one process. Use `open_folder` to open it."""
 
     def __init__(self, folder: Path, config: Config, identity: dict[str, Any], inputs: Mapping[str, str]):
         self.folder = folder
@@ -126,7 +126,7 @@ class StageFolder:
         self.inputs = dict(inputs)
         self._identity = identity
         self._start = time.monotonic()
-        # as of now: during the hours of a training the checkout may move to another commit
+        # recorded at the start: the checkout may change during a long training
         self._code = {} if self.done else _git_state()
 
     @property
@@ -138,7 +138,7 @@ class StageFolder:
         return outputs(self.folder)
 
     def check(self) -> None:
-        """Claim an empty folder for this identity, or compare the identity of one that is in use.
+        """Write the identity into an empty folder, or compare it with the stored identity.
 
         Raises:
             RunError: the folder holds another result, or was made from other artefacts.
@@ -147,7 +147,8 @@ class StageFolder:
         if not path.is_file():
             if self.folder.is_dir() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise RunError(
-                    f"{self.folder} holds files but no config.json: it is not a stage of d3d. Name another run."
+                    f"{self.folder} holds files but no config.json: it is not a stage of d3d. "
+                    "Give this run another name."
                 )
             write_json(path, {"identity": self._identity, "inputs": self.inputs})
             return
@@ -161,20 +162,20 @@ class StageFolder:
             shown = "\n  ".join(lines[:12]) + (f"\n  and {len(lines) - 12} more" if len(lines) > 12 else "")
             raise RunError(
                 f"{self.folder} holds another result:\n  {shown}\n"
-                f"Give this run another name (run=...), or delete that folder to compute it again."
+                f"Give this run another name (run=...), or delete the folder to compute the result again."
             )
         made_from = stored.get("inputs", {})
-        # what a finished stage was made from may be deleted, but not replaced
+        # the inputs of a finished stage may be deleted, but not replaced
         if any(made_from.get(k) != v for k, v in self.inputs.items()) or (
             not self.done and made_from != self.inputs
         ):
             raise RunError(
-                f"{self.folder} was made from other inputs than those there now: an earlier stage was computed "
-                f"again. Delete that folder to compute it from the present ones."
+                f"{self.folder} was made from other inputs: an earlier stage was computed again. Delete the folder to "
+                f"compute it from the new inputs."
             )
 
     def finish(self, outputs: Mapping[str, str], **extra: Any) -> None:
-        """Write the provenance, which gets ``extra``, and then DONE with the sha256 of each artefact by its name."""
+        """Write the provenance with ``extra``, then DONE with ``outputs``, the sha256 of each artefact."""
         seconds = round(time.monotonic() - self._start, 1)
         about = provenance(self.config, inputs=self.inputs, seconds=seconds, **self._code, **extra)
         write_json(self.folder / "provenance.json", about)
@@ -185,15 +186,15 @@ class StageFolder:
 def open_folder(
     folder: Path, config: Config, identity: dict[str, Any], inputs: Mapping[str, str]
 ) -> Iterator[StageFolder]:
-    """Open a stage's folder for this process alone.
+    """Open and lock a stage's folder.
 
     Args:
-        identity: of the result that the folder is for (`d3d.pipeline.graph.identity`).
+        identity: identity of the result (`d3d.pipeline.graph.identity`).
         inputs: name -> sha256 of the artefacts that the stage reads.
 
     Raises:
         RunError: the folder holds another result, or was made from other inputs.
-        BusyError: another process is at it.
+        BusyError: another process uses the folder.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -201,7 +202,7 @@ def open_folder(
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except RunError:
-        if not is_done(folder):  # a finished stage may be read where nobody can write
+        if not is_done(folder):  # a finished stage may be read-only
             raise
     except Timeout:
         raise BusyError(

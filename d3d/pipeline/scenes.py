@@ -1,6 +1,6 @@
-"""The scenes and frames that a run trains on and is scored on: data sets, triples (section 4.1), their identities.
+"""The scenes and frames of a run, for training and for scoring: data sets, triples (section 4.1), identities.
 
-Frames that cannot be read (`d3d.pipeline.readable`) are left out here and nowhere else.
+Only this module leaves out unreadable frames (`d3d.pipeline.readable`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class TrainingScene:
 
     @property
     def targets(self) -> list[int]:
-        """Indices of the target frames: the frames that are trained on and get a label."""
+        """Indices of the target frames, the frames with labels."""
         return [int(i) for i in self.triples.indices[:, 0]]
 
     def frames_to_fuse(self, integrate_every: int) -> list[int]:
-        """Indices of the target frames and of the frames integrated into the TSDF: labels need their depth."""
+        """Return the indices of the target frames and of the frames integrated into the TSDF."""
         return sorted({*self.targets, *self.scene.every(integrate_every)})
 
     def other_sources(self, integrate_every: int) -> list[int]:
@@ -53,32 +53,32 @@ class TrainingScene:
 
 
 def dataset(config: Config) -> Dataset:
-    """The run's data set. The two data sets opened last are kept, because every stage asks for them."""
+    """Return the run's data set. The two data sets opened last are cached."""
     d = config.data
     return open_kept(d.dataset, d.root, config.options_of(d.dataset, d.options))
 
 
 def evaluated_dataset(config: Config) -> Dataset:
-    """The data set that predictions are scored on, with the user's lists; the run's own unless another is named.
+    """Return the data set for scoring with the user's lists; by default the run's data set.
 
     Raises:
-        ConfigError, DataError: the parameter ``lists``, or a list that it names, is wrong.
+        ConfigError: the parameter ``lists`` is wrong.
+        DataError: a list is wrong.
     """
     e = config.evaluation
     if e.dataset is None:
         found = dataset(config)
     else:
         found = open_kept(e.dataset, e.root, config.options_of(e.dataset, e.options))
-    # read every time: the file may have changed
+    # the lists are not cached: their files may have changed
     return found if e.lists is None else with_given(found, e.lists, e.split, e.every)
 
 
 def training_scenes(config: Config) -> list[TrainingScene]:
-    """The scenes of the train split that have triples (section 4.1), without frames that cannot be read.
+    """Return the training scenes with triples (section 4.1), without unreadable frames.
 
     Raises:
-        DataError: no scene has a triple (with the number of targets and the count of each reason), or too many
-            frames cannot be read.
+        DataError: no scene has a triple (the message counts the reasons), or too many frames are unreadable.
     """
     found = all_training_scenes(config)
     if dataset(config).verified:
@@ -88,13 +88,13 @@ def training_scenes(config: Config) -> list[TrainingScene]:
     kept = [left for s in found if (left := _without(s, bad.get(s.scene.name, {}))) is not None]
     if not kept:
         raise DataError(
-            f"data set {config.data.dataset!r}: no triple is left whose three frames can be read."
+            f"data set {config.data.dataset!r}: every triple has an unreadable frame. Copy the data set again."
         )
     return kept
 
 
 def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingScene | None:
-    """A scene without unreadable frames and their triples; None if no triple is left. No source is replaced."""
+    """Return a scene without unreadable frames and their triples; None if no triple is left."""
     if not reasons:
         return training
     old, triples = training.scene, training.triples
@@ -102,23 +102,23 @@ def _without(training: TrainingScene, reasons: Mapping[str, str]) -> TrainingSce
     usable = keep[triples.indices].all(axis=1)
     if not usable.any():
         return None
-    if keep.all():  # the pose of these frames cannot be read: they are not among the scene's frames
+    if keep.all():  # frames with an unreadable pose are not among the scene's frames
         return training
-    place = np.cumsum(keep) - 1  # a frame's index among those that are left
+    place = np.cumsum(keep) - 1  # old index -> new index
     dropped = {**triples.dropped, "a frame of the triple cannot be read": int((~usable).sum())}
     left = replace(triples, indices=place[triples.indices[usable]], dropped=dropped)
     return TrainingScene(old.without(reasons), left)
 
 
 def all_training_scenes(config: Config) -> list[TrainingScene]:
-    """As `training_scenes`, with every frame of the data set, readable or not."""
+    """Return the training scenes with triples, including unreadable frames."""
     d = config.data
     if config.evaluation.lists is not None:
-        evaluated_dataset(config)  # finds a wrong list before hours of training
+        evaluated_dataset(config)  # checks the lists before a long training
     found = dataset(config)
     rule = (d.every, d.translation_m, d.max_rotation_deg)
     kept = _found.setdefault(found, {})
-    if rule not in kept:  # every stage asks, and it takes seconds for a set as large as ScanNet
+    if rule not in kept:  # cached: every stage needs the triples, and ScanNet takes seconds
         for line in other_than_prepared(found, config):
             say(line)
         kept[rule] = _find(found, *rule)
@@ -126,20 +126,20 @@ def all_training_scenes(config: Config) -> list[TrainingScene]:
 
 
 def other_than_prepared(found: Dataset, config: Config) -> list[str]:
-    """The settings in which a run differs from those that a folder was prepared with, one line for each.
+    """Describe the differences between the run's settings and the settings of a prepared folder, one line for each.
 
-    A multiple of the prepared step needs no other frames.
+    A multiple of a prepared step is no difference: it needs no further frames.
     """
     d, f, e = config.data, config.fusion, config.evaluation
-    triples = "triples are found only among the frames that were kept"
+    triples = "triples are found only among the prepared frames"
     asked = {
         "every": (d.every, triples),
         "translation_m": (list(d.translation_m), triples),
         "max_rotation_deg": (d.max_rotation_deg, triples),
-        "integrate_every": (f.integrate_every, "meshes are fused only from the frames that were kept"),
+        "integrate_every": (f.integrate_every, "meshes are fused only from the prepared frames"),
     }
     if e.dataset is None and e.every > 1:  # 1 means every frame of the folder
-        asked["eval_every"] = (e.every, "only the frames that were kept are scored")
+        asked["eval_every"] = (e.every, "only the prepared frames are scored")
     lines = []
     for name, (value, effect) in asked.items():
         was = found.prepared.get(name, value)
@@ -151,8 +151,8 @@ def other_than_prepared(found: Dataset, config: Config) -> list[str]:
     height, width = (found.prepared.get(k, n) for k, n in zip(("height", "width"), d.size_hw, strict=True))
     if height < d.size_hw[0] or width < d.size_hw[1]:
         lines.append(
-            f"{found.name} was prepared at {width}x{height}, and this run's images are {d.size_hw[1]}x{d.size_hw[0]}: "
-            f"they are enlarged."
+            f"{found.name} was prepared at {width}x{height}, and this run needs {d.size_hw[1]}x{d.size_hw[0]}: "
+            f"its images are enlarged."
         )
     return [f"{line} Prepare it again with these settings." for line in lines]
 
@@ -175,10 +175,10 @@ def _find(found: Dataset, every: int, *rule: Any) -> list[TrainingScene]:
 
 
 def evaluated_scenes(config: Config) -> list[Scene]:
-    """The scenes of the evaluated split, without the frames that cannot be read.
+    """Return the scenes of the evaluated split, without unreadable frames.
 
     Raises:
-        DataError: too many frames cannot be read, or none is left.
+        DataError: too many frames are unreadable, or all of them.
     """
     e = config.evaluation
     data = evaluated_dataset(config)
@@ -195,20 +195,22 @@ def evaluated_scenes(config: Config) -> list[Scene]:
         if any(scene.frame_ids[i] not in reasons for i in used):
             kept.append(scene.without(reasons))
     if not kept:
-        raise DataError(f"split {e.split!r} of data set {data.name!r}: none of its frames can be read.")
+        raise DataError(
+            f"split {e.split!r} of data set {data.name!r}: no frame can be read. Copy the data set again."
+        )
     return kept
 
 
 def evaluated_frames(config: Config, scene: Scene) -> list[int]:
-    """Indices of the frames that are scored: every Nth frame, or the frames of the parameter ``keyframes``."""
+    """Return the indices of the scored frames: every Nth frame, or the frames of the parameter ``keyframes``."""
     if config.evaluation.keyframes is None:
         return scene.every(config.evaluation.every)
-    # without the scenes: `keyframes` has checked the list against all of them
+    # `keyframes` has already checked the list against all scenes
     return indices_on(read_list(_keyframes_file(config)), scene)
 
 
 def split_frames(config: Config, scene: Scene) -> frozenset[int]:
-    """Indices of the scored frames that count for the whole split; the others are scored for a list alone."""
+    """Return the indices of the scored frames that count for the split; other frames are scored only for a list."""
     e = config.evaluation
     if e.keyframes is not None:
         return frozenset(evaluated_frames(config, scene))
@@ -216,19 +218,19 @@ def split_frames(config: Config, scene: Scene) -> frozenset[int]:
 
 
 def is_whole(config: Config) -> bool:
-    """Whether the scored frames are the whole split: only then do the paper's rows stand beside them."""
+    """Whether the whole split is scored. Only then may tables show the paper's rows beside the scores."""
     e = config.evaluation
     return e.keyframes is None and evaluated_dataset(config).whole(e.split, e.every)
 
 
 def evaluated_name(config: Config) -> str:
-    """The name of the folder of what is evaluated: data set (if not the training's), split, list (if only a list)."""
+    """Return the folder name of an evaluation: data set (if not the training's), split, keyframe list (if given)."""
     e = config.evaluation
     return "-".join(p for p in (e.dataset, e.split, keyframes_name(e)) if p)
 
 
 def keyframes(config: Config) -> FrameList:
-    """The frames that the parameter ``keyframes`` names, each checked against the data set (`read_list`)."""
+    """Read the list of the parameter ``keyframes``, and check each frame against the data set (`read_list`)."""
     e = config.evaluation
     data = evaluated_dataset(replace(config, evaluation=replace(e, lists=None)))
     where = f"split {e.split!r} of data set {data.name!r}"
@@ -236,16 +238,16 @@ def keyframes(config: Config) -> FrameList:
 
 
 def _keyframes_file(config: Config) -> Path:
-    """The one list of the parameter ``keyframes``; a `ConfigError` if it names several."""
+    """Return the file of the parameter ``keyframes``; a `ConfigError` for several files."""
     e = config.evaluation
     files = given_files(e.keyframes, e.split)
     if len(files) != 1:
-        raise ConfigError(f"keyframes = {e.keyframes!r} must be one list, not {len(files)}.")
+        raise ConfigError(f"keyframes = {e.keyframes!r} must be one list, but names {len(files)}.")
     return next(iter(files.values()))
 
 
 def training_data(config: Config) -> dict[str, Any]:
-    """The identity of the data that a training reads: scenes, frames, poses, intrinsics and triples.
+    """Return the identity of the training data: scenes, frames, poses, intrinsics and triples.
 
     Raises:
         DataError: as `training_scenes`; or a frame has no intrinsics.
@@ -259,7 +261,7 @@ def training_data(config: Config) -> dict[str, Any]:
 
 
 def data_of(scenes: Sequence[TrainingScene], frames: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The identity of frames of the training scenes.
+    """Return the identity of frames of the training scenes.
 
     Args:
         frames: indices of the frames of each scene.
@@ -268,7 +270,7 @@ def data_of(scenes: Sequence[TrainingScene], frames: Sequence[Sequence[int]]) ->
 
 
 def evaluated_data(config: Config) -> dict[str, Any]:
-    """The identity of the evaluated frames, and the kind of their ground truth where a data set has several."""
+    """Return the identity of the evaluated frames, with the kind of ground truth if a data set has several kinds."""
     e = config.evaluation
     scenes = evaluated_scenes(config)
     frames = [evaluated_frames(config, s) for s in scenes]
@@ -282,9 +284,10 @@ def evaluated_data(config: Config) -> dict[str, Any]:
 
 
 def require_depth(config: Config) -> None:
-    """Raise a `DataError`, before anything is trained, if the evaluated split has no ground-truth depth."""
+    """Raise a `DataError` if the evaluated split has no ground-truth depth. Call this before a training."""
     if not any(s.has_depth for s in evaluated_scenes(config)):
         e = config.evaluation
         raise DataError(
-            f"split {e.split!r} of {e.dataset or config.data.dataset!r} has no ground-truth depth to evaluate against."
+            f"split {e.split!r} of {e.dataset or config.data.dataset!r} has no ground-truth depth. Evaluate another "
+            f"split, or another data set (eval_dataset)."
         )

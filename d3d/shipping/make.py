@@ -1,4 +1,4 @@
-"""Ship a finished training: make its file small, measure what that costs, and put it into the manifest."""
+"""Ship a finished training: compress its weights, measure the loss of accuracy, and add it to the manifest."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ from d3d.tables.from_runs import kept_provenance
 from d3d.training import WEIGHTS
 
 SMALLEST_FIRST = ("int8", "float16")
-MAX_COST = 0.01  # of Sq Rel on the first of `SPLITS`, relative to the file of the training
-MAX_BYTES = 100_000_000  # of all networks together: they are part of every clone
+MAX_COST = 0.01  # largest relative increase of Sq Rel on the first split
+MAX_BYTES = 100_000_000  # largest total size of the networks, which are part of every clone
 ALL = "all"
 
 
 def default_name(arch: str, labels: str) -> str:
-    """The name of a network that ships; labels "" is the self-supervised one."""
+    """Return the default name of a shipped network (labels "": self-supervised)."""
     return f"{arch}-{ {'': 'selfsupervised', 'pred': 'selftaught'}.get(labels, 'distilled') }"
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:
-    """The sha256 of what identifies a result (`graph.identity`): settings, data, initial weights, and its needs."""
+    """Return the sha256 of a result's identity (`graph.identity`)."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def ship(config: Config, arch: str, labels: str = "", name: str = "", again: bool = False) -> Path:
-    """Put the network of a finished training into the folder of networks, and write all cards anew.
+    """Put the network of a finished training into the folder of networks, and rewrite all model cards.
 
-    The file has 8 bits a weight, or 16 if 8 cost more than `MAX_COST`. The scores of the card are those of the very
-    file.
+    The file has 8 bits per weight; if this costs more than `MAX_COST`, it has 16. The card shows the scores of the
+    compressed file.
 
     Args:
-        labels: of the student; "" is the self-supervised network.
-        name: of the network; by default `default_name`.
-        again: replace another training of this name.
+        labels: label strategy of the student; "" for the self-supervised network.
+        name: name of the network; by default `default_name`.
+        again: replace another training with this name.
 
     Returns:
-        the path of the file.
+        The path of the file.
 
     Raises:
-        ConfigError: the name is not one, or is that of another training.
+        ConfigError: the name is invalid, or belongs to another training.
         RunError: the training is not finished.
-        DataError: the licence of the data or of the initial weights is not known; or the networks are too large.
+        DataError: the licence of the data or of the initial weights is unknown; or the networks are too large.
     """
     name = name or default_name(arch, labels)
     folder, key = networks_folder(), trained(config, arch, labels)
@@ -110,7 +110,7 @@ def ship(config: Config, arch: str, labels: str = "", name: str = "", again: boo
 
 
 def _labels(config: Config, key: graph.Key) -> dict[str, Any]:
-    """What the labels of a student were made with: the strategy's own mesh and threshold where it has them."""
+    """The settings of a student's labels, including a mesh and a threshold of the strategy."""
     fuse, project = key._replace(stage="fuse"), project_key(key.arch, key.labels, key.round)
     made = graph.identity(config, fuse)
     settings = made["needs"][project.name]["settings"]["fusion"] | made["settings"]
@@ -119,37 +119,37 @@ def _labels(config: Config, key: graph.Key) -> dict[str, Any]:
 
 def _check_name(name: str, training: Mapping[str, Any], again: bool, folder: Path) -> None:
     if not is_name(name):
-        raise ConfigError(f"{name!r} is no name of a network: use lower-case letters, digits and '-'.")
+        raise ConfigError(f"{name!r} is not a valid network name: use lower-case letters, digits and '-'.")
     there = read_manifest(folder).networks.get(name)
     if there is None or there.training["identity"] == training["identity"] or again:
         return
     lines = runs.differences(training, there.training)
     raise ConfigError(
-        f"{name!r} is the name of another training:\n  "
+        f"{name!r} already names another training:\n  "
         + "\n  ".join(lines[:8])
         + "\nGive another --name, or --replace."
     )
 
 
 def _licences(config: Config, arch: str, key: graph.Key) -> dict[str, str]:
-    """The licences of the data, of the initial weights and of the network; a DataError if one is not known."""
+    """The licences of the data, of the initial weights and of the network; a `DataError` if one is unknown."""
     d, settings = config.data, config.training(key.stage, arch)
     of_data = dataset(config).licence
     if not of_data:
         raise DataError(
-            f"data set {d.dataset!r} names no licence that allows to pass on what was learned from it: "
-            "its networks do not ship."
+            f"data set {d.dataset!r} has no licence that permits sharing networks trained on it: its networks "
+            "cannot ship."
         )
     initial = find_initial_weights(arch, settings.pretrained, settings.weights)
     if initial.source != RANDOM and not initial.licence:
         raise DataError(
-            f"the licence of the initial weights, {initial.source}, is not known: the network does not ship."
+            f"the licence of the initial weights, {initial.source}, is unknown: the network cannot ship."
         )
     return {"data": of_data, "initial": initial.licence, "weights": initial.licence or "MIT"}
 
 
 def _described(config: Config, model: DepthNetwork) -> DepthNetwork:
-    """The network with the size and the camera of its training, which files of older trainings lack."""
+    """Add the size and the camera of the training to a network; files of older trainings lack both."""
     if model.train_size is None:
         size_hw = config.data.size_hw
         Ks = np.stack([s.scene.K(0, size_hw) for s in training_scenes(config)])
@@ -159,14 +159,14 @@ def _described(config: Config, model: DepthNetwork) -> DepthNetwork:
 
 
 def _field_of_view(model: DepthNetwork) -> float:
-    """The horizontal field of view of the training's camera, degrees."""
+    """The horizontal field of view of the training camera, degrees."""
     return math.degrees(2 * math.atan(model.train_size[1] / 2 / model.train_focal_px[0]))
 
 
 def _smallest(
     config: Config, key: graph.Key, model: DepthNetwork, folder: Path
 ) -> tuple[Path, str, list[dict[str, Any]], dict[str, Any]]:
-    """The smallest file that costs at most `MAX_COST`; how it is stored; its scores; Sq Rel of every file tried."""
+    """Write the smallest file within `MAX_COST`; return its path, its format, its scores, and Sq Rel of all formats."""
     configs = {s: replace(config, evaluation=replace(config.evaluation, split=s)) for s in SPLITS}
     first = SPLITS[0]
     before = summary(stages.evaluate(configs[first], key.arch, key.labels))["sq_rel"]
@@ -182,7 +182,8 @@ def _smallest(
             break
     else:
         raise DataError(
-            f"{key.name}: even {stored_as} costs more than {MAX_COST:.0%} of Sq Rel on {first} ({tried})."
+            f"{key.name}: {stored_as} increases Sq Rel on {first} by more than {MAX_COST:.0%} ({tried}). The network "
+            "cannot ship."
         )
     scores = _rows(configs[first], per_image)
     for split in SPLITS[1:]:
@@ -192,7 +193,7 @@ def _smallest(
 
 
 def _rows(config: Config, per_image: pd.DataFrame) -> list[dict[str, Any]]:
-    """The mean scores over all images, over each list of images, and over each kind of pixels of all images."""
+    """The mean scores over all images, over each list of images, and over each kind of pixels."""
     split = config.evaluation.split
     lists = evaluated_dataset(config).lists(split)
     means = {ALL: summary(per_image)} | {name: summary(per_image, frames=on) for name, on in lists.items()}
@@ -210,7 +211,7 @@ def _rounded(value: float) -> float:
 
 
 def _put(name: str, entry: Shipped, content: bytes, folder: Path) -> Path:
-    """Write the file, then the manifest that names it, then what follows from the manifest."""
+    """Write the file, then the manifest, then the model cards."""
     networks = read_manifest(folder).networks | {name: entry}
     manifest = Manifest.model_validate({"networks": {n: e.model_dump() for n, e in networks.items()}})
     total = sum(e.bytes for e in networks.values())

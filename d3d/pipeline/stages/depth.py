@@ -1,4 +1,4 @@
-"""Depth of the training frames: predicted by a trained network (section 3.2.1), projected from its mesh (3.2.2)."""
+"""Stages of depth: depth predicted by a network (section 3.2.1), and depth projected from the mesh (3.2.2)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from d3d.training import WEIGHTS
 
 
 def where(config: Config) -> dict[str, Any]:
-    """Where `run_tasks` and `map_scenes` run, as arguments of both."""
+    """Return the scheduler arguments of `run_tasks` and `map_scenes`."""
     return {"scheduler": config.scheduler, "workers": config.scene_workers}
 
 
 def where_networks(config: Config) -> dict[str, Any]:
-    """Where a network goes over scenes; this process's GPU is shared only where a scheduler is asked for."""
+    """Return the scheduler arguments for networks: on a GPU, scheduler "auto" means this process."""
     on_gpu = config.scheduler == "auto" and select_device(config.device).type == "cuda"
     return where(config) | ({"scheduler": "none"} if on_gpu else {})
 
 
 def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
-    """A finished training's network, as arguments of `d3d.prediction.saved_network`."""
+    """Return the network of a finished training as arguments of `d3d.prediction.saved_network`."""
     folder = require_finished(config, key)
     return folder / WEIGHTS, outputs(folder)[WEIGHTS], config.device, config.predict_precision
 
@@ -41,12 +41,12 @@ def saved(config: Config, key: Key) -> tuple[Path, str, str, str]:
 def by_scene(
     config: Config, key: Key, opened: StageFolder, task: Callable[..., None], arguments: Callable, **more: Any
 ) -> None:
-    """Write the maps of each training scene by a task of `run_tasks`, and finish the stage.
+    """Write maps of each training scene with tasks of `run_tasks`, and finish the stage.
 
     Args:
-        task: writes the scene into the store, its last argument; leaves a complete scene alone.
-        arguments: `TrainingScene` -> the task's other arguments, a tuple.
-        **more: for the provenance.
+        task: writes a scene into the store, its last argument; skips complete scenes.
+        arguments: returns the other arguments of the task for a `TrainingScene`, as a tuple.
+        **more: further entries of the provenance.
     """
     store, scenes = DepthStore(opened.folder), training_scenes(config)
     tasks = {s.scene.name: (*arguments(s), store) for s in scenes if not store.has(s.scene.name)}
@@ -58,10 +58,12 @@ def by_scene(
 def by_network(
     config: Config, key: Key, opened: StageFolder, make: Callable, arguments: tuple, frames: Callable
 ) -> None:
-    """Write the maps of each training scene by a network as of `map_scenes`, and finish the stage.
+    """Write maps of each training scene with `map_scenes`, and finish the stage.
 
     Args:
-        frames: `TrainingScene` -> the indices of its frames.
+        make: makes the network, as for `map_scenes`.
+        arguments: arguments of ``make``.
+        frames: returns the frame indices of a `TrainingScene`.
     """
     store, scenes = DepthStore(opened.folder), training_scenes(config)
     found, wanted = [s.scene for s in scenes], [frames(s) for s in scenes]
@@ -103,13 +105,13 @@ def _predict(config: Config, key: Key, opened: StageFolder) -> None:
 
 
 def uncertainty_key(name: str, arch: str, round: int) -> Key:
-    """The uncertainty of a name; the ensemble's belongs to no one network."""
+    """Return the key of an uncertainty; the uncertainty "ensemble" has no architecture."""
     return Key("uncertainty", "" if name == "ensemble" else arch, name, round)
 
 
 def uncertainty_quantile(config: Config, store: DepthStore, quantile: float) -> float:
-    """The quantile, in metres, of a stored uncertainty over every pixel of every target frame."""
-    # stored as 16-bit millimetres: their histogram is exact, and as small for a thousand scenes as for one
+    """Return a quantile of a stored uncertainty over all pixels of all target frames, in metres."""
+    # values are stored as 16-bit millimetres: a histogram is exact and has a constant size
     counts = np.zeros(2**16, np.int64)
     for s in training_scenes(config):
         for i in s.targets:
@@ -119,12 +121,12 @@ def uncertainty_quantile(config: Config, store: DepthStore, quantile: float) -> 
 
 
 def project_key(arch: str, labels: str, round: int) -> Key:
-    """The projected depth that labels are made from: the run's own, or that of a strategy with a mesh of its own."""
+    """Return the key of the projected depth of a label strategy; strategies without a mesh of their own share it."""
     return Key("project", arch, labels if fusion.find_strategy(labels).mesh else "", round)
 
 
 def _fusion_of(config: Config, key: Key) -> FusionConfig:
-    """The fusion settings of a mesh: the run's, or those of the label strategy that the key names."""
+    """The fusion settings of a mesh: the run's, or those of the key's label strategy."""
     if not key.labels:
         return config.fusion
     strategy = fusion.find_strategy(key.labels)
@@ -132,7 +134,7 @@ def _fusion_of(config: Config, key: Key) -> FusionConfig:
 
 
 def _project_settings(config: Config, key: Key) -> dict[str, Any]:
-    """What determines a mesh. Choices beyond the paper's are left out where they are not taken."""
+    """The settings that determine a mesh. Unused settings beyond the paper are left out."""
     f = _fusion_of(config, key)
     left_out = ["threshold_m", "threshold_quantile", *(["uncertainty"] if f.certain is None else [])]
     left_out += [name for name in ("quantile", "certain", "views") if getattr(f, name) is None]
@@ -146,7 +148,7 @@ def _project_needs(config: Config, key: Key) -> tuple[Key, ...]:
 
 
 def _project_path(config: Config, key: Key) -> str:
-    """A strategy's own mesh lies beside the folder of the run's mesh, not in it."""
+    """The folder of a mesh; a strategy's own mesh has a folder beside ``project``."""
     return key._replace(stage=f"project-{key.labels}", labels="").name if key.labels else key.name
 
 
@@ -175,7 +177,7 @@ def project_scene(
     certain: tuple[DepthStore, float] | None,
     store: DepthStore,
 ) -> None:
-    """Store one scene's mesh, and the depth of the mesh seen from the target frames (3.2.2)."""
+    """Store the mesh of a scene and its depth rendered for the target frames (3.2.2)."""
     scene, targets = training.scene, training.targets
     if store.has(scene.name):
         return
@@ -184,7 +186,7 @@ def project_scene(
     Ks, poses = np.stack([scene.K(i, size_hw) for i in targets]), scene.world_T_cams[targets]
 
     def frames() -> Iterator[tuple[str, np.ndarray]]:
-        # a few views at a time: memory does not grow with the length of a scene
+        # in parts: memory does not grow with the number of views
         for start in range(0, len(targets), 32):
             part = slice(start, start + 32)
             depths = reconstruction.render_depth(mesh, Ks[part], poses[part], size_hw, config.fusion.renderer)
@@ -200,11 +202,10 @@ def mesh_of(
     depths: DepthStore,
     certain: tuple[DepthStore, float] | None = None,
 ) -> reconstruction.Mesh:
-    """The TSDF mesh of a scene from stored depth (3.2.2).
+    """Fuse the stored depth of a scene into a TSDF mesh (3.2.2).
 
     Args:
-        certain: an uncertainty of the target frames and a limit in metres: depth above it is not fused.
-
+        certain: uncertainty of the target frames, and a limit in metres. More uncertain pixels are not fused.
     """
     f, size_hw, scene = config.fusion, config.data.size_hw, training.scene
     used = scene.every(f.integrate_every) if f.views is None else evenly(training.targets, f.views)
@@ -229,5 +230,5 @@ def mesh_of(
 
 
 def evenly(frames: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the frames, evenly spaced."""
+    """Select at most ``most`` frames, evenly spaced."""
     return list(frames[:: -(-len(frames) // most)])

@@ -1,4 +1,4 @@
-"""Labels of the training frames (section 3.2.3): the uncertainty, its threshold, and Eq. 3 or another rule."""
+"""Stages of labels (section 3.2.3): the uncertainty, its threshold, and Eq. 3 or another label strategy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from d3d.uncertainty import find_uncertainty, measure
 
 
 def _uncertainty_of(labels: str, arch: str, round: int) -> Key | None:
-    """The uncertainty that a label strategy looks at; None where it looks at none."""
+    """The key of a label strategy's uncertainty; None for a strategy without uncertainty."""
     strategy = fusion.find_strategy(labels)
     return uncertainty_key(strategy.uncertainty, arch, round) if "uncertainty" in strategy.needs else None
 
@@ -74,7 +74,7 @@ def _uncertainty(config: Config, key: Key, opened: StageFolder) -> None:
 
 
 def ensemble_scene(training: TrainingScene, predicted: Sequence[DepthStore], store: DepthStore) -> None:
-    """Store the standard deviation of the networks' depth for the target frames of one scene."""
+    """Store the standard deviation of several networks' depth for the target frames of a scene."""
     scene = training.scene
 
     def deviations() -> Iterator[tuple[str, np.ndarray]]:
@@ -89,7 +89,7 @@ def ensemble_scene(training: TrainingScene, predicted: Sequence[DepthStore], sto
 def _measured(
     name: str, weights: tuple[tuple[Path, str], ...], device: str, precision: str, seed: int
 ) -> Callable[[Tensor], Tensor]:
-    """A function for `map_scenes`: the uncertainty of networks for a batch of images."""
+    """Make a function for `map_scenes`: the uncertainty of a batch of images."""
     models = [load_checked(path, sha256).to(select_device(device)) for path, sha256 in weights]
 
     def measured(images_b3hw: Tensor) -> Tensor:
@@ -100,18 +100,18 @@ def _measured(
 
 
 def _weights(config: Config, key: Key) -> list[Path]:
-    """The weights of the networks that an uncertainty looks at."""
+    """The files of weights of an uncertainty's networks."""
     kind, teacher = find_uncertainty(key.labels).networks, teacher_of(config, key.arch, key.round)
     variant = key._replace(stage="variant")
     if kind != "snapshots":
         return [require_finished(config, teacher if kind == "teacher" else variant) / WEIGHTS]
-    # those of the teacher's own training, where it kept them; else it is trained once more
+    # the snapshots of the teacher's training; if it kept too few, the teacher is trained again
     own = _snapshots(config, key, require_finished(config, teacher))
     return own or _snapshots(config, key, ensure(config, variant))
 
 
 def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
-    """The snapshots of a training and its last weights; none where they are not all there."""
+    """The snapshots of a training and its last weights; empty if a snapshot is missing."""
     settings = snapshot_training(config, key)
     samples = sum(len(s.targets) for s in training_scenes(config))
     total = settings.total_steps(EpochBatches(samples, settings.batch_size, config.seed).per_epoch)
@@ -120,9 +120,10 @@ def _snapshots(config: Config, key: Key, folder: Path) -> list[Path]:
 
 
 def threshold(config: Config, labels: str = "", arch: str = "") -> float:
-    """The threshold of Eq. 3 in metres: as configured, or the quantile that ``threshold_quantile`` asks for.
+    """Return the threshold of Eq. 3 in metres.
 
-    The quantile is over every pixel of every target frame whose uncertainty the labels look at.
+    It is ``threshold_m``. If the strategy or the run sets ``threshold_quantile``, it is this quantile of the
+    uncertainty over all pixels of all target frames.
     """
     labels = labels or config.labels
     quantile = _threshold_quantile(config, labels)
@@ -133,32 +134,32 @@ def threshold(config: Config, labels: str = "", arch: str = "") -> float:
 
 
 def _threshold_quantile(config: Config, labels: str) -> float | None:
-    """The quantile that a strategy, or the run, asks for; None where the threshold is in metres."""
+    """The threshold quantile of the strategy or the run; None for a threshold in metres."""
     own = fusion.find_strategy(labels).threshold_quantile
     return config.fusion.threshold_quantile if own is None else own
 
 
 @dataclass(frozen=True)
 class LabelSources:
-    """The stored maps from which the labels of one network are made, without the run that they are from."""
+    """The stored maps from which labels are made, independent of a run."""
 
     labels: str
-    predicted: DepthStore  # D of every target frame
-    projected: DepthStore  # P
-    uncertainty: DepthStore | None  # U, where the strategy looks at it
-    threshold_m: float  # of Eq. 3, metres
-    size_hw: tuple[int, int]  # of the maps
-    device: str  # where a rule that is much arithmetic computes
-    of_sources: DepthStore | None = None  # D of source frames that are no targets, if the strategy needs it
+    predicted: DepthStore  # predicted depth D of every target frame
+    projected: DepthStore  # projected depth P
+    uncertainty: DepthStore | None  # U; None for a strategy without uncertainty
+    threshold_m: float  # threshold of Eq. 3, metres
+    size_hw: tuple[int, int]  # size of the maps
+    device: str  # device for the computation of expensive strategies
+    of_sources: DepthStore | None = None  # D of source frames outside the targets, if the strategy needs it
 
     def inputs(self, scene: Scene, triple: Sequence[int]) -> fusion.LabelInputs:
-        """What the label strategy looks at for one target frame.
+        """Return the inputs of the label strategy for one target frame.
 
         Args:
             triple: frame indices of the target, the backward and the forward source.
 
         Raises:
-            DataError: an oracle is asked for, and the frame has no truth.
+            DataError: the strategy is an oracle, and the frame has no ground truth.
         """
         target, *sources = map(int, triple)
         needs, more = fusion.find_strategy(self.labels).needs, {}
@@ -188,10 +189,10 @@ class LabelSources:
 def label_sources(
     config: Config, arch: str = "", labels: str = "", threshold_m: float | None = None
 ) -> LabelSources:
-    """The stored maps of this run that labels are made from; what is not there is computed.
+    """Return the stored maps for the labels of this run; missing maps are computed.
 
     Args:
-        threshold_m: by default the run's `threshold`; another value, to try it.
+        threshold_m: threshold of Eq. 3 in metres; by default `threshold`.
     """
     arch, labels = arch or config.arch, labels or config.labels
     needs = _fuse_needs(config, Key("fuse", arch, labels, config.round))
@@ -210,19 +211,19 @@ def label_sources(
 
 
 def _truth(scene: Scene, i: int, labels: str, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truth and highlight mask of a frame, at the network's size."""
+    """The ground truth and the highlight mask of a frame, at the network's size."""
     depth, highlight = scene.depth(i), scene.highlight_mask(i)
     if depth is None or highlight is None:
         raise DataError(
-            f"labels {labels!r} are an oracle's: they need ground truth and highlight masks of every training "
-            f"frame, and {scene.name} has none. `python -m glossyrooms.truth --out FOLDER` adds them to the rooms "
-            f"that ship: then root = 'FOLDER'."
+            f"labels {labels!r} need ground truth and highlight masks of every training frame, and scene {scene.name} "
+            "has none. For the rooms that ship, run `python -m glossyrooms.truth --out FOLDER`, and set "
+            "root = 'FOLDER'."
         )
     return nearest_depth(depth, size_hw), nearest_depth(highlight, size_hw)
 
 
 def _require_truth(config: Config, key: Key) -> None:
-    """Refuse an oracle's labels where a scene has no truth, before the hours that everything else may take."""
+    """Raise an error for an oracle without ground truth, before the stages that it needs are computed."""
     if "truth" in fusion.find_strategy(key.labels).needs:
         for s in training_scenes(config):
             _truth(s.scene, s.targets[0], key.labels, config.data.size_hw)

@@ -1,4 +1,4 @@
-"""Scores of trained networks (section 4): depth of the evaluated split, and its metrics image by image."""
+"""Stage of scores (section 4): predict the evaluated split, and compute its metrics per image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCORES = "per_image.csv"
 
 
 def evaluated(config: Config, arch: str, labels: str = "", round: int = 0) -> str:
-    """The folder below ``evaluate/`` of a training's scores: network, training (and round), split (and data set)."""
+    """Return the folder of a training's scores in ``evaluate/``: architecture, training, evaluated split."""
     training = labels or evaluation.SELF_SUPERVISED
     if labels and (round or config.round) > 1:
         training += f"-round{round or config.round}"
@@ -39,12 +39,12 @@ def evaluated(config: Config, arch: str, labels: str = "", round: int = 0) -> st
 
 
 def evaluate_key(config: Config, arch: str = "", labels: str = "") -> Key:
-    """The scores of a training; labels "" is the self-supervised network, which is the same in every round."""
+    """Return the key of a training's scores. The self-supervised network (labels "") is the same in every round."""
     return Key("evaluate", arch or config.arch, labels, config.round if labels else 1)
 
 
 def _settings(config: Config, key: Key) -> dict[str, Any]:
-    """How images are scored. Which images is in the identity of the data; lists only say which scores are averaged."""
+    """The settings of scoring. The scored images are part of the data; lists only select scores to average."""
     e = config.evaluation
     left_out = {"root", "lists", "keyframes"}
     if e.dataset is None:
@@ -75,17 +75,17 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
         {SCORES: io.sha256(opened.folder / SCORES)},
         summary=evaluation.summary(per_image).to_dict(),
         **({"ground_truth": truth} if truth else {}),
-        **({} if is_whole(config) else {"in_part": True}),  # no row of the paper may stand beside it
+        **({} if is_whole(config) else {"in_part": True}),  # tables must not show the paper's rows beside it
     )
 
 
 def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: str) -> pd.DataFrame:
-    """Predict the evaluated split with a file of weights, and score it: one row for each image and kind of pixels.
+    """Predict and score the evaluated split with a file of weights: one row for each image and kind of pixels.
 
     Args:
-        sha256: what the content of the file must have.
-        folder: gets the predicted depth, in ``depth/``; complete scenes in it are taken as they are.
-        what: the name of the network, for progress bars.
+        sha256: expected sha256 of the file.
+        folder: its subfolder ``depth`` gets the predicted depth; complete scenes in it are reused.
+        what: name of the network in progress bars.
     """
     e, d = config.evaluation, config.data
     scenes = evaluated_scenes(config)
@@ -104,6 +104,6 @@ def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: s
     )
     per_image = evaluation.to_frame(rows)
     own = frozenset((s.name, s.frame_ids[i]) for s in scenes for i in split_frames(config, s))
-    # the split's own images; the others are there because a list names them
+    # other images are scored only because a list names them
     per_image["in_split"] = evaluation.on_list(per_image, own)
     return per_image
