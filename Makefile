@@ -1,4 +1,4 @@
-# Every target sets up the environment first; if it is up to date, this takes a moment.
+# Every target first sets up the environment. If it is up to date, this takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
@@ -6,7 +6,7 @@ PY := .venv/bin/python
 DATASET ?= glossyrooms
 PROFILE ?= demo
 NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.py))
-# Passed on if set:
+# Options that are passed on if set:
 ROOT ?=
 RUN ?=
 SEED ?=

@@ -1,4 +1,4 @@
-"""Entry points of torch.hub, in which a checkout or a clone of this repository is enough:
+"""Entry points of torch.hub, for a clone of this repository:
 
 model = torch.hub.load(REPOSITORY, "depth", "lite-distilled")        # "user/repository" on GitHub
 model = torch.hub.load(FOLDER, "depth", "lite-distilled", source="local")
@@ -25,15 +25,15 @@ dependencies = [
 
 
 def networks() -> dict[str, str]:
-    """The names that `depth` knows, each with a line that describes the network."""
+    """List the trained networks by name, each with a description."""
     return _available()
 
 
 def depth(name: str = "lite-distilled") -> _DepthNetwork:
-    """A trained network by its name, in eval mode; `d3d.predict(model, image)` returns depth in metres."""
+    """Load a trained network by name, in eval mode; `d3d.predict(model, image)` returns depth in metres."""
     return _load_model(name)
 
 
 def untrained(arch: str, **options: object) -> _DepthNetwork:
-    """A network without training: "monodepth2", "hrdepth", "monovit" or "lite". Options as of `d3d.create_model`."""
+    """Create an untrained network: "monodepth2", "hrdepth", "monovit" or "lite"; options of `d3d.create_model`."""
     return _create_model(arch, **options)

@@ -83,7 +83,7 @@ def test_another_data_set_is_scored_apart_from_the_runs_own(cfg):
     assert (row["set"], row["training"]) == ("GlossyRooms Test Set", "Self-Teaching")
     assert row["abs_rel"] == pytest.approx(scores[scores["pixels"] == "all"]["abs_rel"].mean())
     assert set(tables.of_run(other, "6").frame["split"]) == {"val"}
-    with pytest.raises(DataError, match="nothing of table mirror"):
+    with pytest.raises(DataError, match="no scores for table mirror"):
         tables.of_run(other, "mirror")
 
 

@@ -96,7 +96,7 @@ def test_a_pixel_that_no_source_sees_has_no_error(example) -> None:
     away[0, 3] = 100.0
     view = photometric.reproject(example.target, [example.target], example.true_depth, example.K, away[None])
     assert np.isnan(view.minimum).all()
-    with pytest.raises(DataError, match="no pixel is seen"):
+    with pytest.raises(DataError, match="no pixel is visible"):
         photometric.clearest_pixels(np.stack([view.minimum] * len(photometric.SCALES)))
 
 

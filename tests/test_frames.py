@@ -306,7 +306,7 @@ def test_keyframes_are_all_that_is_evaluated(trained, root, tmp_path, monkeypatc
     again.write_text("chess-seq-01 8\n")
     with pytest.raises(RunError, match=r"data.frames: 3 there, 1 now"):
         stages.evaluate(evaluated_on(trained, root, keyframes=f"Key={again}"), "monodepth2")
-    with pytest.raises(DataError, match=r"nothing of table 5|no evaluation"):
+    with pytest.raises(DataError, match=r"no scores for table 5|no evaluation"):
         tables.of_run(trained, "5")
 
 

@@ -238,7 +238,7 @@ def test_mirrors_stand_apart():
 def test_a_list_of_which_nothing_was_scored_has_no_block():
     made = Scores((evaluation((1, 1)),), {("glossyrooms", "val"): LISTS})
     assert tables.paper_table(made, "4") is None
-    assert "no image that was scored is on the list NoReflection" in tables.missing(made, "4")[0]
+    assert "no scored image is on the list NoReflection" in tables.missing(made, "4")[0]
 
 
 # what is refused
@@ -254,7 +254,7 @@ def test_a_list_of_which_nothing_was_scored_has_no_block():
         ),
         ({"seed": 0}, "two evaluations of monodepth2 self-supervised, seed 0"),
         ({"settings": "other"}, "differ in more than the seed"),
-        ({"per_image": per_image((1, 2))}, "4 images, .* on 2, and they are not the same images"),
+        ({"per_image": per_image((1, 2))}, "4 images, .* on 2: the images differ"),
         ({"arch": "hrdepth", "per_image": per_image((1, 2, 3, 4), scene="t")}, "not the same images"),
         (
             {"per_image": per_image((1, 2, 3, 4)).assign(in_split=[True, True, False, True])},
@@ -517,7 +517,7 @@ def test_a_damaged_or_missing_store_is_an_error(tmp_path):
     *files, _index = tables.export(stored_scores(), tmp_path)
     content = files[0].read_bytes()
     files[0].write_bytes(content[:-1])
-    with pytest.raises(DataError, match=f"{files[0].name} is missing or not what"):
+    with pytest.raises(DataError, match=f"{files[0].name} is missing or differs"):
         tables.read(tmp_path)
     files[0].write_bytes(content)
     (tmp_path / "index.json").write_text('{"version": 2}')
@@ -662,7 +662,7 @@ def test_a_run_of_another_configuration_or_a_changed_file_is_refused(tmp_path):
     assert len(tables.gather([config_of(tmp_path, steps=5)]).evaluations) == 1
     csv = folder / "per_image.csv"
     csv.write_text(csv.read_text().replace("7", "8"))
-    with pytest.raises(RunError, match="is not what its evaluation left there"):
+    with pytest.raises(RunError, match="was changed after the evaluation"):
         tables.gather([config_of(tmp_path, steps=5)])
 
 
@@ -725,7 +725,7 @@ def test_one_table_of_one_run(tmp_path):
     config = config_of(tmp_path)
     finished(config, labels="mv")
     assert only(tables.of_run(config, "6").frame, n=1, list="")["training"].endswith("with mv")
-    with pytest.raises(DataError, match=r"nothing of table 5 .*\n.*--scale median --eval-dataset 7scenes"):
+    with pytest.raises(DataError, match=r"no scores for table 5.*\n.*--scale median --eval-dataset 7scenes"):
         tables.of_run(config, "5")
 
 

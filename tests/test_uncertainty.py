@@ -406,7 +406,7 @@ def test_average_precision_is_that_of_scikit_learn():
 @pytest.mark.parametrize(
     ("scores", "positive", "message"),
     [
-        (np.zeros(3), np.zeros(3, bool), "nothing to find"),
+        (np.zeros(3), np.zeros(3, bool), "no positive pixel"),
         (np.array([np.nan, 1]), np.array([True, False]), "not a number"),
         (np.zeros(3), np.zeros(2, bool), "must be"),
     ],
@@ -469,5 +469,5 @@ def test_the_comparison_of_a_run_reads_what_is_there_and_says_what_it_cost(cfg):
 
 def test_a_run_without_any_uncertainty_says_so(tmp_path):
     empty = make_config(profile="smoke", runs_dir=str(tmp_path), run="e")
-    with pytest.raises(DataError, match="no uncertainty of monodepth2 yet"):
+    with pytest.raises(DataError, match="no uncertainty of monodepth2"):
         comparison.compare(empty)

@@ -1,4 +1,4 @@
-"""Labels compared with the ground truth of training frames: rules, thresholds, truncation, uncertainties."""
+"""Compare labels with the ground truth of training frames: strategies, thresholds, truncation, uncertainties."""
 
 from d3d._lazy import submodules
 

@@ -1,7 +1,7 @@
-"""Labels compared with the ground truth of training frames, by kind of pixel: all, highlight, diffuse.
+"""Compare labels with the ground truth of training frames, by kind of pixel: all, highlight, diffuse.
 
-`label_table` compares the labels frame by frame; the other tables, here and in `d3d.analysis.thresholds`, summarise
-its rows. Rules and thresholds are thus chosen without the evaluated split.
+`label_table` compares the labels frame by frame. The other tables, here and in `d3d.analysis.thresholds`, summarise
+its rows. Label strategies and thresholds can thus be chosen without the evaluated split.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from d3d.progress import track
 
 SQ_REL_COLUMNS = {"all": "sq_rel", "highlight": "sq_rel_highlight", "diffuse": "sq_rel_diffuse"}
 
-# The name of a label rule and its threshold in metres; None: the threshold that the run uses
+# A label strategy and its threshold in metres; None: the run's threshold
 LabelRule = tuple[str, float | None]
 
 
 def metric_options(config: Config) -> dict[str, Any]:
-    """The options of `depth_metrics` that a run evaluates with."""
+    """Return the options of `depth_metrics` in a run's evaluation."""
     d = config.data
     return {"scale": config.evaluation.scale, "min_depth": d.min_depth, "max_depth": d.max_depth}
 
@@ -42,13 +42,13 @@ def metrics_by_pixels(
     scale: str = "none",
     **clamp: float,
 ) -> dict[str, dict[str, float]]:
-    """The seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
+    """Compute the seven metrics of a depth map (h, w) for each kind of pixel; empty without ground truth.
 
     Args:
         gt: (H, W), metres, 0 where unknown.
         highlight: bool (H, W), or None.
         scale: as in `d3d.metrics.depth_metrics`; one scale for the whole image.
-        clamp: likewise.
+        clamp: ``min_depth`` and ``max_depth`` of `d3d.metrics.depth_metrics`.
     """
     if gt is None:
         return {}
@@ -59,18 +59,22 @@ def metrics_by_pixels(
 def sq_rel_by_pixels(
     config: Config, depth: np.ndarray, gt: np.ndarray | None, highlight: np.ndarray | None
 ) -> dict[str, float]:
-    """Sq Rel (metres) of a depth map for each kind of pixel, as the run evaluates; see `metrics_by_pixels`."""
+    """Compute Sq Rel (metres) of a depth map for each kind of pixel, with the options of the run."""
     scores = metrics_by_pixels(depth, gt, highlight, **metric_options(config))
     return {kind: metrics["sq_rel"] for kind, metrics in scores.items()}
 
 
 def evenly(items: Sequence[Any], count: int) -> Sequence[Any]:
-    """About ``count`` of the items, evenly spaced."""
+    """Select about ``count`` items, evenly spaced."""
     return items[:: max(1, len(items) // count)]
 
 
 def training_scenes(config: Config, truth: bool = False, highlights: bool = False) -> list[TrainingScene]:
-    """The training scenes, with truth: those with true depth, with highlights: those with a highlight mask.
+    """Return the training scenes.
+
+    Args:
+        truth: only scenes with ground-truth depth.
+        highlights: only scenes with highlight masks.
 
     Raises:
         DataError: there is no such scene.
@@ -97,15 +101,15 @@ def label_table(
     """Compare the labels of several rules with the ground truth, frame by frame.
 
     Args:
-        arch: the network whose depth is D; "": that of the run.
-        rules: the labels to compare. An oracle has no row for a frame without truth or mask.
-        frames: look at about this many target frames of each scene, evenly spaced.
+        arch: the network of the predicted depth D; by default the run's.
+        rules: the labels to compare. An oracle has no row for a frame without ground truth or mask.
+        frames: approximate number of target frames of each scene, evenly spaced.
         truth, highlights: as in `training_scenes`.
 
     Returns:
-        one row for each frame, rule and kind of pixel: scene, frame, rule (the position in ``rules``), labels,
-        threshold_m, pixels, count (pixels of that kind at the network's size), projected (how many of these do
-        not take D), and the seven metrics, NaN without ground truth.
+        One row for each frame, rule and kind of pixel: scene, frame, rule (the position in ``rules``), labels,
+        threshold_m, pixels, count (pixels of this kind at the network's size), projected (number of pixels without
+        D), and the seven metrics, NaN without ground truth.
     """
     arch = arch or config.arch
     scenes = training_scenes(config, truth, highlights)
@@ -132,7 +136,7 @@ def _frame_rows(
     triple: np.ndarray,
     cases: Sequence[tuple[str, float]],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of `label_table` of one frame."""
+    """The rows of one frame in `label_table`."""
     i = int(triple[0])
     gt, highlight = scene.depth(i), scene.highlight_mask(i)
     small = scene.highlight_mask(i, config.data.size_hw)
@@ -156,11 +160,11 @@ def _frame_rows(
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The means over frames of a `label_table`.
+    """Average a `label_table` over frames.
 
     Returns:
-        indexed by rule and pixels: labels, threshold_m, count (a sum), projected (a share of ``count``), the means
-        of the metrics, and images, the number of frames with ground truth.
+        Indexed by rule and pixels: labels, threshold_m, count (sum), projected (share of ``count``), the mean
+        metrics, and images, the number of frames with ground truth.
     """
     groups = table.groupby(["rule", "pixels"], observed=True)
     result = groups[["labels", "threshold_m"]].first().join(groups[["count", "projected"]].sum())
@@ -169,17 +173,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(config: Config, arch: str, names: Iterable[str], frames: int, **only: bool) -> pd.DataFrame:
-    """The `summary` of these strategies' labels at the thresholds that the run uses."""
+    """The `summary` of label strategies at the run's thresholds."""
     return summary(label_table(config, arch, [(name, None) for name in names], frames, **only))
 
 
 def label_scores(config: Config, arch: str = "", labels: str = "", frames: int = 60) -> pd.DataFrame:
-    """The error of predicted depth D, projected depth P and label L on training frames.
+    """Compute the error of predicted depth D, projected depth P and label L on training frames.
 
-    P is D where the mesh has no surface, as in a label. The labels "pred" and "proj" are D and P and have no row L.
+    Where the mesh has no surface, P takes D, as a label does. The labels "pred" and "proj" equal D and P; they have no
+    separate row L.
 
     Returns:
-        indexed by pixels and depth: the seven metrics, means over images, and images.
+        Indexed by pixels and depth: the seven metrics, averaged over images, and images.
     """
     labels = labels or config.labels
     names = {"pred": "predicted D", "proj": "projected P"}
@@ -194,9 +199,9 @@ def label_scores(config: Config, arch: str = "", labels: str = "", frames: int =
 
 
 def label_quality(config: Config, strategies: Sequence[str], arch: str = "") -> pd.DataFrame:
-    """Abs Rel and Sq Rel of the labels of each strategy on training frames, by kind of pixel.
+    """Compute Abs Rel and Sq Rel of the labels of each strategy on training frames, by kind of pixel.
 
-    A strategy that changes the training alone ("proj_lowres") has the labels of another one and no row.
+    "proj_lowres" changes only the training, not the labels. It has no row.
     """
     names = [name for name in strategies if fusion.find_strategy(name).shrink == 1]
     means = _means(config, arch, names, 60, truth=True)
@@ -205,16 +210,15 @@ def label_quality(config: Config, strategies: Sequence[str], arch: str = "") -> 
 
 
 def label_makeup(config: Config, arch: str = "", strategies: Sequence[str] = ()) -> pd.DataFrame:
-    """Which pixels take the projected depth under each label strategy, over the training frames with masks.
+    """Count the pixels with projected depth P under each label strategy, on training frames with masks.
 
     Args:
-        strategies: by default all of `fusion.STRATEGIES`, except those that change the training alone or have a mesh of
-            their own.
+        strategies: by default all of `fusion.STRATEGIES`, without "proj_lowres" and strategies with their own mesh.
 
     Returns:
-        one row for each strategy and kind of pixel ("highlight", "diffuse"): count (pixels over all frames),
-        projected (the share of these that take P), of_projected (their share of all pixels that take P), images and
-        sq_rel of the label (the mean over images).
+        One row for each strategy and kind of pixel ("highlight", "diffuse"): count (pixels over all frames),
+        projected (share of ``count`` with P), of_projected (share of all pixels with P), images, and the mean sq_rel
+        of the label over images.
 
     Raises:
         DataError: no training scene has a mask of its highlights.

@@ -1,7 +1,7 @@
-"""The photometric error along a pixel's ray, at the true depth and beyond it (Eq. 1 and 2, Figure 1a).
+"""The photometric error along a pixel's ray (Eq. 1 and 2, Figure 1a).
 
-The error of a diffuse pixel is smallest at its true depth. A highlight is the mirror image of a light: between the
-views it moves as if it lay behind the surface, and its error is smallest there, beyond the true depth.
+The error of a diffuse pixel is smallest at its true depth. A highlight is the mirror image of a light behind the
+surface, and moves between the views like a point at this distance. Its error is smallest beyond the true depth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from d3d.errors import DataError
 from d3d.geometry import warp
 from d3d.losses import minimum_reprojection, photometric_error
 
-# The factors that the true depth is multiplied by; 1 is among them
+# factors of the true depth, including 1
 SCALES = np.sort(np.append(np.geomspace(0.5, 3.0, 60), 1.0))
 BORDER = 2  # pixels at the edge of the image, where the window of SSIM is padded
 
@@ -32,7 +32,7 @@ class Reprojection:
 
     @property
     def minimum(self) -> np.ndarray:
-        """(h, w) minimum over the sources that see the point; NaN where no source does."""
+        """(h, w) minimum error over the sources with a valid projection; NaN without such a source."""
         errors = torch.from_numpy(np.where(self.valid, self.errors, np.inf))
         return np.where(self.valid.any(axis=0), minimum_reprojection(list(errors)).numpy(), np.nan)
 
@@ -52,12 +52,12 @@ def reproject(
     K_33: np.ndarray,
     source_T_target_s44: np.ndarray,
 ) -> Reprojection:
-    """Warp the sources into the target's view by the target's depth, and compare them with it (Eq. 1, 2).
+    """Warp the sources into the target's view with the target's depth, and compare them with the target (Eq. 1, 2).
 
     Args:
         target, sources: uint8 (h, w, 3) each.
         depth_hw: depth of the target, metres, > 0 everywhere.
-        source_T_target_s44: maps points from the target's camera frame to that of each source.
+        source_T_target_s44: maps points from the target's camera frame to each source's camera frame.
 
     Raises:
         DataError: a pixel has no depth.
@@ -81,9 +81,9 @@ def photometric_error_along_ray(
     source_T_target_s44: np.ndarray,
     scales: np.ndarray = SCALES,
 ) -> np.ndarray:
-    """Minimum reprojection error (n, h, w) with the true depth multiplied by each of n factors.
+    """Compute the minimum reprojection error (n, h, w) with the true depth multiplied by each of n factors.
 
-    Each pixel thus moves along its ray, together with its neighbours. NaN where no source sees the point.
+    Each pixel moves along its ray, together with its neighbours. The error is NaN if no source sees the point.
     """
     return np.stack(
         [reproject(target, sources, depth_hw * s, K_33, source_T_target_s44).minimum for s in scales]
@@ -91,13 +91,16 @@ def photometric_error_along_ray(
 
 
 def clearest_pixels(errors: np.ndarray, highlight: np.ndarray | None = None) -> dict[str, tuple[int, int]]:
-    """The (row, column) of the pixels that show the effect best: "highlight", if there is one, and "diffuse".
+    """Choose the clearest example of a "highlight" pixel, if there is one, and of a "diffuse" pixel.
 
-    Diffuse: the pixel whose minimum at the true depth has the steepest sides. Highlight: the pixel whose minimum
-    along the ray lies farthest below the error at the true depth.
+    The diffuse pixel has the sharpest minimum at the true depth. The highlight pixel has the largest difference between
+    the error at the true depth and the minimum along the ray.
+
+    Returns:
+        (row, column) by name.
 
     Raises:
-        DataError: no pixel is seen at every depth tried.
+        DataError: no pixel is visible at every depth.
     """
     inside = np.isfinite(errors).all(axis=0)
     inside[:BORDER] = inside[-BORDER:] = inside[:, :BORDER] = inside[:, -BORDER:] = False
@@ -114,5 +117,5 @@ def clearest_pixels(errors: np.ndarray, highlight: np.ndarray | None = None) -> 
         if mask.any()
     }
     if not result:
-        raise DataError("no pixel is seen by a source at every depth tried: are poses and intrinsics right?")
+        raise DataError("no pixel is visible in a source at every depth: check the poses and intrinsics.")
     return result

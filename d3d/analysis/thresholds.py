@@ -1,4 +1,4 @@
-"""Label rules and their thresholds on training frames: how a rule or a threshold is chosen without the test data."""
+"""Compare label strategies and thresholds on training frames, to choose them without the test data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ THRESHOLDS_M = (0.05, 0.1, 0.15, 0.2, 0.25, 0.4)
 
 
 def threshold_sweep(config: Config, arch: str = "", frames: int = 30) -> pd.DataFrame:
-    """Eq. 3 at `MULTIPLES` of the run's threshold. Threshold 0 is the label "proj", infinity "pred".
+    """Score Eq. 3 at `MULTIPLES` of the run's threshold. Threshold 0 gives the label "proj", infinity "pred".
 
     Returns:
-        one row for each threshold: threshold_m, projected (the share of pixels that take P), sq_rel of the label
-        where there is ground truth, and sq_rel_highlight and sq_rel_diffuse where there is a mask.
+        One row for each threshold: threshold_m, projected (share of pixels with P), sq_rel of the label if there is
+        ground truth, and sq_rel_highlight and sq_rel_diffuse if there are masks.
     """
     used = stages.threshold(config, "uncer", arch)
     rules = [("uncer", k * used if k else 0.0) for k in MULTIPLES]
@@ -37,16 +37,16 @@ def rule_sweep(
     thresholds_m: Sequence[float] = (),
     frames: int = 26,
 ) -> pd.DataFrame:
-    """Several label rules, each at several thresholds, and the oracles of `d3d.fusion.ORACLES` where masks are known.
+    """Score label strategies at several thresholds, and the oracles of `d3d.fusion.ORACLES` if there are masks.
 
     Args:
-        rules: names of label strategies, beside the run's own. A strategy that uses the uncertainty is tried at each
-            threshold, unless it has a threshold of its own.
-        thresholds_m: by default `THRESHOLDS_M` and the threshold that the run uses.
+        rules: label strategies; the run's own is added. A strategy with uncertainty is scored at each threshold,
+            unless it has its own threshold.
+        thresholds_m: by default `THRESHOLDS_M` and the run's threshold.
 
     Returns:
-        one row for each rule and threshold: rule, threshold_m (NaN if the rule has none), projected (the share of
-        pixels that do not take D), sq_rel, and sq_rel_highlight and sq_rel_diffuse where there is a mask.
+        One row for each strategy and threshold: rule, threshold_m (NaN without a threshold), projected (share of
+        pixels without D), sq_rel, and sq_rel_highlight and sq_rel_diffuse if there are masks.
 
     Raises:
         DataError: no training scene has ground truth.
@@ -64,7 +64,7 @@ def rule_sweep(
 
 
 def _one_row_a_rule(table: pd.DataFrame) -> pd.DataFrame:
-    """The `summary` of a `label_table` with the Sq Rel of each kind of pixel in a column of its own."""
+    """The `summary` of a `label_table`, with a column of Sq Rel for each kind of pixel."""
     means = summary(table)
     result = means.xs("all", level="pixels")[["labels", "threshold_m", "projected"]]
     sq_rel = means["sq_rel"].unstack("pixels").dropna(axis=1, how="all")

@@ -1,4 +1,4 @@
-"""Truncation and voxel size of the TSDF fusion: their effect on projected depth and on the labels of Eq. 3."""
+"""The effect of truncation and voxel size in TSDF fusion on projected depth and on the labels of Eq. 3."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ def truncation_sweep(
     voxels_m: Sequence[float] | None = None,
     frames: int = 30,
 ) -> pd.DataFrame:
-    """Sq Rel of projected depth and of Eq. 3's labels at several truncations and voxel sizes.
+    """Compute Sq Rel of projected depth and of the labels of Eq. 3 at several truncations and voxel sizes.
 
-    The training scenes with ground truth are fused again from the stored predicted depth, in memory. The rows of a
-    scene are kept in the run's ``sweeps/``: an interrupted sweep continues with the next scene, and a repeated one
-    reads them.
+    The function fuses the stored predicted depth of each training scene with ground truth again, in memory. It stores
+    the rows of each finished scene in the run's ``sweeps/``. An interrupted sweep resumes with the next scene.
 
     Args:
-        truncations_m: tried with the run's voxel size, if not smaller than it; None: `TRUNCATIONS_M`.
-        voxels_m: tried with the run's truncation, if not larger than it; None: `VOXELS_M`.
-        frames: look at about this many target frames of each scene.
+        truncations_m: truncations for the run's voxel size; smaller values are skipped. By default `TRUNCATIONS_M`.
+        voxels_m: voxel sizes for the run's truncation; larger values are skipped. By default `VOXELS_M`.
+        frames: approximate number of target frames of each scene.
 
     Returns:
-        sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels ("all", "highlight", "diffuse"), images, and
-        the Sq Rel of pred (D), proj (P, with D where the mesh has no surface) and label (L), means over images.
+        sweep ("truncation" or "voxel"), trunc_m, voxel_m, pixels ("all", "highlight", "diffuse"), images, and the mean
+        Sq Rel over images of pred (D), proj (P, with D where the mesh has no surface) and label (L).
 
     Raises:
         DataError: no training scene has ground truth.
@@ -100,7 +99,7 @@ def _scored(
     threshold_m: float,
     frames: int,
 ) -> Iterator[dict[str, Any]]:
-    """Fuse and render one scene as configured; one row for each frame and kind of pixel."""
+    """Fuse and render one scene, and score it: one row for each frame and kind of pixel."""
     size_hw, targets = config.data.size_hw, list(evenly(s.targets, frames))
     mesh = stages.mesh_of(config, s, predicted)
     Ks = np.stack([s.scene.K(i, size_hw) for i in targets])

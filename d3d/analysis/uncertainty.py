@@ -1,6 +1,6 @@
-"""Precision and recall of the pixels that each uncertainty finds, the labels that result, and the cost.
+"""Compare uncertainties: precision and recall for highlight pixels, errors of the labels, and cost.
 
-Measured on the training frames with ground truth and a mask of highlights. No network is evaluated on these.
+The comparison uses training frames with ground truth and highlight masks, not the evaluated split.
 """
 
 from __future__ import annotations
@@ -22,32 +22,31 @@ from d3d.pipeline.config import Config
 from d3d.prediction import DepthStore
 from d3d.progress import track
 
-OVER = 0.25  # a predicted depth is over-estimated if it exceeds the truth by this share: the bound of the metric a1
+OVER = 0.25  # a depth is over-estimated if it exceeds the truth by more than 25 %, the bound of the metric a1
 TARGETS = ("highlight", "over-estimated highlight")
-REFERENCES = ("distance D", "mesh, D − P")  # scores that need no uncertainty
+REFERENCES = ("distance D", "mesh, D − P")  # scores without an uncertainty
 _CURVE_POINTS = 200
 
 
 def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of "score >= t" for every t among the scores, from the highest to the lowest.
-
-    Pixels with the same score are found together, so that their order does not matter.
+    """Compute precision and recall of "score >= t" for each distinct score t, from the highest to the lowest.
 
     Args:
-        positive: bool (n,), the pixels to find, as the scores.
+        scores: (n,).
+        positive: bool (n,), the pixels to find.
 
     Returns:
-        recall and precision, (m,) each.
+        Recall and precision, (m,) each.
 
     Raises:
-        DataError: the shapes differ, a score is NaN, or there is no pixel to find.
+        DataError: the shapes differ, a score is NaN, or there is no positive pixel.
     """
     if scores.shape != positive.shape or scores.ndim != 1:
         raise DataError(f"scores {scores.shape} and pixels to find {positive.shape} must be (n,) each.")
     if np.isnan(scores).any():
         raise DataError(f"{np.count_nonzero(np.isnan(scores))} scores are not a number.")
     if not positive.any():
-        raise DataError("there is nothing to find: precision and recall are undefined.")
+        raise DataError("there is no positive pixel: precision and recall are undefined.")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last pixel of each score
@@ -56,7 +55,7 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarr
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the steps of a precision-recall curve; that of a random order is the share of positive pixels."""
+    """Compute the area under a precision-recall curve. A random order gives the share of positive pixels."""
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
@@ -66,12 +65,12 @@ class Comparison:
 
     Attributes:
         table: one row for each uncertainty, then `REFERENCES`: average precision for each of `TARGETS` (ap_highlight,
-            ap_over), the threshold in metres that takes the share of the pixels, Sq Rel of the label at that threshold
-            by kind of pixel, additional trainings, and seconds of training and prediction.
+            ap_over), the threshold in metres, Sq Rel of the label at this threshold by kind of pixel, additional
+            trainings, and seconds of training and prediction.
         curves: uncertainty, target, recall, precision.
-        chance: target -> share of the pixels to find, which is the average precision of a random order.
+        chance: target -> share of positive pixels, the average precision of a random order.
         labels: Sq Rel by kind of pixel of the labels "pred" and "proj".
-        frames: their number.
+        frames: number of frames.
     """
 
     table: pd.DataFrame
@@ -83,16 +82,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ScoredFrame:
-    """One frame. Maps are (h, w) at the network's size, ground truth and mask (H, W) at their own; metres."""
+    """The maps of one frame in metres: (h, w) at the network's size; ground truth and mask (H, W) at full size."""
 
     pred: np.ndarray
     proj: np.ndarray
-    scores: dict[str, np.ndarray]  # name -> an uncertainty, or another map that is high where D may be wrong
+    scores: dict[str, np.ndarray]  # name -> uncertainty, or another map with high values for suspect pixels
     gt: np.ndarray  # 0 where unknown
     highlight: np.ndarray  # bool
 
     def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels with truth (h, w); of these, (n,) each, the highlights and the over-estimated highlights."""
+        """Return the pixels with ground truth (h, w); among these n, highlights and over-estimated highlights (n,)."""
         size_hw = self.pred.shape
         gt, highlight = nearest_depth(self.gt, size_hw), nearest_depth(self.highlight, size_hw)
         over = highlight & (self.pred - gt > OVER * gt)
@@ -101,22 +100,22 @@ class ScoredFrame:
 
 
 def available(config: Config, arch: str = "") -> tuple[str, ...]:
-    """The names of the uncertainties that this run has computed."""
+    """List the uncertainties that this run has computed."""
     arch = arch or config.arch
     return tuple(n for n in fusion.UNCERTAINTIES if stages.is_finished(config, "uncertainty", arch, n))
 
 
 def compare(config: Config, arch: str = "", frames: int = 26, names: Sequence[str] = ()) -> Comparison:
-    """Compare uncertainties: how well they find highlights and over-estimated highlights, their labels, their cost.
+    """Compare uncertainties: detection of (over-estimated) highlights, errors of the labels, and cost.
 
-    Uncertainties differ in size. Labels are therefore compared where each takes P at the same share of the pixels.
+    Uncertainties differ in scale. For each, the threshold is chosen so that the same share of pixels takes P.
 
     Args:
-        frames: look at about this many target frames of each scene with truth and mask.
-        names: of `d3d.fusion.UNCERTAINTIES`; those that are missing are computed. By default those that the run has.
+        frames: approximate number of target frames of each scene with ground truth and mask.
+        names: names in `d3d.fusion.UNCERTAINTIES`; missing ones are computed. By default the run's uncertainties.
 
     Raises:
-        DataError: no training frame has truth and a mask of highlights, or the run has no uncertainty.
+        DataError: no training frame has ground truth and a highlight mask, or the run has no uncertainty.
     """
     arch = arch or config.arch
     stores = stored(config, arch, names)
@@ -125,7 +124,7 @@ def compare(config: Config, arch: str = "", frames: int = 26, names: Sequence[st
     for scene, i in track(frames_to_compare(config, frames), what="compare", unit="frame"):
         pred, proj = predicted.read_of(scene, i), projected.read_of(scene, i)
         scores = {name: store.read_of(scene, i) for name, store in stores.items()}
-        # without a surface there is no depth to replace D with
+        # -inf: without a surface there is no projected depth
         scores |= zip(REFERENCES, (pred, np.where(proj > 0, pred - proj, -np.inf)), strict=True)
         scored.append(ScoredFrame(pred, proj, scores, scene.depth(i), scene.highlight_mask(i)))
     result = compare_frames(scored, **metric_options(config))
@@ -134,27 +133,27 @@ def compare(config: Config, arch: str = "", frames: int = 26, names: Sequence[st
 
 
 def stored(config: Config, arch: str, names: Sequence[str] = ()) -> dict[str, DepthStore]:
-    """The uncertainties of these names, computed if missing; by default those that the run has."""
+    """Return uncertainties by name, computed if missing; by default the run's uncertainties."""
     names = tuple(names) or available(config, arch)
     if not names:
         raise DataError(
-            f"this run has no uncertainty of {arch} yet. Name those to compute, such as names=('tta',)."
+            f"this run has no uncertainty of {arch}. Name uncertainties to compute, such as names=('tta',)."
         )
     return {name: stages.uncertainty(config, name, arch) for name in names}
 
 
 def frames_to_compare(config: Config, count: int) -> list[tuple[Scene, int]]:
-    """About ``count`` target frames of each training scene with true depth and a mask of highlights."""
+    """Select about ``count`` target frames of each training scene with ground truth and highlight masks."""
     found = training_scenes(config, truth=True, highlights=True)
     return [(s.scene, i) for s in found for i in evenly(s.targets, count) if s.scene.depth(i) is not None]
 
 
 def compare_frames(frames: Sequence[ScoredFrame], share: float = 0.3, **options: Any) -> Comparison:
-    """`compare` for given frames, without the costs. Every frame has the same scores.
+    """Compare uncertainties on given frames, without the costs. All frames must have the same scores.
 
     Args:
-        share: this share of the pixels, those with the largest uncertainty, takes P.
-        **options: of `d3d.metrics.depth_metrics`.
+        share: share of pixels with P, the most uncertain pixels.
+        **options: options of `d3d.metrics.depth_metrics`.
     """
     known, *found = zip(*(f.targets() for f in frames), strict=True)
     wanted = dict(zip(TARGETS, map(np.concatenate, found), strict=True))

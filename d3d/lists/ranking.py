@@ -1,8 +1,8 @@
-"""Rank frames by how reflective they look, without ground truth, for a person to review (section 4.1).
+"""Rank frames by reflectiveness for a manual review, without ground truth (section 4.1).
 
-On reflections the networks of the ensemble disagree (3.2.3), and predicted depth lies behind the mesh that is fused
-from it, because other views do not see the same highlight (3.2.2). A frame's score is the geometric mean of both, in
-metres. Entry E12 of docs/experiments.md measures how well it finds frames that are known to be reflective.
+On reflections the networks of the ensemble disagree (3.2.3), and the predicted depth lies behind the fused mesh
+(3.2.2). A frame's score is the geometric mean of both distances, in metres. Entry E12 of docs/experiments.md measures
+the accuracy of the ranking.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.stages.depth import saved, where, where_networks
 from d3d.prediction import DepthStore, map_scenes, saved_network
 
-TOP_SHARE = 0.05  # of a frame's pixels: highlights are few, and a mean over all pixels would hide them
+TOP_SHARE = 0.05  # share of a frame's pixels to average: highlights are small
 SCORES = ("score", "uncertainty", "disagreement")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The data that a frame's score is computed from: its image and maps (h, w), metres."""
+    """The data behind a frame's score: its image and maps (h, w), metres."""
 
-    image: np.ndarray  # (H, W, 3), large enough for a person to judge
+    image: np.ndarray  # (H, W, 3), larger than the maps, for display
     pred: np.ndarray  # D: the median of the ensemble's networks
     proj: np.ndarray  # P: projected from the mesh of D; 0 where nothing is hit
     uncertainty: np.ndarray  # U
@@ -50,33 +50,33 @@ class Evidence:
 
 
 def behind_mesh(pred: np.ndarray, proj: np.ndarray) -> np.ndarray:
-    """D - P, metres; 0 where the mesh is not hit."""
+    """Compute D - P in metres; 0 where the mesh is not hit."""
     return np.where(proj > 0, pred - proj, 0)
 
 
 def top_mean(values: np.ndarray, share: float = TOP_SHARE) -> float:
-    """Mean of the largest values: a share of all values, at least one."""
+    """Average the largest values: a share of all values, at least one value."""
     return float(np.sort(values, axis=None)[-max(1, round(share * values.size)) :].mean())
 
 
 def frame_scores(pred: np.ndarray, proj: np.ndarray, uncertainty: np.ndarray) -> dict[str, float]:
-    """How reflective a frame looks, from D, P and U (h, w); all in metres.
+    """Score the reflectiveness of a frame from D, P and U (h, w); all in metres.
 
     Returns:
-        uncertainty and disagreement, the means of U and of max(D - P, 0) over the top 5 % of pixels (a highlight
-        looks too far away); score, their geometric mean, which is large only where both are large.
+        uncertainty and disagreement: the means of U and of max(D - P, 0) over the 5 % largest values; score: their
+        geometric mean.
     """
     u, d = top_mean(uncertainty), top_mean(np.maximum(behind_mesh(pred, proj), 0))
     return {"score": float(np.sqrt(u * d)), "uncertainty": u, "disagreement": d}
 
 
 def rank_frames(config: Config) -> pd.DataFrame:
-    """Rank the evaluated frames by how reflective they look; needs poses, but no ground truth.
+    """Rank the evaluated frames by reflectiveness; needs poses, but no ground truth.
 
-    Stored scene by scene in ``runs/<run>/rank/<split>``: an interrupted call resumes, a finished ranking is read.
+    The results are in ``runs/<run>/rank/<split>``. An interrupted call resumes; a finished ranking is reused.
 
     Returns:
-        one row per frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
+        One row per frame, the most reflective first: rank (from 1), scene, frame, score, uncertainty, disagreement.
     """
     folder = ensure(config, Key("rank"))
     ranking = pd.read_csv(folder / "frames.csv", dtype={"scene": str, "frame": str})
@@ -110,7 +110,7 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
     stores = _stores(config, folder)
     for arch, store in zip(config.ensemble, stores, strict=True):
         if not store.folder.is_relative_to(folder):
-            stages.evaluate(config, arch)  # tables need it anyway
+            stages.evaluate(config, arch)  # its depth is reused here
             continue
         map_scenes(
             saved_network,
@@ -136,12 +136,12 @@ def _rank(config: Config, key: Key, opened: StageFolder) -> None:
 
 
 def folder_of(config: Config) -> Path:
-    """``runs/<run>/rank/<split>``: the ranking, and the projected depth that it is made from."""
+    """Return ``runs/<run>/rank/<split>``, the folder of the ranking and its projected depth."""
     return stages.stage_folder(config, "rank")
 
 
 def _stores(config: Config, folder: Path) -> list[DepthStore]:
-    """Each self-supervised network's depth of the split: that of its evaluation or, without truth, the ranking's."""
+    """The depth of each self-supervised network: from its evaluation; without ground truth, from the ranking."""
     if any(s.has_depth for s in scenes.evaluated_dataset(config).scenes(config.evaluation.split)):
         return [
             DepthStore(stages.stage_folder(config, "evaluate", arch) / "depth") for arch in config.ensemble
@@ -150,7 +150,7 @@ def _stores(config: Config, folder: Path) -> list[DepthStore]:
 
 
 def evidence(config: Config, scene: Scene, i: int) -> Evidence:
-    """The data that a ranked frame was judged by, read from the run's folder."""
+    """Read the data behind the score of a ranked frame."""
     folder = folder_of(config)
     image = scene.image(i, _legible(scene.size_hw, 640))
     return Evidence(image, *_maps(scene, i, _stores(config, folder), folder))
@@ -166,12 +166,12 @@ def _maps(scene: Scene, i: int, stores: Sequence[DepthStore], folder: Path) -> t
 def rank_scene(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore], folder: Path
 ) -> pd.DataFrame:
-    """A scene's rows of the ranking. Its depth, projected from the mesh of the networks' median depth, is stored.
+    """Make the rows of one scene, and store its depth projected from the mesh of the networks' median depth.
 
     Args:
         frames: indices of the ranked frames.
-        stores: each network's depth of these frames.
-        folder: of the stage.
+        stores: depth of these frames, for each network.
+        folder: folder of the stage.
     """
     projected = DepthStore(folder / "projected")
     if not projected.has(scene.name):
@@ -185,9 +185,9 @@ def rank_scene(
 def _project(
     config: Config, scene: Scene, frames: Sequence[int], stores: Sequence[DepthStore]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The depth of a scene's mesh (3.2.2) at each ranked frame. A mesh of one network finds less (E12)."""
+    """Render a scene's mesh (3.2.2) for each ranked frame. The mesh of a single network is less accurate (E12)."""
     f, size_hw, numbers = config.fusion, config.data.size_hw, scene.numbers
-    # one frame of each stretch of the video: as dense as a training scene, also where not every frame is kept
+    # one frame of every ``integrate_every`` video frames, as in a training scene
     used = [next(stretch) for _, stretch in groupby(frames, lambda i: numbers[i] // f.integrate_every)]
     mesh = reconstruction.reconstruct(
         np.stack([np.median([s.read_of(scene, i) for s in stores], axis=0) for i in used]),
@@ -199,7 +199,7 @@ def _project(
         max_depth=config.data.max_depth,
         passes=f.passes,
     )
-    for start in range(0, len(frames), 32):  # a few views at a time: memory does not grow with the scene
+    for start in range(0, len(frames), 32):  # in parts: memory does not grow with the number of views
         part = list(frames[start : start + 32])
         Ks = np.stack([scene.K(i, size_hw) for i in part])
         depths = reconstruction.render_depth(mesh, Ks, scene.world_T_cams[part], size_hw, f.renderer)
@@ -208,10 +208,10 @@ def _project(
 
 
 def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | None = None) -> FrameList:
-    """The frames chosen without review: the first share (0 to 1) of the ranking, or a score of at least ``score_m``.
+    """Choose frames without a review: the first share (0 to 1) of the ranking, or scores of at least ``score_m``.
 
     Raises:
-        ConfigError: not exactly one of both, or an invalid share.
+        ConfigError: both or neither are given, or the share is invalid.
     """
     if (share is None) == (score_m is None):
         raise ConfigError(f"give share or score_m, one of both, not share={share!r} and score_m={score_m!r}.")
@@ -222,19 +222,19 @@ def by_rule(ranking: pd.DataFrame, share: float | None = None, score_m: float | 
 
 
 def with_lists(config: Config, lists: str | Path) -> Config:
-    """The configuration with the parameter ``lists`` set, so that its tables have rows for these lists, too."""
+    """Return the configuration with the parameter ``lists`` set; its tables then have rows for these lists."""
     return replace(config, evaluation=replace(config.evaluation, lists=str(lists)))
 
 
 def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50, 100)) -> pd.DataFrame:
-    """Average precision, and precision of the first k frames, of each score for a known list.
+    """Compute the average precision of each score for a known list, and its precision over the first k frames.
 
     Returns:
-        one row per score, and one for an order by chance: "average precision" (mean over wanted frames of the
-        precision at their rank), and "first k" for each k in ``at`` up to the ranking's length.
+        One row per score, and one for a random order: "average precision" (mean precision at the ranks of the wanted
+        frames), and "first k" for each k in ``at`` up to the length of the ranking.
 
     Raises:
-        DataError: none of the ranked frames is on the list.
+        DataError: no ranked frame is on the list.
     """
     hits = on_list(ranking, wanted)
     if not hits.any():
@@ -250,15 +250,15 @@ def found(ranking: pd.DataFrame, wanted: FrameList, at: Sequence[int] = (20, 50,
 
 
 def found_known(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> pd.DataFrame:
-    """As `found`, for one of the data set's lists; empty where the list does not exist or no frame of it is ranked."""
+    """Call `found` for a list of the data set; empty if the list does not exist or no frame on it is ranked."""
     known = scenes.evaluated_dataset(config).lists(config.evaluation.split).get(name, frozenset())
     return found(ranking, known) if on_list(ranking, known).any() else pd.DataFrame()
 
 
 def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart: int = 3) -> Figure:
-    """A picture of the first frames of a ranking, each with its rank and score.
+    """Draw the first frames of a ranking, each with its rank and score.
 
-    Two frames of a scene are at least ``apart`` ranked frames from each other: neighbours look alike.
+    Frames of a scene are at least ``apart`` ranked frames from each other, because neighbours look alike.
     """
     by_name = {s.name: s for s in scenes.evaluated_dataset(config).scenes(config.evaluation.split)}
     indices = [by_name[s].frame_ids.index(f) for s, f in zip(ranking["scene"], ranking["frame"], strict=True)]
@@ -275,6 +275,6 @@ def contact_sheet(config: Config, ranking: pd.DataFrame, count: int = 24, apart:
 
 
 def _legible(size_hw: HW, width: int = 320) -> HW:
-    """The size of an image for a person to look at: at most this width."""
+    """The size of an image for display, at most ``width`` pixels wide."""
     h, w = size_hw
     return size_hw if w <= width else (round(h * width / w), width)

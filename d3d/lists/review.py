@@ -1,7 +1,7 @@
-"""Review of ranked frames by a person (section 4.1): accept or reject each frame, and write the list.
+"""Manual review of ranked frames (section 4.1): accept or reject each frame, and write the list.
 
-`Review` is the state. Each decision is stored at once, so that a review continues where it was. The controls are in
-`d3d.notebook.review`. `write` makes the list, and `write_automatic` makes one by a rule, without a person.
+`Review` stores each decision at once; an interrupted review resumes. `d3d.notebook.review` shows the controls. `write`
+writes the list. `write_automatic` writes a list by a rule, without a review.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ class _Decisions(Record):
 
 
 class Review:
-    """Decisions on frames, which are shown one by one. Each decision is in the file before the next frame is shown.
+    """Decisions on frames, shown one by one. Each decision is stored before the next frame is shown.
 
-    The file lists the decisions in the order they were made; the last decision on a frame counts. It may name frames
-    that this review does not show; these keep their decision.
+    The file lists the decisions in chronological order; the last decision on a frame counts. Decisions on frames
+    outside this review are kept.
     """
 
     def __init__(self, frames: Sequence[Frame], path: Path) -> None:
-        """Continue the review of the file, at the first undecided frame after the last decision; or begin one.
+        """Begin a review, or resume it at the first undecided frame after the last decision.
 
-        A `DataError` says that there is no frame, that a frame is given twice, or that the file is not readable.
+        Raises:
+            DataError: there is no frame, a frame is given twice, or the file is not readable.
         """
         self.path = Path(path)
         self.frames = [(str(s), str(f)) for s, f in frames]  # in the order they are shown
@@ -79,7 +80,7 @@ class Review:
 
     @property
     def accepted(self) -> FrameList:
-        """All accepted frames, also those that this review does not show."""
+        """All accepted frames, including frames outside this review."""
         return frozenset(frame for frame, decision in self.decisions.items() if decision == ACCEPT)
 
     @property
@@ -96,7 +97,7 @@ class Review:
         self._decide(REJECT)
 
     def undo(self) -> bool:
-        """Remove the last decision and go to its frame; returns False if there is no decision."""
+        """Remove the last decision and go to its frame. Return False if there is no decision."""
         if not self._events:
             return False
         index = self._last(self.index)
@@ -105,7 +106,7 @@ class Review:
         return True
 
     def go(self, index: int) -> None:
-        """Go to a frame without a decision; beyond an end, to the frame at that end."""
+        """Go to a frame without making a decision; the index is limited to the valid range."""
         self.index = min(max(int(index), 0), len(self.frames) - 1)
 
     def _decide(self, decision: str) -> None:
@@ -113,12 +114,12 @@ class Review:
         self._show_next(self.index)
 
     def _last(self, otherwise: int) -> int:
-        """The index of the frame that was decided last, if it is shown."""
+        """The index of the last decided frame; ``otherwise`` if it is outside this review."""
         frame = self._events[-1][:2]
         return self.frames.index(frame) if frame in self.frames else otherwise
 
     def _show_next(self, after: int) -> None:
-        """Go to the first undecided frame after this one, else to the first of all; stay if all are decided."""
+        """Go to the next undecided frame after ``after``, from the start again after the end; stay if there is none."""
         decisions, n = self.decisions, len(self.frames)
         order = [*range(after + 1, n), *range(after + 1)]
         self.index = next((i for i in order if self.frames[i] not in decisions), after)
@@ -126,7 +127,7 @@ class Review:
     def _save(self, events: list[tuple[str, str, str]]) -> None:
         if self._read() != self._events:
             raise RunError(
-                f"{self.path} was changed by another review since this one was opened. This decision is not stored. "
+                f"{self.path} was changed by another review in the meantime. This decision is not stored. "
                 f"Run the cell again to continue from the file."
             )
         io.write_json(self.path, {"format": 1, "decisions": events})
@@ -134,10 +135,10 @@ class Review:
 
 
 def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
-    """The file of a list made from this run: ``runs/<run>/lists/<split>_<name>.txt``. Its decisions lie beside it.
+    """Return the file of a list made from this run: ``runs/<run>/lists/<split>_<name>.txt``.
 
     Raises:
-        ConfigError: an evaluation could not use a list of this name.
+        ConfigError: the name is invalid for a list.
     """
     e = config.evaluation
     check_name(name, e.split)
@@ -145,7 +146,7 @@ def list_path(config: Config, name: str, suffix: str = ".txt") -> Path:
 
 
 def open_review(config: Config, ranking: pd.DataFrame, name: str = "Reflection") -> Review:
-    """Begin the review for the list of this name, or continue it. Frames are shown in the order of the ranking."""
+    """Begin or resume the review for a list. Frames are shown in the order of the ranking."""
     frames = list(zip(ranking["scene"], ranking["frame"], strict=True))
     return Review(frames, list_path(config, name, ".json"))
 
@@ -163,7 +164,7 @@ def _write(config: Config, name: str, decided_by: str, frames: FrameList) -> Pat
 
 
 def write(config: Config, review: Review, name: str = "Reflection") -> Path:
-    """Write the accepted frames as a list whose header says that a person decided; a `DataError` if there is none."""
+    """Write the accepted frames as a list; its header names the manual review. A `DataError` if there is no frame."""
     n, decided = len(review.accepted), len(review.decisions)
     by = f"a person, frame by frame with d3d.lists.review; {decided} looked at, {n} accepted"
     return _write(config, name, by, review.accepted)
@@ -176,10 +177,10 @@ def write_automatic(
     score_m: float | None = None,
     name: str = "Reflection",
 ) -> Path:
-    """Write the frames that `by_rule` chooses as a list. Its name and header say that no person has decided.
+    """Write the frames chosen by `by_rule` as a list. Its name and header say that nobody has reviewed it.
 
     Args:
-        name: "-automatic" is added to it, in the file name and in the tables.
+        name: name of the list, without the suffix "-automatic".
 
     Raises:
         ConfigError: as in `by_rule`.
@@ -194,11 +195,10 @@ def write_automatic(
 def picture(
     config: Config, review: Review, index: int | None = None, threshold_m: float | None = None
 ) -> Figure:
-    """The evidence for a frame of a review, by default the current one: image, depth D, uncertainty and D - P.
+    """Draw image, depth D, uncertainty and D - P of a frame in a review, by default the current frame.
 
     Args:
-        threshold_m: of Eq. 3, from which the colours of uncertainty follow; by default the threshold that the run uses,
-            which may have to be computed.
+        threshold_m: threshold of Eq. 3, sets the colour scale of uncertainty; by default the run's threshold.
     """
     index = review.index if index is None else index
     threshold_m = stages.threshold(config, "uncer") if threshold_m is None else threshold_m

@@ -1,4 +1,4 @@
-"""Interactive parts of the notebooks: the label viewer, a mesh to turn, the review of a list."""
+"""Interactive parts of the notebooks: the label viewer, a rotatable mesh, the review of a list."""
 
 from d3d._lazy import submodules
 

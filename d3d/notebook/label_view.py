@@ -1,6 +1,6 @@
-"""Frames, picture and numbers of the label viewer: pure functions. `d3d.notebook.viewer` adds the controls.
+"""Frames, picture and numbers of the label viewer, as pure functions. `d3d.notebook.viewer` adds the controls.
 
-The picture is composed of coloured arrays, not drawn by matplotlib: it is redrawn while a slider moves.
+The picture is composed of coloured arrays, because matplotlib is too slow while a slider moves.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class View:
 
 @dataclass(frozen=True)
 class ShownFrame:
-    """One target frame of a run, as the viewer shows it; maps (h, w) at the network's size, metres."""
+    """A target frame in the viewer; maps (h, w) at the network's size, metres."""
 
     image: np.ndarray
     inputs: fusion.LabelInputs  # predicted depth D, projected depth P and the other inputs of the label rule
-    uncertainty: np.ndarray  # of the label rule, or that of the ensemble if the rule has none
+    uncertainty: np.ndarray  # uncertainty of the label rule; the ensemble's for a rule without uncertainty
     truth: np.ndarray | None  # 0 where unknown
     highlight: np.ndarray | None
     score: Callable[[np.ndarray], Mapping[str, float]]  # Sq Rel (m) by kind of pixel; empty without truth
@@ -55,7 +55,7 @@ class ShownFrame:
 
 
 class TargetFrames:
-    """The target frames of a run, read on demand. What earlier stages should have left is computed first."""
+    """The target frames of a run, read on demand. Missing results of earlier stages are computed first."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -69,7 +69,7 @@ class TargetFrames:
         self._rows = {
             s.scene.name: {s.scene.frame_ids[row[0]]: row for row in s.triples.indices} for s in found
         }
-        # a moving slider reads the same frame again and again
+        # cached: a moving slider reads the same frame repeatedly
         self.read = functools.lru_cache(maxsize=8)(self._read)
 
     @property
@@ -78,23 +78,23 @@ class TargetFrames:
         return list(self._rows)
 
     def ids(self, scene: str) -> list[str]:
-        """Ids of a scene's target frames, or a `ConfigError` with the names of all training scenes."""
+        """Return the ids of a scene's target frames; a `ConfigError` for an unknown scene."""
         if scene not in self._rows:
             raise unknown("training scene", scene, self._rows)
         return list(self._rows[scene])
 
     @property
     def labels(self) -> list[str]:
-        """The label rules to choose from, that of the run first; of the others those that use the run's mesh."""
+        """The selectable label rules: the run's own first, then all rules without their own mesh."""
         others = [name for name, strategy in fusion.STRATEGIES.items() if not strategy.mesh]
         return list(dict.fromkeys((self.config.labels, *others)))
 
     def has_truth(self, scene: str) -> bool:
-        """Whether the data set has true depth of a scene."""
+        """Whether a scene has ground-truth depth."""
         return self._scenes[scene].has_depth
 
     def _read(self, scene: str, frame: str, arch: str, labels: str) -> ShownFrame:
-        """A frame, as one network and one label rule see it."""
+        """Read a frame for one network and one label rule."""
         if frame not in self.ids(scene):
             raise unknown(f"target frame of {scene}", frame, self.ids(scene))
         row, opened = self._rows[scene][frame], self._scenes[scene]
@@ -112,8 +112,8 @@ def apply_rule(shown: ShownFrame, labels: str, threshold_m: float) -> tuple[np.n
     """Apply Eq. 3, or another label rule, at a threshold.
 
     Returns:
-        where the rule asks for the projected depth, bool (h, w); and the label (h, w), metres, which is the predicted
-        depth where the mesh has no surface.
+        The pixels for which the rule selects the projected depth, bool (h, w); and the label (h, w), metres. The label
+        is the predicted depth where the mesh has no surface.
     """
     inputs = replace(shown.inputs, threshold_m=threshold_m)
     strategy = fusion.find_strategy(labels)
@@ -122,15 +122,15 @@ def apply_rule(shown: ShownFrame, labels: str, threshold_m: float) -> tuple[np.n
 
 
 def uses_threshold(labels: str) -> bool:
-    """Whether a threshold changes these labels."""
+    """Whether the labels depend on a threshold."""
     return "uncertainty" in fusion.find_strategy(labels).needs
 
 
 def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
-    """One picture with legends: image, D, P, ground truth; U, the pixels that take P, label L, its error.
+    """Draw one picture with legends: image, D, P, ground truth; U, the pixels with P, label L, its error.
 
     Args:
-        limit_m: upper end of the colours of uncertainty. The threshold is marked on their bar.
+        limit_m: upper end of the colour scale of uncertainty.
     """
     wanted, label = apply_rule(shown, view.labels, view.threshold_m)
     pred, proj, truth = shown.inputs.pred, shown.inputs.proj, shown.truth
@@ -162,7 +162,7 @@ def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
         if array is None:
             draw.text((x, y + _TITLE_H + _FONT), "the data set has none here", _INK, font, anchor="ls")
             continue
-        # maps show true pixels, so that each pixel that changes is visible; the photograph is smoothed
+        # maps show single pixels; only the photograph is smoothed
         how = Image.Resampling.BILINEAR if k == 0 else Image.Resampling.NEAREST
         coloured = colours.coloured(array, kind, tops[kind]) if kind else array
         cell = np.asarray(Image.fromarray(coloured).resize((_CELL_W, cell_h), how))
@@ -179,12 +179,12 @@ def picture(shown: ShownFrame, view: View, limit_m: float) -> Image.Image:
 
 
 def _share(shown: ShownFrame, wanted: np.ndarray) -> float:
-    """The share of pixels that take P: the rule asks for it, and the mesh has a surface."""
+    """The share of pixels with P: selected by the rule, with a surface of the mesh."""
     return float((wanted & (shown.inputs.proj > 0)).mean())
 
 
 def png(page: Image.Image) -> bytes:
-    """The bytes of a PNG, compressed fast rather than well: they go from the kernel to the browser."""
+    """Encode a picture as PNG with fast compression."""
     buffer = io.BytesIO()
     page.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -198,7 +198,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _mask_picture(image: np.ndarray, wanted: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """The image in grey, with one colour where P is taken and one where the rule asks for P but has no surface."""
+    """The image in grey; one colour marks pixels with P, another selected pixels without a surface."""
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None] / 255
     result = np.repeat(0.35 + 0.55 * grey, 3, axis=2)
     for where, colour in ((wanted & hit, PROJECTED), (wanted & ~hit, NO_SURFACE)):
@@ -207,7 +207,7 @@ def _mask_picture(image: np.ndarray, wanted: np.ndarray, hit: np.ndarray) -> np.
 
 
 def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture with a line around the pixels of a mask of any size: white with black edges."""
+    """A picture with a white line, with black edges, around the pixels of a mask; the mask may have any size."""
     h, w = picture.shape[:2]
     area = Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST)
     grown = (area.convert("L").filter(ImageFilter.MaxFilter(size)) for size in (1, 3, 5, 7))
@@ -247,13 +247,13 @@ def _swatches(page: Image.Image, x: int, y: int, named: Mapping[str, tuple[int, 
 
 
 def numbers(shown: ShownFrame, view: View) -> tuple[float, pd.DataFrame]:
-    """The share of pixels that take P, and Sq Rel (metres) of D, P and L by kind of pixel (empty without truth)."""
+    """Return the share of pixels with P, and Sq Rel (metres) of D, P and L by kind of pixel (empty without truth)."""
     wanted, label = apply_rule(shown, view.labels, view.threshold_m)
     return _share(shown, wanted), pd.DataFrame({**shown.sq_rel, "L": shown.score(label)})
 
 
 def sentence(view: View, share: float) -> str:
-    """A sentence that says what is shown; also the alternative text of the picture."""
+    """Describe the view in a sentence, the alternative text of the picture."""
     threshold = f", threshold {view.threshold_m:.3f} m" if uses_threshold(view.labels) else ""
     rule = f"{evaluation.arch_name(view.arch)}; labels {view.labels}{threshold}"
     return f"{view.scene}, frame {view.frame}, {rule}: {share:.1%} of the pixels take the projected depth"

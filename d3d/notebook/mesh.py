@@ -1,4 +1,4 @@
-"""A mesh to turn in the browser: one page of HTML that needs no network, with three.js as trimesh ships it."""
+"""A rotatable mesh as a self-contained HTML page, with the three.js of trimesh."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from d3d.reconstruction import Mesh, overview_camera, render_shaded
 
 
 def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
-    """Pictures (h, w, 3) of a scene's mesh: from above, from one frame's camera, and that frame's image."""
+    """Render a scene's mesh from above and from a frame's camera, and add the frame's image; each (h, w, 3)."""
     size_hw = tuple(2 * x for x in config.data.size_hw)
     mesh = stages.read_mesh(config, config.arch, scene)
     above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
@@ -33,10 +33,10 @@ def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
 
 
 def show(config: Config, scene: Scene, index: int) -> Shown:
-    """Show the mesh of a scene: as a mesh to turn in a running notebook, elsewhere as pictures.
+    """Show the mesh of a scene: as a rotatable mesh in a running notebook, otherwise as pictures.
 
-    The mesh to turn is a page within the cell's output. It needs neither kernel nor network, and `nbconvert` keeps it.
-    It is simplified to the number of triangles that a browser draws at once.
+    The rotatable mesh is an HTML page in the cell's output. It needs neither kernel nor network, and `nbconvert` keeps
+    it. It has fewer triangles than the mesh of the run, so that a browser draws it smoothly.
     """
     panels = [figures.Panel(title, view) for title, view in views(config, scene, index).items()]
     name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(config.arch)}"
@@ -52,7 +52,7 @@ def show(config: Config, scene: Scene, index: int) -> Shown:
 
 
 def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
-    """The mesh simplified to about this many triangles by quadric error metrics; unchanged if it has no more.
+    """Simplify a mesh to about ``triangles`` triangles by quadric error metrics; smaller meshes are unchanged.
 
     Raises:
         DataError: the mesh has no triangle.
@@ -60,7 +60,7 @@ def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
     import open3d as o3d
 
     if len(mesh.triangles) == 0:
-        raise DataError("cannot show an empty mesh.")
+        raise DataError("the mesh has no triangle: check the predicted depth and max_depth.")
     if len(mesh.triangles) <= triangles:
         return mesh
     whole = o3d.geometry.TriangleMesh(
@@ -76,7 +76,7 @@ def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
 
 
 def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480, 800)) -> str:
-    """A whole page of HTML that shows the mesh and loads nothing; its alternative text is ``name``."""
+    """Return a self-contained HTML page of the mesh; ``name`` is its alternative text."""
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
 
@@ -92,6 +92,6 @@ def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480,
 
 
 def iframe(page: str, name: str, height_px: int = 480) -> str:
-    """A page as an element of another page."""
+    """Embed a page in another page."""
     what = f'srcdoc="{html.escape(page)}" title="{html.escape(name)}"'
     return f'<div><iframe {what} width="100%" height="{height_px}" style="border: 1px solid #bbb"></iframe></div>'

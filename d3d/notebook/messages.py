@@ -1,4 +1,4 @@
-"""Errors of a widget, shown in the notebook: Jupyter writes them to a log that nobody reads."""
+"""Show errors of widgets in the notebook. Jupyter itself only logs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def errors_shown_in(message: Any) -> Iterator[None]:
-    """Show an error of this block in an `ipywidgets.HTML` instead of raising it; without an error, clear the widget."""
+    """Show an error of the block in an `ipywidgets.HTML` instead of raising it. Without an error, clear the widget."""
     message.value = ""
     try:
         yield

@@ -14,15 +14,15 @@ from d3d.notebook.output import Shown
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 
-# Key -> action; each has a button as well. Backspace undoes, too.
+# Key -> action. Each action also has a button; backspace also undoes.
 KEYS = {"y": "accept", "n": "reject", "u": "undo", "b": "back", "s": "skip"}
 _HELP = ", ".join(f"{key} {action}" for key, action in KEYS.items())
 
 
 def keys_typed(before: str, after: str) -> str:
-    """The keys pressed between two values of a text field; "u" if characters were only deleted.
+    """Return the keys pressed between two values of a text field; "u" if characters were only deleted.
 
-    The kernel never clears the field: keys typed in the meantime would be lost or counted twice.
+    The kernel never clears the field, because keys typed at the same time could be lost or counted twice.
     """
     start = _alike(before, after)
     end = _alike(before[start:][::-1], after[start:][::-1])
@@ -30,7 +30,7 @@ def keys_typed(before: str, after: str) -> str:
 
 
 def _alike(a: str, b: str) -> int:
-    """The number of characters that both texts begin with."""
+    """The length of the common prefix of two texts."""
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -38,7 +38,7 @@ def press(review: Review, key: str) -> None:
     """Do the action of a key.
 
     Raises:
-        DataError: no action has this key, or there is nothing to undo.
+        DataError: the key has no action, or there is nothing to undo.
     """
     action = KEYS.get(key.lower())
     if action is None:
@@ -50,7 +50,7 @@ def press(review: Review, key: str) -> None:
 
 
 def status(review: Review) -> str:
-    """The state of a review in one line."""
+    """Describe the state of a review in one line."""
     decisions = list(map(review.decisions.get, review.frames))
     now = {ACCEPT: "accepted", REJECT: "rejected", None: "undecided"}[decisions[review.index]]
     counts = f"Accepted {decisions.count(ACCEPT)}, rejected {decisions.count(REJECT)}, left {review.left}."
@@ -59,13 +59,12 @@ def status(review: Review) -> str:
 
 
 def show(config: Config, review: Review) -> Shown:
-    """Show a review: one picture, five buttons, a text field that takes keys, a slider to go through the frames.
+    """Show a review: a picture, five buttons, a text field for keys, and a slider over the frames.
 
-    ipywidgets has no key events. A text field has, in JupyterLab and VS Code alike: click into it once and type. The
-    slider takes arrow keys.
+    The text field replaces key events, which ipywidgets does not have. The slider takes arrow keys.
 
     Returns:
-        what the cell shows, without a running notebook the first picture; its ``widget`` is an ipywidgets `VBox`.
+        The output of the cell. Its ``widget`` is an ipywidgets `VBox`; without a running notebook it is a picture.
     """
     import ipywidgets
 

@@ -1,10 +1,10 @@
-"""Tables 2 to 6 of the paper from per-image scores, in three formats; and the scores stored in the repository.
+"""Tables 2 to 6 of the paper from per-image scores, and the scores stored in the repository.
 
     scores = tables.gather([make_config(profile="laptop", seed=s) for s in (0, 1, 2)])    # from runs, or
     scores = tables.read(Path("results/glossyrooms-laptop"))                              # from the repository
     tables.write_tables(scores, Path("out"))
 
-A row of the paper stands beside ours only where the scored images are the paper's (`paper.paper_rows`).
+Tables show a row of the paper beside ours only for the paper's set of images (`paper.paper_rows`).
 """
 
 from d3d._lazy import submodules

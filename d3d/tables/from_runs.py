@@ -1,4 +1,4 @@
-"""Collect the scores that finished runs have left."""
+"""Collect the scores of finished runs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import Table, missing, paper_table
 from d3d.tables.text import to_markdown, write_text
 
-# What runs of several seeds need not share: the seed, the place, and what each evaluation is found with
+# fields that may differ between the runs of several seeds
 _OWN = {"seed", "run", "runs_dir", "device", "arch", "labels", "strategies", "round", "evaluation", "base"}
-# The entries of a provenance that are stored: enough to repeat the run and to judge its cost
+# stored entries of a provenance: enough to repeat the run and to judge its cost
 _KEPT = (
     *("command", "git", "dirty", "versions", "seed", "machine", "threads"),
     *("peak_memory_mb", "ground_truth", "in_part", "seconds", "time"),
@@ -35,12 +35,12 @@ _KEPT = (
 
 
 def gather(configs: Sequence[Config]) -> Scores:
-    """Collect everything that runs of several seeds have evaluated, on any split and data set. Nothing is computed.
+    """Collect all evaluations in the runs of several seeds, on any split and data set. Nothing is computed.
 
     Raises:
         ConfigError: the configurations differ in more than the seed.
         RunError: an evaluation was made with another configuration, or is damaged.
-        DataError: nothing was evaluated, or not everything on the same images.
+        DataError: nothing was evaluated, or evaluations of a split differ in their images.
     """
     if not configs:
         raise ConfigError("no run to gather scores from.")
@@ -48,7 +48,7 @@ def gather(configs: Sequence[Config]) -> Scores:
     for config, values in zip(configs[1:], others, strict=True):
         if lines := runs.differences(values, first):
             both = f"runs of {_name(configs[0])} and {_name(config)}"
-            why = f"{both} differ in more than the seed, so that their mean has no meaning:"
+            why = f"{both} differ in more than the seed, and cannot be averaged:"
             raise ConfigError("\n  ".join([why, *lines[:6]]))
     evaluations = tuple(e for config in configs for e in _of_run(config))
     if not evaluations:
@@ -56,33 +56,33 @@ def gather(configs: Sequence[Config]) -> Scores:
         raise DataError(f"no evaluation in {folders}: run `python -m d3d evaluate` first.")
     scores = Scores(evaluations)
     own = sorted({(e.dataset, e.split) for e in evaluations if e.dataset == e.trained_on})
-    # the parameter `lists` belongs to the data set that is evaluated: here, if that is the one trained on
+    # the parameter `lists` applies to the evaluated data set
     same = configs[0].evaluation.dataset is None
     opened = scenes.evaluated_dataset(configs[0]) if same else scenes.dataset(configs[0])
     return replace(scores, lists={key: lists for key in own if (lists := opened.lists(key[1]))})
 
 
 def of_run(config: Config, key: str) -> Table:
-    """Make one of Tables 2 to 6 from what one run has evaluated; Table 6 is of the run's network.
+    """Make one of Tables 2 to 6 from the evaluations of one run; Table 6 shows the run's network.
 
     Raises:
-        DataError: nothing of this table was evaluated; says by which commands to do it.
+        DataError: nothing of this table was evaluated. The message lists the missing commands.
     """
     scores = gather([config])
     table = paper_table(scores, key, config.arch)
     if table is None:
         todo = "\n  ".join(missing(scores, key, config.arch))
-        raise DataError(f"nothing of table {key} is in {runs.run_folder(config)}. It needs\n  {todo}")
+        raise DataError(f"{runs.run_folder(config)} has no scores for table {key}. Run\n  {todo}")
     return table
 
 
 def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
-    """Make one table of all that a run has evaluated on its split, also as CSV and Markdown in the run's ``tables/``.
+    """Make a table of a run's evaluations on its split, and write it as CSV and Markdown into the run's ``tables/``.
 
-    It has the whole split and each list of its images; highlights and the other pixels have files of their own.
+    The table shows the whole split and each list of its images. Highlight and diffuse pixels have separate files.
 
     Args:
-        trainings: (arch, labels) to evaluate; by default every training that was evaluated.
+        trainings: (arch, labels) to evaluate; by default every evaluated training.
 
     Raises:
         DataError: nothing was evaluated.
@@ -90,7 +90,7 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     e = config.evaluation
     if trainings is None:
         every = product(ARCHITECTURES, ("", *fusion.LABELS))
-        # other scores in this run's folder are no reason to pass them over: `evaluate` refuses them
+        # include scores of another configuration in the run's folder: `evaluate` raises an error for them
         own = runs.run_folder(config) / "evaluate"
         trainings = [
             t
@@ -114,7 +114,7 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
 
 
 def _about(config: Config) -> dict[str, Any]:
-    """Which scores a run's evaluation makes, as fields of `Evaluation`."""
+    """The fields of `Evaluation` that a configuration determines."""
     e, trained_on = config.evaluation, config.data.dataset
     run = {"seed": config.seed, "profile": config.profile, "round": config.round, "trained_on": trained_on}
     return run | {"dataset": e.dataset or trained_on, "split": e.split, "scale": e.scale}
@@ -125,7 +125,7 @@ def _name(config: Config) -> str:
 
 
 def _of_run(config: Config) -> list[Evaluation]:
-    """The evaluations of one run and, if it has a base, those of the base that are this run's own."""
+    """The evaluations of one run, and matching evaluations of its base."""
     own = runs.run_folder(config)
     bases = [runs.run_folder(config, config.base)] if config.base else []
     found: dict[Path, Evaluation] = {}
@@ -140,20 +140,20 @@ def _of_run(config: Config) -> list[Evaluation]:
             labels = "" if labels == SELF_SUPERVISED else labels
             ours = replace(config, arch=arch, round=int(number or 1), evaluation=EvalConfig(**settings))
             ours = replace(ours, labels=_teachers_labels(stored, ours))
-            # another data set that was evaluated need not be at hand
+            # any_data: another evaluated data set may not be available here
             expected = graph.identity(ours, stages.key_of(ours, "evaluate", arch, labels), any_data=True)
             lines = runs.differences(expected, stored)
             if not lines:
                 found[path] = _read(ours, labels, folder, stored)
             elif run == own:
-                other = f"{folder} was evaluated with another configuration than {_name(config)} has"
-                todo = "Give the parameters of that run, or evaluate it again."
+                other = f"{folder} was evaluated with another configuration than {_name(config)}"
+                todo = "Give the parameters of the evaluation, or evaluate again."
                 raise RunError("\n  ".join([f"{other}:", *lines[:6]]) + f"\n{todo}")
     return list(found.values())
 
 
 def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
-    """The labels that the teachers of a later round were trained with; the configuration's in the first round."""
+    """The labels of the teachers of a later round; in the first round the configuration's labels."""
     before = f"round{config.round - 1}/" if config.round > 2 else ""
     for name, need in identity.get("needs", {}).items() if config.round > 1 else ():
         if name.startswith(f"{before}distill/{config.arch}/"):
@@ -164,10 +164,10 @@ def _teachers_labels(identity: dict[str, Any], config: Config) -> str:
 
 
 def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> Evaluation:
-    """A finished evaluation; a `RunError` says that its file of scores has changed."""
+    """Read a finished evaluation; a `RunError` if its file of scores has changed."""
     csv = folder / "per_image.csv"
     if not csv.is_file() or io.sha256(csv) != io.read_json(folder / "DONE")["outputs"].get(csv.name):
-        raise RunError(f"{csv} is not what its evaluation left there. Delete {folder} and evaluate again.")
+        raise RunError(f"{csv} was changed after the evaluation. Delete {folder} and evaluate again.")
     network = graph.folder_of(config, trained(config, config.arch, labels))
     provenances = {"training": network / "provenance.json", "evaluation": folder / "provenance.json"}
     return Evaluation(
@@ -183,17 +183,17 @@ def _read(config: Config, labels: str, folder: Path, stored: dict[str, Any]) -> 
 
 
 def without_seed(identity: Any) -> Any:
-    """A copy of nested values without the entries called ``seed``, at any depth."""
+    """Copy nested values without the entries named ``seed``."""
     if isinstance(identity, dict):
         return {name: without_seed(value) for name, value in identity.items() if name != "seed"}
     return [without_seed(value) for value in identity] if isinstance(identity, list) else identity
 
 
 def kept_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a provenance that help a reader elsewhere: no folder of this machine, nor its kernel."""
+    """Select the entries of a provenance to publish, without folders and the kernel of the machine."""
     kept = {name: provenance[name] for name in _KEPT if name in provenance}
     command = re.sub(r"^\S*__main__\.py", "python -m d3d", kept.get("command", ""))
-    # the words of a command are recorded with blanks between them, and a folder may contain blanks
+    # a folder may contain blanks: match up to the next option
     command = re.sub(
         r" --(runs-dir|runs_dir|root|eval-root|eval_root|weights)[ =](?:(?! --).)*", r" --\1 FOLDER", command
     )

@@ -1,4 +1,4 @@
-"""The paper's Tables 2 to 6 as printed, and the names that the paper gives to data sets, sets of images and labels."""
+"""The paper's Tables 2 to 6, and its names of data sets, sets of images and labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from d3d.errors import DataError
 from d3d.metrics import METRICS
 from d3d.pipeline.runs import project_root
 
-# (data set, split) -> the paper's name of that set of images. Only these may stand beside the paper's figures.
-# A list of images of a split is a split of the paper: the list "Reflection" of "val" is "reflection_val".
+# (data set, split) -> the paper's name of the set of images. Only these sets may show the paper's figures.
+# The list "Reflection" of split "val" is the paper's split "reflection_val".
 PAPER_SPLITS = {
     ("scannet", "val"): "ScanNet Val Set",
     ("scannet", "test"): "ScanNet Test Set",
@@ -21,7 +21,7 @@ PAPER_SPLITS = {
     ("7scenes", "test"): "7-Scenes",
 }
 
-# The length of the paper's own lists (4.1). They are not public: a user's list of another length is another list.
+# Lengths of the paper's lists (4.1), which are not public. A list of another length is another list.
 PAPER_IMAGES = {"reflection_val": 439, "reflection_test": 121, "noreflection_val": 1012}
 
 # Trainings of Tables 2 to 5 and labels of Table 6, in the paper's order
@@ -39,7 +39,7 @@ _DATASET_NAMES = {"scannet": "ScanNet", "7scenes": "7-Scenes", "glossyrooms": "G
 
 
 def dataset_name(dataset: str) -> str:
-    """The paper's spelling of a data set's name; any other data set's name as it is."""
+    """Return the paper's spelling of a data set's name; other names are unchanged."""
     return _DATASET_NAMES.get(dataset, dataset)
 
 
@@ -65,15 +65,15 @@ def paper_tables(path: Path | None = None) -> pd.DataFrame:
 def paper_rows(
     dataset: str, split: str, frames: str, images: int, scale: str, trained_on: str, ablation: bool
 ) -> pd.DataFrame:
-    """Select the rows of `paper_tables` that may stand beside scores of a set of images.
+    """Select the rows of `paper_tables` for a set of images; empty if set, scale or training data are not the paper's.
 
-    There are none where the set, the scale or the training data are not the paper's. Table 5 is of relative depth
-    ("median") by networks trained on another data set, the others of absolute depth on the data set trained on.
+    Table 5 shows relative depth ("median") of networks trained on another data set. The other tables show absolute
+    depth on the training data set.
 
     Args:
-        frames: name of the list; "" is the whole split.
-        images: how many images were scored. A list of another length than the paper's has no rows.
-        ablation: Table 6; otherwise Tables 2 to 5.
+        frames: name of the list; "" for the whole split.
+        images: number of scored images. A list with another length than the paper's has no rows.
+        ablation: True for Table 6, False for Tables 2 to 5.
     """
     own = f"{frames.lower()}_{split}" if frames else split
     name, relative = PAPER_SPLITS.get((dataset, own)), scale != "none"

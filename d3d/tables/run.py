@@ -1,4 +1,4 @@
-"""The table of one run, which is Tables 2 to 6 of one seed; what distillation gains; means by kind of pixel."""
+"""The table of one run, the gain of distillation, and means by kind of pixel."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def table(
     pixels: str = "all",
     **about: Any,
 ) -> pd.DataFrame:
-    """Make the table of one run: all that it has evaluated on one split, for the whole split and for each list.
+    """Make the table of one run: its evaluations on one split, for the whole split and each list.
 
     Args:
         results: (arch, labels) -> per-image metrics from `evaluation.score`; labels "" is self-supervised.
-        lists: `Dataset.lists` of the split. A list of which no image was scored has no row.
+        lists: `Dataset.lists` of the split. A list without a scored image has no row.
         pixels: "all", "highlight" or "diffuse".
         **about: further fields of `Evaluation`: seed, profile, trained_on, scale, round, provenance.
 
     Returns:
-        rows as `make_table` gives them; the whole split, named "Val" or "Test" in the column ``list``, comes first.
+        Rows as in `make_table`, the whole split first ("Val" or "Test" in the column ``list``).
     """
     about = {"seed": 0, "profile": "", "trained_on": dataset, "dataset": dataset, "split": split, **about}
     evaluations = tuple(
-        # the self-supervised network is that of the first round
+        # the self-supervised network belongs to round 1
         Evaluation(arch, labels, per_image=per_image, **(about if labels else about | {"round": 1}))
         for (arch, labels), per_image in results.items()
     )
@@ -52,7 +52,10 @@ def table(
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
-    """Compute the change in Sq Rel of a run's distilled students (`table`) against the self-taught one (section 4.2).
+    """Compute the relative change in Sq Rel of distilled students against the self-taught student (section 4.2).
+
+    Args:
+        frame: from `table`.
 
     Returns:
         architecture, training, source, list, change (-0.5: half the error of self-teaching). No row of a profile that
@@ -68,7 +71,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_pixels(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Average each training over all, highlight and diffuse pixels; only "all" where the data set has no mask.
+    """Average each training over all, highlight and diffuse pixels; only over all pixels without masks.
 
     Args:
         results: labels ("" is self-supervised) -> per-image metrics from `evaluation.score`.
@@ -110,7 +113,7 @@ def improvement(config: Config, results: Mapping[str, pd.DataFrame]) -> str:
 
 
 def printed(frame: pd.DataFrame) -> str:
-    """The table of a run (`table`) for a terminal: a row a training, three columns a list, the gains below."""
+    """Format the table of a run for a terminal: a row per training, three columns per list, the gains below."""
     names = frame["list"].unique()
     text = _side_by_side(frame, [n for n in names if n not in APART])
     changes = gains(frame[~frame["list"].isin(APART)])

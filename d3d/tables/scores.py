@@ -1,4 +1,4 @@
-"""Per-image scores together with what they are scores of: the input of every table."""
+"""Per-image scores with their description: the input of every table."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ class Evaluation:
     """One trained network, scored on one split."""
 
     arch: str
-    labels: str  # that it was trained with; "" is the self-supervised network
+    labels: str  # label strategy; "" for the self-supervised network
     seed: int
     profile: str
-    trained_on: str  # data set
-    dataset: str  # that it was scored on
+    trained_on: str  # data set of the training
+    dataset: str  # evaluated data set
     split: str
     scale: str = "none"  # absolute depth; "median" is relative depth
-    round: int = 1  # of distillation; rounds after the first are beyond the paper
-    settings: str = (
-        ""  # sha256 of everything that determined the scores except the seed: the same for every seed
-    )
+    round: int = 1  # round of distillation; the paper has one
+    settings: str = ""  # sha256 of the scores' identity without the seed
     # from `evaluation.score`
     per_image: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
     # commands, versions, machine, seconds of the training and of the evaluation
@@ -37,7 +35,7 @@ class Evaluation:
 
     @property
     def images(self) -> frozenset[tuple[str, str, str, bool]]:
-        """The (scene, frame, kind of pixels, whether it is a frame of the split itself) that were scored."""
+        """The scored (scene, frame, kind of pixels, whether the frame is in the split)."""
         columns = (self.per_image[c] for c in ("scene", "frame", "pixels"))
         return frozenset(zip(*columns, in_split(self.per_image), strict=True))
 
@@ -49,11 +47,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scores:
-    """Evaluations that may stand in one table, and (data set, split) -> the lists of frames of that split.
+    """The evaluations of one table, and the lists of frames of each (data set, split).
 
     Raises:
         DataError: there are no evaluations; they have several profiles or training sets; one appears twice; seeds
-            differ in more than the seed; or those of one split were not all scored on the same images.
+            differ in more than the seed; or evaluations of a split were scored on different images.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -72,20 +70,20 @@ class Scores:
                     raise DataError(f"evaluations of two {words}, {both}, do not belong in one table.")
             training = (e.arch, e.labels, e.round, e.dataset, e.split, e.scale)
             if (*training, e.seed) in there:
-                raise DataError(f"there are two evaluations of {e}: which one counts?")
+                raise DataError(f"there are two evaluations of {e}: keep one of them.")
             there[*training, e.seed] = e
             same_training = there.setdefault(training, e)  # with another seed
             if same_training.settings != e.settings:
                 raise DataError(
-                    f"{same_training} and {e} differ in more than the seed: their configurations are not the same. "
-                    f"Evaluate them with the same parameters, or make a table of each."
+                    f"{same_training} and {e} differ in more than the seed. Evaluate them with the same parameters, "
+                    f"or make a table of each."
                 )
             same_split = there.setdefault(training[3:], e)
             if same_split.images != e.images:
                 counts = [int(summary(x.per_image)["images"]) for x in (same_split, e)]
                 raise DataError(
-                    f"{same_split} was scored on {counts[0]} images, {e} on {counts[1]}, and they are not the "
-                    f"same images. Evaluate both with the same eval_every."
+                    f"{same_split} was scored on {counts[0]} images, {e} on {counts[1]}: the images differ. "
+                    f"Evaluate both with the same eval_every."
                 )
 
     @property
@@ -101,17 +99,17 @@ class Scores:
         return tuple(sorted({e.seed for e in self.evaluations}))
 
     def in_part(self, dataset: str, split: str) -> bool:
-        """Whether images of the split were left out when it was scored (`Dataset.whole`)."""
+        """Whether some images of the split were not scored (`Dataset.whole`)."""
         here = (e.provenance for e in self.evaluations if (e.dataset, e.split) == (dataset, split))
         return any(p.get("evaluation", {}).get("in_part", False) for p in here)
 
 
 def over_seeds(evaluations: Iterable[Evaluation], frames: FrameList | None, pixels: str = "all") -> pd.Series:
-    """Average the evaluations of one training, a seed each, over images, then over seeds; see `evaluation.summary`.
+    """Average the evaluations of one training over images (`evaluation.summary`), then over seeds.
 
     Returns:
-        each metric; ``<metric>_std``, the sample standard deviation (n - 1) of the seeds' means, NaN for one seed;
-        ``n`` (seeds), ``seeds``, ``images``.
+        Each metric; ``<metric>_std``, the sample standard deviation (n - 1) over seeds, NaN for one seed; ``n``
+        (number of seeds), ``seeds``, ``images``.
     """
     evaluations = sorted(evaluations, key=lambda e: e.seed)
     rows = [summary(e.per_image, pixels, frames) for e in evaluations]

@@ -1,11 +1,11 @@
-"""Scores stored in the repository: what a fresh clone needs to make every table without a training.
+"""Scores stored in the repository. A fresh clone makes every table from them, without a training.
 
 ``results/<data set>-<profile>/`` holds
 
-    index.json       the evaluation that each file belongs to, its sha256 and its provenance
+    index.json       for each file: the evaluation, its sha256 and its provenance
     lists.csv.xz     lists of frames: dataset, split, list, scene, frame
     <data set>-<split>[-median]/
-        images.csv.xz                        the rows: scene, frame, pixels, count, and in_split where it is needed
+        images.csv.xz                        the rows: scene, frame, pixels, count, and in_split if needed
         <arch>-<training>-seed<N>.csv.xz     the seven metrics of these rows
 """
 
@@ -37,12 +37,12 @@ _Entry = create_model("_Entry", __config__=_CHECKS, sha256=(str, ...), **_FIELDS
 
 def _of_version_1(version: int) -> int:
     if version != 1:
-        raise ValueError(f"it is of format {version!r}; this d3d reads format 1")
+        raise ValueError(f"its format is {version!r}; this d3d reads format 1")
     return version
 
 
 class _Index(Record):
-    """What ``index.json`` holds: every file is in the folder, and images are stored for every evaluation."""
+    """The contents of ``index.json``. Every file is in the folder, and every evaluation has its images."""
 
     version: Annotated[Any, AfterValidator(_of_version_1)]
     evaluations: dict[str, _Entry]
@@ -117,10 +117,10 @@ def _file_name(e: Evaluation) -> str:
 
 
 def read(folder: Path) -> Scores:
-    """Read the scores that `export` wrote; needs neither data set nor run.
+    """Read the scores written by `export`, without a data set or a run.
 
     Raises:
-        DataError: there are none, or a file is not the one that the index describes.
+        DataError: there are no scores, or a file differs from the index.
     """
     path = folder / "index.json"
     try:
@@ -133,7 +133,7 @@ def read(folder: Path) -> Scores:
     digests = {name: entry.sha256 for name, entry in index.evaluations.items()} | index.shared
     for name, digest in digests.items():
         if not (folder / name).is_file() or io.sha256(folder / name) != digest:
-            wrong = f"{folder / name} is missing or not what {path} says"
+            wrong = f"{folder / name} is missing or differs from {path}"
             raise DataError(f"{wrong}. Restore it, or export again.")
     splits = {Path(name).parent for name in index.evaluations}
     images = {

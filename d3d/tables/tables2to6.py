@@ -1,4 +1,4 @@
-"""Tables 2 to 6 (section 4): which rows and columns they have, their captions, what they lack."""
+"""Tables 2 to 6 (section 4): rows, columns, captions, and missing cells."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ from d3d.pipeline.config import ENSEMBLE
 from d3d.tables.paper import ABLATION, PAPER_SPLITS, TRAININGS, dataset_name, label_name, paper_rows, set_name
 from d3d.tables.scores import Evaluation, Scores, over_seeds
 
-# Lists of images that have a table of their own, and why
+# Lists of images with a separate table, and the reason
 APART = {"Mirror": "images of mirrors, which the paper leaves unsolved"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table shows."""
+    """The layout of a table."""
 
     title: str  # for the caption
-    sets: tuple[tuple[str, str], ...]  # (split, list of frames; "" is the whole split) of each block
-    scale: str = "none"  # "median" is relative depth
+    sets: tuple[tuple[str, str], ...]  # (split, list of frames; "" for the whole split) of each block
+    scale: str = "none"  # "median" for relative depth
     ablation: bool = False  # a row for each label of one network; otherwise for each network and training
-    grid: bool = (
-        True  # rows for all trainings of the paper, evaluated or not; otherwise for all that was evaluated
-    )
+    grid: bool = True  # rows for all trainings of the paper; otherwise only for evaluated trainings
 
     def training(self, labels: str, round: int) -> str:
         """The paper's words for a row's training."""
@@ -57,9 +55,9 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Table:
-    """One table, ready to be printed."""
+    """One table, ready for printing."""
 
-    key: str  # of `LAYOUTS`: "2" to "6" for the paper's tables, "mirror" for the images that stand apart
+    key: str  # key of `LAYOUTS`: "2" to "6" for the paper's tables, "mirror" for images of mirrors
     frame: pd.DataFrame  # from `make_table`
     caption: str  # without a full stop at its end
     missing: tuple[str, ...] = ()  # from `missing`
@@ -72,8 +70,8 @@ class _Block(NamedTuple):
     split: str
     list_name: str  # "" is the whole split
     evaluations: Sequence[Evaluation]
-    frames: FrameList | None  # of the list, empty if it is unknown; None for the whole split
-    images: int  # scored, the same number in all evaluations of a split
+    frames: FrameList | None  # frames of the list, empty for an unknown list; None for the whole split
+    images: int  # number of scored images, the same in all evaluations of a split
 
     @property
     def name(self) -> str:
@@ -84,15 +82,17 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
     """Make the rows of one table.
 
     Args:
-        scores: everything that was evaluated; evaluations that have no place in this table are left out.
-        key: a key of `LAYOUTS`, else a `ConfigError` is raised.
-        arch: the network of Table 6. The paper's ablation is of Monodepth2 and stands beside no other network.
+        scores: all evaluations; evaluations of other tables are ignored.
+        key: a key of `LAYOUTS`.
+        arch: the network of Table 6. Only Monodepth2 has rows of the paper there.
 
     Returns:
-        one row for each set of images, network, training and source ("ours", "paper"), with `COLUMNS`; empty if
-        nothing of this table was evaluated. In a row of ours that was not evaluated n is 0 and the metrics are NaN.
-        Within a set, networks and trainings have the paper's order and rows beyond the paper come last. The paper's
-        row stands under ours.
+        One row for each set of images, network, training and source ("ours", "paper"), with `COLUMNS`. In a missing
+        row of ours, n is 0 and the metrics are NaN. Rows follow the paper's order; rows beyond the paper come last.
+        The paper's row follows ours. Empty if nothing of this table was evaluated.
+
+    Raises:
+        ConfigError: the key is unknown.
     """
     if key not in LAYOUTS:
         raise unknown("table", key, LAYOUTS)
@@ -100,7 +100,7 @@ def make_table(scores: Scores, key: str, arch: str = "monodepth2") -> pd.DataFra
 
 
 def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: str = "all") -> pd.DataFrame:
-    """Make the rows of a layout: `COLUMNS`, a block for each of its sets of which an image was scored."""
+    """Make the rows of a layout with `COLUMNS`: a block for each of its sets with a scored image."""
     rows = []
     run = {"source": "ours", "trained_on": scores.trained_on, "profile": scores.profile}
     for block in _blocks(scores, layout, pixels):
@@ -125,9 +125,10 @@ def make_rows(scores: Scores, layout: Layout, arch: str = "monodepth2", pixels: 
 
 
 def _blocks(scores: Scores, layout: Layout, pixels: str = "all") -> Iterator[_Block]:
-    """The sets of a table, also those without an evaluation, of the data set trained on.
+    """The sets of images of a table, including sets without an evaluation.
 
-    For relative depth they are of every data set that was scored so, the paper's first, or of the paper's alone.
+    They belong to the training data set. For relative depth they belong to every data set with such scores, the
+    paper's first; without scores, to the paper's data set.
     """
     names = [scores.trained_on]
     if layout.scale != "none" or not layout.grid:
@@ -142,7 +143,7 @@ def _blocks(scores: Scores, layout: Layout, pixels: str = "all") -> Iterator[_Bl
 
 
 def _trainings(block: _Block, layout: Layout, arch: str) -> dict[tuple[str, str, int], list[Evaluation]]:
-    """(arch, labels, round) of each row -> its evaluations. The paper's rows come first, evaluated or not."""
+    """Map (arch, labels, round) of each row to its evaluations, the paper's rows first, evaluated or not."""
     there: dict[tuple[str, str, int], list[Evaluation]] = {}
     for e in block.evaluations:
         there.setdefault((e.arch, e.labels, e.round), []).append(e)
@@ -158,7 +159,7 @@ def _trainings(block: _Block, layout: Layout, arch: str) -> dict[tuple[str, str,
 
 
 def paper_table(scores: Scores, key: str, arch: str = "monodepth2") -> Table | None:
-    """`make_table` with its caption and what it lacks; None if nothing of it was evaluated."""
+    """Make a table with its caption and its missing cells; None if nothing of it was evaluated."""
     frame = make_table(scores, key, arch)
     if not (frame["n"].fillna(0) > 0).any():
         return None
@@ -194,7 +195,7 @@ def _caption(scores: Scores, key: str, frame: pd.DataFrame) -> str:
 
 
 def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ...]:
-    """List what a table lacks, with the commands that make it, each once; a set without an evaluation is one line."""
+    """List the missing cells of a table with their commands. A set without an evaluation is one line."""
     layout = LAYOUTS[key]
     lines: dict[str, str] = {}  # what to do -> for which cell
     for block in _blocks(scores, layout):
@@ -204,11 +205,11 @@ def missing(scores: Scores, key: str, arch: str = "monodepth2") -> tuple[str, ..
             network = f"--arch {arch}" if layout.ablation else f"--archs {','.join(ENSEMBLE)}"
             lines.setdefault(command(network, labels, 1, scores.seeds), block.name)
         elif block.list_name and not block.images:
-            lines[f"no image that was scored is on the list {block.list_name} of {block.split}"] = block.name
+            lines[f"no scored image is on the list {block.list_name} of {block.split}"] = block.name
         else:
             for (row_arch, labels, round), evaluations in _trainings(block, layout, arch).items():
                 if seeds := sorted(set(scores.seeds) - {e.seed for e in evaluations}):
-                    # with any labels, `evaluate` scores the self-supervised network, too
+                    # for all labels, `evaluate` also scores the self-supervised network
                     what = command(f"--arch {row_arch}", [labels or TRAININGS[1]], round, seeds)
                     cell = f"{block.name}, {arch_name(row_arch)}, {layout.training(labels, round)}"
                     lines.setdefault(what, cell)
@@ -224,7 +225,7 @@ def _command(
     round: int,
     seeds: Sequence[int],
 ) -> str:
-    """The command that evaluates one training, and the further labels and seeds to repeat it with."""
+    """The command that evaluates one training, with further labels and seeds in brackets."""
     words = ["python -m d3d evaluate", f"--profile {scores.profile}", f"--dataset {scores.trained_on}"]
     words += [network, f"--labels {labels[0]}", f"--round {round}" if round > 1 else ""]
     if scale != "none":
