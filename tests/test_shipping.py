@@ -123,7 +123,7 @@ def test_a_name_of_another_training_is_refused_until_it_may_be_replaced(shelf):
 
 
 def test_a_name_must_be_one(shelf):
-    with pytest.raises(ConfigError, match="'Up/there' is no name"):
+    with pytest.raises(ConfigError, match="'Up/there' is not a valid network name"):
         shipping.ship(shelf[0], "monodepth2", name="Up/there")
 
 
