@@ -37,7 +37,7 @@ _Entry = create_model("_Entry", __config__=_CHECKS, sha256=(str, ...), **_FIELDS
 
 def _of_version_1(version: int) -> int:
     if version != 1:
-        raise ValueError(f"its format is {version!r}; this d3d reads format 1")
+        raise ValueError(f"format {version!r} is unknown; this d3d reads format 1")
     return version
 
 
