@@ -292,7 +292,7 @@ def test_labels_by_another_uncertainty(cfg):
 @pytest.mark.parametrize("name", ["mcdropout", "regression"])
 def test_what_needs_a_network_of_its_own_trains_it_once(cfg, name, monkeypatch, capsys):
     store = stages.uncertainty(cfg, name)
-    assert f"[variant/monodepth2/{name}] not there yet" in capsys.readouterr().out
+    assert f"[variant/monodepth2/{name}] is missing" in capsys.readouterr().out
     std = store.read_of(*first(cfg))
     assert std.shape == cfg.data.size_hw
     assert (std > 0).all()
