@@ -149,7 +149,7 @@ def _alive(pid: int) -> bool:
 
 def test_seeds_name_their_runs_and_nothing_else_may(capsys):
     assert main(["record", "--profile", "smoke", "--seeds", "0,1", "--run", "x"]) == 2
-    assert "each seed has a run of its own" in capsys.readouterr().err
+    assert "each seed has its own run" in capsys.readouterr().err
     several = _configs({"profile": "smoke", "run": "twice{seed}", "base": "once{seed}"}, "0,3")
     assert [(c.seed, c.run, c.base) for c in several] == [(0, "twice0", "once0"), (3, "twice3", "once3")]
     assert [c.run for c in _configs({"profile": "smoke"}, "1")] == ["glossyrooms-smoke-seed1"]
