@@ -60,7 +60,7 @@ def config(tmp_path, monkeypatch):
     )
     walls = [Wall("dull"), Wall("shiny/one")]
     walls[1].name = "shiny"
-    monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
+    monkeypatch.setattr(scenes, "open_kept", lambda *args: Dataset("walls", {"val": lambda: walls}))
     monkeypatch.setattr(trainings, "training_data", lambda config: {"sha256": "walls"})
     made_up = replace(
         graph.stage_of(Key("pretrain")),
@@ -146,7 +146,7 @@ def test_frames_are_fused_as_densely_as_those_of_a_training_scene(
 ):
     """Issue 12, 1.5: a prepared folder holds every 10th frame of the video, and all of them are fused."""
     walls = [Wall("dull", step=step)]
-    monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
+    monkeypatch.setattr(scenes, "open_kept", lambda *args: Dataset("walls", {"val": lambda: walls}))
     counted = []
 
     def count(depths, *args, **kwargs):
@@ -168,7 +168,7 @@ def test_frames_are_fused_as_densely_as_those_of_a_training_scene(
 
 def test_neighbours_on_a_contact_sheet_are_neighbours_in_the_ranking(config, monkeypatch):
     walls = [Wall("dull", step=10), Wall("shiny", step=10)]
-    monkeypatch.setattr(scenes, "_open", lambda *args: Dataset("walls", {"val": lambda: walls}))
+    monkeypatch.setattr(scenes, "open_kept", lambda *args: Dataset("walls", {"val": lambda: walls}))
     other = make_config(
         profile="smoke", runs_dir=config.runs_dir, run="sparse", integrate_every=10, eval_every=10
     )
