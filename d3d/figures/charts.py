@@ -74,6 +74,7 @@ def camera_path(
     near.margins(0.4)
     for axis, name in ((whole, "all cameras and where they look, from above"), (near, "one triple")):
         axis.set_title(name, fontsize=10)
+        axis.locator_params(nbins=5)  # more labels would overlap
         axis.legend(fontsize=7)
     return figure
 
