@@ -17,7 +17,7 @@
 # **Paper** sections 3.1 and 4.1, Figure 3, Eq. 1 and 2. **In:** posed frames of rooms. **Out:** the training triples;
 # nothing is written. **Time** at profile ready: 20 s on two CPU cores; on a GPU the same, nothing is trained here.
 #
-# `papermill 00_data.ipynb out.ipynb -p dataset 7scenes -p root ../../shared/data/7scenes`
+# `papermill 00_data.ipynb out.ipynb -p dataset 7scenes -p root ../data/7scenes`
 #
 # ![video, networks, depth, mesh, projected depth, uncertainty, label, student](../docs/pipeline.svg)
 #

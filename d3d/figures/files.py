@@ -32,10 +32,10 @@ class FigureWithTable:
 
 
 def mark_untrained(figure: Figure) -> Figure:
-    """Write `NOT_TRAINED` in the upper right corner of a figure, once, and return the figure."""
+    """Write `NOT_TRAINED` in the lower right corner of a figure, once, and return the figure."""
     if not any(text.get_text() == NOT_TRAINED for text in figure.texts):
-        style = {"color": "#c02020", "fontsize": 8, "ha": "right", "va": "top", "weight": "bold"}
-        figure.text(0.995, 0.995, NOT_TRAINED, **style)
+        style = {"color": "#c02020", "fontsize": 8, "ha": "right", "va": "bottom", "weight": "bold"}
+        figure.text(0.995, 0.005, NOT_TRAINED, **style)
     return figure
 
 
