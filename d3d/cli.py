@@ -53,7 +53,8 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         sub = commands.add_parser(
             name, description=command.help, epilog=example, formatter_class=raw, allow_abbrev=False
         )
-        positional = f" {command.options[command.positional][1]['metavar']}..." if command.positional else ""
+        given = command.options[command.positional][1] if command.positional else {}
+        positional = f" {given['metavar']}{'...' if 'nargs' in given else ''}" if given else ""
         sub.usage = f"python -m d3d {name}{positional} [options]"
         taken = {g: [p for p in GROUPS[g] if p in command.parameters] for g in GROUPS if g in command.groups}
         groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
@@ -180,6 +181,8 @@ def _run(words: list[str]) -> int:
 def _called(options: argparse.Namespace, command: Command, words: Sequence[str]) -> Call:
     """Return the arguments of a command: configurations, networks, options."""
     values = {name: getattr(options, name) for name in command.parameters}
+    if command.positional == "capture":  # its bounds are found after its poses are known to be right
+        values |= {"dataset": "capture", "root": options.capture, "bounds": "paper"}
     configs = _configs(values, getattr(options, "seeds", None))
     config, given = configs[0], getattr(options, "archs", None)
     if given is not None:

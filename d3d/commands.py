@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from d3d.errors import ConfigError
 from d3d.options import DATA, EVALUATE, GROUPS, LABELS, PRETRAIN, Call, Command
@@ -20,6 +21,20 @@ def _prepare(call: Call) -> None:
         for reason, count in s.triples.dropped.items():
             print(f"    dropped {count}: {reason}")
     print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
+
+
+def _check(call: Call) -> None:
+    from d3d.datasets.capture.check import check_capture
+    from d3d.errors import DataError
+    from d3d.pipeline import bounds, posecheck, scenes
+
+    report = check_capture(posecheck.captured(call.config))
+    print("\n".join(report.lines))
+    print(f"target, source, source warped, error: {posecheck.save_picture(report, Path(call.options.out))}")
+    if report.problem:
+        raise DataError("the poses do not explain the images: see above.")
+    found = scenes.dataset(call.config)
+    print(bounds.describe(bounds.bounds_of(found, call.config.data.every), found.unit))
 
 
 def _stage(call: Call) -> None:
@@ -91,8 +106,9 @@ def _print_table(config: Config, trainings: Sequence[tuple[str, str]] | None = N
 
     table = tables.run_table(config, trainings)
     e = config.evaluation
-    truth = stages.evaluated_dataset(config).truth(e.split)
-    unit = "metres" if e.scale == "none" else "relative depth"
+    found = stages.evaluated_dataset(config)
+    truth = found.truth(e.split)
+    unit = found.unit if e.scale == "none" else "relative depth"
     print(
         f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
         f"means over images (number of images in brackets){f', against {truth}' if truth else ''}\n\n"
@@ -213,6 +229,25 @@ COMMANDS = {
         more=(*("images", "out", "outputs", "overwrite", "model", "size", "precision", "fov", "focal_px"),),
         without=tuple(name for name in GROUPS["machine"] if name != "device"),
         positional="images",
+    ),
+    "check": Command(
+        _check,
+        "check that the poses of a capture explain its images (docs/room.md)",
+        ("capture",),
+        "my_room/ --axes opengl",
+        more=("capture",),
+        without=("check",),
+        positional="capture",
+        own={
+            "out": (
+                "file",
+                {
+                    "default": "pose_check.png",
+                    "metavar": "FILE",
+                    "help": "the picture (default: pose_check.png)",
+                },
+            )
+        },
     ),
     "prepare": Command(
         _prepare,

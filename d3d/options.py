@@ -35,7 +35,7 @@ GROUPS = {
     ),
     "capture": (
         *("format", "axes", "poses", "intrinsics", "depth_scale"),
-        *("metres_per_unit", "distance", "camera_height"),
+        *("metres_per_unit", "distance", "camera_height", "check"),
     ),
     "networks": ("arch", "ensemble", "teachers"),
     "training": (
@@ -75,6 +75,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "export": _flag("keep the scores of these runs in results/"),
     "stored": _flag("make the tables from the scores in results/; needs no run"),
     "readme": _flag("put the stored table into README.md"),
+    "capture": ("files", {"metavar": "PATH", "help": "folder of the capture"}),
     "images": ("files", {"nargs": "+", "metavar": "IMAGES", "help": "images, videos, and folders of them"}),
     "out": ("files", {"default": "predicted", "help": "folder of the results (default: predicted)"}),
     "outputs": (

@@ -129,3 +129,138 @@ def pose_list(room, folder, of=lambda pose: pose, depth=True, K=True):
     if K:
         np.savetxt(root / "K.txt", room.K)
     return root
+
+
+def colmap_binary(room, folder, **options):
+    """The same model as binary files, written by pycolmap, with the rigs and frames of COLMAP 3.12."""
+    import pycolmap
+
+    root = colmap_text(room, folder, **options)
+    model = root / "sparse" / "0"
+    pycolmap.Reconstruction(model).write(model)
+    for path in model.glob("*.txt"):
+        path.unlink()
+    assert (model / "rigs.bin").is_file()
+    return root
+
+
+def tum(room, folder, per_metre=5000.0, intrinsics=True):
+    """TUM RGB-D: poses at another rate than images; depth a few milliseconds later; one image without a pose."""
+    root = Path(folder)
+    times = 1305031102.1753 + np.arange(len(room)) / 30
+    names = [f"{time:.6f}" for time in times]
+    write_images(room, root / "rgb", names)
+    write_depth(room, root / "depth", per_metre, names=names)
+    rgb = [
+        "# color images",
+        "# timestamp filename",
+        *(f"{t:.6f} rgb/{n}.png" for t, n in zip(times, names, strict=True)),
+    ]
+    depth = ["# depth maps", *(f"{t + 0.008:.6f} depth/{n}.png" for t, n in zip(times, names, strict=True))]
+    poses = ["# timestamp tx ty tz qx qy qz qw"]
+    for i, time in enumerate(times):
+        if i != 4:
+            w, x, y, z = quaternion_wxyz(room.poses[i][:3, :3])
+            values = " ".join(repr(float(v)) for v in (*room.poses[i][:3, 3], x, y, z, w))
+            poses.append(f"{time - 0.003:.6f} {values}")
+    for name, lines in (("rgb", rgb), ("depth", depth), ("groundtruth", poses)):
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    if intrinsics:
+        np.savetxt(root / "K.txt", room.K)
+    return root
+
+
+def record3d_metadata(room, depth_hw):
+    (h, w), poses = room.size_hw, []
+    for pose in room.poses:
+        arkit = pose @ OPENGL
+        qw, qx, qy, qz = quaternion_wxyz(arkit[:3, :3])
+        poses.append([float(v) for v in (qx, qy, qz, qw, *arkit[:3, 3])])
+    K = [float(v) for v in room.K.T.ravel()]
+    return json.dumps(
+        {"w": w, "h": h, "dw": depth_hw[1], "dh": depth_hw[0], "fps": 30, "K": K, "poses": poses}
+    )
+
+
+def small_depth(room, i, depth_hw):
+    """Every second pixel."""
+    step = room.size_hw[0] // depth_hw[0]
+    return np.ascontiguousarray(room.depth(i)[step // 2 :: step, step // 2 :: step])
+
+
+def record3d_exr(room, folder, missing=(3,)):
+    """`EXR_RGBD/`: depth of half the size as EXR of half precision; some image numbers are missing."""
+    import OpenEXR
+
+    root, depth_hw = Path(folder), tuple(n // 2 for n in room.size_hw)
+    kept = [i for i in range(len(room)) if i not in missing]
+    for name in ("rgb", "depth"):
+        (root / "EXR_RGBD" / name).mkdir(parents=True)
+    (root / "metadata").write_text(record3d_metadata(room, depth_hw))
+    for i in kept:
+        Image.fromarray(room.image(i)).save(root / "EXR_RGBD" / "rgb" / f"{i}.png")
+        channels = {"R": small_depth(room, i, depth_hw).astype(np.float16)}
+        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        OpenEXR.File(header, channels).write(str(root / "EXR_RGBD" / "depth" / f"{i}.exr"))
+    return root
+
+
+def record3d_file(room, path):
+    """A `.r3d` file: a zip of metadata, JPEG images and LZFSE depth."""
+    import io
+    import zipfile
+
+    import lzfse
+
+    depth_hw = tuple(n // 2 for n in room.size_hw)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata", record3d_metadata(room, depth_hw))
+        for i in range(len(room)):
+            buffer = io.BytesIO()
+            Image.fromarray(room.image(i)).save(buffer, "JPEG", quality=95)
+            archive.writestr(f"rgbd/{i}.jpg", buffer.getvalue())
+            archive.writestr(f"rgbd/{i}.depth", lzfse.compress(small_depth(room, i, depth_hw).tobytes()))
+    return Path(path)
+
+
+def open3d_log(room, folder):
+    root = Path(folder)
+    write_images(room, root / "color")
+    write_depth(room, root / "depth")
+    blocks = []
+    for i, pose in enumerate(room.poses):
+        matrix = "\n".join(" ".join(repr(float(v)) for v in row) for row in pose)
+        blocks.append(f"{i} {i} {i + 1}\n{matrix}")
+    (root / "trajectory.log").write_text("\n".join(blocks) + "\n")
+    (h, w), K = room.size_hw, [float(v) for v in room.K.T.ravel()]
+    (root / "camera_intrinsic.json").write_text(json.dumps({"width": w, "height": h, "intrinsic_matrix": K}))
+    return root
+
+
+def nice_slam(room, folder, per_metre=6553.5):
+    """`traj.txt`, images and depth together in `results/`, `cam_params.json` one folder above."""
+    root = Path(folder) / "room0"
+    write_images(room, root / "results", [f"frame{i:06d}" for i in range(len(room))])
+    write_depth(room, root / "results", per_metre, names=[f"depth{i:06d}" for i in range(len(room))])
+    lines = [" ".join(repr(float(v)) for v in pose.ravel()) for pose in room.poses]
+    (root / "traj.txt").write_text("\n".join(lines) + "\n")
+    (h, w), K = room.size_hw, room.K
+    camera = {"w": w, "h": h, "fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2], "scale": per_metre}
+    (root.parent / "cam_params.json").write_text(json.dumps({"camera": camera}))
+    return root
+
+
+def scannet_like(room, folder, images="my photos", poses="extrinsics"):
+    """One pose file a frame, folders and files of any names; one pose is lost, one depth map is missing."""
+    root = Path(folder)
+    write_images(room, root / images, [f"IMG_{i:04d}" for i in range(len(room))], ".PNG")
+    write_depth(room, root / "depth", names=[str(i) for i in range(len(room))])
+    (root / "depth" / "6.png").unlink()
+    (root / poses).mkdir()
+    for i, pose in enumerate(room.poses):
+        np.savetxt(root / poses / f"frame_{i:06d}.txt", np.full((4, 4), -np.inf) if i == 5 else pose)
+    (root / "intrinsic").mkdir()
+    K = np.eye(4)
+    K[:3, :3] = room.K
+    np.savetxt(root / "intrinsic" / "intrinsic_color.txt", K)
+    return root

@@ -82,6 +82,10 @@ class Scene:
         """Read colour image i, uint8 (H, W, 3), RGB."""
         raise NotImplementedError
 
+    def _read_resized(self, i: int, size_hw: HW) -> np.ndarray | None:
+        """Colour image i at another size, from a copy that the source keeps; None where it keeps none."""
+        return None
+
     def _read_K(self, i: int) -> np.ndarray | None:
         """Read the intrinsics (3, 3) of native colour image i, pixel centres at integers; None if unknown."""
         return self._K
@@ -107,6 +111,8 @@ class Scene:
         Raises:
             DataError: the file is missing or broken, or its size differs from the scene.
         """
+        if size_hw is not None and (kept := self._read_resized(self._index(i), size_hw)) is not None:
+            return kept
         image = self._read_image(self._index(i))
         if image.shape != (*self.size_hw, 3) or image.dtype != np.uint8:
             found, size = f"{image.shape} ({image.dtype})", f"{self.size_hw[1]}x{self.size_hw[0]}"
@@ -240,6 +246,9 @@ class _Subset(Scene):
 
     def _read_depth(self, i: int) -> np.ndarray | None:
         return self._parent._read_depth(self._indices[i])
+
+    def _read_resized(self, i: int, size_hw: HW) -> np.ndarray | None:
+        return self._parent._read_resized(self._indices[i], size_hw)
 
     def _read_highlight_mask(self, i: int) -> np.ndarray | None:
         return self._parent._read_highlight_mask(self._indices[i])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from d3d.datasets import Dataset
 from d3d.datasets.bounds import Bounds, choose_bounds
-from d3d.datasets.capture.check import median_depth
+from d3d.datasets.capture.sweep import median_depth
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline.opened import open_kept
 from d3d.pipeline.settings import Config

@@ -70,8 +70,8 @@ def _parameters() -> dict[str, Parameter]:
                 continue
             kinds = [k for k in typing.get_args(hints[name]) or (hints[name],) if k is not type(None)]
             choices = _CHOICES.get(name)
-            if typing.get_origin(hints[name]) is Literal:
-                kinds, choices = [str], tuple(kinds)
+            if literal := [k for k in (hints[name], *kinds) if typing.get_origin(k) is Literal]:
+                kinds, choices = [str], typing.get_args(literal[0])
             key = info.json_schema_extra["parameter"] or name
             found[key] = Parameter(kinds[0], group, name, info.description, choices)
     return found

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from d3d import io
 from d3d.datasets import Scene
+from d3d.datasets.images import HW
 from d3d.datasets.scene import digest_of
 from d3d.errors import BusyError, D3DError, DataError, RunError
 from d3d.parallel.tasks import advance, run_tasks
@@ -77,9 +78,11 @@ def check_folder(config: Config, split: str, needed: Frames, depth: bool = False
 def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool) -> None:
     # frames with an unreadable pose are in `Scene.corrupt`, not among the scene's frames
     number = sum(len(frames) + len(scene.corrupt) for scene, frames in needed)
+    # a capture keeps its images at the size of the network: what is undistorted here is not undistorted again
+    size_hw = config.data.size_hw if config.data.dataset == "capture" else None
     kept = opened.folder.parent / "scenes"  # shared with the checks of other frames of this split
     tasks = {
-        scene.name: (scene, list(frames), depth, kept / f"{scene.name.replace('/', '__')}.json")
+        scene.name: (scene, list(frames), depth, kept / f"{scene.name.replace('/', '__')}.json", size_hw)
         for scene, frames in needed
     }
     sizes = {scene.name: len(frames) for scene, frames in needed}
@@ -103,13 +106,16 @@ def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool
     opened.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
 
 
-def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) -> dict[str, str]:
+def check_scene(
+    scene: Scene, frames: Sequence[int], depth: bool, path: Path, size_hw: HW | None = None
+) -> dict[str, str]:
     """Decode frames of a scene; a task of `run_tasks`.
 
     Args:
         frames: indices of the frames.
         depth: whether to decode the ground truth too.
         path: JSON file of the result. If it exists, only its unreadable frames are decoded again.
+        size_hw: size of the decoded images; None: their own.
 
     Returns:
         frame id -> reason, for each unreadable frame.
@@ -124,7 +130,7 @@ def check_scene(scene: Scene, frames: Sequence[int], depth: bool, path: Path) ->
     for i, frame in zip(frames, ids, strict=True):
         if before is None or frame in before:
             try:
-                scene.image(i)
+                scene.image(i, size_hw)
                 if depth:
                     scene.depth(i)
             except D3DError as error:

@@ -5,7 +5,7 @@ Users can set a field made with `parameter` on the command line and in notebooks
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -96,8 +96,11 @@ def _frames_and_metres(given: Any) -> tuple[str, str, float] | None:
     """Return two frames and their distance; takes three values, or text with blanks between them."""
     words = given.split() if isinstance(given, str) else given
     try:
-        return None if words is None else (str(words[0]), str(words[1]), float(*words[2:]))
-    except (TypeError, ValueError, IndexError):
+        if words is None:
+            return None
+        first, second, metres = words
+        return str(first), str(second), float(metres)
+    except (TypeError, ValueError):
         raise ConfigError(
             f"distance = {given!r} must be two frames and metres, such as 0001 0040 1.5."
         ) from None
@@ -123,12 +126,15 @@ class CaptureConfig:
         None, "scale: names of two frames, and the distance of their cameras in metres"
     )
     camera_height: float | None = parameter(
-        None, "scale: mean height of the camera above the floor in metres", name="camera_height", ge=1e-3
+        None, "scale: mean height of the camera above the floor in metres", ge=1e-3
     )
+    check: bool = parameter(True, "check before a training that the poses explain the images")
 
     def options(self) -> dict[str, Any]:
         """Options of `d3d.datasets.capture.dataset.open_capture`."""
-        return {name: value for name, value in vars(self).items() if value is not None and name[0] != "_"}
+        return {
+            f.name: v for f in fields(self) if f.name != "check" and (v := getattr(self, f.name)) is not None
+        }
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
+
+from d3d.datasets.archives import unpack_zip
 from d3d.datasets.capture.description import Axes, Convention, Given, Poses
 from d3d.datasets.capture.formats import FORMATS, find_format
 from d3d.datasets.capture.scale import Scale, find_scale
@@ -11,7 +15,9 @@ from d3d.datasets.capture.scene import CaptureScene, left_out_lines, scene_name
 from d3d.datasets.dataset import Dataset, require_root
 from d3d.datasets.scene import Scene
 from d3d.datasets.sevenscenes.dataset import cut_block
+from d3d.datasets.videos import SUFFIXES as VIDEOS
 from d3d.errors import ConfigError, DataError
+from d3d.io import cache_folder
 from d3d.progress import say
 
 NAME = "capture"
@@ -49,7 +55,7 @@ def open_capture(
         ConfigError: an invalid option.
         DataError: no known format, several formats, or a capture that cannot be read.
     """
-    folder = require_root(NAME, root, HOW_TO_GET)
+    folder = capture_folder(root)
     for option, value, choices in (("axes", axes, ("opencv", "opengl")), ("poses", poses, Poses.__args__)):
         if value is not None and value not in choices:
             raise ConfigError(f"{option} = {value!r} must be {' or '.join(choices)}.")
@@ -73,6 +79,24 @@ def open_capture(
     )
 
 
+def capture_folder(root: str | Path | None) -> Path:
+    """The folder of a capture; a Record3D file (`.r3d`) is unpacked once, to the user's cache.
+
+    Raises:
+        DataError: no such folder or file, a video, or an archive that is unsafe or damaged.
+    """
+    path = None if root is None else Path(root).expanduser()
+    if path is None or not path.is_file():
+        return require_root(NAME, path, HOW_TO_GET)
+    if path.suffix.lower() in VIDEOS:
+        raise DataError(f"{path} is a video without poses. `python -m d3d room {path}` finds them first.")
+    if path.suffix.lower() != ".r3d":
+        raise DataError(f"{path} is not a folder and not a .r3d file. {HOW_TO_GET}")
+    about = f"{path.absolute()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+    return unpack_zip(path, cache_folder() / "captures" / digest / path.stem)
+
+
 def open_scene(
     folder: Path,
     format: str | None,
@@ -92,6 +116,10 @@ def open_scene(
         raise DataError(
             f"{folder}: only {len(scene)} frames have an image and a pose; a training needs at least {FEWEST}. "
             + " ".join(left_out_lines(scene.left_out))
+        )
+    if len(scene) > 1 and np.ptp(scene.world_T_cams[:, :3, 3], axis=0).max() == 0:
+        raise DataError(
+            f"{folder}: all poses are at one place. A training needs a camera that moves: export the poses again."
         )
     metres, relative, how = find_scale(scene, scale)
     scene = scene.scaled(metres, relative)

@@ -49,6 +49,18 @@ def folder_of(root: Path, names: Iterable[str]) -> Path | None:
     return next((there[name] for name in names if name in there), None)
 
 
+def number_in(stem: str) -> int | None:
+    """The last number in a file's name; None without one."""
+    numbers = re.findall(r"\d+", stem)
+    return int(numbers[-1]) if numbers and len(numbers[-1]) < 19 else None
+
+
+def keyed(paths: Iterable[Path]) -> dict[str | int | None, Path]:
+    """Files by the stem of their name, and by the last number in it."""
+    paths = sorted(paths)
+    return {number_in(p.stem): p for p in paths} | {p.stem: p for p in paths}
+
+
 def frame_id(name: str) -> str:
     """A frame's id: the path of its image below the folder of images, without suffix, usable as a file's name."""
     parts = Path(name.replace("\\", "/")).with_suffix("").parts

@@ -21,7 +21,7 @@ from d3d.geometry import sample, scale_intrinsics
 _MAX_ANGLE_DEG = (
     75.0  # between the axis and the middle of an edge: beyond this a pinhole image is mostly blur
 )
-_HALF = 0.5
+HALF = 0.5  # of COLMAP: the centre of the first pixel
 
 
 def pycolmap() -> Any:
@@ -51,17 +51,18 @@ def _undistorted(lens: Lens, where: str) -> Lens:
         raise DataError(f"{where}: distortion of images of unknown size (w, h). Undistort them first.")
     (h, w), camera = lens.size_hw, _camera(lens)
     edges = np.array([[0, h / 2], [w, h / 2], [w / 2, 0], [w / 2, h]], dtype=np.float64)
-    rays = camera.cam_from_img(edges)
-    angles = np.degrees(np.arctan(np.linalg.norm(rays, axis=1)))
-    if not np.isfinite(angles).all() or angles.max() > _MAX_ANGLE_DEG:
+    rays = camera.cam_ray_from_img(edges)
+    angles = np.degrees(np.arccos(np.clip(rays[:, 2], -1, 1)))
+    # beyond some angle, COLMAP's inverse of a distortion ends at a ray of another pixel
+    back = np.abs(camera.img_from_cam(rays) - edges).max()
+    if not (angles.max() <= _MAX_ANGLE_DEG and back < 1):  # not: NaN where there is no ray
         raise DataError(
-            f"{where}: a lens ({lens.model}) that sees {'more than' if np.isfinite(angles).all() else 'over'} "
-            f"{_MAX_ANGLE_DEG:g} degrees from its axis. A pinhole image cannot show that. Undistort the images with a "
-            "smaller field of view (COLMAP's image_undistorter), or crop them."
+            f"{where}: its lens ({lens.model}) sees more than {_MAX_ANGLE_DEG:g} degrees from its axis, which a "
+            "pinhole image cannot show. Undistort the images with a smaller field of view (COLMAP's image_undistorter)."
         )
     new = pycolmap().undistort_camera(pycolmap().UndistortCameraOptions(), camera)
     K = new.calibration_matrix()
-    result = Lens(K[0, 0], K[1, 1], K[0, 2] - _HALF, K[1, 2] - _HALF, (new.height, new.width))
+    result = Lens(K[0, 0], K[1, 1], K[0, 2] - HALF, K[1, 2] - HALF, (new.height, new.width))
     pixels = _source_pixels(lens, result, (new.height, new.width))[:, [0, -1], :][:, :, [0, -1]]
     if not np.isfinite(pixels).all():
         raise DataError(
@@ -75,6 +76,8 @@ def _camera(lens: Lens) -> Any:
     try:
         camera = pycolmap().Camera.create_from_model_name(1, lens.model, max(lens.fx, 1.0), w, h)
         camera.params = list(lens.params)
+        if not camera.verify_params() or not np.isfinite(lens.params).all():
+            raise ValueError(f"{lens.params} are not its parameters")
     except (ValueError, RuntimeError, TypeError) as error:
         raise DataError(f"camera model {lens.model!r}: {error}.") from None
     return camera
@@ -85,7 +88,7 @@ def _source_pixels(lens: Lens, pinhole: Lens, size_hw: HW) -> np.ndarray:
     h, w = size_hw
     y, x = np.mgrid[:h, :w].reshape(2, -1)
     rays = np.stack(((x - pinhole.cx) / pinhole.fx, (y - pinhole.cy) / pinhole.fy, np.ones(h * w)), axis=1)
-    pixels = _camera(lens).img_from_cam(rays) - _HALF
+    pixels = _camera(lens).img_from_cam(rays) - HALF
     return pixels.T.reshape(2, h, w)
 
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from d3d.datasets.bounds import ROOM_DEPTH_M
-from d3d.datasets.capture.check import median_depth
 from d3d.datasets.capture.scene import CaptureScene
+from d3d.datasets.capture.sweep import choose_pairs, median_depth, sweep
 from d3d.errors import ConfigError, DataError
+
+_HYPOTHESES = 1500  # planes tried for the floor
+_MOST_TILT_DEG = 40.0  # of the floor against the mean upward direction of cameras, which look down
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
     if given.distance is not None:
         metres = _by_distance(scene, *given.distance)
         return metres, False, f"{metres:.4g} metres per unit, by the distance given"
+    if given.camera_height is not None:
+        metres = given.camera_height / height_above_floor(scene)
+        return metres, False, f"{metres:.4g} metres per unit, by the camera's height"
     if scene.capture.metric:
         return 1.0, False, "poses in metres"
     depth = median_depth(scene)
@@ -70,6 +76,50 @@ def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
         )
     how = f"unknown scale: relative units, in which the median depth is {ROOM_DEPTH_M:g}"
     return ROOM_DEPTH_M / depth, True, how
+
+
+def height_above_floor(scene: CaptureScene) -> float:
+    """Mean height of the cameras above the floor, in the unit of their poses.
+
+    The floor is the nearly horizontal plane below the cameras with the most swept points (`sweep`). A shiny floor has
+    points below it, the mirror images of the room.
+
+    Raises:
+        DataError: no such plane.
+    """
+    points = []
+    for pair in choose_pairs(scene):
+        poses = pair.of(scene.world_T_cams)
+        if np.ptp(poses[:, :3, 3], axis=0).max() > 0:
+            points.append(_world_points(sweep(pair, poses).depth, pair.Ks[0].numpy(), poses[0]))
+    up = -scene.world_T_cams[:, :3, 1].mean(axis=0)
+    if not points or np.linalg.norm(up) < 0.3:
+        raise DataError(f"capture {scene.name!r}: no floor found for camera_height. Use distance instead.")
+    points, rng = np.concatenate(points), np.random.default_rng(0)
+    up, scale = up / np.linalg.norm(up), np.median(np.abs(points - points.mean(axis=0)))
+    best, height = 0, None
+    for a, b, c in points[rng.integers(0, len(points), (_HYPOTHESES, 3))]:
+        normal = np.cross(b - a, c - a)
+        length = np.linalg.norm(normal)
+        if length < 1e-12:
+            continue
+        normal = normal * np.sign(normal @ up) / length
+        if normal @ up < np.cos(np.radians(_MOST_TILT_DEG)):
+            continue
+        on = int((np.abs((points - a) @ normal) < 0.05 * scale).sum())
+        above = float(((scene.world_T_cams[:, :3, 3] - a) @ normal).mean())
+        if on > best and above > 0:
+            best, height = on, above
+    if height is None or best < 0.03 * len(points):
+        raise DataError(f"capture {scene.name!r}: no floor found for camera_height. Use distance instead.")
+    return height
+
+
+def _world_points(depth: np.ndarray, K: np.ndarray, world_T_cam: np.ndarray) -> np.ndarray:
+    """Every second pixel as a point (n, 3) of the world."""
+    y, x = np.mgrid[: depth.shape[0] : 2, : depth.shape[1] : 2].reshape(2, -1)
+    rays = np.linalg.inv(K) @ np.stack((x, y, np.ones_like(x)))
+    return (rays * depth[y, x]).T @ world_T_cam[:3, :3].T + world_T_cam[:3, 3]
 
 
 def _by_distance(scene: CaptureScene, first: str, second: str, metres: float) -> float:

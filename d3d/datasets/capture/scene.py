@@ -24,6 +24,7 @@ from d3d.datasets.images import HW, decode_image, resize_image
 from d3d.datasets.photos import FORMATS, MAX_PIXELS, rgb
 from d3d.datasets.scene import Scene
 from d3d.errors import DataError, WriteError
+from d3d.geometry import check_poses
 from d3d.io import atomic, cache_folder
 
 _TURNS = {
@@ -68,6 +69,7 @@ class CaptureScene(Scene):
         self.frames = frames = [o.frame for o in opened]
         size_hw, depth_hw = opened[0].plan.size_hw, _depth_hw(capture, opened)
         has_depth = depth_hw is not None
+        check_poses([f.matrix for f in frames], lambda i: str(frames[i].image))
         self._Ks = np.stack([o.plan.K() for o in opened])
         self.one_K = bool((self._Ks == self._Ks[0]).all())
         super().__init__(
@@ -100,17 +102,16 @@ class CaptureScene(Scene):
         depths = [np.nan if o.frame.point_depth is None else o.frame.point_depth for o in self._opened]
         return np.array(depths) * self.metres_per_unit
 
-    def image(self, i: int, size_hw: HW | None = None) -> np.ndarray:
-        """As `Scene.image`; a costly image is undistorted and resized once, and kept in the user's cache."""
-        opened = self._opened[self._index(i)]
-        (h, w), wanted = opened.plan.lens.size_hw, size_hw or self.size_hw
-        if size_hw is None or (not opened.plan.lens.model and h * w < _CACHE_FROM * wanted[0] * wanted[1]):
-            return super().image(i, size_hw)
-        path = cache_folder() / "captures" / self._key(opened, wanted)
+    def _read_resized(self, i: int, size_hw: HW) -> np.ndarray | None:
+        """A costly image is undistorted and resized once, and kept in the user's cache."""
+        opened, (h, w) = self._opened[i], self._opened[i].plan.lens.size_hw
+        if not opened.plan.lens.model and h * w < _CACHE_FROM * size_hw[0] * size_hw[1]:
+            return None
+        path = cache_folder() / "captures" / self._key(opened, size_hw)
         try:
-            return np.array(decode_image(path, ("JPEG",), wanted, ("RGB",)))
+            return np.array(decode_image(path, ("JPEG",), size_hw, ("RGB",)))
         except (FileNotFoundError, ValueError):
-            image = Image.fromarray(resize_image(super().image(i), wanted))
+            image = Image.fromarray(resize_image(self.image(i), size_hw))
         content = io.BytesIO()
         image.save(content, "JPEG", quality=_QUALITY, subsampling=0)
         with contextlib.suppress(WriteError), atomic(path) as temporary:  # a full cache costs time only
@@ -119,7 +120,11 @@ class CaptureScene(Scene):
 
     def _key(self, opened: _Opened, size_hw: HW) -> str:
         """The cached file's path: it changes with the image file, the plan, and the size."""
-        path, stat = opened.frame.image.absolute(), opened.frame.image.stat()
+        path = opened.frame.image.absolute()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read any more ({error}).") from None
         about = [str(path), stat.st_size, stat.st_mtime_ns, repr(opened.plan), opened.transpose, size_hw]
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         return os.path.join(digest[:2], f"{digest[2:34]}.jpg")

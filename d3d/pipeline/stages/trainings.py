@@ -26,6 +26,7 @@ from d3d.models.shipped import Shipped, read_manifest, shipped_file
 from d3d.parallel import tasks
 from d3d.parallel.distributed import select_device
 from d3d.pipeline.graph import Key, fields_of, require_finished, stage
+from d3d.pipeline.posecheck import require_poses
 from d3d.pipeline.runs import StageFolder, run_folder
 from d3d.pipeline.scenes import training_data, training_scenes
 from d3d.pipeline.settings import Config, TrainConfig
@@ -74,7 +75,19 @@ def _initial_weights(config: Config, arch: str, settings: TrainConfig):
     return find_initial_weights(arch, settings.pretrained, settings.weights, strict=config.profile == "paper")
 
 
-@stage("distill", settings=_settings, needs=_needs, data=_data, initial=_initial, takes=TAKES)
+def _check(config: Config, key: Key) -> None:
+    require_poses(config)
+
+
+@stage(
+    "distill",
+    settings=_settings,
+    needs=_needs,
+    data=_data,
+    initial=_initial,
+    check=_check,
+    takes=TAKES,
+)
 def _training(config: Config, key: Key, opened: StageFolder) -> None:
     train_stage(config, opened, key.arch, _task(config, key), config.training(key.stage, key.arch))
 
@@ -97,6 +110,7 @@ def _pretrain_settings(config: Config, key: Key) -> dict[str, Any]:
     needs=_needs,
     data=_unless_shipped(_data),
     initial=_unless_shipped(_initial),
+    check=_check,
     takes=TAKES,
 )
 def _pretrain(config: Config, key: Key, opened: StageFolder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d3d.datasets.capture.description import Capture, Given
-from d3d.datasets.capture.formats import colmap, poselist, transforms
+from d3d.datasets.capture.formats import colmap, folders, poselist, record3d, trajectory, transforms, tum
 from d3d.errors import DataError, unknown
 
 
@@ -22,7 +22,11 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "colmap": Format(colmap.FILES, colmap.found, colmap.read),
     "transforms": Format(transforms.FILES, transforms.found, transforms.read),
+    "tum": Format(tum.FILES, tum.found, tum.read),
+    "record3d": Format(record3d.FILES, record3d.found, record3d.read),
+    "trajectory": Format(trajectory.FILES, trajectory.found, trajectory.read),
     "poselist": Format(poselist.FILES, poselist.found, poselist.read),
+    "folders": Format(folders.FILES, folders.found, folders.read),
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ import numpy as np
 
 from d3d.datasets.capture.description import Capture, Convention, Frame, Given, Lens
 from d3d.datasets.capture.files import IMAGE_FOLDERS, frame_id, inside
-from d3d.datasets.capture.lenses import pycolmap
+from d3d.datasets.capture.formats import colmap_process
+from d3d.datasets.capture.lenses import HALF, pycolmap
 from d3d.errors import DataError
 
 FILES = "cameras.bin and images.bin (or .txt) in sparse/0, sparse, dense/sparse, text or the folder itself; images/"
 _FOLDERS = ("dense/sparse", "dense/0/sparse", "sparse", "colmap/sparse", "text", "colmap/text", "colmap", ".")
-_HALF = 0.5  # COLMAP's centre of the first pixel
+_LONGEST_S, _LONGEST_S_PER_MB = 20, 2  # of reading: some damaged files keep pycolmap busy for hours
 
 
 def models_in(root: Path) -> list[Path]:
@@ -48,8 +52,9 @@ def read(root: Path, given: Given) -> Capture:
         DataError: a model cannot be read, or has no image with a pose.
     """
     folders = models_in(root)
+    pycolmap()  # raises an error where it is missing
     models = [_read_model(folder) for folder in folders]
-    sizes = [model.num_reg_images() for model in models]
+    sizes = [len(model["images"]) for model in models]
     largest = int(np.argmax(sizes))
     model, folder, notes = models[largest], folders[largest], []
     if len(models) > 1:
@@ -60,19 +65,30 @@ def read(root: Path, given: Given) -> Capture:
         )
     if not sizes[largest]:
         raise DataError(f"{folder} has no image with a pose: COLMAP registered none. Film with more overlap.")
-    images = _image_folder(root, folder)
-    frames = [_frame(model, image, images) for image in model.images.values() if image.has_pose]
+    lenses = {number: _lens(camera, str(folder)) for number, camera in model["cameras"].items()}
+    images, frames = _image_folder(root, folder), []
+    for image in model["images"]:
+        path, matrix = inside(images, image["name"], str(folder)), np.array(image["pose"])
+        name, lens = frame_id(image["name"]), lenses[image["camera"]]
+        frames.append(Frame(name, path, lens, matrix, point_depth=image["point_depth"]))
     return Capture(frames, Convention("world-to-camera"), notes=notes)
 
 
-def _read_model(folder: Path) -> Any:
+def _read_model(folder: Path) -> dict[str, Any]:
+    size_mb = sum(p.stat().st_size for p in folder.iterdir() if p.is_file()) / 1e6
+    longest_s = _LONGEST_S + _LONGEST_S_PER_MB * size_mb
+    command = [sys.executable, colmap_process.__file__, str(folder)]
     try:
-        return pycolmap().Reconstruction(folder)
-    except MemoryError:
-        raise
-    except Exception as error:  # pycolmap raises errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{folder}: pycolmap cannot read this model ({reason}). Export it again.") from None
+        done = subprocess.run(command, capture_output=True, timeout=longest_s, stdin=subprocess.DEVNULL)
+        found = json.loads(done.stdout)
+        reason = found.get("error")
+    except subprocess.TimeoutExpired:
+        reason = f"pycolmap reads for more than {longest_s:.0f} s"
+    except ValueError:  # the process ended without a word of JSON
+        reason = "pycolmap stopped"
+    if reason:
+        raise DataError(f"{folder}: this COLMAP model is damaged or incomplete ({reason}). Export it again.")
+    return found
 
 
 def _image_folder(root: Path, model: Path) -> Path:
@@ -84,17 +100,9 @@ def _image_folder(root: Path, model: Path) -> Path:
     return root
 
 
-def _frame(model: Any, image: Any, images: Path) -> Frame:
-    camera = model.cameras[image.camera_id]
-    K = camera.calibration_matrix()
-    lens = Lens(
-        *(float(v) for v in (K[0, 0], K[1, 1], K[0, 2] - _HALF, K[1, 2] - _HALF)),
-        size_hw=(camera.height, camera.width),
-        model="" if camera.is_undistorted() else camera.model_name,
-        params=() if camera.is_undistorted() else tuple(map(float, camera.params)),
-    )
-    matrix = np.vstack((image.cam_from_world().matrix(), (0, 0, 0, 1)))
-    seen = [model.points3D[p.point3D_id].xyz for p in image.points2D if p.has_point3D()]
-    depth = float(np.median(np.array(seen) @ matrix[2, :3] + matrix[2, 3])) if seen else None
-    path = inside(images, image.name, "the COLMAP model")
-    return Frame(frame_id(image.name), path, lens, matrix, point_depth=depth)
+def _lens(camera: dict[str, Any], where: str) -> Lens:
+    K = np.array(camera["K"])
+    K[:2, 2] -= HALF
+    pinhole, params = Lens.of(K, tuple(camera["size_hw"]), where), tuple(camera["params"])
+    model = camera["model"] if params else ""
+    return Lens(pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, pinhole.size_hw, model, params)

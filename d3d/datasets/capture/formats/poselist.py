@@ -1,4 +1,7 @@
-"""Pose lists: `poses.txt` with 16 or 12 numbers a line, `K.txt`, and a folder of images, perhaps one of depth."""
+"""Pose lists: 16 or 12 numbers a line, `K.txt`, and a folder of images, perhaps one of depth.
+
+NICE-SLAM and Replica call the list `traj.txt` and keep images and depth together in `results/`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ from d3d.datasets.capture.files import (
     folder_of,
     frame_id,
     images_in,
+    inside,
+    keyed,
+    number_in,
+    read_json_object,
     rows,
     square,
     to_floats,
 )
 from d3d.errors import DataError
 
-FILES = "poses.txt with 16 or 12 numbers a line, K.txt, and images/ (rgb/, color/)"
-_NAMES = ("poses.txt", "pose.txt", "poses_c2w.txt")
+FILES = "poses.txt or traj.txt with 16 or 12 numbers a line, K.txt, and images/ (rgb/, color/)"
+_NAMES = ("poses.txt", "pose.txt", "poses_c2w.txt", "traj.txt")
 
 
 def _path(root: Path) -> Path | None:
@@ -38,7 +45,7 @@ def read(root: Path, given: Given) -> Capture:
     """
     path, lens = _path(root), find_lens(root, given.intrinsics)
     folder = folder_of(root, IMAGE_FOLDERS) or root
-    images = images_in(folder)
+    images = [p for p in images_in(folder) if not p.name.startswith("depth")]
     lines = rows(path)
     named = bool(lines) and len(lines[0]) in (13, 17)
     if not named and len(lines) != len(images):
@@ -46,21 +53,29 @@ def read(root: Path, given: Given) -> Capture:
             f"{path} has {len(lines)} poses, but {folder} has {len(images)} images. Begin each line with its image's "
             f"name, or remove what is too much."
         )
-    depths = depth_files(root, folder)
+    of_depth = folder_of(root, DEPTH_FOLDERS)
+    depths = keyed(p for p in of_depth.rglob("*") if p.is_file() and _is_depth(p, folder)) if of_depth else {}
     frames = []
     for k, words in enumerate(lines):
         where = f"{path}, pose {k}"
-        image = folder / words[0] if named else images[k]
+        image = inside(folder, words[0], where) if named else images[k]
         matrix = square(to_floats(words[named:], where), where)
-        name = image.relative_to(folder).as_posix()
-        frames.append(Frame(frame_id(name), image, lens, matrix, depths.get(frame_id(name))))
-    return Capture(frames, metric=True)
+        name = frame_id(image.relative_to(folder).as_posix())
+        depth = depths.get(image.stem) or depths.get(number_in(image.stem))
+        frames.append(Frame(name, image, lens, matrix, depth))
+    return Capture(frames, metric=True, depth_scale=_depth_scale(root))
 
 
-def depth_files(root: Path, images: Path) -> dict[str, Path]:
-    """The depth maps of a capture by the id of their frame; empty without a folder of depth."""
-    folder = folder_of(root, DEPTH_FOLDERS)
-    if folder is None or folder == images:
-        return {}
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".exr", ".tif", ".tiff", ".npy")]
-    return {frame_id(p.relative_to(folder).as_posix()): p for p in found}
+def _is_depth(path: Path, images: Path) -> bool:
+    return path.parent != images or path.name.startswith("depth")
+
+
+def _depth_scale(root: Path) -> float:
+    """Stored values per metre: of Replica's `cam_params.json`, else 1000."""
+    for path in (root / "cam_params.json", root.parent / "cam_params.json"):
+        if path.is_file():
+            camera = read_json_object(path).get("camera")
+            scale = camera.get("scale") if isinstance(camera, dict) else None
+            if isinstance(scale, int | float) and scale > 0:
+                return float(scale)
+    return 1000.0
