@@ -270,10 +270,15 @@ def test_a_machine_lost_in_the_middle(machines, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_gone(machines, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "LOST_S", 2.0)
+    monkeypatch.setattr(cluster, "LOST_S", 120.0)  # a busy machine starts slowly
     monkeypatch.setattr(cluster, "ASK_S", 0.2)
     tasks = {str(i): (tmp_path, str(i), 0.1) for i in range(100)}
-    _when(lambda: len(list(tmp_path.iterdir())) >= 4, lambda: machines.scheduler.send_signal(signal.SIGSTOP))
+
+    def stop():
+        monkeypatch.setattr(cluster, "LOST_S", 2.0)
+        machines.scheduler.send_signal(signal.SIGSTOP)
+
+    _when(lambda: len(list(tmp_path.iterdir())) >= 4, stop)
     try:
         with pytest.raises(RunError, match="is lost"):
             machines.run(slow, tasks)
