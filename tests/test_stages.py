@@ -301,7 +301,7 @@ def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
 
     sparse = PolishedFloor(12).subset((0, 11), "sparse")
     monkeypatch.setattr(scenes, "dataset", lambda config: Dataset("floor", {"train": lambda: [sparse]}))
-    with pytest.raises(DataError, match=r"no training triple from 2 target frames.*fell out: 1 x .*; 1 x "):
+    with pytest.raises(DataError, match=r"no training triple from 2 target frames.*Reasons: 1 x .*; 1 x "):
         stages.pretrain(make_config(profile="smoke", runs_dir=str(tmp_path)))
 
 
