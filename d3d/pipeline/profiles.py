@@ -23,7 +23,9 @@ _SMALL_TRAIN = TrainConfig(
 )
 # ImageNet weights of lite come with an installed package; weights of the paper's encoders need a model hub
 _LITE = {"lite": {"pretrained": True}}
-_SMOKE_TRAIN = replace(_SMALL_TRAIN, steps=6, batch_size=2, warmup_steps=1, checkpoint_steps=3)
+_SMOKE_TRAIN = replace(
+    _SMALL_TRAIN, steps=6, batch_size=2, warmup_steps=1, checkpoint_steps=3, precision="float32"
+)
 
 # 7-Scenes: a fifth of each sequence is kept for validation. In redkitchen this part shows the black worktop and the
 # red cupboards; the rest of the sequence shows both from other viewpoints.
