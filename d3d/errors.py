@@ -69,6 +69,12 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> ConfigError:
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'a' or 'b'?" with the choices closest to a name, or "" without a close choice."""
+    """Return " Did you mean 'a' or 'b'?" with the choices closest to a name, or "" without a close choice.
+
+    Args:
+        choices: names, or a dictionary of names and the texts to show in their place.
+    """
     near = difflib.get_close_matches(str(name), list(choices), n=3, cutoff=0.5)
+    if isinstance(choices, dict):
+        near = [choices[n] for n in near]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -179,5 +179,5 @@ def test_stage_identity_holds_what_matters_and_nothing_else(repo_dir, tmp_path):
     assert changed("project", voxel_m=0.1)
     assert changed("pretrain", batch_size=3)
     assert changed("evaluate", scale="median")
-    assert changed("predict", precision="float32")
+    assert changed("predict", precision="bf16")
     assert not changed("distill", scale="median")

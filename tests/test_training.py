@@ -294,7 +294,7 @@ def test_distillation_learns_its_label(tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [(np.full(SIZE, np.nan, np.float32), "not finite"), (np.ones((8, 8), np.float32), "network's size")],
+    [(np.full(SIZE, np.nan, np.float32), "not finite"), (np.ones((8, 8), np.float32), "but the network has")],
 )
 def test_a_label_that_is_none_is_named(label, message):
     bad = LabelSamples([Wall()], [(0, 3)], lambda s, i: label, SIZE)

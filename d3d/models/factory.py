@@ -117,8 +117,9 @@ def load_model(name_or_path: str | Path) -> DepthNetwork:
 def _near(path: Path) -> str:
     """Suggest the shipped networks and the neighbouring files and folders whose names are close to a missing path."""
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    files = [str(p) for p in beside if p.is_dir() or p.suffix in (".safetensors", ".pth")]
-    return did_you_mean(path, [*available(), *files])
+    files = {p.stem: str(p) for p in beside if p.is_dir() or p.suffix in (".safetensors", ".pth")}
+    # by the name without folder and suffix: these are alike for all files
+    return did_you_mean(path.stem, {name: name for name in available()} | files)
 
 
 _PATHS = (
