@@ -108,7 +108,7 @@ library = d3d.analysis.uncertainty.precision_recall(U, H)
 np.testing.assert_allclose(recall, library[0])
 np.testing.assert_allclose(precision, library[1])
 np.testing.assert_allclose(average, d3d.analysis.uncertainty.average_precision(*library))
-k = len(alphas) - 1 - np.searchsorted(alphas, cfg.fusion.threshold_m)
+k = len(alphas) - 1 - np.searchsorted(alphas, d3d.stages.threshold(cfg, "uncer"))
 print(f"alpha = {alphas[::-1][k]:.3f} m finds {recall[k]:.0%} of the highlight pixels;")
 print(f"{precision[k]:.0%} of the pixels found are highlights (of all pixels: {H.mean():.0%}).")
 
