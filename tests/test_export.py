@@ -78,7 +78,7 @@ def test_a_file_that_differs_is_not_written(lite, tmp_path, monkeypatch):
         return lambda image: run(image) * 1.002
 
     monkeypatch.setitem(export.FORMATS, "pt2", (write, wrong, packages))
-    with pytest.raises(DataError, match=r"network\.pt2 was not written: its depth differs .* by 0\.002"):
+    with pytest.raises(DataError, match=r"network\.pt2 was not written: its relative difference .* is 0\.002"):
         export.export(lite, tmp_path / "network.pt2", "pt2")
     monkeypatch.setitem(
         export.FORMATS, "pt2", (write, lambda path: lambda image: image[:, :1] * torch.nan, ())
@@ -113,4 +113,4 @@ def test_the_command(lite, tmp_path, capsys):
     assert run(torch.rand(1, 3, 96, 64)).shape == (1, 1, 96, 64)
     assert main([*words, str(tmp_path / "b.onnx")]) == 2
     assert main([*words, str(tmp_path / "b.pt2"), "--height", "96"]) == 2
-    assert "give both or none" in capsys.readouterr().err
+    assert "give both or neither" in capsys.readouterr().err
