@@ -100,6 +100,10 @@ class DepthStore:
         """Return whether the scene is complete."""
         return (self.scene_folder(scene) / "index.json").is_file()
 
+    def has_frame(self, scene: Scene, i: int) -> bool:
+        """Return whether frame i of a complete scene is stored."""
+        return (self.scene_folder(scene.name) / _file_name(scene.frame_ids[i])).is_file()
+
     def write_scene(self, scene: str, frames: Iterable[tuple[str, np.ndarray]], **files: bytes) -> None:
         """Write the depth maps of a scene atomically.
 

@@ -75,8 +75,6 @@ def tidy(notebook: nbformat.NotebookNode, folders: dict[str, str] | None = None)
 def _wanted(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name != "stderr"  # progress bars and the like
-    if output.get("metadata", {}).get("d3d") == "interactive":
-        return False  # megabytes; a static picture of the same content precedes it
     return "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 

@@ -1,21 +1,15 @@
-"""The start of a notebook: what it is about to use, and a mark on figures of untrained networks."""
+"""Start a notebook: print its configuration, and mark the figures of untrained networks."""
 
 from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from d3d.environment import check_environment
 from d3d.figures.files import mark_untrained
 from d3d.pipeline.config import Config, describe
 
 
 def begin(config: Config) -> None:
-    """Check the environment, print the configuration, and mark each figure of a profile that does not learn.
-
-    Raises:
-        ModuleNotFoundError: a package is missing.
-    """
-    check_environment()
+    """Print the configuration, and mark each figure of a profile that does not learn."""
     print(describe(config))
     if not config.learns:
         print(
@@ -28,7 +22,7 @@ def begin(config: Config) -> None:
     if (shell := get_ipython()) is None:
         return
     shell.run_line_magic("matplotlib", "inline")  # registers the formatter of figures
-    formatter = shell.display_formatter.formatters["image/png"]
-    draw = formatter.lookup_by_type(Figure)
     if not config.learns:
+        formatter = shell.display_formatter.formatters["image/png"]
+        draw = formatter.lookup_by_type(Figure)
         formatter.for_type(Figure, lambda figure: draw(mark_untrained(figure)))

@@ -64,7 +64,7 @@ class Stage:
     initial: Callable[[Config, Key], dict[str, Any] | None] = lambda config, key: None
     check: Callable[[Config, Key], None] = lambda config, key: None
     path: Callable[[Config, Key], str] = lambda config, key: key.name
-    takes: str = ""
+    takes: Callable[[Config, Key], str] = lambda config, key: ""
 
 
 _STAGES: dict[str, Stage] = {}
@@ -193,7 +193,11 @@ def ensure(config: Config, key: Key) -> Path:
         return folder
     stage.check(config, key)
     for need in stage.needs(config, key):
-        missing, start, takes = not is_done(folder_of(config, need)), time.monotonic(), stage_of(need).takes
+        missing, start, takes = (
+            not is_done(folder_of(config, need)),
+            time.monotonic(),
+            stage_of(need).takes(config, need),
+        )
         if missing:
             say(f"[{need.name}] is missing: computing it first{f' ({takes})' if takes else ''}")
         ensure(config, need)

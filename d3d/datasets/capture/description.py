@@ -61,6 +61,12 @@ class Lens:
             raise DataError(
                 f"{where}: not the 3x3 matrix of a camera, fx 0 cx, 0 fy cy, 0 0 1: {K.tolist()}."
             )
+        if size_hw is not None:
+            (h, w), (cx, cy) = size_hw, K[:2, 2]
+            if not (-w <= cx <= 2 * w and -h <= cy <= 2 * h):
+                raise DataError(
+                    f"{where}: the principal point ({cx:g}, {cy:g}) lies far outside of the image of {w}x{h} pixels."
+                )
         return cls(K[0, 0], K[1, 1], K[0, 2], K[1, 2], size_hw)
 
 

@@ -61,6 +61,13 @@ def keyed(paths: Iterable[Path]) -> dict[str | int | None, Path]:
     return {number_in(p.stem): p for p in paths} | {p.stem: p for p in paths}
 
 
+def unmatched(folder: Path | None, depths: Iterable[Path | None]) -> list[str]:
+    """A line for the user if a folder has depth maps, but none belongs to an image by its name."""
+    if folder is None or any(depths) or not any(p.is_file() for p in folder.iterdir()):
+        return []
+    return [f"{folder} has no file named as an image, or with its number: the capture is read without depth."]
+
+
 def frame_id(name: str) -> str:
     """A frame's id: the path of its image below the folder of images, without suffix, usable as a file's name."""
     parts = Path(name.replace("\\", "/")).with_suffix("").parts

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -173,12 +174,12 @@ def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
         DataError: no frame is left, or intrinsics belong to images of another shape.
     """
     frames = sorted(capture.frames, key=lambda f: (f.time_s is None, f.time_s or 0.0, natural(f.id)))
-    ids: Counter[str] = Counter()
+    names, taken = {f.id for f in frames}, set()
     left_out, headers = dict(capture.left_out), []
     for frame in frames:
-        ids[frame.id] += 1
-        if ids[frame.id] > 1:  # 1.jpg beside 1.png
-            frame.id = f"{frame.id}_{ids[frame.id]}"
+        if frame.id in taken:  # 1.jpg beside 1.png
+            frame.id = next(new for k in count(2) if (new := f"{frame.id}_{k}") not in taken | names)
+        taken.add(frame.id)
         header = _header(frame.image)
         if isinstance(header, str):
             left_out[frame.id] = header

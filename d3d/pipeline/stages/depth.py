@@ -96,7 +96,7 @@ def _predicted_data(config: Config, key: Key) -> dict[str, Any]:
     needs=lambda c, k: (teacher_of(c, k.arch, k.round),),
     data=_predicted_data,
     path=lambda c, k: k._replace(stage=f"predict-{k.labels}", labels="").name if k.labels else k.name,
-    takes="one pass over the training frames",
+    takes=lambda c, k: "one pass over the training frames",
 )
 def _predict(config: Config, key: Key, opened: StageFolder) -> None:
     """Predict the depth of the frames that are fused or labelled, or of the remaining source frames (`SOURCES`)."""
@@ -157,7 +157,7 @@ def _project_path(config: Config, key: Key) -> str:
     settings=_project_settings,
     needs=_project_needs,
     path=_project_path,
-    takes="fusion and rendering: a few frames a second",
+    takes=lambda c, k: "fusion and rendering: a few frames a second",
 )
 def _project(config: Config, key: Key, opened: StageFolder) -> None:
     f = _fusion_of(config, key)

@@ -182,8 +182,8 @@ class LabelSources:
 
     def _source(self, scene: Scene, i: int) -> np.ndarray:
         """Depth of a source frame."""
-        others = set(self.of_sources.frames(scene.name))
-        return (self.of_sources if scene.frame_ids[i] in others else self.predicted).read_of(scene, i)
+        store = self.of_sources if self.of_sources.has_frame(scene, i) else self.predicted
+        return store.read_of(scene, i)
 
 
 def label_sources(
@@ -246,7 +246,13 @@ def _fuse_settings(config: Config, key: Key) -> dict[str, Any]:
     return result
 
 
-@stage("fuse", settings=_fuse_settings, needs=_fuse_needs, check=_require_truth, takes="many frames a second")
+@stage(
+    "fuse",
+    settings=_fuse_settings,
+    needs=_fuse_needs,
+    check=_require_truth,
+    takes=lambda c, k: "many frames a second",
+)
 def _fuse(config: Config, key: Key, opened: StageFolder) -> None:
     sources = label_sources(config, key.arch, key.labels)
     used = {} if sources.uncertainty is None else {"threshold_m": sources.threshold_m}

@@ -34,7 +34,13 @@ from d3d.prediction import DepthStore
 from d3d.training import CURVE, STATE, WEIGHTS, DistillTask, PretrainTask, RegressionTask, Task, train
 from d3d.uncertainty import SNAPSHOTS, find_uncertainty
 
-TAKES = "a training: seconds at profile smoke, minutes at demo and laptop, hours on a GPU at paper"
+
+def _takes(config: Config, key: Key) -> str:
+    if key.stage == "pretrain" and config.teachers == "shipped":
+        return "a network that ships with d3d is copied"
+    return "a training: seconds at profile smoke, minutes at demo and laptop, hours on a GPU at paper"
+
+
 # settings that do not change the result; initial weights are identified by their sha256
 _NOT_THE_RESULT = ("workers", "checkpoint_steps", "snapshots", "compile", "pretrained", "weights")
 
@@ -86,7 +92,7 @@ def _check(config: Config, key: Key) -> None:
     data=_data,
     initial=_initial,
     check=_check,
-    takes=TAKES,
+    takes=_takes,
 )
 def _training(config: Config, key: Key, opened: StageFolder) -> None:
     train_stage(config, opened, key.arch, _task(config, key), config.training(key.stage, key.arch))
@@ -111,7 +117,7 @@ def _pretrain_settings(config: Config, key: Key) -> dict[str, Any]:
     data=_unless_shipped(_data),
     initial=_unless_shipped(_initial),
     check=_check,
-    takes=TAKES,
+    takes=_takes,
 )
 def _pretrain(config: Config, key: Key, opened: StageFolder) -> None:
     if config.teachers == "trained":
@@ -216,7 +222,7 @@ def _dropout(key: Key) -> dict[str, float]:
     needs=_variant_needs,
     data=lambda c, k: _data(c, _varied(c, k)),
     initial=lambda c, k: _initial(c, _varied(c, k)),
-    takes=TAKES,
+    takes=_takes,
 )
 def _variant(config: Config, key: Key, opened: StageFolder) -> None:
     """Train the additional network of an uncertainty; ``key.labels`` is the name of the uncertainty.

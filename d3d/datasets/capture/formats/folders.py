@@ -17,6 +17,7 @@ from d3d.datasets.capture.files import (
     rows,
     square,
     to_floats,
+    unmatched,
 )
 from d3d.errors import DataError
 
@@ -73,4 +74,5 @@ def read(root: Path, given: Given) -> Capture:
             left_out[name] = str(error)
             continue
         frames.append(Frame(name, image, lens, matrix, depths.get(image.stem) or depths.get(number)))
-    return Capture(frames, metric=True, left_out=left_out)
+    notes = unmatched(of_depth, [f.depth for f in frames])
+    return Capture(frames, metric=True, left_out=left_out, notes=notes)

@@ -5,6 +5,7 @@ NICE-SLAM and Replica call the list `traj.txt` and keep images and depth togethe
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from d3d.datasets.capture.description import Capture, Frame, Given
@@ -22,6 +23,7 @@ from d3d.datasets.capture.files import (
     rows,
     square,
     to_floats,
+    unmatched,
 )
 from d3d.errors import DataError
 
@@ -63,7 +65,8 @@ def read(root: Path, given: Given) -> Capture:
         name = frame_id(image.relative_to(folder).as_posix())
         depth = depths.get(image.stem) or depths.get(number_in(image.stem))
         frames.append(Frame(name, image, lens, matrix, depth))
-    return Capture(frames, metric=True, depth_scale=_depth_scale(root))
+    notes = [] if of_depth == folder else unmatched(of_depth, [f.depth for f in frames])
+    return Capture(frames, metric=True, depth_scale=_depth_scale(root), notes=notes)
 
 
 def _is_depth(path: Path, images: Path) -> bool:
@@ -76,6 +79,11 @@ def _depth_scale(root: Path) -> float:
         if path.is_file():
             camera = read_json_object(path).get("camera")
             scale = camera.get("scale") if isinstance(camera, dict) else None
-            if isinstance(scale, int | float) and scale > 0:
-                return float(scale)
+            if scale is None:
+                continue
+            if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+                raise DataError(
+                    f"{path}: scale is {scale!r}; stored values per metre must be a positive number."
+                )
+            return float(scale)
     return 1000.0

@@ -52,11 +52,14 @@ def read(root: Path, given: Given) -> Capture:
         frames.append(Frame("", image, lens or _lens({**whole, **entry}, where), matrix, depth))
     for frame, name in zip(frames, without_common_folder(e["file_path"] for e in listed), strict=True):
         frame.id = frame_id(name)
-    scale = whole.get("depth_unit_scale_factor", 0.001)
-    scale = scale if isinstance(scale, int | float) and scale > 0 else 0.001
+    scale = _number(whole, "depth_unit_scale_factor", str(path))
+    if scale is not None and scale <= 0:
+        raise DataError(
+            f"{path}: depth_unit_scale_factor is {scale:g}; metres per stored value must be positive."
+        )
     # depth comes from a device, whose poses are metric, too
     metric = any(f.depth is not None for f in frames)
-    return Capture(frames, Convention(axes="opengl"), metric, depth_scale=1 / scale)
+    return Capture(frames, Convention(axes="opengl"), metric, depth_scale=1 / (scale or 0.001))
 
 
 def _existing(folder: Path, name: str, where: str) -> Path:
@@ -80,20 +83,24 @@ def _numbers(value: Any, where: str) -> np.ndarray:
         raise DataError(f"{where} is not a matrix of numbers. Export it again.") from None
 
 
+def _number(of: dict[str, Any], name: str, where: str) -> float | None:
+    """A finite number of a JSON object; None where it is not given."""
+    value = of.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: {name} is {value!r}, not a number.")
+    return float(value)
+
+
 def _lens(of: dict[str, Any], where: str) -> Lens:
     """The intrinsics of a frame, its own or those of all frames."""
 
-    def number(name: str) -> float | None:
-        value = of.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{where}: {name} is {value!r}, not a number.")
-        return float(value)
-
-    w, h, fx, fy, cx, cy = (number(k) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
+    w, h, fx, fy, cx, cy = (_number(of, k, where) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
+    if any(size is not None and round(size) < 1 for size in (w, h)):
+        raise DataError(f"{where}: w = {w} and h = {h} must be the size of the image in pixels.")
     size_hw = (round(h), round(w)) if w and h else None
-    if fx is None and w and (angle := number("camera_angle_x")):
+    if fx is None and w and (angle := _number(of, "camera_angle_x", where)):
         fx = 0.5 * w / math.tan(0.5 * angle)
     if fx is None or (size_hw is None and (cx is None or cy is None)):
         raise DataError(
@@ -101,7 +108,7 @@ def _lens(of: dict[str, Any], where: str) -> Lens:
         )
     fy = fx if fy is None else fy
     cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
-    k1, k2, k3, k4, p1, p2 = (number(k) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    k1, k2, k3, k4, p1, p2 = (_number(of, k, where) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
     # as in COLMAP, whose numbers these mostly are, the centre of the first pixel is at 0.5
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     pinhole = Lens.of(K, size_hw, where)
