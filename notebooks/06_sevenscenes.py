@@ -101,8 +101,9 @@ d3d.figures.figure5.make(cfg, [cfg.arch], count=3).figure
 # trained on. Only what this run has evaluated is shown.
 
 # %%
-table = d3d.tables.of_run(cfg, "5").frame
-Markdown(d3d.tables.to_markdown(table[(table["n"] > 0) | (table["source"] == "paper")]))
+made = d3d.tables.of_run(cfg, "5")
+table = made.frame[(made.frame["n"] > 0) | (made.frame["source"] == "paper")]
+Markdown(f"**{made.caption}.**\n\n{d3d.tables.to_markdown(table)}")
 
 # %%
 print(d3d.tables.improvement(cfg, results))

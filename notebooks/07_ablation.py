@@ -139,8 +139,9 @@ d3d.tables.table6.label_quality(cfg)
 # images are the paper's (ScanNet). Several seeds together: `python -m d3d tables --profile laptop --seeds 0,1,2`.
 
 # %%
-table = d3d.tables.table6.table6(cfg).frame
-Markdown(d3d.tables.to_markdown(table[table["n"] > 0], ablation=True))
+made = d3d.tables.table6.table6(cfg)
+table = made.frame[made.frame["n"] > 0]
+Markdown(f"**{made.caption}.**\n\n{d3d.tables.to_markdown(table, ablation=True)}")
 
 # %% [markdown]
 # ## Checks

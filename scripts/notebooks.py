@@ -114,6 +114,8 @@ def _smaller(png_base64: str) -> str:
     """Remove the alpha channel of a picture and compress it well."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(png_base64))) as image:
+        if image.mode == "P":
+            return png_base64  # already reduced: doing it again would degrade the picture
         picture = image.convert("RGB")
         if len(png_base64) > MOST_BYTES:  # photographs and maps: 256 colours, dithered
             picture = picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG)

@@ -9,6 +9,7 @@ the cell itself). Pictures, tables and timings are not compared: they change wit
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 from helpers import load_script, notebook_environment
+from PIL import Image
 
 from d3d.pipeline.config import PARAMETERS, make_config
 
@@ -166,6 +169,15 @@ def test_a_tidy_notebook_has_no_injected_cell_bars_or_widgets() -> None:
     assert [o.text for o in cell.outputs] == ["~/runs/a\n"]
     assert not cell.metadata
     assert "papermill" not in notebook.metadata
+
+
+def test_a_picture_is_reduced_once() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format="PNG")
+    first = script._smaller(base64.b64encode(buffer.getvalue()).decode())
+    assert len(first) < len(base64.b64encode(buffer.getvalue())) / 2
+    assert script._smaller(first) == first
 
 
 def run(command: list[str], runs_dir: Path, cwd: Path) -> subprocess.CompletedProcess:
