@@ -1,4 +1,4 @@
-"""Depth and masks added to rooms that ship without them: for the rooms that ship with them, the same bytes."""
+"""Depth and masks added to rooms that ship without them: for a room that ships with them, the same maps."""
 
 from __future__ import annotations
 
@@ -42,15 +42,22 @@ def bare(tmp_path) -> Path:
 
 
 def test_a_room_that_ships_with_its_truth_comes_out_the_same(bare, tmp_path, capsys):
+    """Compares maps, not bytes: the ray tracer compiles for the CPU at hand, and its last bits differ between CPUs."""
     assert not open_dataset("glossyrooms", bare).scenes("train")[0].has_depth
     out = tmp_path / "out"
     assert truth.main(["--root", str(bare), "--out", str(out)]) == 0
     assert "1 rooms with depth and masks" in capsys.readouterr().out
     made, shipped = (members(root / "train" / "train-0006.zip") for root in (out, SHIPPED))
-    assert made == shipped
-    scene = open_dataset("glossyrooms", out).scenes("train")[0]
-    assert scene.has_depth
-    assert scene.highlight_mask(0) is not None
+    assert sorted(made) == sorted(shipped)
+    assert all(made[name] == shipped[name] for name in shipped if name.startswith("color/"))
+    ours, theirs = (open_dataset("glossyrooms", root).scenes("train") for root in (out, SHIPPED))
+    ours, theirs = ours[0], next(scene for scene in theirs if scene.name == ours[0].name)
+    np.testing.assert_array_equal(ours.world_T_cams, theirs.world_T_cams)
+    for i in range(len(theirs)):
+        assert (np.abs(ours.depth(i) - theirs.depth(i)) < 2e-3).mean() > 0.999
+        assert (np.abs(ours.virtual_depth(i) - theirs.virtual_depth(i)) < 5e-3).mean() > 0.999
+        assert (ours.material(i) == theirs.material(i)).mean() > 0.999
+        assert (ours.highlight_mask(i) == theirs.highlight_mask(i)).mean() > 0.999
 
 
 def test_what_is_there_stays_and_a_set_is_not_its_own_copy(bare, tmp_path):
