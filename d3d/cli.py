@@ -48,6 +48,7 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         prog="python -m d3d", dest="command", metavar="<command>", help=argparse.SUPPRESS
     )
     for name, command in COMMANDS.items():
+        own = (command.profile, PROFILES[command.profile].arch) if command.profile else (profile, arch)
         note = f"{command.note}\n\n" if command.note else ""
         example = f"{note}example:\n  python -m d3d {name} {command.example}"
         sub = commands.add_parser(
@@ -60,7 +61,7 @@ def parser(profile: str = "demo", arch: str = "monodepth2") -> argparse.Argument
         groups = {g: sub.add_argument_group(g) for g, parameters in taken.items() if parameters}
         for group, options in groups.items():
             for parameter in taken[group]:
-                _add(options, parameter, profile, arch, group not in command.unlisted)
+                _add(options, parameter, *own, group not in command.unlisted)
         for option, (group, how) in command.options.items():
             if group not in groups:
                 groups[group] = sub.add_argument_group(group)

@@ -213,6 +213,16 @@ def _predict(call: Call) -> None:
     )
 
 
+def _room(call: Call) -> None:
+    from d3d import room
+
+    options = vars(call.options)
+    given = {name: options[name] for name in COMMANDS["room"].parameters}
+    starts = {name: options[name] for name in ("start", "student_start")}
+    folder = room.run_room(room.make_config(options["capture"], **starts, **given))
+    print(folder / "index.html")
+
+
 def without(words: Sequence[str], option: str) -> list[str]:
     """Remove an option and its value from the words of a command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -229,6 +239,39 @@ COMMANDS = {
         more=(*("images", "out", "outputs", "overwrite", "model", "size", "precision", "fov", "focal_px"),),
         without=tuple(name for name in GROUPS["machine"] if name != "device"),
         positional="images",
+    ),
+    "room": Command(
+        _room,
+        "depth, meshes and a page of your own room, from a video, images or a capture (docs/room.md)",
+        (*PRETRAIN, "fusion"),
+        "my_room/",
+        more=("capture",),
+        without=(
+            *("profile", "base", "dataset", "root"),
+            *("ensemble", "teachers", "epochs", "weights", "pretrained", "self_taught"),
+            *(name for name in GROUPS["fusion"] if name not in ("voxel_m", "trunc_m")),
+        ),
+        profile="room",
+        positional="capture",
+        own={
+            "start": (
+                "networks",
+                {
+                    "default": "imagenet",
+                    "metavar": "NAME",
+                    "help": "start of the networks: imagenet, shipped (adapt lite-distilled to the room), or the name "
+                    "of a network that ships (default: imagenet)",
+                },
+            ),
+            "student_start": (
+                "networks",
+                {
+                    "default": "same",
+                    "metavar": "NAME",
+                    "help": "start of the second network: same, or teacher (the first network) (default: same)",
+                },
+            ),
+        },
     ),
     "check": Command(
         _check,

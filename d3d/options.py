@@ -124,6 +124,7 @@ class Command:
     without: tuple[str, ...] = ()  # parameters of the groups that the command does not take
     unlisted: tuple[str, ...] = ()  # groups that the command takes, but ``--help`` does not list
     note: str = ""  # shown below the options
+    profile: str = ""  # the profile of the command, if it has its own
     positional: str = ""  # the name in `more` that is given without a flag
     own: Mapping[str, tuple[str, dict[str, Any]]] = field(
         default_factory=dict

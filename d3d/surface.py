@@ -9,6 +9,7 @@ from d3d.reconstruction import Mesh
 # A flatter triangle probably joins two surfaces. At 85 degrees a floor seen from a height of 1.5 m reaches to 17 m.
 # Unlike a limit for the step between neighbours, the angle does not depend on the resolution.
 MAX_SLANT_DEG = 85.0
+AXES = "metres; x right, y up, z backward"
 
 
 def surface(
@@ -51,15 +52,22 @@ def surface(
     return Mesh(points[used], renumbered[triangles], colors)
 
 
-def to_ply(mesh: Mesh, faces: bool = True) -> bytes:
-    """Encode a mesh, or only its points, as a binary PLY file in metres with the axes of viewers: y up, z backward."""
+def to_ply(mesh: Mesh, faces: bool = True, world: str = "") -> bytes:
+    """Encode a mesh, or only its points, as a binary PLY file.
+
+    Args:
+        faces: whether to write the triangles.
+        world: comment for a mesh in world coordinates, which stay as they are. By default the mesh is in a camera's
+            frame, and is written in metres with the axes of viewers: y up, z backward.
+    """
     vertices = np.empty(len(mesh.vertices), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
-    vertices["xyz"] = mesh.vertices * (1, -1, -1)  # half a turn about x keeps the axes right-handed
+    # half a turn about x keeps the axes right-handed
+    vertices["xyz"] = mesh.vertices if world else mesh.vertices * (1, -1, -1)
     vertices["rgb"] = 200 if mesh.colors is None else mesh.colors
     triangles = np.empty(len(mesh.triangles) if faces else 0, [("n", "u1"), ("corners", "<i4", 3)])
     if faces:
         triangles["n"], triangles["corners"] = 3, mesh.triangles
-    header = ["ply", "format binary_little_endian 1.0", "comment metres; x right, y up, z backward"]
+    header = ["ply", "format binary_little_endian 1.0", f"comment {world or AXES}"]
     header += [f"element vertex {len(vertices)}", *(f"property float {axis}" for axis in "xyz")]
     header += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
     if faces:

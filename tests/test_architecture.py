@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("d3d.pipeline",),
     ("d3d.tables", "d3d.figures", "d3d.analysis", "d3d.lists", "d3d.shipping"),
     ("d3d.notebook",),
+    ("d3d.room",),
     ("d3d.options", "d3d.commands", "d3d.cli", "d3d.__main__"),
 )
 # The generator of the rooms is a package of its own and uses little of d3d

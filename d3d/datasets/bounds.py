@@ -15,6 +15,7 @@ from d3d.datasets.triples import find_triples
 from d3d.errors import DataError
 
 ROOM_DEPTH_M = 2.5  # median depth of a room, for which the paper's lengths are made
+MOST_DEPTH_M = 65.0  # what 16-bit depth maps in millimetres can hold
 PARALLAX = ((0.02, 0.08), (0.015, 0.12), (0.01, 0.2))  # translation as a share of the median depth
 ROTATION_DEG = (3.0, 5.0, 8.0, 12.0, 20.0)
 ENOUGH = 0.6  # share of the targets that should have two sources
@@ -62,7 +63,7 @@ def choose_bounds(
     for (low, high), rotation in product(PARALLAX, ROTATION_DEG):
         translation = (_two_digits(low * median_depth), _two_digits(high * median_depth))
         found = find_triples(world_T_cams, every, translation, rotation, targets=targets)
-        lengths = (_two_digits(0.1 * scale), _two_digits(10.0 * scale), scale)
+        lengths = (_two_digits(0.1 * scale), min(_two_digits(10.0 * scale), MOST_DEPTH_M), scale)
         bounds = Bounds(translation, rotation, *lengths, len(found), found.targets_tried, median_depth)
         if best is None or bounds.triples > best.triples:
             best = bounds

@@ -65,6 +65,7 @@ def grid(
     font_pt: float = 9.0,
     names: Sequence[str] | None = None,
     notes: str = "",
+    unit: str = "",
 ) -> Figure:
     """Draw panels in rows, with one colour scale and one colour bar for each kind of map.
 
@@ -75,6 +76,7 @@ def grid(
         width_in: width in inches; the height follows from it.
         names: names of the rows, written vertically on the left.
         notes: explanation at the bottom.
+        unit: unit of the colour bars, if it is not metres.
 
     Raises:
         DataError: no panel has an array.
@@ -124,7 +126,7 @@ def grid(
         axis = axes_at(k * share + (share - bar_w) / 2, y + 0.02, bar_w, 0.6 * line)
         ends = {"extend": _pointed_ends(panels, kind, ranges[kind]), "extendfrac": 0.03}
         bar = figure.colorbar(shown[kind], cax=axis, orientation="horizontal", **ends)
-        bar.set_label(f"{colours.NAMES[kind]} ({colours.UNITS[kind]})", fontsize=small, labelpad=1)
+        bar.set_label(f"{colours.NAMES[kind]} ({unit or colours.UNITS[kind]})", fontsize=small, labelpad=1)
         bar.ax.tick_params(labelsize=max(SMALLEST_PT, font_pt - 1), length=2, pad=1.5)
     if notes:
         figure.text(0.5, 0.3 * line / height, notes, fontsize=small, ha="center")

@@ -153,6 +153,29 @@ class DepthNetwork(nn.Module, HubNetwork):
         for head in self.decoder.heads:
             nn.init.constant_(head.conv.bias, math.log(disp / (1 - disp)))
 
+    def use_depth_range(self, min_depth: float, max_depth: float) -> DepthNetwork:
+        """Give a trained network another range of depth, for example for a scene in other units.
+
+        The range scales the depth that the network predicts: with a range of twice the depth, it predicts twice the
+        depth. If only `min_depth` changes, the biases of the heads change so that depth stays as it was, except near
+        `min_depth`.
+
+        Raises:
+            ConfigError: 0 < min_depth < max_depth does not hold.
+        """
+        if not 0 < min_depth < max_depth:
+            raise ConfigError(f"need 0 < min_depth < max_depth, got {min_depth} and {max_depth} metres.")
+        scale = max_depth / self.max_depth
+        # inverse depth is 1 / max + slope * disparity
+        slope = (1 / self.min_depth - 1 / self.max_depth) / scale
+        shift = math.log(slope / (1 / min_depth - 1 / max_depth))
+        if abs(shift) > 1e-9:
+            with torch.no_grad():
+                for head in self.decoder.heads:
+                    head.conv.bias += shift  # for small disparities, sigmoid(x) is exp(x)
+        self.min_depth, self.max_depth = float(min_depth), float(max_depth)
+        return self
+
 
 def _checked_scales(scales: Iterable[int]) -> tuple[int, ...]:
     scales = tuple(sorted(set(scales)))

@@ -59,12 +59,15 @@ def network_size(model: DepthNetwork, image_hw: HW, focal_px: float | None = Non
         wanted = h * w * fx * fy / focal_px**2
         wanted = min(max(wanted, of_training / MOST_PIXELS), of_training * MOST_PIXELS)
 
-    def unlike(size_hw: HW) -> float:
-        pixels, shape = (
-            math.log(math.prod(size_hw) / wanted),
-            math.log(size_hw[1] / size_hw[0] * h / w * fy / fx),
-        )
-        return pixels**2 + 4 * shape**2  # stretching by 10 % counts like 20 % more pixels
+    return fitting_size(wanted, w / h * fx / fy)
 
-    sides = range(MIN_SIZE, int(math.sqrt(wanted * MOST_ELONGATED)) + 2 * MIN_SIZE, STRIDE)
+
+def fitting_size(pixels: float, ratio: float) -> HW:
+    """Choose height and width, multiples of 32 and at least 64, for a number of pixels and a ratio width / height."""
+
+    def unlike(size_hw: HW) -> float:
+        more, shape = math.log(math.prod(size_hw) / pixels), math.log(size_hw[1] / size_hw[0] / ratio)
+        return more**2 + 4 * shape**2  # stretching by 10 % counts like 20 % more pixels
+
+    sides = range(MIN_SIZE, int(math.sqrt(pixels * MOST_ELONGATED)) + 2 * MIN_SIZE, STRIDE)
     return min(itertools.product(sides, sides), key=unlike)

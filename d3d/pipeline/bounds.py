@@ -10,7 +10,7 @@ from d3d.datasets.bounds import Bounds, choose_bounds
 from d3d.datasets.capture.sweep import median_depth
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline.opened import open_kept
-from d3d.pipeline.settings import Config
+from d3d.pipeline.settings import Config, TrainConfig
 from d3d.progress import say
 
 _TRANSLATION = ("min_translation_m", "max_translation_m")
@@ -44,6 +44,8 @@ def with_bounds(config: Config, given: Collection[str]) -> Config:
             config,
             data=replace(d, **{k: v for k, v in data.items() if k not in given}),
             fusion=replace(config.fusion, **{k: v for k, v in lengths.items() if k not in given}),
+            pretrain=_scaled(config.pretrain, chosen.scale),
+            distill=_scaled(config.distill, chosen.scale),
         )
     d = config.data
     for low, high in (_TRANSLATION, ("min_depth", "max_depth")):
@@ -51,6 +53,12 @@ def with_bounds(config: Config, given: Collection[str]) -> Config:
             values = f"{low} = {getattr(d, low):g} and {high} = {getattr(d, high):g}"
             raise ConfigError(f"{values}: the first must be smaller.")
     return config
+
+
+def _scaled(settings: TrainConfig, scale: float) -> TrainConfig:
+    """A training whose untrained network predicts the depth of this scene instead of that of a room."""
+    start = settings.init_depth_m
+    return settings if start is None else replace(settings, init_depth_m=start * scale)
 
 
 def bounds_of(found: Dataset, every: int) -> Bounds:

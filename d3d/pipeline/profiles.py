@@ -85,6 +85,19 @@ PROFILES: dict[str, Config] = {
         predict_precision="bf16",
         fusion=FusionConfig(threshold_m=0.1),  # chosen on training rooms: E14 of docs/experiments.md
     ),
+    # A user's own room (docs/room.md). `d3d.room` fits the size to the shape of the images, `every` to their number.
+    "room": Config(
+        profile="room",
+        arch="lite",
+        recipe="robust",
+        labels="robust",
+        self_taught=False,
+        students=("lite",),
+        data=DataConfig(dataset="capture", height=192, width=256, every=1),
+        pretrain=replace(_SMALL_TRAIN, steps=600, precision="float32"),
+        distill=replace(_SMALL_TRAIN, steps=400, precision="float32"),
+        per_arch=_LITE,
+    ),
     "paper": Config(
         profile="paper",
         pretrain=TrainConfig(workers=8, precision="bf16", snapshots=4),

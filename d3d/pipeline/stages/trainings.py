@@ -70,8 +70,14 @@ def _data(config: Config, key: Key) -> dict[str, Any] | None:
     return training_data(config) if key.stage == "pretrain" else None
 
 
+# as the initial weights of a student: the weights of its teacher
+TEACHER = "teacher"
+
+
 def _initial(config: Config, key: Key) -> dict[str, Any]:
     """The identity of a training's initial weights: their source and the sha256 of their file."""
+    if key.stage == "distill" and config.training("distill", key.arch).weights == TEACHER:
+        return {"source": TEACHER}  # the needs identify it
     found = _initial_weights(config, key.arch, config.training(key.stage, key.arch))
     return {"source": found.source, "sha256": found.sha256}
 
@@ -95,7 +101,11 @@ def _check(config: Config, key: Key) -> None:
     takes=_takes,
 )
 def _training(config: Config, key: Key, opened: StageFolder) -> None:
-    train_stage(config, opened, key.arch, _task(config, key), config.training(key.stage, key.arch))
+    settings = config.training(key.stage, key.arch)
+    if key.stage == "distill" and settings.weights == TEACHER:
+        teacher = require_finished(config, teacher_of(config, key.arch, key.round))
+        settings = replace(settings, weights=str(teacher / WEIGHTS))
+    train_stage(config, opened, key.arch, _task(config, key), settings)
 
 
 def _unless_shipped(part: Callable) -> Callable:
@@ -299,6 +309,7 @@ def _network(
 ) -> DepthNetwork:
     """Create a fresh network with the size and the focal lengths of its training images."""
     model = create_model(arch, **options)
+    model.use_depth_range(options["min_depth"], options["max_depth"])  # a file of a network has its own range
     model.train_size, model.train_focal_px = size_hw, focal_px
     return model
 

@@ -1,0 +1,11 @@
+"""A user's own room: from a video, images or a capture to depth, meshes and a page (`python -m d3d room`).
+
+cfg = d3d.room.make_config("my_room/")   # finds the poses of a video
+folder = d3d.room.run_room(cfg)          # runs/room-my_room/room
+"""
+
+from d3d.room.results import write_results
+from d3d.room.settings import make_config
+from d3d.room.steps import run_room
+
+__all__ = ["make_config", "run_room", "write_results"]

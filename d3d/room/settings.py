@@ -1,0 +1,166 @@
+"""The configuration of `python -m d3d room`: what the path holds, the size of the images, the start of the networks."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from d3d.datasets import photos, videos
+from d3d.datasets.capture.formats import FORMATS
+from d3d.datasets.capture.scene import scene_name
+from d3d.errors import ConfigError, DataError, unknown
+from d3d.models.shipped import available, shipped_file
+from d3d.models.sizes import fitting_size
+from d3d.pipeline import config as parameters_of
+from d3d.pipeline.posecheck import captured, require_poses
+from d3d.pipeline.profiles import PROFILES
+from d3d.pipeline.runs import run_folder
+from d3d.pipeline.scenes import dataset
+from d3d.pipeline.settings import Config
+from d3d.pipeline.stages.trainings import TEACHER
+from d3d.progress import say
+
+PROFILE = "room"
+MOST_TARGETS = 300  # frames; of more frames, every 2nd, 3rd, ... is a target
+IMAGENET, SHIPPED, SAME = "imagenet", "shipped", "same"
+STUDENT_STARTS = (SAME, TEACHER)
+
+
+def make_config(
+    path: str | Path, *, start: str = IMAGENET, student_start: str = SAME, **parameters: Any
+) -> Config:
+    """Make the configuration of a room. Finds and checks the poses first.
+
+    Args:
+        path: folder of a capture; a `.r3d` file; or a video or a folder of images, whose poses are then found.
+        start: initial weights of the teacher: "imagenet", "shipped" (the student of the network that ships with d3d),
+            or the name of a network that ships.
+        student_start: initial weights of the student: "same" as the teacher's start, or the "teacher" itself.
+        **parameters: further parameters of `d3d.pipeline.config.make_config`. By default the run is named
+            ``room-<name of the capture>``, images have the shape of the capture's, and at most `MOST_TARGETS` frames are
+            targets.
+
+    Raises:
+        ConfigError: a parameter is wrong, or there is no such file or folder.
+        DataError: the path holds neither a capture nor images; the poses cannot be found, or do not explain the images.
+    """
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise ConfigError(f"there is no file or folder {path}.")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if student_start not in STUDENT_STARTS:
+        raise unknown("student_start", student_start, STUDENT_STARTS)
+    run = given.pop("run", None) or f"room-{_name(source)}"
+    fixed = {"profile": PROFILE, "dataset": "capture", "run": run}
+    for name in {*fixed, "root", "recipe", "teachers"} & given.keys():
+        raise ConfigError(f"{name} = {given[name]!r}: a room has its own {name}.")
+    arch = given.get("arch", PROFILES[PROFILE].arch)
+    if start != IMAGENET:
+        if "weights" in given:
+            raise ConfigError(f"start = {start!r} and weights = {given['weights']!r}: set one of them.")
+        given["weights"] = str(shipped_file(_shipped_name(start, arch)))
+
+    def configured(root: Path, **more: Any) -> Config:
+        return parameters_of.make_config(**{**fixed, **given, "root": str(root), **more})
+
+    first = configured(source, bounds="paper")  # opens nothing yet
+    root = _posed(source, first)
+    first = configured(root, bounds="paper")
+    require_poses(first)
+    scene = captured(first)
+    targets = len(dataset(first).scenes("train")[0])
+    config = configured(
+        root,
+        **_size(first, given, scene.size_hw),
+        **({} if "every" in given else {"every": max(1, math.ceil(targets / MOST_TARGETS))}),
+    )
+    if scene.relative and "scale" not in given:
+        config = replace(config, evaluation=replace(config.evaluation, scale="median"))
+    if student_start == TEACHER:
+        config = replace(config, distill=replace(config.distill, weights=TEACHER))
+    return config
+
+
+def _name(source: Path) -> str:
+    return scene_name(source if source.is_dir() else source.with_suffix(""))
+
+
+def _shipped_name(start: str, arch: str) -> str:
+    """The name of a network that ships, for the option ``start``."""
+    names = available()
+    name = f"{arch}-distilled" if start == SHIPPED else start
+    if name not in names:
+        fitting = [n for n in names if n.startswith(f"{arch}-")]
+        raise unknown(
+            "start", start, (IMAGENET, *((SHIPPED,) if f"{arch}-distilled" in names else ()), *fitting)
+        )
+    return name
+
+
+def _size(config: Config, given: dict[str, Any], image_hw: tuple[int, int]) -> dict[str, int]:
+    """Height and width of the network's input: as many pixels as in the profile, in the shape of the images."""
+    h, w = image_hw
+    if "height" in given or "width" in given:
+        height = given.get("height") or max(64, round(given["width"] * h / w / 32) * 32)
+        return {"height": height, "width": given.get("width") or max(64, round(height * w / h / 32) * 32)}
+    height, width = fitting_size(math.prod(config.data.size_hw), w / h)
+    return {"height": height, "width": width}
+
+
+def _posed(source: Path, config: Config) -> Path:
+    """The capture of a path. Poses of a video or of images are found first, in ``poses`` of the run.
+
+    Raises:
+        DataError: the path holds neither a capture nor images.
+    """
+    if source.is_file() and source.suffix.lower() not in videos.SUFFIXES:
+        return source  # a .r3d file; others are an error when they are opened
+    if source.is_dir():
+        if config.capture.format or any(known.found(source) for known in FORMATS.values()):
+            return source
+        images = _images_in(source)
+    else:
+        images = source
+    say(f"{source} has no camera poses: finding them first.")
+    return _find_poses()(images, run_folder(config) / "poses" / _name(source))
+
+
+def _find_poses() -> Callable[[Path, Path], Path]:
+    try:
+        return importlib.import_module("d3d.room.motion").find_poses
+    except ModuleNotFoundError:
+        raise DataError(
+            "this version of d3d cannot find poses yet: give a capture with poses (docs/room.md)."
+        ) from None
+
+
+def _images_in(folder: Path) -> Path:
+    """The folder that holds the images: the given folder, or its only subfolder with images.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+
+    def holds_images(at: Path) -> bool:
+        return any(p.suffix.lower() in photos.SUFFIXES and not p.name.startswith(".") for p in at.iterdir())
+
+    if holds_images(folder):
+        return folder
+    found = [
+        p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".") and holds_images(p)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(p.name for p in found)
+        raise DataError(f"{folder} holds images in several folders: {names}. Give one of them.")
+    names = ", ".join(sorted(p.name for p in folder.iterdir())[:12])
+    holds = f"It holds {names}." if names else "It is empty."
+    raise DataError(
+        f"{folder} holds neither a capture with camera poses nor images. {holds} Give a video, a folder of images, or "
+        "a capture in one of the formats of docs/room.md."
+    )
