@@ -8,6 +8,7 @@ PROFILE ?= demo
 NOTEBOOKS ?= $(sort $(wildcard notebooks/[0-9]*.py))
 # Options that are passed on if set:
 ROOT ?=
+CAPTURE ?=
 RUN ?=
 SEED ?=
 ARCHS ?= every
@@ -15,7 +16,7 @@ ARGS ?=
 # Number of processes of the tests, one thread each; 0 runs the tests in one process
 WORKERS ?= 2
 
-.PHONY: help setup test demo lab papermill notebooks figures rooms docs linkcheck lint format constraints clean
+.PHONY: help setup test demo room lab papermill notebooks figures rooms docs linkcheck lint format constraints clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +24,7 @@ help: ## show this help
 	@echo "  Options of demo and figures: DATASET=$(DATASET) PROFILE=$(PROFILE) ROOT=folder RUN=name SEED=number"
 	@echo "  Options of notebooks: PROFILE=smoke RUN=name NOTEBOOKS='notebooks/03_fuse.py ...'"
 	@echo "  Options of papermill: ARCHS=every PROFILE=ready RUN=name SEED=number ARGS='-p threshold_m 0.2'"
-	@echo "  ARGS='...' is passed on by test (to pytest), demo, figures (to python -m d3d) and rooms"
+	@echo "  ARGS='...' is passed on by test (to pytest), demo, room, figures (to python -m d3d) and rooms"
 
 setup: ## create or update .venv from pyproject.toml and constraints.txt (minutes the first time)
 	@scripts/setup.sh
@@ -34,6 +35,10 @@ test: setup ## run the tests; fails if a test changes a file in this folder
 demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, evaluate
 	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \
 	    $(if $(ROOT),--root "$(ROOT)") $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+room: setup ## depth, meshes and a page of your own room: CAPTURE=my_room/ or CAPTURE=walk.mp4 (docs/room.md)
+	@[ -n "$(CAPTURE)" ] || { echo "make room needs CAPTURE=PATH: a video, or a folder (docs/room.md)"; exit 2; }
+	$(PY) -m d3d room "$(CAPTURE)" $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 lab: setup ## open JupyterLab on copies of the notebooks, in lab/
 	$(PY) scripts/lab.py -- $(ARGS)

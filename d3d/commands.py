@@ -245,7 +245,7 @@ COMMANDS = {
         "depth, meshes and a page of your own room, from a video, images or a capture (docs/room.md)",
         (*PRETRAIN, "fusion"),
         "my_room/",
-        more=("capture",),
+        more=("capture", "start", "student_start"),
         without=(
             *("profile", "base", "dataset", "root"),
             *("ensemble", "teachers", "epochs", "weights", "pretrained", "self_taught"),
@@ -253,25 +253,6 @@ COMMANDS = {
         ),
         profile="room",
         positional="capture",
-        own={
-            "start": (
-                "networks",
-                {
-                    "default": "imagenet",
-                    "metavar": "NAME",
-                    "help": "start of the networks: imagenet, shipped (adapt lite-distilled to the room), or the name "
-                    "of a network that ships (default: imagenet)",
-                },
-            ),
-            "student_start": (
-                "networks",
-                {
-                    "default": "same",
-                    "metavar": "NAME",
-                    "help": "start of the second network: same, or teacher (the first network) (default: same)",
-                },
-            ),
-        },
     ),
     "check": Command(
         _check,

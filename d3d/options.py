@@ -76,6 +76,23 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "stored": _flag("make the tables from the scores in results/; needs no run"),
     "readme": _flag("put the stored table into README.md"),
     "capture": ("files", {"metavar": "PATH", "help": "folder of the capture"}),
+    "start": (
+        "networks",
+        {
+            "default": "imagenet",
+            "metavar": "NAME",
+            "help": "start of the networks: imagenet, shipped (adapts lite-distilled), or a network that ships "
+            "(default: imagenet)",
+        },
+    ),
+    "student_start": (
+        "networks",
+        {
+            "default": "same",
+            "metavar": "NAME",
+            "help": "start of the second network: same, or teacher (the first network) (default: same)",
+        },
+    ),
     "images": ("files", {"nargs": "+", "metavar": "IMAGES", "help": "images, videos, and folders of them"}),
     "out": ("files", {"default": "predicted", "help": "folder of the results (default: predicted)"}),
     "outputs": (

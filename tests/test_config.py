@@ -98,10 +98,10 @@ def test_the_users_length_beats_the_profiles_in_epochs_or_in_steps():
     for profile in c.PROFILES:
         for arch in c.ENSEMBLE:
             for stage in ("pretrain", "distill"):
-                in_steps = c.make_config(profile=profile, steps=82).training(stage, arch)
+                in_steps = c.make_config(profile=profile, steps=82, bounds="paper").training(stage, arch)
                 assert in_steps.total_steps(300) == 82
                 assert in_steps.drops(82) == (52, 72)
-                in_epochs = c.make_config(profile=profile, epochs=82).training(stage, arch)
+                in_epochs = c.make_config(profile=profile, epochs=82, bounds="paper").training(stage, arch)
                 assert in_epochs.total_steps(300) == 82 * 300
                 assert in_epochs.drops(82 * 300) == (52 * 300, 72 * 300)
 

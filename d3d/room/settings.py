@@ -41,8 +41,8 @@ def make_config(
             or the name of a network that ships.
         student_start: initial weights of the student: "same" as the teacher's start, or the "teacher" itself.
         **parameters: further parameters of `d3d.pipeline.config.make_config`. By default the run is named
-            ``room-<name of the capture>``, images have the shape of the capture's, and at most `MOST_TARGETS` frames are
-            targets.
+            ``room-<name of the capture>``, images have the shape of the capture's, and at most `MOST_TARGETS` frames
+            are targets.
 
     Raises:
         ConfigError: a parameter is wrong, or there is no such file or folder.
