@@ -184,6 +184,13 @@ def test_natural_order(tmp_path):
     assert_is(opened(colmap_text(room, tmp_path, names=names), metres_per_unit=1.0), room, names=names)
 
 
+def test_blanks_in_names_of_a_text_model(tmp_path):
+    """pycolmap ends a name at its first blank; the name is the rest of the line."""
+    room = Room(12)
+    names = [f"my room  {i:02d}" for i in range(12)]
+    assert_is(opened(colmap_text(room, tmp_path, names=names), metres_per_unit=1.0), room, names=names)
+
+
 def quarter_turned(room, folder, orientation):
     """A pose list whose image files are stored lying, with an EXIF orientation."""
     root = pose_list(room, folder, depth=False, K=False)
@@ -216,6 +223,17 @@ def test_exif_that_the_poses_ignore(room, tmp_path, orientation):
     (root / "poses.txt").write_text("\n".join(lines))
     about = {"width": w, "height": h, "intrinsic_matrix": [float(v) for v in K.T.ravel()]}
     (root / "camera_intrinsic.json").write_text(json.dumps(about))
+    assert_is(opened(root), room)
+
+
+def test_the_principal_point_tells_the_orientation(room, tmp_path):
+    """K without a size: its principal point lies in the middle of the upright image, or of the stored one."""
+    root = quarter_turned(room, tmp_path, 6)
+    np.savetxt(root / "K.txt", room.K)
+    assert_is(opened(root), room)
+    lines = [" ".join(repr(float(v)) for v in turned_pose(pose, 1).ravel()) for pose in room.poses]
+    (root / "poses.txt").write_text("\n".join(lines))
+    np.savetxt(root / "K.txt", turned_K(room.K, room.size_hw[1]))
     assert_is(opened(root), room)
 
 

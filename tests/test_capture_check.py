@@ -10,6 +10,7 @@ from PIL import Image
 from d3d import cli
 from d3d.datasets import open_dataset
 from d3d.datasets.capture.check import CURRENT, check_capture, check_poses
+from d3d.datasets.capture.lenses import turned_pose
 from d3d.datasets.sevenscenes.dataset import open_sevenscenes
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline import stages
@@ -53,6 +54,30 @@ def test_right_poses_pass(room, tmp_path):
     assert report.errors[CURRENT] < 0.05
     assert min(e for name, e in report.errors.items() if name.startswith("--")) > 0.1
     assert report.depth_ratio == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("orientation", "turns", "square"), [(3, 2, False), (6, 1, True)])
+def test_poses_of_the_other_orientation(room, tmp_path, orientation, turns, square):
+    """The size of a half-turned or square image does not tell whether the poses belong to it or to the upright one."""
+    root, K = pose_list(room, tmp_path, depth=False), room.K.copy()
+    h, w = room.size_hw
+    left = (w - h) // 2 if square else 0
+    for i, path in enumerate(sorted((root / "images").iterdir())):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = np.rot90(room.image(i)[:, left : w - left], turns)
+        Image.fromarray(image).save(path, exif=exif)
+    K[0, 2] -= left
+    np.savetxt(root / "K.txt", K)
+    report = checked(root)
+    name = "the other orientation of EXIF"
+    assert f"With {name}, the poses explain the images much better" in report.problem
+    assert "mogrify -auto-orient" in report.problem
+    lines = [" ".join(repr(float(v)) for v in turned_pose(pose, turns).ravel()) for pose in room.poses]
+    (root / "poses.txt").write_text("\n".join(lines))
+    report = checked(root)  # poses of the stored images, as COLMAP finds them
+    assert report.problem == ""
+    assert report.errors[CURRENT] < 0.05 < report.errors[name]
 
 
 def test_millimetres(room, tmp_path):
@@ -289,6 +314,18 @@ def test_images_of_one_name_are_frames_of_their_own(small, tmp_path):
     third.rename(root / "images" / "1_2.png")
     (scene,) = open_dataset("capture", root).scenes("all")
     assert len(set(scene.frame_ids)) == len(small)
+
+
+@pytest.mark.parametrize("write", [pose_list, colmap_text, transforms])
+def test_heic_images(small, tmp_path, write):
+    root = write(small, tmp_path)
+    images = sorted((root / "images").iterdir())
+    for path in images[:5]:
+        (root / "images" / f"{path.stem}.HEIC").write_bytes(b"")
+    assert len(open_dataset("capture", root).scenes("all")[0]) == len(small)  # beside their JPEG copies
+    for path in images[:5]:
+        path.unlink()
+    refused(root, r"5 images of this capture are HEIC files, .*0000\.HEIC.*`heif-convert .*Most Compatible")
 
 
 def test_depth_that_belongs_to_no_image_is_said(small, tmp_path, capsys):

@@ -28,6 +28,7 @@ _FACTORS = (0.667, 1.5)  # of intrinsics that belong to images of another size
 _DEPTHS_M = (0.1, 50.0)  # median depth of a room, generously
 _RATIO = 1.4  # of depth maps to swept depth
 CURRENT = "as given"
+_EXIF = "the other orientation of EXIF"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def check_capture(scene: CaptureScene) -> Report:
             options = [f"--axes {axes}"] * (axes != scene.convention.axes)
             options += [f"--poses {poses}"] * (poses != scene.convention.poses)
             alternatives[" ".join(options)] = scene.poses_in(other)
+    turned = scene.poses_in(scene.convention, other_exif=True)
+    if not np.array_equal(turned, scene.world_T_cams):
+        alternatives[_EXIF] = turned
     return check_poses(scene, alternatives, not scene.relative)
 
 
@@ -182,5 +186,10 @@ def _mend(best: str, current: float, error: float) -> str:
         return (
             f"A focal length {factor:g} times as long {better}. The intrinsics belong to images of another size: give "
             "those of these images with --intrinsics."
+        )
+    if best == _EXIF:
+        return (
+            f"With {best}, the poses explain the images much better (error {error:.3f} instead of {current:.3f}). They "
+            "belong to images turned upright. Write such images, for example by `mogrify -auto-orient images/*.jpg`."
         )
     return f"A list of the {best} {better}. Number images and poses in the same order, with leading zeros."

@@ -26,6 +26,7 @@ _K_FILES = (
     ),
     *("cam_params.json", "../cam_params.json"),
 )
+_HEIC = (".heic", ".HEIC", ".heif", ".HEIF")
 _MAX_NUMBERS = 2**26  # bytes of a file of numbers
 _NO_K = (
     "Give them with --intrinsics: a file of the 3x3 camera matrix, or fx,fy,cx,cy in pixels of the images."
@@ -38,9 +39,30 @@ def natural(name: str) -> tuple:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and below it, in natural order."""
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    """Find the image files in a folder and its subfolders, in natural order.
+
+    Raises:
+        DataError: the folder holds HEIC images that are not converted (see `refuse_heic`).
+    """
+    files = [p for p in folder.rglob("*") if not p.name.startswith(".")]
+    found = [p for p in files if p.suffix.lower() in SUFFIXES]
+    converted = {p.with_suffix("") for p in found}
+    refuse_heic(p for p in files if p.with_suffix("") not in converted)
     return sorted(found, key=lambda p: natural(p.relative_to(folder).as_posix()))
+
+
+def refuse_heic(images: Iterable[Path]) -> None:
+    """Raise DataError if an image is a HEIC file, or if an image is missing and a HEIC file has its name."""
+    heic = set()
+    for path in images:
+        others = [] if path.is_file() else [path.with_suffix(suffix) for suffix in _HEIC]
+        heic |= {p for p in (path, *others) if p.suffix in _HEIC and p.is_file()}
+    if heic:
+        raise DataError(
+            f"{len(heic)} images of this capture are HEIC files, for example {min(heic)}. d3d does not read HEIC. "
+            "Convert them to JPEG with the same names, for example by `heif-convert IMG_1.HEIC IMG_1.jpg`. New photos: "
+            "set the phone to JPEG (iPhone: Settings > Camera > Formats > Most Compatible)."
+        )
 
 
 def folder_of(root: Path, names: Iterable[str]) -> Path | None:

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.capture.depth import depth_size, read_depth
-from d3d.datasets.capture.description import Capture, Convention, Frame
-from d3d.datasets.capture.files import natural
+from d3d.datasets.capture.description import Capture, Convention, Frame, Lens
+from d3d.datasets.capture.files import natural, refuse_heic
 from d3d.datasets.capture.lenses import Plan, at_size, pinhole_of, turned_pose
 from d3d.datasets.images import HW, decode_image, resize_image
 from d3d.datasets.photos import FORMATS, MAX_PIXELS, rgb
@@ -40,11 +40,18 @@ _QUALITY = 95
 
 @dataclass
 class _Opened:
-    """A frame whose image has a readable header."""
+    """A frame whose image has a readable header.
+
+    Attributes:
+        transpose: whether EXIF's orientation is applied before the plan, as the intrinsics belong to the upright image.
+        other_turns: the plan's quarter turns if the poses belong to the other of the two images, stored or upright;
+            those of the plan if the size of the intrinsics decides.
+    """
 
     frame: Frame
     plan: Plan
-    transpose: bool  # by EXIF, because the intrinsics belong to the upright image
+    transpose: bool
+    other_turns: int
 
 
 class CaptureScene(Scene):
@@ -91,10 +98,16 @@ class CaptureScene(Scene):
         result.world_T_cams = result.poses_in(self.convention)
         return result
 
-    def poses_in(self, convention: Convention) -> np.ndarray:
-        """The poses (n, 4, 4) if the files' matrices had another convention, at this scene's scale."""
+    def poses_in(self, convention: Convention, other_exif: bool = False) -> np.ndarray:
+        """Compute the poses (n, 4, 4) under another convention, at this scene's scale.
+
+        Args:
+            other_exif: whether the poses belong to the other of the two images, stored or turned upright by EXIF,
+                wherever the sizes do not decide.
+        """
         poses = convention.world_T_cams(np.stack([o.frame.matrix for o in self._opened]))
-        poses = np.stack([turned_pose(p, o.plan.turns) for p, o in zip(poses, self._opened, strict=True)])
+        turns = [o.other_turns if other_exif else o.plan.turns for o in self._opened]
+        poses = np.stack([turned_pose(p, t) for p, t in zip(poses, turns, strict=True)])
         poses[:, :3, 3] *= self.metres_per_unit
         return poses
 
@@ -171,8 +184,9 @@ def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
     """The frames with a readable image in the order of time, and why the others are left out.
 
     Raises:
-        DataError: no frame is left, or intrinsics belong to images of another shape.
+        DataError: no frame is left, images are HEIC files, or intrinsics belong to images of another shape.
     """
+    refuse_heic(f.image for f in capture.frames)
     frames = sorted(capture.frames, key=lambda f: (f.time_s is None, f.time_s or 0.0, natural(f.id)))
     names, taken = {f.id for f in frames}, set()
     left_out, headers = dict(capture.left_out), []
@@ -195,12 +209,12 @@ def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
         )
     plans = []
     for frame, stored_hw, orientation in headers:
-        lens, transpose, turns = _oriented(frame, stored_hw, orientation)
-        plans.append((frame, lens, pinhole_of(lens, str(frame.image)), turns, transpose))
+        lens, transpose, turns, other = _oriented(frame, stored_hw, orientation)
+        plans.append((frame, lens, pinhole_of(lens, str(frame.image)), turns, transpose, other))
     # the most frequent size; on a tie the largest
-    sizes = Counter((p.size_hw[::-1] if turns % 2 else p.size_hw) for _, _, p, turns, _ in plans)
+    sizes = Counter((p.size_hw[::-1] if turns % 2 else p.size_hw) for _, _, p, turns, *_ in plans)
     size_hw = max(sizes, key=lambda s: (sizes[s], s))
-    opened = [_Opened(f, Plan(lens, p, turns, size_hw), t) for f, lens, p, turns, t in plans]
+    opened = [_Opened(f, Plan(lens, p, turns, size_hw), *more) for f, lens, p, turns, *more in plans]
     return opened, left_out
 
 
@@ -215,20 +229,23 @@ def _header(path: Path) -> tuple[HW, int] | str:
         return f"{path} is not an image ({error})"
 
 
-def _oriented(frame: Frame, stored_hw: HW, orientation: int) -> tuple:
-    """The lens for an image, whether EXIF's orientation is applied before it, and the quarter turns after it.
+def _oriented(frame: Frame, stored_hw: HW, orientation: int) -> tuple[Lens, bool, int, int]:
+    """Decide whether the poses belong to the stored image or to the image turned upright by EXIF.
 
-    Some programs apply the orientation before they find poses, some do not: the size of the intrinsics tells. Where
-    it does not tell, the stored image is taken.
+    COLMAP ignores EXIF's orientation; other programs apply it. For a quarter turn, the shape of the intrinsics decides,
+    or the principal point if they have no size. For a half turn or a square image nothing decides: d3d takes the stored
+    image, as COLMAP does, and the check of the poses tries the other reading.
+
+    Returns:
+        the lens of the image; whether EXIF's orientation is applied before the lens; the quarter turns after it;
+        these turns under the other reading.
     """
-    turns, where = _TURNS.get(orientation, 0), str(frame.image)
-    upright_hw = stored_hw[::-1] if turns % 2 else stored_hw
-    sizes = [stored_hw, upright_hw]
-    if frame.lens.size_hw is not None and turns % 2:
-        landscape = [h < w for h, w in (stored_hw, upright_hw, frame.lens.size_hw)]
-        if landscape[1] == landscape[2] != landscape[0]:
-            return at_size(frame.lens, sizes[1], where), True, 0
-    return at_size(frame.lens, sizes[0], where), False, turns
+    turns, where, lens = _TURNS.get(orientation, 0), str(frame.image), frame.lens
+    (h, w), (lens_h, lens_w) = stored_hw, lens.size_hw or (lens.cy, lens.cx)
+    same_shape = (h - w) * (lens_h - lens_w)  # positive: both lie or both stand
+    if turns % 2 and same_shape < 0:
+        return at_size(lens, (w, h), where), True, 0, 0
+    return at_size(lens, stored_hw, where), False, turns, turns if turns % 2 and same_shape > 0 else 0
 
 
 def _depth_hw(capture: Capture, opened: list[_Opened]) -> HW | None:

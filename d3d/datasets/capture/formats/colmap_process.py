@@ -1,22 +1,23 @@
-"""Read a COLMAP model with pycolmap and write what a capture needs as JSON: a program of its own.
+"""Script that reads a COLMAP model with pycolmap and prints its cameras and images as JSON.
 
-pycolmap ends the process on some damaged files; `d3d.datasets.capture.formats.colmap` runs this file by its path, so
-that nothing else of d3d is imported.
+Some damaged files crash pycolmap. Therefore `d3d.datasets.capture.formats.colmap` runs this file in a separate
+process. It runs the file by its path, which imports nothing else of d3d.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
 
 def describe(folder: str) -> dict:
-    """Cameras, and the images that have a pose, of the model in a folder; raises the errors of pycolmap."""
+    """Return the cameras of a model and its images that have a pose. Raises the errors of pycolmap."""
     import pycolmap
 
-    model = pycolmap.Reconstruction(folder)
+    model, full_names = pycolmap.Reconstruction(folder), _names_in_text(Path(folder))
     cameras = {
         str(number): {
             "model": camera.model_name,
@@ -32,9 +33,27 @@ def describe(folder: str) -> dict:
             pose = np.vstack((image.cam_from_world().matrix(), (0, 0, 0, 1)))
             seen = [model.points3D[p.point3D_id].xyz for p in image.points2D if p.has_point3D()]
             depth = float(np.median(np.array(seen) @ pose[2, :3] + pose[2, 3])) if seen else None
-            about = {"name": image.name, "camera": str(image.camera_id), "pose": pose.tolist()}
+            name = full_names.get(image.image_id, image.name)
+            about = {"name": name, "camera": str(image.camera_id), "pose": pose.tolist()}
             images.append({**about, "point_depth": depth})
     return {"cameras": cameras, "images": images}
+
+
+def _names_in_text(folder: Path) -> dict[int, str]:
+    """Read the names of images from `images.txt`: pycolmap 4.2 ends a name at its first blank.
+
+    Returns:
+        image id -> name; empty for a binary model, which pycolmap prefers and reads correctly.
+    """
+    if (folder / "images.bin").is_file():
+        return {}
+    names, lines = {}, iter((folder / "images.txt").read_text(encoding="utf-8").splitlines())
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            words = line.split(maxsplit=9)  # id, quaternion, translation, camera, name
+            names[int(words[0])] = words[9]
+            next(lines, None)  # the points of this image; the line may be blank
+    return names
 
 
 if __name__ == "__main__":
