@@ -67,7 +67,7 @@ def test_depth_that_the_network_is_unsure_of_is_not_fused(cfg, labels, monkeypat
     assert (given["depths"] > 0).all()  # the run's own mesh: every depth
     limited = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", fusion_certain=0.7, fusion_views=8)
     stages.mesh_of(limited, training, stages.predict(cfg, "monodepth2"), (uncertainty, about["certain_m"]))
-    fused = list(depth.evenly(training.targets, 8))
+    fused = list(depth.evenly_at_most(training.targets, 8))
     assert len(given["depths"]) == len(fused) <= 8
     for i, kept in zip(fused, given["depths"], strict=True):
         sure = uncertainty.read_of(training.scene, i) <= about["certain_m"]
@@ -133,6 +133,6 @@ def test_a_quantile_has_an_identity_and_a_mesh_of_its_own(cfg, labels):
 
 
 def test_evenly_spaced_views():
-    assert depth.evenly(list(range(80)), 40) == list(range(0, 80, 2))
-    assert depth.evenly(list(range(38)), 40) == list(range(38))
-    assert len(depth.evenly(list(range(81)), 40)) == 27
+    assert depth.evenly_at_most(list(range(80)), 40) == list(range(0, 80, 2))
+    assert depth.evenly_at_most(list(range(38)), 40) == list(range(38))
+    assert len(depth.evenly_at_most(list(range(81)), 40)) == 27

@@ -17,7 +17,14 @@ from helpers import REPO, load_script
 from test_setup import dry_make
 
 CHROMIUM = next(filter(None, map(shutil.which, load_script("system_libraries").BROWSERS)), None)
-PAGES = ("docs/index", "docs/method", "docs/commands", "docs/api/pipeline", "notebooks/03_fuse")
+PAGES = (
+    "docs/index",
+    "docs/method",
+    "docs/commands",
+    "docs/api/datasets",
+    "docs/api/pipeline",
+    "notebooks/03_fuse",
+)
 NOTEBOOKS = sorted(path.stem for path in (REPO / "notebooks").glob("[0-9]*.py"))
 
 pytestmark = pytest.mark.slow

@@ -64,8 +64,8 @@ def sq_rel_by_pixels(
     return {kind: metrics["sq_rel"] for kind, metrics in scores.items()}
 
 
-def evenly(items: Sequence[Any], count: int) -> Sequence[Any]:
-    """Select about ``count`` items, evenly spaced."""
+def evenly_at_least(items: Sequence[Any], count: int) -> Sequence[Any]:
+    """Select evenly spaced items: at least ``count``, fewer than twice as many; all if there are fewer."""
     return items[:: max(1, len(items) // count)]
 
 
@@ -121,7 +121,7 @@ def label_table(
         elif threshold_m is None:
             threshold_m = stages.threshold(config, labels, arch)
         cases.append((labels, threshold_m))
-    chosen = [(s.scene, triple) for s in scenes for triple in evenly(s.triples.indices, frames)]
+    chosen = [(s.scene, triple) for s in scenes for triple in evenly_at_least(s.triples.indices, frames)]
     rows = []
     for scene, triple in track(chosen, what="labels", unit="frame"):
         rows += _frame_rows(config, sources, scene, triple, cases)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from d3d import fusion, io, reconstruction
-from d3d.analysis.labels import evenly, sq_rel_by_pixels, training_scenes
+from d3d.analysis.labels import evenly_at_least, sq_rel_by_pixels, training_scenes
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config
 from d3d.pipeline.scenes import TrainingScene
@@ -100,7 +100,7 @@ def _scored(
     frames: int,
 ) -> Iterator[dict[str, Any]]:
     """Fuse and render one scene, and score it: one row for each frame and kind of pixel."""
-    size_hw, targets = config.data.size_hw, list(evenly(s.targets, frames))
+    size_hw, targets = config.data.size_hw, list(evenly_at_least(s.targets, frames))
     mesh = stages.mesh_of(config, s, predicted)
     Ks = np.stack([s.scene.K(i, size_hw) for i in targets])
     poses = s.scene.world_T_cams[targets]

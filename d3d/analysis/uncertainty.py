@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 
 from d3d import fusion
-from d3d.analysis.labels import SQ_REL_COLUMNS, evenly, metric_options, metrics_by_pixels, training_scenes
+from d3d.analysis.labels import (
+    SQ_REL_COLUMNS,
+    evenly_at_least,
+    metric_options,
+    metrics_by_pixels,
+    training_scenes,
+)
 from d3d.datasets import Scene
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth
@@ -145,7 +151,9 @@ def stored(config: Config, arch: str, names: Sequence[str] = ()) -> dict[str, De
 def frames_to_compare(config: Config, count: int) -> list[tuple[Scene, int]]:
     """Select about ``count`` target frames of each training scene with ground truth and highlight masks."""
     found = training_scenes(config, truth=True, highlights=True)
-    return [(s.scene, i) for s in found for i in evenly(s.targets, count) if s.scene.depth(i) is not None]
+    return [
+        (s.scene, i) for s in found for i in evenly_at_least(s.targets, count) if s.scene.depth(i) is not None
+    ]
 
 
 def compare_frames(frames: Sequence[ScoredFrame], share: float = 0.3, **options: Any) -> Comparison:

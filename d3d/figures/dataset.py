@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from d3d.analysis.labels import evenly
+from d3d.analysis.labels import evenly_at_least
 from d3d.datasets import Scene
 from d3d.datasets.glossyrooms.format import MATERIALS
 from d3d.errors import DataError
@@ -116,7 +116,7 @@ def most_highlight_triple(config: Config) -> TripleExample:
     found = scenes.training_scenes(config)
     s, j, most = found[0], len(found[0].triples) // 2, 0.0
     for candidate in found[:10]:
-        for k in evenly(range(len(candidate.triples)), 30):
+        for k in evenly_at_least(range(len(candidate.triples)), 30):
             mask = candidate.scene.highlight_mask(candidate.targets[k])
             if mask is not None and mask.mean() > most:
                 s, j, most = candidate, k, mask.mean()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d3d.analysis.labels import evenly, sq_rel_by_pixels, training_scenes
+from d3d.analysis.labels import evenly_at_least, sq_rel_by_pixels, training_scenes
 from d3d.datasets import Scene
 from d3d.datasets.scene import FrameList
 from d3d.errors import DataError
@@ -139,7 +139,7 @@ def example_frame(config: Config, scene_name: str = "", frame: str = "") -> Exam
             return float((use if highlight is None else use & highlight).mean())
 
         among = [s for s in found if s.scene.has_depth] or found
-        scene, index = max(((s.scene, i) for s in among for i in evenly(s.targets, 60)), key=share)
+        scene, index = max(((s.scene, i) for s in among for i in evenly_at_least(s.targets, 60)), key=share)
     preds, projs = (
         {arch: stage(config, arch).read_of(scene, index) for arch in config.networks}
         for stage in (stages.predict, stages.project)

@@ -1,4 +1,4 @@
-"""Find the files of 7-Scenes: official zips, unpacked folders, and rendered depth.
+"""Find the files of 7-Scenes: official zips, unpacked folders, and rendered depth::
 
 <root>/chess.zip                                      holds chess/seq-01.zip, ..., chess/TrainSplit.txt, TestSplit.txt
 <root>/chess/seq-01.zip                               holds seq-01/frame-NNNNNN.{color.png, depth.png, pose.txt}

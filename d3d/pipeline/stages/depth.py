@@ -208,7 +208,7 @@ def mesh_of(
         certain: uncertainty of the target frames, and a limit in metres. More uncertain pixels are not fused.
     """
     f, size_hw, scene = config.fusion, config.data.size_hw, training.scene
-    used = scene.every(f.integrate_every) if f.views is None else evenly(training.targets, f.views)
+    used = scene.every(f.integrate_every) if f.views is None else evenly_at_most(training.targets, f.views)
     predicted = np.stack([depths.read_of(scene, i) for i in used])
     if certain is not None:
         uncertainty, limit_m = certain
@@ -229,6 +229,6 @@ def mesh_of(
     )
 
 
-def evenly(frames: Sequence[int], most: int) -> list[int]:
+def evenly_at_most(frames: Sequence[int], most: int) -> list[int]:
     """Select at most ``most`` frames, evenly spaced."""
     return list(frames[:: -(-len(frames) // most)])
