@@ -1,0 +1,165 @@
+"""Does the recipe of `python -m d3d room` help? Error before and after distillation, on rooms whose depth is known.
+
+    python -m benchmarks.own_room --rooms test-0000,test-0001,test-0004,test-0005 --out own_room.csv
+    python -m benchmarks.own_room --kitchen FOLDER --seeds 0,1,2 --out own_room.csv
+
+A rendered room is written as a capture: images and poses of unknown scale (`glossyrooms.capture`). The networks train
+on its frames only. Predictions are scored on all frames, after one factor for the whole room (the ratio of the medians
+of all depth). --kitchen takes 7-Scenes: every 3rd frame is a target, a block in the middle of the walk is held out, and
+every 4th frame of it is scored against the registered sensor, without a scale.
+
+One row for each room, seed and network: "before" is the teacher, "after" the student. Finished trainings are reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d3d import room
+from d3d.datasets import Scene
+from d3d.metrics import depth_metrics
+from d3d.models import load_model
+from d3d.models.base import DepthNetwork
+from d3d.models.shipped import shipped_file
+from d3d.pipeline import stages
+from d3d.pipeline.config import Config, make_config
+from d3d.prediction import predict
+from glossyrooms.capture import find_room, truth_of, write_capture
+
+KITCHEN = {"every": 3, "max_rotation_deg": 5.0, "max_translation_m": 0.12, "bounds": "paper"}
+SCORED_EVERY = 4  # frames of the held-out block
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(words)
+    rows = []
+    for seed in map(int, args.seeds.split(",")):
+        for name in filter(None, args.rooms.split(",")):
+            capture = Path(args.runs) / "captures" / name
+            if not capture.exists():
+                write_capture(find_room(name), capture)
+            more = {"start": args.start, "student_start": args.student_start}
+            config = room.make_config(
+                capture, run=f"{name}-{_tag(args)}-seed{seed}", **more, **_options(args, seed)
+            )
+            rows += _compared(_with_steps(config, args), name, seed, args, truth_of(capture), factor=True)
+        if args.kitchen:
+            options = KITCHEN | _options(args, seed)
+            if args.start != "imagenet":
+                options["weights"] = f"lite={shipped_file(args.start)}"
+            run = f"kitchen-{_tag(args)}-seed{seed}"
+            config = make_config(profile="room", dataset="7scenes", root=args.kitchen, run=run, **options)
+            if args.student_start == "teacher":
+                config = replace(config, distill=replace(config.distill, weights="teacher"))
+            scene = stages.dataset(config).scenes("val")[0]
+            scored = scene.subset(range(0, len(scene), SCORED_EVERY), "val")
+            rows += _compared(_with_steps(config, args), "kitchen", seed, args, scored, factor=False)
+    _write(Path(args.out), rows)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rooms", default="", help="rooms of GlossyRooms, separated by commas")
+    parser.add_argument("--kitchen", metavar="FOLDER", help="folder of 7-Scenes with redkitchen")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--start", default="imagenet", help="imagenet, or the name of a network that ships")
+    parser.add_argument("--student-start", default="same", help="same or teacher")
+    parser.add_argument("--labels", default="robust")
+    parser.add_argument("--pretrain-steps", type=int, help="default: the profile's")
+    parser.add_argument("--distill-steps", type=int, help="default: the profile's")
+    parser.add_argument("--runs", default="runs/own_room", help="folder of captures and runs")
+    parser.add_argument("--out", required=True, help="CSV file; rows are appended")
+    return parser
+
+
+def _tag(args: argparse.Namespace) -> str:
+    words = (args.start, args.student_start, args.labels, args.pretrain_steps, args.distill_steps)
+    return "-".join(str(word) for word in words if word)
+
+
+def _options(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    return {"seed": seed, "runs_dir": args.runs} | (
+        {} if args.labels == "robust" else {"labels": args.labels}
+    )
+
+
+def _with_steps(config: Config, args: argparse.Namespace) -> Config:
+    for stage in ("pretrain", "distill"):
+        if (steps := getattr(args, f"{stage}_steps")) is not None:
+            config = replace(config, **{stage: replace(getattr(config, stage), steps=steps)})
+    return config
+
+
+def _compared(
+    config: Config, name: str, seed: int, args: argparse.Namespace, truth: Scene, factor: bool
+) -> Iterator[dict[str, Any]]:
+    start = time.monotonic()
+    for which, folder in (("before", stages.pretrain(config)), ("after", stages.distill(config))):
+        found = scores(load_model(folder).eval(), truth, config.data.size_hw, factor)
+        row = {"room": name, "seed": seed, "start": args.start, "student_start": args.student_start}
+        row |= {
+            "labels": args.labels,
+            "pretrain_steps": config.pretrain.steps,
+            "distill_steps": config.distill.steps,
+        }
+        row |= {"network": which, **found}
+        print(
+            ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),
+            flush=True,
+        )
+        yield row
+    print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def scores(model: DepthNetwork, truth: Scene, size_hw: tuple[int, int], factor: bool) -> dict[str, float]:
+    """Score a network on all frames of a scene together.
+
+    Args:
+        model: the network.
+        truth: frames with true depth, and masks of highlights if it has them.
+        size_hw: size of the network's input.
+        factor: multiply all depth by one factor, the ratio of the medians.
+
+    Returns:
+        Abs Rel and Sq Rel of all pixels, of highlights and of the others; the ratio of the medians of truth and depth.
+    """
+    predicted = np.stack([predict(model, truth.image(i), size_hw=size_hw) for i in range(len(truth))])
+    true = np.stack([truth.depth(i) for i in range(len(truth))])
+    masks = [truth.highlight_mask(i) for i in range(len(truth))]
+    valid = (true > 0.1) & (true < 10.0)
+    ratio = float(np.median(true[valid]) / np.median(predicted[valid]))
+    kinds = {"all": valid}
+    if all(mask is not None for mask in masks):
+        kinds |= {"highlights": valid & np.stack(masks), "others": valid & ~np.stack(masks)}
+    found = {}
+    for kind, mask in kinds.items():
+        metrics = depth_metrics(predicted * (ratio if factor else 1.0), true, mask)
+        found |= {f"{metric}_{kind}": float(metrics[metric]) for metric in ("abs_rel", "sq_rel")}
+    return found | {"ratio": ratio}
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    old = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+        names = list(dict.fromkeys([*(old[0] if old else ()), *names]))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows([*old, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
