@@ -220,7 +220,7 @@ def _room(call: Call) -> None:
     given = {name: options[name] for name in COMMANDS["room"].parameters}
     starts = {name: options[name] for name in ("start", "student_start")}
     folder = room.run_room(room.make_config(options["capture"], **starts, **given))
-    print(folder / "index.html")
+    print(room.printed(folder))
 
 
 def without(words: Sequence[str], option: str) -> list[str]:

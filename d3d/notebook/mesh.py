@@ -75,12 +75,23 @@ def decimated(mesh: Mesh, triangles: int = 25_000) -> Mesh:
     return Mesh(np.asarray(small.vertices).copy(), np.asarray(small.triangles).astype(np.int32), colors)
 
 
-def page(mesh: Mesh, up: np.ndarray, name: str, size_hw: tuple[int, int] = (480, 800)) -> str:
-    """Return a self-contained HTML page of the mesh; ``name`` is its alternative text."""
+def page(
+    mesh: Mesh,
+    up: np.ndarray,
+    name: str,
+    size_hw: tuple[int, int] = (480, 800),
+    framed: Mesh | None = None,
+) -> str:
+    """Return a self-contained HTML page of the mesh; ``name`` is its alternative text.
+
+    Args:
+        framed: mesh that the first view shows completely, so that two pages begin with the same view; by default
+            ``mesh``.
+    """
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
 
-    K, world_T_cam = overview_camera(mesh, size_hw, up)
+    K, world_T_cam = overview_camera(framed or mesh, size_hw, up)
     shape = trimesh.Trimesh(mesh.vertices, mesh.triangles, vertex_colors=mesh.colors, process=False)
     camera = trimesh.scene.Camera(resolution=size_hw[::-1], focal=(K[0, 0], K[1, 1]))
     # a camera of OpenGL looks along -z, with y up

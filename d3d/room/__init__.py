@@ -4,8 +4,8 @@ cfg = d3d.room.make_config("my_room/")   # finds the poses of a video
 folder = d3d.room.run_room(cfg)          # runs/room-my_room/room
 """
 
-from d3d.room.results import write_results
+from d3d.room.results import printed, write_results
 from d3d.room.settings import make_config
 from d3d.room.steps import run_room
 
-__all__ = ["make_config", "run_room", "write_results"]
+__all__ = ["make_config", "printed", "run_room", "write_results"]

@@ -46,8 +46,6 @@ def write_picture(
     scene, triples = training.scene, training.triples.indices
     sources = stages.label_sources(config, key.arch, key.labels)
     strategy = fusion.find_strategy(key.labels)
-    networks = {"before": "", "after": key.labels}
-    del networks
 
     def replaced(triple: np.ndarray) -> np.ndarray:
         inputs = sources.inputs(scene, triple)
@@ -76,9 +74,13 @@ def marked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def write_video(
-    scene: CaptureScene, config: Config, shown: Sequence[int], maps: Mapping[str, np.ndarray], path: Path
+    config: Config, scene: CaptureScene, maps: Mapping[str, np.ndarray], shown: Sequence[int], path: Path
 ) -> None:
-    """Write a video of the frames: image, depth before and depth after, with one range of colours."""
+    """Write a video of the frames: image, depth before and depth after, with one range of colours.
+
+    Args:
+        maps, shown: as for `write_picture`.
+    """
     h, w = config.data.size_hw
     enlarge = (PIXELS / (h * w)) ** 0.5
     size_hw = tuple(round(n * enlarge / 2) * 2 for n in (h, w))

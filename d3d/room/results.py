@@ -13,6 +13,7 @@ import torch
 from d3d import io
 from d3d.datasets.capture.scene import CaptureScene
 from d3d.errors import ConfigError
+from d3d.metrics import METRICS
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
 from d3d.parallel.distributed import select_device
@@ -24,11 +25,13 @@ from d3d.pipeline.stages.depth import evenly
 from d3d.pipeline.stages.scores import evaluate_key
 from d3d.prediction import MM, network_depth, network_precision, predict, write_depth
 from d3d.progress import say, track
+from d3d.room.facts import facts, trainings
 from d3d.room.meshes import MESH, write_mesh
 from d3d.room.page import write_page
 from d3d.room.pictures import write_picture, write_video
 from d3d.training import WEIGHTS
 
+PAGE = "index.html"
 UNFINISHED = ".unfinished"  # the results until all are written
 MOST_SHOWN = 240  # frames of the video
 MOST_DEPTH = 65535 / MM  # what a 16-bit PNG holds
@@ -73,54 +76,39 @@ def _data(config: Config, key: Key) -> dict[str, Any]:
 )
 def _room(config: Config, key: Key, opened: StageFolder) -> None:
     scene, work = captured(config), opened.folder / UNFINISHED
-    networks = {
-        "before": _network(config, Key("pretrain", key.arch)),
-        "after": _network(config, key._replace(stage="distill")),
-    }
-    clipped = _write_depth(config, networks["after"], scene, work / "depth")
+    networks = {name: _network(config, k) for name, k in trainings(key).items()}
+    _write_depth(config, networks["after"], scene, work / "depth")
     shown = evenly(range(len(scene)), MOST_SHOWN)
     maps = {name: _maps(config, network, scene, shown, name) for name, network in networks.items()}
-    about = {
-        "frames": len(scene),
-        "unit": "relative units" if scene.relative else "metres",
-        "clipped": clipped,
-    }
+    meshes = {}
     for name in networks:
         say(f"mesh {name}")
-        write_mesh(config, scene, shown, maps[name], work / f"mesh_{name}.ply")
+        meshes[name] = write_mesh(config, scene, shown, maps[name], work / f"mesh_{name}.ply")
     write_picture(config, key, maps, shown, work / "picture.png")
-    write_video(scene, config, shown, maps, work / "video.mp4")
+    write_video(config, scene, maps, shown, work / "video.mp4")
+    about = facts(config, key, scene) | {"shown": len(shown)}
     io.write_json(work / "room.json", about)
-    write_page(config, key, scene, work)
+    up = -scene.world_T_cams[:, :3, 1].mean(axis=0)  # the world of COLMAP has no upright axis
+    write_page(about, meshes, up, work / PAGE)
+    written = {p.name: io.sha256(p) for p in sorted(work.iterdir()) if p.is_file()}
     _move(work, opened.folder)
-    files = [p for p in opened.folder.iterdir() if p.is_file() and p.suffix and not p.name.startswith(".")]
-    opened.finish(
-        {p.name: io.sha256(p) for p in files if p.name not in ("config.json", "provenance.json")}, **about
-    )
+    opened.finish(written, frames=len(scene))
 
 
 def _network(config: Config, key: Key) -> DepthNetwork:
     return load_model(require_finished(config, key) / WEIGHTS).to(select_device(config.device))
 
 
-def _write_depth(config: Config, network: DepthNetwork, scene: CaptureScene, folder: Path) -> int:
-    """Write the depth of every frame at the size of its image; written frames are skipped.
-
-    Returns:
-        The number of pixels beyond `MOST_DEPTH`; they are written as unknown.
-    """
-    clipped = 0
+def _write_depth(config: Config, network: DepthNetwork, scene: CaptureScene, folder: Path) -> None:
+    """Write the depth of every frame at the size of its image; written frames are skipped."""
     for i in track(range(len(scene)), "depth of every frame", unit="frame"):
         path = folder / f"{scene.frame_ids[i]}.png"
         if path.is_file():
             continue
         with network_precision(network, config.predict_precision):
             depth = predict(network, scene.image(i), size_hw=config.data.size_hw)
-        far = depth > MOST_DEPTH
-        clipped += int(far.sum())
         with io.atomic(path) as temporary:
-            write_depth(temporary, np.where(far, 0, depth))
-    return clipped
+            write_depth(temporary, np.where(depth > MOST_DEPTH, 0, depth))
 
 
 def _maps(
@@ -138,9 +126,20 @@ def _maps(
 
 def _move(work: Path, folder: Path) -> None:
     """Give the finished results their names; the page comes last."""
-    for path in sorted(work.iterdir(), key=lambda p: p.name == "index.html"):
+    for path in sorted(work.iterdir(), key=lambda p: p.name == PAGE):
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
     work.rmdir()
+
+
+def printed(folder: Path) -> str:
+    """Describe the results in a folder of `write_results`: the scores, if there are any, and the page."""
+    about = io.read_json(folder / "room.json", "scores", "unit")
+    lines = []
+    if scores := about["scores"]:
+        scaled = ", scaled to the median" if about["scores_scale"] == "median" else ""
+        changes = [f"{m} {scores['before'][m]:.3f} -> {scores['after'][m]:.3f}" for m in METRICS]
+        lines.append(f"frames held out, before -> after{scaled}: {', '.join(changes)}")
+    return "\n".join([*lines, f"open {folder / PAGE}"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from d3d.datasets import photos, videos
+from d3d.datasets import videos
+from d3d.datasets.capture.files import images_in
 from d3d.datasets.capture.formats import FORMATS
 from d3d.datasets.capture.scene import scene_name
 from d3d.errors import ConfigError, DataError, unknown
@@ -48,6 +50,7 @@ def make_config(
         ConfigError: a parameter is wrong, or there is no such file or folder.
         DataError: the path holds neither a capture nor images; the poses cannot be found, or do not explain the images.
     """
+    _require_packages()
     source = Path(path).expanduser()
     if not source.exists():
         raise ConfigError(f"there is no file or folder {path}.")
@@ -122,11 +125,15 @@ def _posed(source: Path, config: Config) -> Path:
     if source.is_dir():
         if config.capture.format or any(known.found(source) for known in FORMATS.values()):
             return source
-        images = _images_in(source)
-    else:
-        images = source
+        if not images_in(source):
+            names = ", ".join(sorted(p.name for p in source.iterdir())[:12])
+            raise DataError(
+                f"{source} holds neither a capture with camera poses nor images. "
+                f"{f'It holds {names}.' if names else 'It is empty.'} Give a video, a folder of images, or a capture "
+                "in one of the formats of docs/room.md."
+            )
     say(f"{source} has no camera poses: finding them first.")
-    return _find_poses()(images, run_folder(config) / "poses" / _name(source))
+    return _find_poses()(source, run_folder(config) / "poses" / _name(source))
 
 
 def _find_poses() -> Callable[[Path, Path], Path]:
@@ -138,29 +145,8 @@ def _find_poses() -> Callable[[Path, Path], Path]:
         ) from None
 
 
-def _images_in(folder: Path) -> Path:
-    """The folder that holds the images: the given folder, or its only subfolder with images.
-
-    Raises:
-        DataError: there is none, or several.
-    """
-
-    def holds_images(at: Path) -> bool:
-        return any(p.suffix.lower() in photos.SUFFIXES and not p.name.startswith(".") for p in at.iterdir())
-
-    if holds_images(folder):
-        return folder
-    found = [
-        p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".") and holds_images(p)
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(p.name for p in found)
-        raise DataError(f"{folder} holds images in several folders: {names}. Give one of them.")
-    names = ", ".join(sorted(p.name for p in folder.iterdir())[:12])
-    holds = f"It holds {names}." if names else "It is empty."
-    raise DataError(
-        f"{folder} holds neither a capture with camera poses nor images. {holds} Give a video, a folder of images, or "
-        "a capture in one of the formats of docs/room.md."
-    )
+def _require_packages() -> None:
+    """Raise a ConfigError before hours of work, if a package for the results is missing."""
+    for package, extra in (("open3d", "fusion"), ("trimesh", "fusion"), ("av", "video")):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"a room needs {package}: pip install 'd3d[{extra}]'.")
