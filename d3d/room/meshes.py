@@ -10,7 +10,7 @@ import numpy as np
 from d3d.datasets.capture.scene import CaptureScene
 from d3d.io import atomic
 from d3d.pipeline.settings import Config
-from d3d.pipeline.stages.depth import evenly
+from d3d.pipeline.stages.depth import evenly_at_most
 from d3d.reconstruction import Mesh, reconstruct
 from d3d.surface import to_ply
 
@@ -32,7 +32,7 @@ def write_mesh(
         The mesh at the scale of the scene.
     """
     size_hw = config.data.size_hw
-    used = evenly(range(len(frames)), MESH["views"])
+    used = evenly_at_most(range(len(frames)), MESH["views"])
     views = [frames[k] for k in used]
     mesh = reconstruct(
         depths[used],

@@ -94,8 +94,8 @@ def _scores(about: Mapping[str, Any]) -> str:
     return (
         f"<h2>Scores</h2><p>Compared with the measured depth of {int(scores['after']['images'])} frames in the "
         f"middle of the walk, which no training has seen.{scaled} A depth sensor errs on shiny surfaces, too: there "
-        f"the scores say little. Errors are in {about['unit']}.</p><table><tr><th></th><th>before</th><th>after</th><th></th></tr>"
-        f"{''.join(rows)}</table>"
+        f"the scores say little. Errors are in {about['unit']}.</p><table><tr><th></th><th>before</th><th>after</th>"
+        f"<th></th></tr>{''.join(rows)}</table>"
     )
 
 

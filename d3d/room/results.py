@@ -21,7 +21,7 @@ from d3d.pipeline.graph import Key, ensure, require_finished, stage
 from d3d.pipeline.posecheck import captured
 from d3d.pipeline.runs import StageFolder
 from d3d.pipeline.settings import Config
-from d3d.pipeline.stages.depth import evenly
+from d3d.pipeline.stages.depth import evenly_at_most
 from d3d.pipeline.stages.scores import evaluate_key
 from d3d.prediction import MM, network_depth, network_precision, predict, write_depth
 from d3d.progress import say, track
@@ -78,7 +78,7 @@ def _room(config: Config, key: Key, opened: StageFolder) -> None:
     scene, work = captured(config), opened.folder / UNFINISHED
     networks = {name: _network(config, k) for name, k in trainings(key).items()}
     _write_depth(config, networks["after"], scene, work / "depth")
-    shown = evenly(range(len(scene)), MOST_SHOWN)
+    shown = evenly_at_most(range(len(scene)), MOST_SHOWN)
     maps = {name: _maps(config, network, scene, shown, name) for name, network in networks.items()}
     meshes = {}
     for name in networks:
