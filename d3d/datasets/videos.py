@@ -46,8 +46,12 @@ def frame_count(path: Path) -> int | None:
         return round(length / 1e6 * rate) if rate and length else None
 
 
-def read_video(path: Path) -> Iterator[Frame]:
+def read_video(path: Path, longest: int | None = None) -> Iterator[Frame]:
     """Yield the frames of a video, turned upright by its rotation flag.
+
+    Args:
+        longest: reduce larger frames so that their longest side has this many pixels. This is much faster than
+            converting large frames first.
 
     Raises:
         DataError: the file is missing, holds no video, or is damaged. Frames before the damage are yielded.
@@ -58,6 +62,10 @@ def read_video(path: Path) -> Iterator[Frame]:
         rate = stream.average_rate or Fraction(25)
         for count, frame in enumerate(container.decode(stream), 1):
             time = frame.time if frame.time is not None else float((count - 1) / rate)
+            scale = min(1.0, longest / max(frame.height, frame.width)) if longest else 1.0
+            if scale < 1:
+                h, w = (max(1, round(n * scale)) for n in (frame.height, frame.width))
+                frame = frame.reformat(w, h, format="rgb24", interpolation="AREA")
             image = frame.to_ndarray(format="rgb24")
             yield Frame(np.ascontiguousarray(np.rot90(image, frame.rotation // 90)), time)
     if not count:
