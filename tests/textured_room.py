@@ -14,7 +14,9 @@ _TEXELS = 700
 
 def _texture(rng):
     """Blots of several sizes, uint8 range (n, n): SIFT finds features at every distance."""
-    layers = [gaussian_filter(rng.standard_normal((_TEXELS, _TEXELS)), s, mode="wrap") * s for s in (1.5, 4, 12)]
+    layers = [
+        gaussian_filter(rng.standard_normal((_TEXELS, _TEXELS)), s, mode="wrap") * s for s in (1.5, 4, 12)
+    ]
     return np.clip(128 + 110 * sum(layers), 0, 255)
 
 

@@ -27,7 +27,9 @@ _LONGEST = 640  # pixels of the images that sharpness is measured on; motion is 
 _TILE = 64  # pixels; motion of up to half a tile between two frames is measured
 _ANCHOR = 8  # pixels of motion after which the next frames are compared with a later frame
 _FLAT = 3.0  # standard deviation of the grey values of a tile without texture
-_MIDDLE = 0.3  # a frame is taken from the middle 60 % of its interval of motion, so that neighbours are not close
+_MIDDLE = (
+    0.3  # a frame is taken from the middle 60 % of its interval of motion, so that neighbours are not close
+)
 _QUALITY = 95  # of JPEG
 
 
@@ -129,7 +131,9 @@ def write_frames(source: Path, folder: Path, most: int) -> dict[str, Any]:
         return read_json(done, "frames", "read", "left_out")
     images = folder / "images"
     images.mkdir(exist_ok=True)
-    result = (_write_photos if source.is_dir() else _write_video)(source, images, folder / "choice.json", most)
+    result = (_write_photos if source.is_dir() else _write_video)(
+        source, images, folder / "choice.json", most
+    )
     if len(result["frames"]) < FEWEST:
         raise DataError(_too_few(source, result))
     write_json(done, result)
@@ -151,7 +155,9 @@ def _too_few(source: Path, result: dict[str, Any]) -> str:
 def _write_video(source: Path, images: Path, choice: Path, most: int) -> dict[str, Any]:
     count = frame_count(source)
     if not choice.is_file():
-        small = (f.image for f in track(read_video(source, _LONGEST), "Choose frames", total=count, unit="frame"))
+        small = (
+            f.image for f in track(read_video(source, _LONGEST), "Choose frames", total=count, unit="frame")
+        )
         views = list(measure(small))
         chosen = choose(views, most) if len(views) >= FEWEST else [*range(len(views))]
         write_json(choice, {"chosen": chosen, "read": len(views)})
@@ -198,7 +204,9 @@ def _write_photos(source: Path, images: Path, choice: Path, most: int) -> dict[s
     numbers, frames = {path: k for k, path in enumerate(paths)}, []
     for path, photo in readable(wanted, "Write images"):
         file = path.relative_to(source).as_posix()
-        name = f"{numbers[path]:05d}_{frame_id(file)}.jpg"  # the number keeps the order and makes names unique
+        name = (
+            f"{numbers[path]:05d}_{frame_id(file)}.jpg"  # the number keeps the order and makes names unique
+        )
         if not (images / name).is_file():
             _write(images / name, photo.image)
         frames.append([name, file, photo.focal_px])

@@ -47,12 +47,14 @@ SETTINGS = {
 }
 FEW_REGISTERED = 0.6  # of the frames: below this the report warns
 _FEWEST_FEATURES = 100  # median of an image
-_SHORTEST_WALK = 0.02  # largest distance of a camera from the mean, in median depths; less means the camera turned only
+_SHORTEST_WALK = (
+    0.02  # largest distance of a camera from the mean, in median depths; less means the camera turned only
+)
 _PANORAMIC = (5, 6)  # of pycolmap.TwoViewGeometryConfiguration: PANORAMIC, PLANAR_OR_PANORAMIC
 _POLL_S = 0.5
 HOW_TO_FILM = (
-    "Film again: move sideways and slowly, so that neighbouring frames overlap by more than half; switch all lamps on; "
-    "keep furniture and other texture in view."
+    "Film again: move sideways and slowly, so that neighbouring frames overlap by more than half; switch all lamps "
+    "on; keep furniture and other texture in view."
 )
 
 
@@ -101,7 +103,8 @@ def _identity(source: Path, most_frames: int) -> dict[str, Any]:
         raise DataError(f"{source} is missing.")
     if source.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{source} is no video with a known suffix ({' '.join(sorted(SUFFIXES))}). Name a video, or a folder of images."
+            f"{source} is no video with a known suffix ({' '.join(sorted(SUFFIXES))}). Name a video, or a folder of "
+            "images."
         )
     return {**about, "size": source.stat().st_size, "sha256": sha256(source)}
 
@@ -114,15 +117,19 @@ def _locked(folder: Path, identity: dict[str, Any]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise BusyError(f"{folder} is in use by another process. Wait for it, or name another folder.") from None
+        raise BusyError(
+            f"{folder} is in use by another process. Wait for it, or name another folder."
+        ) from None
     try:
         if about.is_file():
             stored = read_json(about)
             if stored != identity:
-                differ = ", ".join(k for k in sorted({*stored, *identity}) if stored.get(k) != identity.get(k))
+                differ = ", ".join(
+                    k for k in sorted({*stored, *identity}) if stored.get(k) != identity.get(k)
+                )
                 raise RunError(
-                    f"{folder} holds the poses of another source or of other settings ({differ} differ; it was made from "
-                    f"{stored.get('name')}). Name another folder, or delete this one."
+                    f"{folder} holds the poses of another source or of other settings ({differ} differ; it was made "
+                    f"from {stored.get('name')}). Name another folder, or delete this one."
                 )
         elif any(p.name != ".lock" for p in folder.iterdir()):
             raise RunError(f"{folder} holds other files. Name a new folder.")
@@ -156,8 +163,8 @@ def _find(source: Path, folder: Path, most_frames: int) -> None:
     median = counts[len(counts) // 2][0] if counts else 0
     if median < _FEWEST_FEATURES:
         raise DataError(
-            f"{source}: half of the frames show fewer than {_FEWEST_FEATURES} details (median {median}): they are blurred, "
-            f"dark or without texture. {HOW_TO_FILM}"
+            f"{source}: half of the frames show fewer than {_FEWEST_FEATURES} details (median {median}): they are "
+            f"blurred, dark or without texture. {HOW_TO_FILM}"
         )
     listed = pairs(len(names))
     (folder / "pairs.txt").write_text("".join(f"{names[i]} {names[j]}\n" for i, j in listed))
@@ -188,7 +195,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     if len(models) > 1:
         lines.append(
-            f"COLMAP made {len(models)} models that do not join ({', '.join(map(str, models))} frames). The largest is used."
+            f"COLMAP made {len(models)} models that do not join ({', '.join(map(str, models))} frames). The largest is "
+            "used."
         )
     if share < FEW_REGISTERED:
         lines.append(f"Warning: only {share:.0%} of the frames have a pose. {HOW_TO_FILM}")
@@ -197,13 +205,15 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 def _check(source: Path, found: dict[str, Any], database: Path) -> None:
     """Raise a DataError without a model, or with a model of a camera that did not move."""
-    kinds = dict(_query(database, "SELECT config, count(*) FROM two_view_geometries WHERE rows > 0 GROUP BY config"))
+    kinds = dict(
+        _query(database, "SELECT config, count(*) FROM two_view_geometries WHERE rows > 0 GROUP BY config")
+    )
     overlapping = sum(kinds.values())
     turned = sum(kinds.get(k, 0) for k in _PANORAMIC) > 0.5 * overlapping
     if overlapping and (turned if not found["models"] else found["walk"] < _SHORTEST_WALK):
         raise DataError(
-            f"{source}: the camera only turned, or filmed one flat surface: without parallax there is no depth. Film while "
-            "you walk sideways through the room."
+            f"{source}: the camera only turned, or filmed one flat surface: without parallax there is no depth. Film "
+            "while you walk sideways through the room."
         )
     if not found["models"]:
         raise DataError(
@@ -245,7 +255,9 @@ def _run(name: str, folder: Path, table: str, total: int, arguments: dict[str, A
         process = start(command, stdout=printed, stderr=errors)
     try:
         first = _count(database, table) if table else 0
-        with track(None, _LABELS[name], first=first, total=total, unit="pair" if name == "matches" else "frame") as bar:
+        with track(
+            None, _LABELS[name], first=first, total=total, unit="pair" if name == "matches" else "frame"
+        ) as bar:
             while process.poll() is None:
                 time.sleep(_POLL_S)
                 done = _count(database, table) if table else results.read_bytes().count(b"\n")

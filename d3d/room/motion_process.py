@@ -1,7 +1,7 @@
 """One step of structure from motion with pycolmap: a program of its own, because pycolmap can end its process.
 
-`d3d.room.motion` starts it as ``python -m d3d.room.motion_process STEP FILE``. The file holds the arguments as JSON. The
-program prints one line of JSON for each registered frame and one line for the result.
+`d3d.room.motion` starts it as ``python -m d3d.room.motion_process STEP FILE``. The file holds the arguments as JSON.
+The program prints one line of JSON for each registered frame and one line for the result.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def model(database: str, images: str, models: str, settings: dict[str, Any]) -> 
         "error_px": largest.compute_mean_reprojection_error(),
         "points": len(points),
         "focal_px": [c.mean_focal_length() for c in largest.cameras.values()],
-        "walk": float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max() / np.median(depths[depths > 0])),
+        "walk": float(
+            np.linalg.norm(centres - centres.mean(axis=0), axis=1).max() / np.median(depths[depths > 0])
+        ),
     }
 
 
