@@ -94,13 +94,13 @@ def _median_shift(a: np.ndarray, b: np.ndarray) -> float:
 def choose(views: Sequence[View], most: int) -> list[int]:
     """Choose the sharpest view of each interval of motion; return their numbers in order.
 
-    All intervals are equal and at least `MIN_MOTION` long, so that there are at most ``most`` of them and frames of a
-    camera that stands still share one interval.
+    All intervals are equal and about `MIN_MOTION` long or longer, so that there are at most ``most`` of them. Frames of
+    a camera that stands still share one interval.
     """
     motion = np.array([v.motion for v in views])
-    interval = max(MIN_MOTION, motion[-1] / most)
-    place = motion / interval
-    number = np.minimum(place.astype(int), most - 1)
+    count = min(most, max(1, round(motion[-1] / MIN_MOTION)))
+    place = motion / (motion[-1] or 1) * count
+    number = np.minimum(place.astype(int), count - 1)
     margin = np.abs(place - number - 0.5) > _MIDDLE
     # sharpest first; views near the borders of an interval last
     order = np.lexsort((-np.array([v.sharpness for v in views]), margin, number))

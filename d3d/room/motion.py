@@ -35,7 +35,9 @@ from d3d.errors import BusyError, DataError, RunError
 from d3d.io import read_json, remove_left, sha256, write_json, writing
 from d3d.parallel.processes import start
 from d3d.progress import say, track
+from d3d.room import motion_process
 from d3d.room.frames import write_frames
+from d3d.room.turning import turned_share
 
 SETTINGS = {
     "lens": "SIMPLE_RADIAL",  # one focal length and one distortion: more parameters need more parallax
@@ -47,10 +49,7 @@ SETTINGS = {
 }
 FEW_REGISTERED = 0.6  # of the frames: below this the report warns
 _FEWEST_FEATURES = 100  # median of an image
-_SHORTEST_WALK = (
-    0.02  # largest distance of a camera from the mean, in median depths; less means the camera turned only
-)
-_PANORAMIC = (5, 6)  # of pycolmap.TwoViewGeometryConfiguration: PANORAMIC, PLANAR_OR_PANORAMIC
+_MOST_TURNED = 0.9  # share of the matches that a camera which only turns explains
 _POLL_S = 0.5
 HOW_TO_FILM = (
     "Film again: move sideways and slowly, so that neighbouring frames overlap by more than half; switch all lamps "
@@ -169,17 +168,27 @@ def _find(source: Path, folder: Path, most_frames: int) -> None:
     listed = pairs(len(names))
     (folder / "pairs.txt").write_text("".join(f"{names[i]} {names[j]}\n" for i, j in listed))
     step("matches", "two_view_geometries", len(listed), pairs=str(folder / "pairs.txt"))
+    turned = turned_share(database)
+    if turned > _MOST_TURNED:
+        raise DataError(
+            f"{source}: the camera only turned, or filmed one flat surface ({turned:.0%} of the matches show no "
+            "parallax). Without parallax there is no depth. Film while you walk sideways through the room."
+        )
     shutil.rmtree(folder / "models", ignore_errors=True)  # of an interrupted call
     (folder / "models").mkdir()
     found = step("model", "", len(names), images=str(images), models=str(folder / "models"))
-    _check(source, found, database)
+    if not found["models"]:
+        overlapping = _query(database, "SELECT count(*) FROM two_view_geometries WHERE rows > 0")[0][0]
+        raise DataError(
+            f"{source}: no frame is registered; {overlapping} of {len(listed)} pairs of frames overlap. {HOW_TO_FILM}"
+        )
     (folder / "sparse").mkdir(exist_ok=True)
     shutil.rmtree(folder / "sparse" / "0", ignore_errors=True)
     (folder / "models" / "largest").rename(folder / "sparse" / "0")
     shutil.rmtree(folder / "models")
     report = {"frames": len(names), "registered": found["models"][0], **found, "read": frames["read"]}
     report |= {"left_out": frames["left_out"], "median_features": median, "pairs": len(listed)}
-    report |= {"seconds": seconds, "used": used}
+    report |= {"turned_share": turned, "seconds": seconds, "used": used}
     write_json(folder / "report.json", report)
     for line in summary(report):
         say(line)
@@ -201,24 +210,6 @@ def summary(report: dict[str, Any]) -> list[str]:
     if share < FEW_REGISTERED:
         lines.append(f"Warning: only {share:.0%} of the frames have a pose. {HOW_TO_FILM}")
     return lines
-
-
-def _check(source: Path, found: dict[str, Any], database: Path) -> None:
-    """Raise a DataError without a model, or with a model of a camera that did not move."""
-    kinds = dict(
-        _query(database, "SELECT config, count(*) FROM two_view_geometries WHERE rows > 0 GROUP BY config")
-    )
-    overlapping = sum(kinds.values())
-    turned = sum(kinds.get(k, 0) for k in _PANORAMIC) > 0.5 * overlapping
-    if overlapping and (turned if not found["models"] else found["walk"] < _SHORTEST_WALK):
-        raise DataError(
-            f"{source}: the camera only turned, or filmed one flat surface: without parallax there is no depth. Film "
-            "while you walk sideways through the room."
-        )
-    if not found["models"]:
-        raise DataError(
-            f"{source}: no frame is registered; {overlapping} pairs of frames overlap. {HOW_TO_FILM}"
-        )
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
@@ -250,7 +241,8 @@ def _run(name: str, folder: Path, table: str, total: int, arguments: dict[str, A
     """Run a step in a process of its own and show its progress: rows in a table of the database, or printed lines."""
     log, database, given, results = (folder / n for n in ("log.txt", "database.db", "step.json", "step.txt"))
     write_json(given, arguments)
-    command = [sys.executable, "-m", "d3d.room.motion_process", name, str(given)]
+    # by its path: importing the package d3d.room takes seconds. -P: modules beside the file hide no others
+    command = [sys.executable, "-P", motion_process.__file__, name, str(given)]
     with open(log, "ab") as errors, open(results, "wb") as printed:
         process = start(command, stdout=printed, stderr=errors)
     try:

@@ -1,6 +1,6 @@
 """One step of structure from motion with pycolmap: a program of its own, because pycolmap can end its process.
 
-`d3d.room.motion` starts it as ``python -m d3d.room.motion_process STEP FILE``. The file holds the arguments as JSON.
+`d3d.room.motion` starts it by its path with the arguments STEP FILE. The file holds the arguments as JSON.
 The program prints one line of JSON for each registered frame and one line for the result.
 """
 
@@ -65,7 +65,6 @@ def model(database: str, images: str, models: str, settings: dict[str, Any]) -> 
     Returns:
         facts about the largest model, and the number of images in each model, the largest first.
     """
-    import numpy as np
     import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
@@ -81,18 +80,11 @@ def model(database: str, images: str, models: str, settings: dict[str, Any]) -> 
     folder = Path(models) / "largest"
     folder.mkdir()
     largest.write(folder)
-    poses = [i.cam_from_world() for i in largest.images.values() if i.has_pose]
-    centres = np.array([-pose.rotation.matrix().T @ pose.translation for pose in poses])
-    points = np.array([p.xyz for p in largest.points3D.values()]).reshape(-1, 3)
-    depths = np.concatenate([points @ pose.matrix()[2, :3] + pose.matrix()[2, 3] for pose in poses[::10]])
     return {
         "models": [m.num_reg_images() for m in ranked],
         "error_px": largest.compute_mean_reprojection_error(),
-        "points": len(points),
+        "points": largest.num_points3D(),
         "focal_px": [c.mean_focal_length() for c in largest.cameras.values()],
-        "walk": float(
-            np.linalg.norm(centres - centres.mean(axis=0), axis=1).max() / np.median(depths[depths > 0])
-        ),
     }
 
 
