@@ -57,7 +57,7 @@ HOW_TO_FILM = (
 )
 
 
-def find_poses(source: Path, folder: Path, most_frames: int = 300) -> Path:
+def find_poses(source: str | Path, folder: str | Path, most_frames: int = 300) -> Path:
     """Find the camera poses of a video or of images, and write a capture of format colmap.
 
     A finished folder of the same source and settings is reused. An interrupted call resumes.
