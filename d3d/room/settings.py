@@ -15,7 +15,7 @@ from d3d.datasets.capture.files import images_in
 from d3d.datasets.capture.formats import FORMATS
 from d3d.datasets.capture.scene import scene_name
 from d3d.errors import ConfigError, DataError, unknown
-from d3d.models.shipped import available, shipped_file
+from d3d.models.shipped import read_manifest, shipped_file
 from d3d.models.sizes import fitting_size
 from d3d.pipeline import config as parameters_of
 from d3d.pipeline.posecheck import captured, require_poses
@@ -94,13 +94,11 @@ def _name(source: Path) -> str:
 
 def _shipped_name(start: str, arch: str) -> str:
     """The name of a network that ships, for the option ``start``."""
-    names = available()
+    fitting = [name for name, network in read_manifest().networks.items() if network.arch == arch]
     name = f"{arch}-distilled" if start == SHIPPED else start
-    if name not in names:
-        fitting = [n for n in names if n.startswith(f"{arch}-")]
-        raise unknown(
-            "start", start, (IMAGENET, *((SHIPPED,) if f"{arch}-distilled" in names else ()), *fitting)
-        )
+    if name not in fitting:
+        shipped = (SHIPPED,) if f"{arch}-distilled" in fitting else ()
+        raise unknown(f"start of {arch}", start, (IMAGENET, *shipped, *fitting))
     return name
 
 
