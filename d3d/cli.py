@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from d3d.commands import COMMANDS
 from d3d.errors import ConfigError, D3DError, unknown
 from d3d.models import ARCHITECTURES
-from d3d.options import GROUPS, Call, Command
+from d3d.options import ALIASES, GROUPS, Call, Command
 from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
 
 # Exit codes
@@ -91,9 +91,9 @@ def _add(group: Any, name: str, profile: str, arch: str, listed: bool) -> None:
     else:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
         how = {"type": p.type, "metavar": metavar}
-    flag = f"--{name.replace('_', '-')}"
+    flags = [f"--{n.replace('_', '-')}" for n in (name, *ALIASES.get(name, ()))]
     shown = text.replace("%", "%%") if listed else argparse.SUPPRESS
-    option = group.add_argument(flag, dest=name, help=shown, **how)
+    option = group.add_argument(*flags, dest=name, help=shown, **how)
     # not `choices`: `make_config` reports a wrong value with its near misses
     option.completer = lambda **_: p.choices
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d3d.errors import ConfigError
-from d3d.options import DATA, EVALUATE, GROUPS, LABELS, PRETRAIN, Call, Command
+from d3d.options import DATA, EVALUATE, EXPORT, GROUPS, LABELS, PREDICTIONS, PRETRAIN, Call, Command
 from d3d.pipeline.config import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _prepare(call: Call) -> None:
@@ -47,12 +51,41 @@ def _stage(call: Call) -> None:
 
 
 def _evaluate(call: Call) -> None:
+    from d3d import tables
     from d3d.pipeline import stages
 
+    if call.options.predictions or call.options.predictions_from:
+        _evaluate_predictions(call)
+        return
+    if given := [f"--{name}" for name in ("name", "holds") if getattr(call.options, name)]:
+        raise ConfigError(f"{', '.join(given)}: only with --predictions or --predictions-from.")
     for arch in call.archs:
         for labels in ("", call.config.labels):
             stages.evaluate(call.config, arch, labels)
-    _print_table(call.config)
+    _print_table(call.config, tables.run_table(call.config))
+
+
+def _evaluate_predictions(call: Call) -> None:
+    """Score the depth files of another method, or a published network."""
+    from d3d import tables
+    from d3d.pipeline import stages
+
+    o, config = call.options, call.config
+    folder, name, holds = o.predictions, o.name or "", o.holds or ""
+    if o.predictions and o.predictions_from:
+        raise ConfigError("--predictions and --predictions-from: give one of them.")
+    unused = ("archs", *(n for group in ("networks", "training", "fusion", "labels") for n in GROUPS[group]))
+    if given := [f"--{name.replace('_', '-')}" for name in unused if getattr(o, name) is not None]:
+        raise ConfigError(f"{', '.join(given)}: leave this out, predictions are scored without a training.")
+    if o.predictions_from:
+        kind, _, place = o.predictions_from.partition(":")
+        if kind != "hf" or not place:
+            raise ConfigError(f"--predictions-from {o.predictions_from!r} must be hf:FOLDER.")
+        name = name or Path(place).expanduser().resolve().name
+        folder, holds = stages.predict_published(config, Path(place), name, holds)
+        print(f"predictions: {folder}")
+    stages.score_predictions(config, Path(folder), name, holds or "depth")
+    _print_table(config, tables.predicted_table(config))
 
 
 def _tables(call: Call) -> None:
@@ -62,7 +95,7 @@ def _tables(call: Call) -> None:
 
     options, first, folder = call.options, call.config, tables.results_folder(call.config)
     if not (options.seeds or options.export or options.stored or options.readme):
-        _print_table(first)
+        _print_table(first, tables.run_table(first))
         return
     if not options.export and (options.stored or options.readme):
         unused = [
@@ -100,15 +133,17 @@ def _tables(call: Call) -> None:
         print(path)
 
 
-def _print_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None) -> None:
+def _print_table(config: Config, table: pd.DataFrame) -> None:
+    """Print the table of a run below a line about its data."""
     from d3d import tables
     from d3d.pipeline import stages
 
-    table = tables.run_table(config, trainings)
     e = config.evaluation
     found = stages.evaluated_dataset(config)
-    truth = found.truth(e.split)
-    unit = found.unit if e.scale == "none" else "relative depth"
+    truth, scales = found.truth(e.split), set(table["scale"])
+    unit = found.unit if "none" in scales else "relative depth"
+    if len(scales) > 1:
+        unit += ", aligned to the truth of each image where a row says so"
     print(
         f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
         f"means over images (number of images in brackets){f', against {truth}' if truth else ''}\n\n"
@@ -191,10 +226,12 @@ def _export(call: Call) -> None:
 
 
 def _all(call: Call) -> None:
+    from d3d import tables
     from d3d.figures.all import run_figures
     from d3d.pipeline import runs, stages
 
-    _print_table(call.config, stages.train_all(call.config, call.archs))
+    trainings = stages.train_all(call.config, call.archs)
+    _print_table(call.config, tables.run_table(call.config, trainings))
     for path in run_figures(call.config, call.archs[0]):
         print(f"figure: {path}")
     print(f"all results are in {runs.run_folder(call.config)}")
@@ -310,7 +347,11 @@ COMMANDS = {
         _stage, "train a student on the labels (3.2.4, Eq. 4)", LABELS, "--profile demo --arch hrdepth"
     ),
     "evaluate": Command(
-        _evaluate, "score the self-supervised network and the student (4)", EVALUATE, "--split test"
+        _evaluate,
+        "score the self-supervised network and the student (4), or your own predictions",
+        EVALUATE,
+        "--split test",
+        own=PREDICTIONS,
     ),
     "record": Command(
         _record,
@@ -362,25 +403,7 @@ COMMANDS = {
         (),
         "--model lite-distilled --format onnx --out lite.onnx",
         more=(),
-        own={
-            "model": (
-                "network",
-                {
-                    "required": True,
-                    "help": "a shipped network, a .safetensors file, or the folder of a training",
-                },
-            ),
-            "height": (
-                "network",
-                {"type": int, "metavar": "N", "help": "height of the images (default: as in the training)"},
-            ),
-            "width": (
-                "network",
-                {"type": int, "metavar": "N", "help": "width of the images (default: as in the training)"},
-            ),
-            "format": ("file", {"default": "onnx", "help": "onnx or pt2 (torch.export) (default: onnx)"}),
-            "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
-        },
+        own=EXPORT,
     ),
     "all": Command(
         _all,

@@ -56,14 +56,16 @@ def score_scene(
     scale: str = "none",
     min_depth: float = 0.1,
     max_depth: float = 10.0,
+    disparity: bool = False,
 ) -> list[Row]:
     """Compute the metrics of a scene's frames against its ground truth.
 
     Args:
         depth: function that returns the predicted depth of a frame. A depth of 0 is clamped to ``min_depth``.
         frames: frame indices.
-        scale: "none" or "median", see `metrics.depth_metrics`. Each image has one scale for all its pixels.
+        scale: alignment of each image, see `metrics.depth_metrics`. All pixels of an image have the same alignment.
         min_depth, max_depth: range of the prediction, metres.
+        disparity: ``depth`` returns disparity, see `metrics.depth_metrics`.
 
     Returns:
         One row per image and kind of pixels: scene, frame, pixels ("all"; also "highlight" and "diffuse" if the data
@@ -79,7 +81,7 @@ def score_scene(
         if gt is None or not (gt > 0).any():
             continue
         try:
-            aligned = align(depth(scene, i), gt, scale, min_depth, max_depth)
+            aligned = align(depth(scene, i), gt, scale, min_depth, max_depth, disparity)
         except DataError as error:
             raise DataError(f"{scene.name}, frame {scene.frame_ids[i]}: {error}") from error
         for pixels, mask in pixel_masks(gt > 0, scene.highlight_mask(i)).items():

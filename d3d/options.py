@@ -51,6 +51,8 @@ GROUPS = {
     "evaluation": ("split", "scale", "eval_every", "eval_dataset", "eval_root", "lists", "keyframes"),
     "machine": ("device", "workers", "train_processes", "compile", "scheduler", "scene_workers"),
 }
+# Second names of parameters on the command line
+ALIASES = {"scale": ("align",)}
 DATA = ("data", "bounds", "capture")
 PRETRAIN = ("run", *DATA, "networks", "training", "machine")
 LABELS = (*PRETRAIN, "fusion", "labels")
@@ -126,6 +128,52 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
         "DEGREES", "field of view along the longer side (default: from EXIF, else as in the training)"
     ),
     "focal_px": _camera("X", "focal length in pixels of the image, instead of --fov"),
+}
+
+
+# Options of `evaluate` for the depth of another method
+PREDICTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "predictions": (
+        "predictions",
+        {
+            "metavar": "FOLDER",
+            "help": "score these depth files, <scene>/<frame>.png or .npy (docs/submit.md)",
+        },
+    ),
+    "predictions_from": (
+        "predictions",
+        {"metavar": "hf:FOLDER", "help": "predict with a published network in a local folder, and score it"},
+    ),
+    "name": ("predictions", {"help": "name of the method in the table (default: the folder's name)"}),
+    "holds": (
+        "predictions",
+        {
+            "choices": ("depth", "disparity"),
+            "help": "what .npy and .npz files hold: depth in metres, or disparity up to scale and shift (default: "
+            "depth, or as a published network says)",
+        },
+    ),
+}
+
+# Options of `export`
+EXPORT: dict[str, tuple[str, dict[str, Any]]] = {
+    "model": (
+        "network",
+        {
+            "required": True,
+            "help": "a shipped network, a .safetensors file, or the folder of a training",
+        },
+    ),
+    "height": (
+        "network",
+        {"type": int, "metavar": "N", "help": "height of the images (default: as in the training)"},
+    ),
+    "width": (
+        "network",
+        {"type": int, "metavar": "N", "help": "width of the images (default: as in the training)"},
+    ),
+    "format": ("file", {"default": "onnx", "help": "onnx or pt2 (torch.export) (default: onnx)"}),
+    "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
 }
 
 

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("d3d.reconstruction", "d3d.tsdf", "d3d.surface", "d3d.metrics", "d3d.models", "d3d.datasets"),
     ),
     ("d3d.parallel",),
-    ("d3d.training", "d3d.prediction", "d3d.evaluation"),
+    ("d3d.training", "d3d.prediction", "d3d.depth_files", "d3d.evaluation"),
     # pictures of arrays and tables; those of a run are above the pipeline
     (
         *("d3d.figures.beside", "d3d.figures.charts", "d3d.figures.colours", "d3d.figures.files"),
@@ -58,6 +58,7 @@ HEAVY = frozenset(
         "mitsuba",
         "drjit",
         "pyoidn",
+        "transformers",
         "dask",
         "distributed",
         "av",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d3d.errors import ConfigError, DataError
-from d3d.metrics import METRICS, align, depth_metrics, pixel_masks, resize_depth
+from d3d.metrics import METRICS, align, depth_metrics, fit_line, pixel_masks, resize_depth
 
 
 def test_hand_computed_values():
@@ -113,3 +113,64 @@ def test_bad_input():
         depth_metrics(gt, gt, np.ones((3, 2), bool))
     with pytest.raises(DataError, match="not finite"):
         depth_metrics(np.full((2, 2), np.nan), gt)
+
+
+def test_affine_alignment_undoes_scale_and_shift():
+    gt = np.random.default_rng(0).uniform(0.5, 5, (6, 8))
+    gt[0] = 0  # no truth: these pixels have no part in the fit
+    pred = np.where(gt > 0, gt * 1.7 + 0.4, 1000)
+    assert depth_metrics(pred, gt, scale="affine")["rmse"] == pytest.approx(0, abs=1e-12)
+    assert depth_metrics(10 - pred, gt, scale="affine")["rmse"] == pytest.approx(0, abs=1e-12)
+    assert depth_metrics(pred, gt, scale="median")["rmse"] > 0.05
+
+
+def test_affine_alignment_in_disparity_undoes_scale_and_shift_of_disparity():
+    gt = np.random.default_rng(0).uniform(0.5, 5, (6, 8))
+    gt[0] = 0
+    disparity = np.where(gt > 0, 3 / np.where(gt > 0, gt, 1) + 0.5, 0)
+    with np.errstate(divide="raise"):  # a depth of 0 without truth is no error
+        depth = np.where(gt > 0, 1 / np.where(disparity > 0, disparity, 1), 0)
+        assert depth_metrics(depth, gt, scale="affine-disparity")["rmse"] == pytest.approx(0, abs=1e-12)
+    found = depth_metrics(disparity, gt, scale="affine-disparity", disparity=True)
+    assert found["rmse"] == pytest.approx(0, abs=1e-12)
+    assert depth_metrics(depth, gt, scale="affine")["rmse"] > 0.05
+
+
+def test_least_squares_by_hand():
+    # y on x = 0, 1, 2: slope 1/2, mean 2
+    gt, pred = np.array([[1.0, 3.0, 2.0]]), np.array([[0.0, 1.0, 2.0]])
+    assert fit_line(pred[0], gt[0]) == pytest.approx((0.5, 1.5))
+    assert align(pred, gt, "affine") == pytest.approx(np.array([[1.5, 2.0, 2.5]]))
+    # disparity of gt: 1, 1/3, 1/2; slope -1/4, mean 11/18
+    expected = 1 / (11 / 18 - 0.25 * (pred - 1))
+    assert align(pred, gt, "affine-disparity", disparity=True) == pytest.approx(expected)
+
+
+def test_a_constant_prediction_becomes_the_constant_with_the_least_error():
+    gt = np.array([[1.0, 2.0, 4.0], [0.0, 2.0, 1.0]])
+    for value in (0.1, 3.0, 1e6):  # 0.1: the mean of equal numbers is not always that number
+        pred = np.full(gt.shape, value, np.float32)
+        assert align(pred, gt, "affine") == pytest.approx(np.full(gt.shape, 2.0))
+        harmonic = 5 / (1 + 1 / 2 + 1 / 4 + 1 / 2 + 1)
+        assert align(pred, gt, "affine-disparity") == pytest.approx(np.full(gt.shape, harmonic))
+    # one pixel with truth: it is met exactly
+    alone = np.where(gt == 4, gt, 0)
+    assert depth_metrics(np.full(gt.shape, 9.0), alone, scale="affine")["rmse"] == 0
+
+
+def test_aligned_depth_is_clamped_to_the_range():
+    gt, pred = np.array([[1.0, 1.0, 9.0]]), np.array([[1.0, 2.0, 30.0]])
+    assert align(pred, gt, "affine", 1.0, 8.0).max() == 8
+    # the fit to far pixels goes below zero: disparity of no depth
+    disparity = np.array([[1.0, 0.9, -1.0]])
+    aligned = align(disparity, gt, "affine-disparity", disparity=True)
+    assert np.isfinite(aligned).all()
+    assert aligned.max() <= 10
+
+
+def test_disparity_needs_its_alignment_and_a_positive_depth():
+    gt = np.ones((2, 2))
+    with pytest.raises(ConfigError, match="'affine-disparity' only"):
+        depth_metrics(gt, gt, scale="affine", disparity=True)
+    with pytest.raises(DataError, match="not positive at 4 pixels"):
+        depth_metrics(gt * 0, gt, scale="affine-disparity")

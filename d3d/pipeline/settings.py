@@ -250,7 +250,11 @@ class EvalConfig:
     root: str | None = parameter(None, "folder of the data set to evaluate on", name="eval_root")
     options: dict[str, Any] = field(default_factory=dict)
     split: str = parameter("val", "split to evaluate")
-    scale: Literal["none", "median"] = parameter("none", "none (absolute depth) or median (relative depth)")
+    scale: Literal["none", "median", "affine", "affine-disparity"] = parameter(
+        "none",
+        "alignment of each image to its truth: none (absolute depth), median (relative depth), affine (least squares "
+        "in depth) or affine-disparity (least squares in 1/depth)",
+    )
     every: int = parameter(1, "every Nth frame is evaluated", name="eval_every", ge=1)
     lists: str | None = parameter(
         None, "your own lists of frames to score separately: a folder, a file, or Name=file"

@@ -8,7 +8,7 @@ Tables show a row of the paper beside ours only for the paper's set of images (`
 """
 
 from d3d._lazy import submodules
-from d3d.tables.from_runs import gather, of_run, run_table
+from d3d.tables.from_runs import gather, of_run, predicted_table, run_table
 from d3d.tables.paper import ABLATION, label_name, paper_tables
 from d3d.tables.run import by_pixels, gains, improvement, printed, table
 from d3d.tables.scores import Evaluation, Scores
@@ -29,7 +29,16 @@ __all__ = [
     "improvement",
 ]
 __all__ += ["gather", "label_name", "latex", "make_table", "markdown", "missing", "of_run", "paper_table"]
-__all__ += ["paper_tables", "printed", "read", "readme_block", "results_folder", "run_table", "table"]
+__all__ += [
+    "paper_tables",
+    "predicted_table",
+    "printed",
+    "read",
+    "readme_block",
+    "results_folder",
+    "run_table",
+    "table",
+]
 __all__ += ["to_markdown", "write_readme", "write_tables"]
 
 __getattr__ = submodules(__name__, __path__)

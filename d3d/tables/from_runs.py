@@ -16,15 +16,18 @@ import pandas as pd
 from d3d import fusion, io
 from d3d.errors import ConfigError, DataError, RunError
 from d3d.evaluation import SELF_SUPERVISED
+from d3d.metrics import SCALES
 from d3d.models import ARCHITECTURES
 from d3d.pipeline import graph, runs, scenes, stages
 from d3d.pipeline.config import Config, EvalConfig, keyframes_name
 from d3d.pipeline.stages.trainings import trained
-from d3d.tables.run import table
+from d3d.tables.run import table, table_of_method, with_alignment
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import Table, missing, paper_table
 from d3d.tables.text import to_markdown, write_text
 
+# (arch, labels) of every possible training
+_TRAININGS = tuple(product(ARCHITECTURES, ("", *fusion.LABELS)))
 # fields that may differ between the runs of several seeds
 _OWN = {"seed", "run", "runs_dir", "device", "arch", "labels", "strategies", "round", "evaluation", "base"}
 # stored entries of a provenance: enough to repeat the run and to judge its cost
@@ -79,7 +82,8 @@ def of_run(config: Config, key: str) -> Table:
 def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
     """Make a table of a run's evaluations on its split, and write it as CSV and Markdown into the run's ``tables/``.
 
-    The table shows the whole split and each list of its images. Highlight and diffuse pixels have separate files.
+    The table shows the whole split and each list of its images, and the scored predictions of other methods
+    (`predicted_table`). Highlight and diffuse pixels have separate files.
 
     Args:
         trainings: (arch, labels) to evaluate; by default every evaluated training.
@@ -89,24 +93,55 @@ def run_table(config: Config, trainings: Sequence[tuple[str, str]] | None = None
     """
     e = config.evaluation
     if trainings is None:
-        every = product(ARCHITECTURES, ("", *fusion.LABELS))
         # include scores of another configuration in the run's folder: `evaluate` raises an error for them
         own = runs.run_folder(config) / "evaluate"
         trainings = [
             t
-            for t in every
+            for t in _TRAININGS
             if runs.is_done(own / stages.evaluated(config, *t)) or stages.is_finished(config, "evaluate", *t)
         ]
-    if not trainings:
+    if not trainings and not stages.stored_predictions(config):
         run = runs.run_folder(config)
         raise DataError(f"{run} has no evaluation of split {e.split!r} yet: run `evaluate` first.")
     trainings = sorted(trainings, key=lambda t: ARCHITECTURES.index(t[0]))
-    results = {(arch, labels): stages.evaluate(config, arch, labels) for arch, labels in trainings}
-    lists = scenes.evaluated_dataset(config).lists(e.split)
+    return _write(config, {e.scale: {t: stages.evaluate(config, *t) for t in trainings}})
+
+
+def predicted_table(config: Config) -> pd.DataFrame:
+    """Make the table of `run_table` from finished scores only: predictions of other methods, and the run's networks.
+
+    The networks may have another alignment than the configuration.
+    """
+    networks = {}
+    for scale in SCALES:
+        other = replace(config, evaluation=replace(config.evaluation, scale=scale))
+        there = [t for t in _TRAININGS if stages.is_finished(other, "evaluate", *t)]
+        networks[scale] = {t: stages.evaluate(other, *t) for t in there}
+    return _write(config, networks)
+
+
+def _write(config: Config, networks: Mapping[str, Mapping[tuple[str, str], pd.DataFrame]]) -> pd.DataFrame:
+    """Make and write the table of a run.
+
+    Args:
+        networks: alignment -> (arch, labels) -> per-image metrics.
+    """
+    e, methods = config.evaluation, stages.stored_predictions(config)
     about = _about(config) | {"provenance": {"evaluation": {"in_part": not scenes.is_whole(config)}}}
+    about["lists"] = scenes.evaluated_dataset(config).lists(e.split)
+    tables = {scale: results for scale, results in networks.items() if results}
     folder, made = stages.folder_of(config, "tables"), {}
-    for pixels in sorted({p for r in results.values() for p in r["pixels"]}):
-        made[pixels] = part = table(results, lists=lists, pixels=pixels, **about)
+    every = [r for results in tables.values() for r in results.values()] + list(methods.values())
+    for pixels in sorted({p for r in every for p in r["pixels"]}):
+        about["pixels"] = pixels
+        parts = [table(results, **about | {"scale": scale}) for scale, results in tables.items()]
+        if methods:  # other rows may have another alignment
+            parts = [with_alignment(part) for part in parts]
+        parts += [
+            table_of_method(name, per_image, **about | {"scale": scale})
+            for (name, scale), per_image in methods.items()
+        ]
+        made[pixels] = part = pd.concat(parts, ignore_index=True)
         name = scenes.evaluated_name(config) + ("" if pixels == "all" else f"-{pixels}")
         write_text(folder / f"{name}.csv", part.to_csv(index=False, float_format="%.6g"))
         write_text(folder / f"{name}.md", to_markdown(part))

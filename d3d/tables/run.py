@@ -17,6 +17,7 @@ from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.tables2to6 import APART, Layout, make_rows
 from d3d.tables.text import markdown_line
 
+UNKNOWN_DATA = "unknown training data"
 _TRAINING = ["architecture", "training", "source"]
 
 
@@ -51,6 +52,24 @@ def table(
     return frame.assign(table="", list=frame["list"].replace("", split.capitalize()))
 
 
+def table_of_method(name: str, per_image: pd.DataFrame, **about: Any) -> pd.DataFrame:
+    """Make the rows of another method's predictions as in `table`: unknown training data, and the alignment.
+
+    Args:
+        name: name of the method.
+        **about: as for `table`; ``scale`` is the alignment, see `metrics.depth_metrics`.
+    """
+    frame = table({(name, ""): per_image}, **about | {"trained_on": UNKNOWN_DATA})
+    ours = frame[frame["source"] == "ours"]  # the paper's networks may have the same name
+    return with_alignment(ours.assign(architecture=name, training=UNKNOWN_DATA))
+
+
+def with_alignment(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the alignment to the column ``training`` of a table: "3D Distillation, aligned: median"."""
+    words = (", aligned: " + frame["scale"]).where(frame["scale"] != "none", "")
+    return frame.assign(training=frame["training"] + words)
+
+
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """Compute the relative change in Sq Rel of distilled students against the self-taught student (section 4.2).
 
@@ -62,7 +81,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
         does not learn.
     """
     key = ["list", "architecture", "source"]
-    frame = frame[~frame["profile"].isin(UNTRAINED)]
+    frame = frame[~frame["profile"].isin(UNTRAINED) & (frame["trained_on"] != UNKNOWN_DATA)]
     taught = frame[frame["training"] == training_name("pred")]
     students = frame[~frame["training"].isin([training_name("pred"), training_name("")])]
     both = students.merge(taught, on=key, suffixes=("", "_taught"))

@@ -56,14 +56,14 @@ def ranks(values: pd.Series, higher: bool) -> pd.Series:
 
 
 def marks(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ranks` of our rows within each set and network, a column a metric; 0 in the paper's rows.
+    """`ranks` of our rows within each set, network and alignment, a column a metric; 0 in the paper's rows.
 
     A profile that does not learn has no ranks. A row of fewer seeds than the others has no rank: one lucky seed must
     not beat the mean of three.
     """
     result = pd.DataFrame(0, index=frame.index, columns=list(METRICS))
     ours = frame[(frame["source"] == "ours") & ~frame["profile"].isin(UNTRAINED)]
-    for _, part in ours.groupby(["set", "architecture"], sort=False):
+    for _, part in ours.groupby(["set", "architecture", "scale"], sort=False):
         part = part[part["n"] == part["n"].max()]
         for metric in METRICS:
             result.loc[part.index, metric] = ranks(part[metric], metric in HIGHER_IS_BETTER)

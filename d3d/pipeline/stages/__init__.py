@@ -27,7 +27,8 @@ from d3d.pipeline.scenes import dataset, evaluated_dataset, require_depth, train
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.depth import mesh_of, project_key, uncertainty_key
 from d3d.pipeline.stages.labels import LabelSources, label_sources, threshold
-from d3d.pipeline.stages.scores import SCORES, evaluate_key, evaluated
+from d3d.pipeline.stages.predictions import predict_published, score_predictions, stored_predictions
+from d3d.pipeline.stages.scores import evaluate_key, evaluated, read_scores
 from d3d.pipeline.stages.trainings import teacher_of, trained
 from d3d.prediction import DepthStore
 from d3d.reconstruction import Mesh
@@ -35,9 +36,9 @@ from d3d.training import CURVE, WEIGHTS
 
 __all__ = ["LabelSources", "dataset", "distill", "evaluate", "evaluated", "evaluated_dataset"]
 __all__ += ["folder_of", "fuse", "identity_of", "is_finished", "label_sources", "load_network"]
-__all__ += ["loss_history", "mesh_of", "predict", "pretrain", "project", "read_mesh", "results"]
-__all__ += ["stage_folder", "threshold", "train_all", "training_scenes", "uncertainty"]
-__all__ += ["uncertainty_cost"]
+__all__ += ["loss_history", "mesh_of", "predict", "predict_published", "pretrain", "project"]
+__all__ += ["read_mesh", "results", "score_predictions", "stage_folder", "stored_predictions"]
+__all__ += ["threshold", "train_all", "training_scenes", "uncertainty", "uncertainty_cost"]
 
 
 def key_of(config: Config, stage: str, arch: str = "", labels: str = "") -> Key:
@@ -187,7 +188,7 @@ def evaluate(config: Config, arch: str = "", labels: str = "") -> pd.DataFrame:
         DataError: the split has no ground-truth depth. This is checked before any training.
     """
     folder = ensure(config, evaluate_key(config, arch, labels))
-    return pd.read_csv(folder / SCORES, dtype={"scene": str, "frame": str})
+    return read_scores(folder)
 
 
 def results(config: Config, arch: str = "") -> dict[str, pd.DataFrame]:

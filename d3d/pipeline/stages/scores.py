@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from d3d import evaluation, io
+from d3d.datasets import Scene
 from d3d.parallel.tasks import run_tasks
 from d3d.pipeline.config import keyframes_name
 from d3d.pipeline.graph import Key, fields_of, stage
@@ -68,15 +70,7 @@ def _evaluate(config: Config, key: Key, opened: StageFolder) -> None:
     per_image = score_file(
         config, network[0], network[1], opened.folder, evaluated(config, key.arch, key.labels)
     )
-    with io.atomic(opened.folder / SCORES) as temporary:
-        per_image.to_csv(temporary, index=False, float_format="%.6g")
-    truth = evaluated_dataset(config).truth(config.evaluation.split)
-    opened.finish(
-        {SCORES: io.sha256(opened.folder / SCORES)},
-        summary=evaluation.summary(per_image).to_dict(),
-        **({"ground_truth": truth} if truth else {}),
-        **({} if is_whole(config) else {"in_part": True}),  # tables must not show the paper's rows beside it
-    )
+    write_scores(config, opened, per_image)
 
 
 def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: str) -> pd.DataFrame:
@@ -87,16 +81,36 @@ def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: s
         folder: its subfolder ``depth`` gets the predicted depth; complete scenes in it are reused.
         what: name of the network in progress bars.
     """
-    e, d = config.evaluation, config.data
     scenes = evaluated_scenes(config)
     frames = [evaluated_frames(config, s) for s in scenes]
     store, name = DepthStore(folder / "depth"), f"evaluate/{what}"
     network = (weights, sha256, config.device, config.predict_precision)
-    map_scenes(saved_network, network, scenes, frames, store, d.size_hw, what=name, **where_networks(config))
+    size_hw = config.data.size_hw
+    map_scenes(saved_network, network, scenes, frames, store, size_hw, what=name, **where_networks(config))
+    return scores_of(config, scenes, frames, store.read_of, name)
+
+
+def scores_of(
+    config: Config,
+    scenes: Sequence[Scene],
+    frames: Sequence[Sequence[int]],
+    depth: evaluation.DepthOf,
+    name: str,
+    disparity: bool = False,
+) -> pd.DataFrame:
+    """Score predicted depth of the evaluated split: one row for each image and kind of pixels.
+
+    Args:
+        frames: frame indices of each scene.
+        depth: as for `evaluation.score_scene`; it is sent to other processes.
+        name: label of the progress bar.
+        disparity: ``depth`` returns disparity.
+    """
+    e, d = config.evaluation, config.data
     pairs = list(zip(scenes, frames, strict=True))
     rows = run_tasks(
         evaluation.score_scene,
-        {s.name: (store.read_of, s, used, e.scale, d.min_depth, d.max_depth) for s, used in pairs},
+        {s.name: (depth, s, used, e.scale, d.min_depth, d.max_depth, disparity) for s, used in pairs},
         what=f"{name}: scores",
         sizes={s.name: len(used) for s, used in pairs},
         unit="frame",
@@ -107,3 +121,26 @@ def score_file(config: Config, weights: Path, sha256: str, folder: Path, what: s
     # other images are scored only because a list names them
     per_image["in_split"] = evaluation.on_list(per_image, own)
     return per_image
+
+
+def write_scores(config: Config, opened: StageFolder, per_image: pd.DataFrame, **more: Any) -> None:
+    """Write scores into an open folder and finish it.
+
+    Args:
+        **more: further entries of the provenance.
+    """
+    with io.atomic(opened.folder / SCORES) as temporary:
+        per_image.to_csv(temporary, index=False, float_format="%.6g")
+    truth = evaluated_dataset(config).truth(config.evaluation.split)
+    opened.finish(
+        {SCORES: io.sha256(opened.folder / SCORES)},
+        summary=evaluation.summary(per_image).to_dict(),
+        **({"ground_truth": truth} if truth else {}),
+        **({} if is_whole(config) else {"in_part": True}),  # tables must not show the paper's rows beside it
+        **more,
+    )
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Read the scores in a finished folder."""
+    return pd.read_csv(folder / SCORES, dtype={"scene": str, "frame": str})
