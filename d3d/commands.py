@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d3d.errors import ConfigError
-from d3d.options import DATA, EVALUATE, EXPORT, GROUPS, LABELS, PREDICTIONS, PRETRAIN, Call, Command
+from d3d.options import DATA, EVALUATE, GROUPS, LABELS, OWN, PRETRAIN, Call, Command
 from d3d.pipeline.config import Config
 
 if TYPE_CHECKING:
@@ -299,16 +299,7 @@ COMMANDS = {
         more=("capture",),
         without=("check",),
         positional="capture",
-        own={
-            "out": (
-                "file",
-                {
-                    "default": "pose_check.png",
-                    "metavar": "FILE",
-                    "help": "the picture (default: pose_check.png)",
-                },
-            )
-        },
+        own=OWN["check"],
     ),
     "prepare": Command(
         _prepare,
@@ -351,7 +342,7 @@ COMMANDS = {
         "score the self-supervised network and the student (4), or your own predictions",
         EVALUATE,
         "--split test",
-        own=PREDICTIONS,
+        own=OWN["evaluate"],
     ),
     "record": Command(
         _record,
@@ -388,14 +379,7 @@ COMMANDS = {
         without=("workers", "train_processes", "compile"),
         unlisted=("training", "fusion"),
         note="If the training had further options, repeat them here (see `distill --help`): they identify it.",
-        own={
-            "name": ("file", {"help": "name of the network (default: <arch>-distilled and the like)"}),
-            "teacher": (
-                "file",
-                {"action": "store_true", "help": "ship the self-supervised network instead of the student"},
-            ),
-            "replace": ("file", {"action": "store_true", "help": "replace another training with this name"}),
-        },
+        own=OWN["ship"],
     ),
     "export": Command(
         _export,
@@ -403,7 +387,7 @@ COMMANDS = {
         (),
         "--model lite-distilled --format onnx --out lite.onnx",
         more=(),
-        own=EXPORT,
+        own=OWN["export"],
     ),
     "all": Command(
         _all,

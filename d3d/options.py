@@ -9,6 +9,8 @@ from typing import Any
 
 from d3d.pipeline.config import Config
 
+Options = dict[str, tuple[str, dict[str, Any]]]  # name -> heading, arguments of `add_argument`
+
 
 @dataclass(frozen=True)
 class Call:
@@ -64,7 +66,7 @@ def _camera(metavar: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 # Options that are not parameters, and positional arguments: heading, arguments of `add_argument`
-MORE: dict[str, tuple[str, dict[str, Any]]] = {
+MORE: Options = {
     "archs": (
         "networks",
         {"metavar": "A,B", "help": "several networks, separated by commas, or 'ensemble', or 'every'"},
@@ -131,49 +133,70 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# Options of `evaluate` for the depth of another method
-PREDICTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "predictions": (
-        "predictions",
-        {
-            "metavar": "FOLDER",
-            "help": "score these depth files, <scene>/<frame>.png or .npy (docs/submit.md)",
-        },
-    ),
-    "predictions_from": (
-        "predictions",
-        {"metavar": "hf:FOLDER", "help": "predict with a published network in a local folder, and score it"},
-    ),
-    "name": ("predictions", {"help": "name of the method in the table (default: the folder's name)"}),
-    "holds": (
-        "predictions",
-        {
-            "choices": ("depth", "disparity"),
-            "help": "what .npy and .npz files hold: depth in metres, or disparity up to scale and shift (default: "
-            "depth, or as a published network says)",
-        },
-    ),
-}
-
-# Options of `export`
-EXPORT: dict[str, tuple[str, dict[str, Any]]] = {
-    "model": (
-        "network",
-        {
-            "required": True,
-            "help": "a shipped network, a .safetensors file, or the folder of a training",
-        },
-    ),
-    "height": (
-        "network",
-        {"type": int, "metavar": "N", "help": "height of the images (default: as in the training)"},
-    ),
-    "width": (
-        "network",
-        {"type": int, "metavar": "N", "help": "width of the images (default: as in the training)"},
-    ),
-    "format": ("file", {"default": "onnx", "help": "onnx or pt2 (torch.export) (default: onnx)"}),
-    "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
+# Options of a single command
+OWN: dict[str, Options] = {
+    "evaluate": {
+        "predictions": (
+            "predictions",
+            {
+                "metavar": "FOLDER",
+                "help": "score these depth files, <scene>/<frame>.png or .npy (docs/submit.md)",
+            },
+        ),
+        "predictions_from": (
+            "predictions",
+            {
+                "metavar": "hf:FOLDER",
+                "help": "predict with a published network in a local folder, and score it",
+            },
+        ),
+        "name": ("predictions", {"help": "name of the method in the table (default: the folder's name)"}),
+        "holds": (
+            "predictions",
+            {
+                "choices": ("depth", "disparity"),
+                "help": "what .npy and .npz files hold: depth in metres, or disparity up to scale and shift (default: "
+                "depth, or as a published network says)",
+            },
+        ),
+    },
+    "check": {
+        "out": (
+            "file",
+            {
+                "default": "pose_check.png",
+                "metavar": "FILE",
+                "help": "the picture (default: pose_check.png)",
+            },
+        )
+    },
+    "ship": {
+        "name": ("file", {"help": "name of the network (default: <arch>-distilled and the like)"}),
+        "teacher": (
+            "file",
+            {"action": "store_true", "help": "ship the self-supervised network instead of the student"},
+        ),
+        "replace": ("file", {"action": "store_true", "help": "replace another training with this name"}),
+    },
+    "export": {
+        "model": (
+            "network",
+            {
+                "required": True,
+                "help": "a shipped network, a .safetensors file, or the folder of a training",
+            },
+        ),
+        "height": (
+            "network",
+            {"type": int, "metavar": "N", "help": "height of the images (default: as in the training)"},
+        ),
+        "width": (
+            "network",
+            {"type": int, "metavar": "N", "help": "width of the images (default: as in the training)"},
+        ),
+        "format": ("file", {"default": "onnx", "help": "onnx or pt2 (torch.export) (default: onnx)"}),
+        "out": ("file", {"required": True, "metavar": "FILE", "help": "the file to write"}),
+    },
 }
 
 
