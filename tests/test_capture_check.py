@@ -11,6 +11,7 @@ from d3d import cli
 from d3d.datasets import open_dataset
 from d3d.datasets.capture.check import CURRENT, check_capture, check_poses
 from d3d.datasets.capture.lenses import turned_pose
+from d3d.datasets.sevenscenes import dataset as sevenscenes
 from d3d.datasets.sevenscenes.dataset import open_sevenscenes
 from d3d.errors import ConfigError, DataError
 from d3d.pipeline import stages
@@ -78,6 +79,29 @@ def test_poses_of_the_other_orientation(room, tmp_path, orientation, turns, squa
     report = checked(root)  # poses of the stored images, as COLMAP finds them
     assert report.problem == ""
     assert report.errors[CURRENT] < 0.05 < report.errors[name]
+
+
+@pytest.mark.parametrize("factor", [2 / 3, 1.5])
+def test_a_wrong_focal_length(room, tmp_path, factor):
+    """Wrong by 1.5: a doubt at least, as the planes' depths make up for some of it."""
+    root, K = pose_list(room, tmp_path, depth=False), room.K * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]]
+    np.savetxt(root / "K.txt", K)
+    report = checked(root)
+    said = report.problem or report.doubt
+    assert f"A focal length x {1.5 if factor < 1 else 0.667}" in said
+    assert "--intrinsics" in said
+
+
+@pytest.mark.parametrize("factor", [2 / 3, 1.5])
+def test_a_wrong_focal_length_of_a_real_video(shared_dir, monkeypatch, factor):
+    (scene,) = open_sevenscenes(shared_dir / "data" / "7scenes", val_block=(0.0, 1.0)).scenes("val")
+    monkeypatch.setattr(
+        sevenscenes, "COLOR_K", sevenscenes.COLOR_K * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]]
+    )
+    report = check_poses(scene, {})
+    assert (
+        f"A focal length x {1.5 if factor < 1 else 0.667} explains the images much better" in report.problem
+    )
 
 
 def test_millimetres(room, tmp_path):
