@@ -362,7 +362,7 @@ def test_a_distance_gives_the_scale(room, tmp_path):
     assert_is(opened(root, distance=("0003", "0020", metres)), room)
     with pytest.raises(DataError, match="no frame 'x' has a pose"):
         opened(root, distance=("0003", "x", 1.0))
-    with pytest.raises(ConfigError, match="metres_per_unit and distance: set one"):
+    with pytest.raises(ConfigError, match="metres_per_unit and distance: each determines the scale"):
         opened(root, distance=("0003", "0020", metres), metres_per_unit=1.0)
 
 

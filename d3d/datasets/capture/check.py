@@ -1,7 +1,7 @@
 """Check by pixels whether the poses of a capture explain its images, and find a reading that explains them better.
 
-Measured on 12 rendered rooms and two real captures (E34): the median error is .03 to .065 under the right reading, .20
-and more for other axes, and .08 to .20 for inverted poses, always at least twice the error of the right reading.
+Measured on 12 rendered rooms (E34): the median error is .025 to .06 under the right reading, and .08 to .28 under
+inverted poses and other axes: at least 2.3 times as much in each room.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from d3d.datasets.scene import Scene
 from d3d.errors import DataError
 from d3d.geometry import nearest_depth, scale_intrinsics
 
-GOOD, BAD = 0.06, 0.10  # median errors: below, poses explain the images; above, they do not
-_CLEARLY = 0.8  # another reading is better if its error is below this share of the error
+GOOD, BAD = 0.06, 0.10  # median errors: poses explain the images below GOOD, and do not above BAD
+_CLEARLY = 0.8  # another reading is clearly better if its error is below this share of the current error
 # The same for a focal length that may be better. Measured on 14 scenes (E34): the right focal length leaves at most .90
 # of the error of one that is wrong by a factor of 1.5, and a wrong one at least 1.09 of the error of the right one.
 _SLIGHTLY = 0.95
-_STILL = 0.01  # error of images that do not differ
+_STILL = 0.01  # error between images of a camera that does not move
 _BLURRED = 0.004  # mean difference of neighbouring pixels in images without any edge
 _FACTORS = (0.667, 1.5)  # of a wrong focal length, and of intrinsics that belong to images of another size
 _DEPTHS_M = (0.1, 50.0)  # median depth of a room, generously
-_RATIO = 1.4  # of depth maps to swept depth
+_RATIO = 1.4  # largest accepted ratio of depth maps to swept depth, and its inverse the smallest
 CURRENT = "as given"
 _EXIF = "the other orientation of EXIF"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the check found.
+    """The result of the check.
 
     Attributes:
         errors: median photometric error by reading; `CURRENT` is the one in use.
@@ -44,7 +44,7 @@ class Report:
         depth_ratio: depth maps divided by swept depth, the median over pixels; None without depth maps.
         problem: the error found, and the option that mends it; "" if the poses explain the images.
         doubt: a possible error; "" without a doubt.
-        pairs, swept: the frames that were compared, and the sweeps under the reading in use.
+        pairs, swept: the compared frames, and their sweeps under the reading in use.
     """
 
     errors: dict[str, float]
@@ -66,7 +66,7 @@ class Report:
 
 
 def check_capture(scene: CaptureScene) -> Report:
-    """Checks the poses of a capture against its images.
+    """Check the poses of a capture against its images.
 
     Raises:
         DataError: too few frames, or images without any edge.
@@ -85,10 +85,11 @@ def check_capture(scene: CaptureScene) -> Report:
 
 
 def check_poses(scene: Scene, alternatives: Mapping[str, np.ndarray], metric: bool = True) -> Report:
-    """Compares the poses of a scene with other readings of them, by pixels.
+    """Compare the poses of a scene with other readings by photometric error.
 
     Args:
-        alternatives: option that selects another reading -> its poses (n, 4, 4).
+        scene: the scene under the reading in use.
+        alternatives: option that selects another reading -> poses (n, 4, 4) under that reading.
         metric: whether the poses should be in metres.
     """
     pairs = choose_pairs(scene)
@@ -102,7 +103,7 @@ def check_poses(scene: Scene, alternatives: Mapping[str, np.ndarray], metric: bo
         )
     given = scene.world_T_cams
     swept = [sweep(p, p.of(given)) for p in pairs]
-    some = pairs[::2]  # enough for what differs by a factor
+    some = pairs[::2]  # enough, because errors of readings differ by a factor
     errors = {CURRENT: _median(s.error for s in swept[::2])}
     n = len(given)
     others = {**alternatives, "poses in reverse order": given[::-1]}
@@ -124,7 +125,7 @@ def check_poses(scene: Scene, alternatives: Mapping[str, np.ndarray], metric: bo
 
 
 def _median(errors) -> float:
-    """Median over the pairs of the median over the pixels."""
+    """Compute the median over the pairs of each pair's median over the pixels."""
     return float(np.median([np.median(e) for e in errors]))
 
 
@@ -153,26 +154,29 @@ def _depth_ratio(scene: Scene, pairs: Sequence[Pair], swept: Sequence[Swept]) ->
 def _verdict(
     errors: Mapping[str, float], depth: float, ratio: float | None, still: bool, metric: bool
 ) -> tuple[str, str]:
-    """The problem and the doubt, each "" where there is none."""
+    """Return the problem and the doubt; "" for none."""
     current = errors[CURRENT]
     best = min(errors, key=errors.get)
     if still:
         return (
             "",
-            "The camera hardly moves between the frames compared: the poses cannot be checked by pixels.",
+            "The camera hardly moves between the compared frames, so the poses cannot be checked by pixels.",
         )
     if errors[best] < _CLEARLY * current and current - errors[best] > 0.008:
         return _mend(best, current, errors[best]), ""
     if current > BAD:
         return (
             f"The poses do not explain the images (error {current:.3f}), and no other reading does. Do they belong to "
-            "these images, in this order? Are the intrinsics those of these images (--intrinsics)? Is the video sharp?"
+            "these images, in this order? Do the intrinsics belong to these images (--intrinsics)? Is the video sharp?"
         ), ""
     if metric and not _DEPTHS_M[0] < depth < _DEPTHS_M[1]:
         guess = next((f for f in (0.001, 0.01) if _DEPTHS_M[0] < depth * f < _DEPTHS_M[1]), None)
         units = {0.001: "millimetres", 0.01: "centimetres"}
         advice = f" They look like {units[guess]}: --metres-per-unit {guess}." if guess else ""
-        return f"By the poses, the scene's median depth is {depth:.3g} m: they are not in metres.{advice}", ""
+        return (
+            f"By the poses, the scene's median depth is {depth:.3g} m. The poses are not in metres.{advice}",
+            "",
+        )
     if ratio is not None and not 1 / _RATIO < ratio < _RATIO:
         return (
             f"The depth maps are {ratio:.3g} times as deep as the poses say. Give the right --depth-scale (stored "

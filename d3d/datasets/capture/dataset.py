@@ -37,23 +37,23 @@ def open_capture(
     camera_height: float | None = None,
     val_block: tuple[float, float] = (0.45, 0.6),
 ) -> Dataset:
-    """A capture as a data set: "train", "val" and "all".
+    """Open a capture as a data set with the splits "train", "val" and "all".
 
-    With depth, "val" is a block in the middle that is never trained on, and "train" the rest as one scene. Without
-    depth there is nothing to score against: "train" has all frames.
+    With depth, "val" is a block in the middle of the video, and "train" is the rest as one scene. Without depth nothing
+    can be scored, so "train" has all frames.
 
     Args:
         root: the folder of the capture.
-        format: name in `FORMATS`; None: found by the files.
-        axes, poses: convention of the matrices, if it is not the format's.
-        intrinsics: file of the camera matrix, or "fx,fy,cx,cy", for formats without intrinsics.
-        depth_scale: stored values of depth per metre.
-        metres_per_unit, distance, camera_height: the scale, as in `d3d.datasets.capture.scale`; give at most one.
-        val_block: start and stop of "val" as fractions of the walk.
+        format: name in `FORMATS`; None finds the format by the files.
+        axes, poses: convention of the matrices, if it differs from the format's.
+        intrinsics: file with the camera matrix, or "fx,fy,cx,cy", for formats without intrinsics.
+        depth_scale: stored depth values per metre.
+        metres_per_unit, distance, camera_height: the scale, see `d3d.datasets.capture.scale.Scale`; give at most one.
+        val_block: start and stop of "val" as fractions of the video.
 
     Raises:
         ConfigError: an invalid option.
-        DataError: no known format, several formats, or a capture that cannot be read.
+        DataError: no format or several formats fit, or the capture cannot be read.
     """
     folder = capture_folder(root)
     for option, value, choices in (("axes", axes, ("opencv", "opengl")), ("poses", poses, Poses.__args__)):
@@ -68,7 +68,7 @@ def open_capture(
             return [scene]
         if not scene.has_depth:
             raise DataError(
-                f"capture {scene.name!r} has no depth, so nothing can be scored. All of its frames are trained on."
+                f"capture {scene.name!r} has no depth, so nothing can be scored. All its frames are used for training."
             )
         return cut_block(scene, start, stop)[name == "val"]
 
@@ -80,7 +80,7 @@ def open_capture(
 
 
 def capture_folder(root: str | Path | None) -> Path:
-    """The folder of a capture; a Record3D file (`.r3d`) is unpacked once, to the user's cache.
+    """Return the folder of a capture. A Record3D file (`.r3d`) is unpacked once, to the user's cache.
 
     Raises:
         DataError: no such folder or file, a video, or an archive that is unsafe or damaged.
@@ -105,7 +105,7 @@ def open_scene(
     given: Given,
     scale: Scale,
 ) -> CaptureScene:
-    """The capture as one scene, with a report of what was found."""
+    """Open the capture as one scene, and print what was found."""
     name = find_format(folder, format)
     capture = FORMATS[name].read(folder, given)
     convention = Convention(poses or capture.convention.poses, axes or capture.convention.axes)

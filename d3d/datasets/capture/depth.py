@@ -1,4 +1,4 @@
-"""Depth maps of captures in metres, whatever file they come in: PNG, TIFF, EXR, NumPy, Record3D's LZFSE."""
+"""Read the depth maps of captures in metres: PNG, TIFF, EXR, NumPy and Record3D's LZFSE files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import numpy as np
 from d3d.datasets.images import HW, MAX_PIXELS, read_image_file
 from d3d.errors import ConfigError, DataError
 
-_INVALID = 65535  # what sensors store where they saw nothing
+_INVALID = 65535  # stored by sensors at pixels without a measurement
 
 
 def read_depth(path: Path, per_metre: float, depth_hw: HW | None, where: str) -> np.ndarray:
-    """A depth map in metres, float32 (h, w), 0 = invalid.
+    """Read a depth map in metres, float32 (h, w), 0 = invalid.
 
     Args:
-        per_metre: stored values per metre; floating-point files hold metres unless the user says otherwise.
-        depth_hw: size of a file without a size of its own.
+        path: the file.
+        per_metre: stored values per metre.
+        depth_hw: size of a file without a size of its own (`.depth`).
+        where: name of the frame for messages.
 
     Raises:
-        ConfigError: a package that reads this kind of file is missing.
+        ConfigError: the package that reads this kind of file is missing.
         DataError: the file is broken.
     """
     suffix = path.suffix.lower()
@@ -33,7 +35,7 @@ def read_depth(path: Path, per_metre: float, depth_hw: HW | None, where: str) ->
     else:
         image = read_image_file(path, where, ("PNG", "TIFF", "PPM"))
         if image.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
-            raise DataError(f"{where}: {path} is no depth map of 16 bits or more (it has mode {image.mode}).")
+            raise DataError(f"{where}: {path} is not a depth map of 16 bits or more (mode {image.mode}).")
         stored = np.asarray(image).astype(np.float32)
         stored[stored == _INVALID] = 0
     with np.errstate(invalid="ignore"):
@@ -77,7 +79,7 @@ def _lzfse(path: Path, depth_hw: HW | None, where: str) -> np.ndarray:
         raise
     except Exception as error:
         raise DataError(
-            f"{where}: {path} is no depth map of {depth_hw[1]}x{depth_hw[0]} ({error})."
+            f"{where}: {path} is not a depth map of {depth_hw[1]}x{depth_hw[0]} ({error})."
         ) from None
 
 
@@ -88,9 +90,9 @@ def _npy(path: Path, where: str) -> np.ndarray:
             raise ValueError(f"shape {stored.shape} of {stored.dtype}")
         return np.array(stored, dtype=np.float32)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{where}: {path} is no depth map ({error}). Copy it again.") from None
+        raise DataError(f"{where}: {path} is not a depth map ({error}). Copy it again.") from None
 
 
 def depth_size(path: Path, depth_hw: HW | None, where: str) -> HW:
-    """Height and width of a depth map; raises as `read_depth`."""
+    """Return height and width of a depth map. Errors: see `read_depth`."""
     return read_depth(path, 1.0, depth_hw, where).shape

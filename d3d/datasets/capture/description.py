@@ -1,6 +1,6 @@
-"""What a reader of a capture returns: frames with their files, lenses and matrices, as the files have them.
+"""The result of a reader of captures: frames with files, lenses and matrices as stored.
 
-`d3d.datasets.capture.scene` makes a `Scene` of it: it applies conventions, scale and undistortion in one place.
+`d3d.datasets.capture.scene` makes a `Scene` from it, and applies conventions, scale and undistortion.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ Poses = Literal["camera-to-world", "world-to-camera"]
 
 
 class Convention(NamedTuple):
-    """How the matrices of a capture are to be read."""
+    """Convention of the matrices of a capture: direction and axes."""
 
     poses: Poses = "camera-to-world"
     axes: Axes = "opencv"
 
     def world_T_cams(self, matrices: np.ndarray) -> np.ndarray:
-        """Camera-to-world matrices with OpenCV axes, of matrices (n, 4, 4) in this convention."""
+        """Convert matrices (n, 4, 4) of this convention to camera-to-world matrices with OpenCV axes."""
         result = np.linalg.inv(matrices) if self.poses == "world-to-camera" else matrices
         return result @ np.diag([1.0, -1, -1, 1]) if self.axes == "opengl" else result
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics of an image in pixels, pixel centres at integers, and perhaps a distortion.
+    """Intrinsics of an image in pixels, pixel centres at integers, with an optional distortion.
 
     Attributes:
-        size_hw: size of the image that they belong to; None where the capture does not say.
-        model, params: a camera with distortion: the name of COLMAP's model and all of its parameters in COLMAP's
-            convention (centre of the first pixel at 0.5, 0.5); "" for a pinhole.
+        size_hw: size of the image that the intrinsics belong to; None if unknown.
+        model, params: for a lens with distortion, the name and the parameters of COLMAP's camera model (centre of the
+            first pixel at 0.5, 0.5); "" for a pinhole.
     """
 
     fx: float
@@ -54,13 +54,11 @@ class Lens:
 
     @classmethod
     def of(cls, K: np.ndarray, size_hw: HW | None, where: str) -> Lens:
-        """The lens of a camera matrix (3, 3); raises DataError where it is none."""
+        """Make a lens from a camera matrix (3, 3). Raises DataError if the matrix is invalid."""
         K = np.asarray(K, dtype=np.float64)
         usable = K.shape == (3, 3) and np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0
         if not usable or np.abs(K[[1, 2, 2], [0, 0, 1]]).max() > 1e-6 or abs(K[0, 1]) > 1e-3 * K[0, 0]:
-            raise DataError(
-                f"{where}: not the 3x3 matrix of a camera, fx 0 cx, 0 fy cy, 0 0 1: {K.tolist()}."
-            )
+            raise DataError(f"{where}: not a 3x3 camera matrix (fx 0 cx, 0 fy cy, 0 0 1): {K.tolist()}.")
         if size_hw is not None:
             (h, w), (cx, cy) = size_hw, K[:2, 2]
             if not (-w <= cx <= 2 * w and -h <= cy <= 2 * h):
@@ -72,7 +70,7 @@ class Lens:
 
 @dataclass
 class Frame:
-    """An image of a capture that has a pose; neither the image nor the depth map need exist."""
+    """An image of a capture with a pose. The files of image and depth need not exist."""
 
     id: str
     image: Path
@@ -80,7 +78,7 @@ class Frame:
     matrix: np.ndarray  # (4, 4), in the capture's convention and unit
     depth: Path | None = None
     time_s: float | None = None
-    point_depth: float | None = None  # median depth of the sparse points that it sees, in the capture's unit
+    point_depth: float | None = None  # median depth of the frame's sparse points, in the capture's unit
 
 
 @dataclass
@@ -89,10 +87,10 @@ class Capture:
 
     Attributes:
         metric: whether the unit of the matrices is the metre.
-        depth_scale: stored values of depth per metre.
-        depth_hw: size of depth files that do not state theirs (`.depth`); else None.
-        left_out: frame id -> why it is no frame of the capture.
-        notes: lines to tell the user, such as which of several models was taken.
+        depth_scale: stored depth values per metre.
+        depth_hw: size of depth files without a size of their own (`.depth`); else None.
+        left_out: frame id -> reason, for images without a usable pose.
+        notes: messages for the user, for example which of several models was taken.
     """
 
     frames: list[Frame]
@@ -106,7 +104,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says about a capture; None where the files decide."""
+    """The user's options for a reader; None leaves the decision to the files."""
 
     intrinsics: str | None = None
     depth_scale: float | None = None

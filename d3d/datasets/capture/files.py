@@ -34,7 +34,7 @@ _NO_K = (
 
 
 def natural(name: str) -> tuple:
-    """Key to sort names as people count: frame_9 before frame_10."""
+    """Return a sort key for natural order: frame_9 before frame_10."""
     return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
 
 
@@ -66,55 +66,57 @@ def refuse_heic(images: Iterable[Path]) -> None:
 
 
 def folder_of(root: Path, names: Iterable[str]) -> Path | None:
-    """The first folder of these names that exists, whatever their case."""
+    """Find the first folder with one of these names, ignoring case."""
     there = {p.name.lower(): p for p in sorted(root.iterdir(), reverse=True) if p.is_dir()}
     return next((there[name] for name in names if name in there), None)
 
 
 def number_in(stem: str) -> int | None:
-    """The last number in a file's name; None without one."""
+    """Return the last number in a file's name, or None."""
     numbers = re.findall(r"\d+", stem)
     return int(numbers[-1]) if numbers and len(numbers[-1]) < 19 else None
 
 
 def keyed(paths: Iterable[Path]) -> dict[str | int | None, Path]:
-    """Files by the stem of their name, and by the last number in it."""
+    """Index files by the stem of their name and by the last number in it."""
     paths = sorted(paths)
     return {number_in(p.stem): p for p in paths} | {p.stem: p for p in paths}
 
 
 def unmatched(folder: Path | None, depths: Iterable[Path | None]) -> list[str]:
-    """A line for the user if a folder has depth maps, but none belongs to an image by its name."""
+    """Return a line for the user if a folder has depth maps, but none matches the name of an image."""
     if folder is None or any(depths) or not any(p.is_file() for p in folder.iterdir()):
         return []
-    return [f"{folder} has no file named as an image, or with its number: the capture is read without depth."]
+    return [
+        f"{folder}: no depth map has the name or the number of an image. The capture is read without depth."
+    ]
 
 
 def frame_id(name: str) -> str:
-    """A frame's id: the path of its image below the folder of images, without suffix, usable as a file's name."""
+    """Make a frame's id, valid as a file name, from the path of its image below the folder of images."""
     parts = Path(name.replace("\\", "/")).with_suffix("").parts
     return "__".join(p for p in parts if p.strip("./")) or "frame"
 
 
 def without_common_folder(names: Iterable[str]) -> list[str]:
-    """Paths of images without the folders that all have in common."""
+    """Remove the common parent folder from the paths of images."""
     paths = [Path(name.replace("\\", "/")) for name in names]
     common = os.path.commonpath([p.parent for p in paths])
     return [p.relative_to(common).as_posix() for p in paths]
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """A path that a file of a capture names; raises DataError where it lies outside the capture's folder."""
+    """Resolve a path in a file of a capture. Raises DataError if it lies outside the capture's folder."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise DataError(
-            f"{where} names {name!r}, outside of the folder {root}. Correct the path in the file."
+            f"{where} names {name!r}, which lies outside of the folder {root}. Correct the path in the file."
         )
     return root / path
 
 
 def read_text(path: Path) -> str:
-    """A text file of a capture; raises DataError where it is missing, huge, or not text."""
+    """Read a text file of a capture. Raises DataError if it is missing, huge, or not text."""
     try:
         if (size := path.stat().st_size) > _MAX_NUMBERS:
             raise DataError(f"{path} has {size:,} bytes, more than a list of poses needs.")
@@ -126,7 +128,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_object(path: Path) -> dict:
-    """A JSON object; raises DataError where the file is none."""
+    """Read a JSON object from a file. Raises DataError if the file holds anything else."""
     text = read_text(path)
     try:
         value = json.loads(text)
@@ -138,13 +140,13 @@ def read_json_object(path: Path) -> dict:
 
 
 def rows(path: Path) -> list[list[str]]:
-    """The words of each line of a text file, separated by blanks or commas, without comments and blank lines."""
+    """Split the lines of a text file into words at blanks and commas, without comments and blank lines."""
     lines = (line.partition("#")[0].replace(",", " ").split() for line in read_text(path).splitlines())
     return [line for line in lines if line]
 
 
 def to_floats(words: Iterable[str], where: str) -> np.ndarray:
-    """Words as float64; raises DataError where one is no number."""
+    """Convert words to float64. Raises DataError if a word is not a number."""
     try:
         return np.array([float(w) for w in words], dtype=np.float64)
     except ValueError as error:
@@ -152,7 +154,7 @@ def to_floats(words: Iterable[str], where: str) -> np.ndarray:
 
 
 def square(values: np.ndarray, where: str) -> np.ndarray:
-    """A pose (4, 4) of 16 numbers, or of the 12 of its first three rows; raises DataError otherwise."""
+    """Make a pose (4, 4) from 16 numbers, or from the 12 of its first three rows. Raises DataError otherwise."""
     if values.size == 12:
         values = np.append(values, (0, 0, 0, 1))
     if values.size != 16:
@@ -161,7 +163,7 @@ def square(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def find_lens(root: Path, given: str | None) -> Lens:
-    """The intrinsics of all images: the user's, or those of a file in the capture; raises DataError without any."""
+    """Find the intrinsics of all images: given by the user, or in a file of the capture. Raises DataError if none."""
     if given is not None:
         return parse_lens(given, root)
     for name in _K_FILES:
@@ -171,7 +173,7 @@ def find_lens(root: Path, given: str | None) -> Lens:
 
 
 def parse_lens(given: str, root: Path) -> Lens:
-    """Intrinsics as the user writes them: a file, or fx,fy,cx,cy."""
+    """Read the intrinsics that the user gives: a file, or fx,fy,cx,cy."""
     for path in (Path(given).expanduser(), root / given):
         if path.is_file():
             return read_lens(path)
@@ -183,7 +185,7 @@ def parse_lens(given: str, root: Path) -> Lens:
 
 
 def read_lens(path: Path) -> Lens:
-    """Intrinsics of a file: a matrix (3x3 or 4x4), four numbers fx fy cx cy, or JSON as of Open3D or Replica."""
+    """Read intrinsics from a file: a matrix (3x3 or 4x4), four numbers fx fy cx cy, or JSON of Open3D or Replica."""
     if path.suffix == ".json":
         return _json_lens(path)
     values = to_floats((w for row in rows(path) for w in row), str(path))

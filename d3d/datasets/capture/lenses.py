@@ -1,6 +1,6 @@
-"""From the image that a camera took to the pinhole image that d3d's geometry needs: a plan per lens, then sampling.
+"""Convert camera images to the pinhole images that d3d's geometry needs.
 
-A plan says how the final image is made: undistorted, turned upright, resized and cropped to the scene's size.
+Each lens has a `Plan`: it undistorts an image, turns it upright, resizes it and crops it to the scene's size.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from d3d.errors import ConfigError, DataError
 from d3d.geometry import sample, scale_intrinsics
 
 _MAX_ANGLE_DEG = (
-    75.0  # between the axis and the middle of an edge: beyond this a pinhole image is mostly blur
+    75.0  # between the axis and the middle of an edge; beyond this angle a pinhole image is mostly blur
 )
-HALF = 0.5  # of COLMAP: the centre of the first pixel
+HALF = 0.5  # COLMAP's coordinate of the centre of the first pixel
 
 
 def pycolmap() -> Any:
-    """The package pycolmap, silent; raises ConfigError where it is not installed."""
+    """Import pycolmap and silence its log. Raises ConfigError if it is not installed."""
     try:
         import pycolmap
     except ImportError:
@@ -37,10 +37,14 @@ def pycolmap() -> Any:
 
 
 def pinhole_of(lens: Lens, where: str) -> Lens:
-    """The pinhole to undistort to, without blank pixels, at the scale of the image's centre; itself for a pinhole.
+    """Choose the pinhole lens of the undistorted image: without blank pixels, at the scale of the image's centre.
+
+    Args:
+        lens: the lens of the stored image. A pinhole lens is returned unchanged.
+        where: name of the image for messages.
 
     Raises:
-        DataError: the size of its images is not known, or the lens sees more than a pinhole can show.
+        DataError: the image size of a distorted lens is unknown, or its field of view is too wide for a pinhole.
     """
     return _undistorted(lens, where) if lens.model else lens
 
@@ -48,17 +52,19 @@ def pinhole_of(lens: Lens, where: str) -> Lens:
 @functools.lru_cache(maxsize=4096)
 def _undistorted(lens: Lens, where: str) -> Lens:
     if lens.size_hw is None:
-        raise DataError(f"{where}: distortion of images of unknown size (w, h). Undistort them first.")
+        raise DataError(
+            f"{where}: the lens has distortion, but no image size (w, h). Add the size, or undistort the images."
+        )
     (h, w), camera = lens.size_hw, _camera(lens)
     edges = np.array([[0, h / 2], [w, h / 2], [w / 2, 0], [w / 2, h]], dtype=np.float64)
     rays = camera.cam_ray_from_img(edges)
     angles = np.degrees(np.arccos(np.clip(rays[:, 2], -1, 1)))
-    # beyond some angle, COLMAP's inverse of a distortion ends at a ray of another pixel
+    # at large angles, COLMAP's inverse of a distortion may return the ray of another pixel
     back = np.abs(camera.img_from_cam(rays) - edges).max()
     if not (angles.max() <= _MAX_ANGLE_DEG and back < 1):  # not: NaN where there is no ray
         raise DataError(
-            f"{where}: its lens ({lens.model}) sees more than {_MAX_ANGLE_DEG:g} degrees from its axis, which a "
-            "pinhole image cannot show. Undistort the images with a smaller field of view (COLMAP's image_undistorter)."
+            f"{where}: its lens ({lens.model}) sees more than {_MAX_ANGLE_DEG:g} degrees from its axis. A pinhole "
+            "image cannot show this. Undistort the images with a smaller field of view (COLMAP's image_undistorter)."
         )
     new = pycolmap().undistort_camera(pycolmap().UndistortCameraOptions(), camera)
     K = new.calibration_matrix()
@@ -77,14 +83,14 @@ def _camera(lens: Lens) -> Any:
         camera = pycolmap().Camera.create_from_model_name(1, lens.model, max(lens.fx, 1.0), w, h)
         camera.params = list(lens.params)
         if not camera.verify_params() or not np.isfinite(lens.params).all():
-            raise ValueError(f"{lens.params} are not its parameters")
+            raise ValueError(f"invalid parameters {lens.params}")
     except (ValueError, RuntimeError, TypeError) as error:
         raise DataError(f"camera model {lens.model!r}: {error}.") from None
     return camera
 
 
 def _source_pixels(lens: Lens, pinhole: Lens, size_hw: HW) -> np.ndarray:
-    """Where the pixels of the pinhole image (h, w) lie in the distorted one: x, y (2, h, w), centres at integers."""
+    """Compute the position of each pinhole pixel in the distorted image: x, y (2, h, w), centres at integers."""
     h, w = size_hw
     y, x = np.mgrid[:h, :w].reshape(2, -1)
     rays = np.stack(((x - pinhole.cx) / pinhole.fx, (y - pinhole.cy) / pinhole.fy, np.ones(h * w)), axis=1)
@@ -94,13 +100,13 @@ def _source_pixels(lens: Lens, pinhole: Lens, size_hw: HW) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the images of one lens become images of the scene.
+    """Conversion of the images of one lens to images of the scene.
 
     Attributes:
-        lens: of the image as it is read.
-        pinhole: of the image after undistortion.
-        turns: quarter turns counter-clockwise that make it upright.
-        size_hw: of the scene's images.
+        lens: lens of the image as it is read.
+        pinhole: lens of the undistorted image.
+        turns: counter-clockwise quarter turns that make the image upright.
+        size_hw: size of the scene's images.
     """
 
     lens: Lens
@@ -115,19 +121,19 @@ class Plan:
 
     @property
     def scaled_hw(self) -> HW:
-        """The size after resizing: it covers the scene's size."""
+        """Size after resizing and before cropping; it covers the scene's size."""
         (h, w), (H, W) = self.turned_hw, self.size_hw
         scale = max(H / h, W / w)
         return max(H, round(h * scale)), max(W, round(w * scale))
 
     @property
     def corner(self) -> tuple[int, int]:
-        """Row and column of the cropped part."""
+        """Row and column of the upper left corner of the cropped part."""
         (h, w), (H, W) = self.scaled_hw, self.size_hw
         return (h - H) // 2, (w - W) // 2
 
     def K(self) -> np.ndarray:
-        """Intrinsics (3, 3) of the scene's image."""
+        """Return the intrinsics (3, 3) of the scene's image."""
         K, (h, w) = self.pinhole.K, self.pinhole.size_hw
         for _ in range(self.turns):
             K, (h, w) = turned_K(K, w), (w, h)
@@ -137,7 +143,7 @@ class Plan:
         return K
 
     def image(self, raw: np.ndarray) -> np.ndarray:
-        """The scene's image, uint8 (H, W, 3), of the image as it is read."""
+        """Convert an image as it is read to the scene's image, uint8 (H, W, 3)."""
         if self.lens.model:
             raw = _sampled(raw, _map(self.lens, self.pinhole))
         image = np.rot90(raw, self.turns)
@@ -146,9 +152,9 @@ class Plan:
         return np.ascontiguousarray(image[top : top + h, left : left + w])
 
     def depth(self, raw: np.ndarray, depth_hw: HW) -> np.ndarray:
-        """The scene's depth (``depth_hw``) of the depth map as it is read, which may be smaller than the image.
+        """Convert a depth map as it is read to the scene's depth (``depth_hw``). The map may be smaller than the image.
 
-        Each pixel takes the nearest pixel of the map: averaging would invent surfaces.
+        Each pixel takes the nearest pixel of the map, because averaging would invent surfaces.
         """
         y, x = (np.arange(n) + 0.5 for n in depth_hw)
         (h, w), (H, W), (top, left) = self.scaled_hw, self.size_hw, self.corner
@@ -166,12 +172,12 @@ class Plan:
 
 
 def turned_K(K: np.ndarray, width: int) -> np.ndarray:
-    """Intrinsics (3, 3) after a quarter turn counter-clockwise of an image ``width`` pixels wide (`numpy.rot90`)."""
+    """Return the intrinsics (3, 3) after `numpy.rot90`, a counter-clockwise quarter turn of an image of this width."""
     return np.array([[K[1, 1], 0, K[1, 2]], [0, K[0, 0], width - 1 - K[0, 2]], [0, 0, 1]])
 
 
 def turned_pose(world_T_cam: np.ndarray, turns: int) -> np.ndarray:
-    """The pose (4, 4) of the camera whose image was turned counter-clockwise by quarter turns."""
+    """Return the pose (4, 4) of a camera after its image was turned counter-clockwise by quarter turns."""
     # after one turn the new x axis is the old y axis, the new y axis the old -x axis
     quarter = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     return world_T_cam @ np.linalg.matrix_power(quarter, turns % 4)
@@ -189,19 +195,19 @@ def _sampled(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def at_size(lens: Lens, size_hw: HW, where: str) -> Lens:
-    """The lens for images of another size, which must have the same shape.
+    """Scale a lens to another image size of the same aspect ratio.
 
     Raises:
-        DataError: the images have another shape than those that the intrinsics belong to; or the size of the latter
-            is not known, and the principal point is far from the image's centre.
+        DataError: the aspect ratio differs; or the lens has no size, and its principal point is far from the centre of
+            the image.
     """
     h, w = size_hw
     if lens.size_hw is None:
         if not (0.3 < (lens.cx + 0.5) / w < 0.7 and 0.3 < (lens.cy + 0.5) / h < 0.7):
             raise DataError(
                 f"{where}: the image is {w}x{h}, but the principal point of its intrinsics is at ({lens.cx:g}, "
-                f"{lens.cy:g}), far from the centre. They belong to images of another size: give those of this size "
-                "with --intrinsics."
+                f"{lens.cy:g}), far from the centre. They belong to images of another size. Give intrinsics for this "
+                "size with --intrinsics."
             )
         return replace(lens, size_hw=size_hw)
     H, W = lens.size_hw
@@ -209,8 +215,8 @@ def at_size(lens: Lens, size_hw: HW, where: str) -> Lens:
         return lens
     if abs(math.log((w / h) / (W / H))) > 0.01:
         raise DataError(
-            f"{where}: the image is {w}x{h}, but its intrinsics belong to {W}x{H}, another shape. Give intrinsics of "
-            "this size with --intrinsics, or the images that they belong to."
+            f"{where}: the image is {w}x{h}, but its intrinsics belong to {W}x{H}, another shape. Give "
+            "intrinsics for this size with --intrinsics, or use the images that the intrinsics belong to."
         )
     K, params = scale_intrinsics(lens.K, (H, W), (h, w)), lens.params
     if lens.model:

@@ -1,4 +1,4 @@
-"""The scale of a capture: metres per unit of its poses, given, measured, or none."""
+"""The scale of a capture: metres per unit of its poses. It is given, measured, or unknown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_TILT_DEG = 40.0  # of the floor against the mean upward direction of camer
 
 @dataclass(frozen=True)
 class Scale:
-    """What the user says about the scale; at most one field is set.
+    """The user's information about the scale; at most one field is set.
 
     Attributes:
         metres_per_unit: the scale itself.
@@ -31,11 +31,11 @@ class Scale:
 
     @classmethod
     def of(cls, metres_per_unit: float | None, distance: tuple | None, camera_height: float | None) -> Scale:
-        """Checks what the user gives; raises ConfigError."""
+        """Check the user's values. Raises ConfigError."""
         given = {"metres_per_unit": metres_per_unit, "distance": distance, "camera_height": camera_height}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)}: set one of them, each determines the scale.")
+            raise ConfigError(f"{' and '.join(given)}: each determines the scale, so give only one.")
         for name in ("metres_per_unit", "camera_height"):
             if name in given and not 0 < given[name] < np.inf:
                 raise ConfigError(f"{name} = {given[name]!r} must be greater than 0.")
@@ -53,11 +53,14 @@ class Scale:
 
 
 def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
-    """Metres per unit of a scene whose poses are in the capture's unit; whether this is arbitrary; how it was found.
+    """Find the scale of a scene whose poses are in the capture's unit.
+
+    Returns:
+        metres per unit; whether the scale is arbitrary; a description of how it was found.
 
     Raises:
-        DataError: the frames of ``distance`` are not there or at one place; no floor is found; or nothing tells the
-            depth of a capture without scale.
+        DataError: the frames of ``distance`` are missing or at one place; no floor is found; or the scale is unknown
+            and the camera does not move.
     """
     if given.metres_per_unit is not None:
         return given.metres_per_unit, False, f"{given.metres_per_unit:g} metres per unit, as given"
@@ -79,13 +82,13 @@ def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
 
 
 def height_above_floor(scene: CaptureScene) -> float:
-    """Mean height of the cameras above the floor, in the unit of their poses.
+    """Compute the mean height of the cameras above the floor, in the unit of their poses.
 
-    The floor is the nearly horizontal plane below the cameras with the most swept points (`sweep`). A shiny floor has
-    points below it, the mirror images of the room.
+    The floor is the nearly horizontal plane below the cameras with the most swept points (`sweep`). A shiny floor also
+    has points below it: the mirror images of the room.
 
     Raises:
-        DataError: no such plane.
+        DataError: no floor is found.
     """
     points = []
     for pair in choose_pairs(scene):
@@ -116,7 +119,7 @@ def height_above_floor(scene: CaptureScene) -> float:
 
 
 def _world_points(depth: np.ndarray, K: np.ndarray, world_T_cam: np.ndarray) -> np.ndarray:
-    """Every second pixel as a point (n, 3) of the world."""
+    """Back-project every second pixel of each row and column to points (n, 3) of the world."""
     y, x = np.mgrid[: depth.shape[0] : 2, : depth.shape[1] : 2].reshape(2, -1)
     rays = np.linalg.inv(K) @ np.stack((x, y, np.ones_like(x)))
     return (rays * depth[y, x]).T @ world_T_cam[:3, :3].T + world_T_cam[:3, 3]

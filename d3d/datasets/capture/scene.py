@@ -1,11 +1,10 @@
-"""A capture as a `Scene`: conventions, scale, undistortion, orientation and size in one place for all formats."""
+"""`Scene` of a capture: applies conventions, scale, undistortion, orientation and size for all formats."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -34,8 +33,7 @@ _TURNS = {
     8: 1,
 }  # EXIF's orientation -> quarter turns counter-clockwise that make the image upright
 _ORIENTATION = 0x0112
-_CACHE_FROM = 4  # an image that has this many times the pixels asked for is kept at the smaller size
-_QUALITY = 95
+_CACHE_FROM = 4  # an image with this many times the requested pixels is cached at the requested size
 
 
 @dataclass
@@ -58,19 +56,19 @@ class CaptureScene(Scene):
     """The frames of a capture in the order of time.
 
     Attributes:
-        capture: what the reader found.
-        convention: how its matrices are read.
-        metres_per_unit: scale of its positions.
-        relative: whether that scale is arbitrary: lengths are then not metres.
+        capture: the result of the reader.
+        convention: convention of the capture's matrices.
+        metres_per_unit: scale of the positions.
+        relative: whether the scale is arbitrary; lengths are then not in metres.
     """
 
     metres_per_unit, relative = 1.0, False
 
     def __init__(self, name: str, capture: Capture, convention: Convention) -> None:
-        """Opens the header of every image; a frame that is missing or broken is left out.
+        """Open the header of every image. A frame with a missing or broken image is left out.
 
         Raises:
-            DataError: no frame is left, intrinsics of another size, or an invalid pose.
+            DataError: no frame is left, intrinsics belong to another size, or a pose is invalid.
         """
         opened, left_out = open_frames(capture)
         self.capture, self.convention, self._opened = capture, convention, opened
@@ -91,7 +89,7 @@ class CaptureScene(Scene):
         )
 
     def scaled(self, metres_per_unit: float, relative: bool) -> CaptureScene:
-        """The scene at a scale."""
+        """Return the scene at another scale."""
         result = copy.copy(self)
         result.__dict__.pop("_digest", None)
         result.metres_per_unit, result.relative = metres_per_unit, relative
@@ -112,36 +110,35 @@ class CaptureScene(Scene):
         return poses
 
     def point_depths(self) -> np.ndarray:
-        """Median depth (n,) of the sparse points that each frame sees, at this scene's scale; NaN where unknown."""
+        """Return the median depth (n,) of each frame's sparse points, at this scene's scale; NaN if unknown."""
         depths = [np.nan if o.frame.point_depth is None else o.frame.point_depth for o in self._opened]
         return np.array(depths) * self.metres_per_unit
 
     def _read_resized(self, i: int, size_hw: HW) -> np.ndarray | None:
-        """A costly image is undistorted and resized once, and kept in the user's cache."""
+        """Undistort and resize a large or distorted image once, and keep the result in the user's cache."""
         opened, (h, w) = self._opened[i], self._opened[i].plan.lens.size_hw
         if not opened.plan.lens.model and h * w < _CACHE_FROM * size_hw[0] * size_hw[1]:
             return None
         path = cache_folder() / "captures" / self._key(opened, size_hw)
         try:
-            return np.array(decode_image(path, ("JPEG",), size_hw, ("RGB",)))
+            return np.array(decode_image(path, ("PNG",), size_hw, ("RGB",)))
         except (FileNotFoundError, ValueError):
-            image = Image.fromarray(resize_image(self.image(i), size_hw))
-        content = io.BytesIO()
-        image.save(content, "JPEG", quality=_QUALITY, subsampling=0)
+            image = resize_image(self.image(i), size_hw)
+        # lossless: JPEG of quality 95 adds a quarter to the error of the check (E34)
         with contextlib.suppress(WriteError), atomic(path) as temporary:  # a full cache costs time only
-            temporary.write_bytes(content.getvalue())
-        return np.array(Image.open(content))  # the same the first time as later
+            Image.fromarray(image).save(temporary, "PNG")
+        return image
 
     def _key(self, opened: _Opened, size_hw: HW) -> str:
-        """The cached file's path: it changes with the image file, the plan, and the size."""
+        """Return the path of the cached file. It depends on the image file, the plan and the size."""
         path = opened.frame.image.absolute()
         try:
             stat = path.stat()
         except OSError as error:
-            raise DataError(f"{path} cannot be read any more ({error}).") from None
+            raise DataError(f"{path} can no longer be read ({error}).") from None
         about = [str(path), stat.st_size, stat.st_mtime_ns, repr(opened.plan), opened.transpose, size_hw]
         digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        return os.path.join(digest[:2], f"{digest[2:34]}.jpg")
+        return os.path.join(digest[:2], f"{digest[2:34]}.png")
 
     def _read_image(self, i: int) -> np.ndarray:
         opened = self._opened[i]
@@ -164,7 +161,7 @@ def _per_metre(capture: Capture, path: Path) -> float:
 
 
 def _decoded(opened: _Opened, where: str) -> np.ndarray:
-    """An image as its intrinsics mean it: as stored, or upright by EXIF."""
+    """Decode the image that the intrinsics belong to: as stored, or turned upright by EXIF."""
     path = opened.frame.image
     try:
         image = decode_image(path, tuple(FORMATS), max_pixels=MAX_PIXELS)
@@ -181,7 +178,7 @@ def _decoded(opened: _Opened, where: str) -> np.ndarray:
 
 
 def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
-    """The frames with a readable image in the order of time, and why the others are left out.
+    """Return the frames with a readable image in the order of time, and the reason for each other frame.
 
     Raises:
         DataError: no frame is left, images are HEIC files, or intrinsics belong to images of another shape.
@@ -204,8 +201,8 @@ def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
     if not headers:
         first = next(iter(left_out.items()), ("", "it lists no frame"))
         raise DataError(
-            f"no image of this capture has a pose and can be read: {len(left_out)} are left out, the first, "
-            f"{first[0]!r}, because {first[1]}."
+            f"no image of this capture has a pose and can be read: {len(left_out)} are left out. The first is "
+            f"{first[0]!r}: {first[1]}."
         )
     plans = []
     for frame, stored_hw, orientation in headers:
@@ -219,7 +216,7 @@ def open_frames(capture: Capture) -> tuple[list[_Opened], dict[str, str]]:
 
 
 def _header(path: Path) -> tuple[HW, int] | str:
-    """Stored size and EXIF orientation of an image file; or why it cannot be used."""
+    """Return the stored size and EXIF orientation of an image file, or the reason why it cannot be used."""
     if not path.is_file():
         return f"{path} is missing"
     try:
@@ -249,7 +246,7 @@ def _oriented(frame: Frame, stored_hw: HW, orientation: int) -> tuple[Lens, bool
 
 
 def _depth_hw(capture: Capture, opened: list[_Opened]) -> HW | None:
-    """The size of the scene's depth: that of the files, in the shape of the scene's images; None without any."""
+    """Compute the size of the scene's depth from the depth files and the crop of the images; None without depth."""
     for o in opened:
         path = o.frame.depth
         if path is None or not path.is_file():
@@ -257,7 +254,7 @@ def _depth_hw(capture: Capture, opened: list[_Opened]) -> HW | None:
         try:
             dh, dw = depth_size(path, capture.depth_hw, str(path))
         except DataError:
-            continue  # costs this frame alone, and is told when it is read
+            continue  # concerns this frame only; reading its depth raises the error
         (h, w), (H, W) = o.plan.lens.size_hw, o.plan.size_hw
         if (dh, dw) == (h, w):
             return H, W
@@ -268,13 +265,13 @@ def _depth_hw(capture: Capture, opened: list[_Opened]) -> HW | None:
 
 
 def scene_name(root: Path) -> str:
-    """A name for the scene of a folder, usable as a file's name."""
+    """Make a scene name from a folder, valid as a file name."""
     name = root.resolve().name.strip(". ")
     return "".join("_" if c in '/\\:*?"<>|\0' else c for c in name) or "capture"
 
 
 def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
-    """What is told of frames that are left out: their number and the first reason."""
+    """Describe the frames that are left out: their number and the first reason."""
     if not left_out:
         return []
     frame, why = next(iter(left_out.items()))

@@ -1,7 +1,7 @@
-"""Plane sweep between neighbouring frames: a depth and an error for each pixel, from poses alone.
+"""Plane sweep between neighbouring frames: compute a depth and an error for each pixel from poses alone.
 
-Each pixel takes the best of some planes of constant depth. The error of this plane tells whether poses explain the
-images (`d3d.datasets.capture.check`), the planes' depths tell the scale (`d3d.datasets.capture.scale`).
+The sweep tries planes of constant depth and keeps the best plane for each pixel. The errors show whether the poses
+explain the images (`d3d.datasets.capture.check`). The depths give the scale (`d3d.datasets.capture.scale`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from d3d.geometry import relative_pose, warp
 from d3d.losses import photometric_error
 
 PAIRS = 12
-LONGER_SIDE = 96  # pixels of the images that are compared
+LONGER_SIDE = 96  # of the compared images, pixels
 PLANES = 24
 WINDOW = 7  # pixels over which the error is averaged
 GAPS = (1, 2, 3, 5, 8, 12)  # frames between the two of a pair
-_DIFFERENT = 0.12  # error of images that have moved enough: wrong poses then show
-# shifts of a pixel between the views, as a share of the width: the planes' depths follow from the baseline
+_DIFFERENT = 0.12  # error between two images that differ enough to reveal wrong poses
+# smallest and largest shift of a pixel between the views, as a share of the width; the baseline gives the depths
 _SHIFTS = (0.004, 0.25)
-_NOT_SEEN = 1.0  # error of a pixel that no plane shows in the neighbour
+_NOT_SEEN = 1.0  # error of a pixel outside the neighbour's image
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Pair:
 
     Attributes:
         frames: indices of target and source.
-        images: of both, (2, 3, h, w) in [0, 1].
-        Ks: of both, (2, 3, 3).
+        images: images of target and source, (2, 3, h, w) in [0, 1].
+        Ks: intrinsics of target and source, (2, 3, 3).
     """
 
     frames: tuple[int, int]
@@ -44,7 +44,7 @@ class Pair:
     Ks: torch.Tensor
 
     def of(self, poses: np.ndarray) -> np.ndarray:
-        """The poses (2, 4, 4) of both, of those of all frames."""
+        """Select the poses (2, 4, 4) of target and source from the poses of all frames."""
         return poses[list(self.frames)]
 
 
@@ -53,9 +53,9 @@ class Swept:
     """The best plane of each pixel of a target.
 
     Attributes:
-        error: its photometric error (h, w), averaged over a window.
-        depth: its depth (h, w) in the unit of the poses.
-        warped: the source, seen through these planes, (3, h, w) in [0, 1].
+        error: photometric error of the plane (h, w), averaged over a window.
+        depth: depth of the plane (h, w) in the unit of the poses.
+        warped: source warped to the target by these planes, (3, h, w) in [0, 1].
     """
 
     error: np.ndarray
@@ -64,15 +64,15 @@ class Swept:
 
 
 def choose_pairs(scene: Scene, number: int = PAIRS) -> list[Pair]:
-    """Pairs of neighbouring frames, evenly spread, as far apart as is needed for their images to differ.
+    """Choose pairs of neighbouring frames, evenly spread over the video.
 
-    The images alone decide: poses may be wrong.
+    The gap of a pair grows until its images differ enough. Only the images decide, because the poses may be wrong.
     """
     scale = LONGER_SIDE / max(scene.size_hw)
     size_hw = (max(16, round(scene.size_hw[0] * scale)), max(16, round(scene.size_hw[1] * scale)))
     pairs, k = [], 0
     for target in dict.fromkeys(np.linspace(0, len(scene) - 2, number).astype(int).tolist()):
-        k, found = max(0, k - 1), None  # a video moves at one speed: begin near the last gap
+        k, found = max(0, k - 1), None  # begin near the last gap: the speed of a video changes slowly
         while target + GAPS[k] < len(scene):
             found = _pair(scene, target, target + GAPS[k], size_hw)
             if k + 1 == len(GAPS) or difference(found) >= _DIFFERENT:
@@ -92,16 +92,17 @@ def _pair(scene: Scene, target: int, source: int, size_hw: HW) -> Pair:
 
 
 def difference(pair: Pair) -> float:
-    """Median photometric error of the two images as they are."""
+    """Compute the median photometric error between the two images without a warp."""
     return float(photometric_error(pair.images[:1], pair.images[1:]).median())
 
 
 def sweep(pair: Pair, world_T_cams: np.ndarray, depths: Sequence[float] | None = None) -> Swept:
-    """Finds the best plane of each pixel of a pair's target.
+    """Find the best plane of each pixel of a pair's target.
 
     Args:
+        pair: the two frames.
         world_T_cams: poses (2, 4, 4) of target and source, in any unit.
-        depths: of the planes; None: such that pixels shift by 0.4 to 25 % of the image's width.
+        depths: depths of the planes. None chooses depths at which pixels shift by 0.4 to 25 % of the image's width.
     """
     target_pose, source_pose = world_T_cams
     source_T_target = relative_pose(source_pose, target_pose)
@@ -123,7 +124,7 @@ def sweep(pair: Pair, world_T_cams: np.ndarray, depths: Sequence[float] | None =
 
 
 def swept_depth(pairs: Sequence[Pair], world_T_cams: np.ndarray) -> float:
-    """Median depth of all pixels of the targets, in the unit of the poses; 0 where the camera does not move."""
+    """Compute the median depth of all target pixels, in the unit of the poses; 0 if the camera does not move."""
     moved = [p for p in pairs if np.ptp(p.of(world_T_cams)[:, :3, 3], axis=0).max() > 0]
     if not moved:
         return 0.0
@@ -131,10 +132,10 @@ def swept_depth(pairs: Sequence[Pair], world_T_cams: np.ndarray) -> float:
 
 
 def median_depth(scene: Scene) -> float:
-    """Median depth of a scene: of its depth maps, else of its sparse points, else by plane sweeps.
+    """Compute the median depth of a scene from its depth maps, else from its sparse points, else by plane sweeps.
 
     Returns:
-        the depth in the unit of the poses; 0 where the camera does not move.
+        the depth in the unit of the poses; 0 if the camera does not move.
     """
     some = dict.fromkeys(np.linspace(0, len(scene) - 1, PAIRS).astype(int).tolist())
     maps = [d[d > 0] for i in some if (d := scene.depth(i)) is not None]

@@ -1,4 +1,4 @@
-"""The formats of captures: one module and one line in `FORMATS` each."""
+"""The formats of captures. Each format has one module and one line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from d3d.errors import DataError, unknown
 
 
 class Format(NamedTuple):
-    """A format: the files by which it is found in a folder, and its reader."""
+    """A format of captures.
+
+    Attributes:
+        files: description of its files for messages.
+        found: function that tells whether a folder has these files.
+        read: function that reads a folder.
+    """
 
     files: str
     found: Callable[[Path], bool]
@@ -31,7 +37,7 @@ FORMATS: dict[str, Format] = {
 
 
 def find_format(root: Path, given: str | None = None) -> str:
-    """The name of a capture's format.
+    """Find the name of a capture's format.
 
     Raises:
         ConfigError: the user names an unknown format.
@@ -42,7 +48,7 @@ def find_format(root: Path, given: str | None = None) -> str:
             raise unknown("format of a capture", given, FORMATS)
         if not FORMATS[given].found(root):
             raise DataError(
-                f"{root} has no files of format {given!r}: {FORMATS[given].files}. {_there_is(root)}"
+                f"{root} has no files of format {given!r} ({FORMATS[given].files}). {_there_is(root)}"
             )
         return given
     fitting = [name for name, known in FORMATS.items() if known.found(root)]

@@ -1,4 +1,4 @@
-"""COLMAP: `sparse/0/{cameras,images,points3D}.bin` or `.txt`, or `dense/` with undistorted images; read by pycolmap."""
+"""Read COLMAP models with pycolmap: `sparse/0/{cameras,images,points3D}.bin` or `.txt`, or `dense/`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from d3d.errors import DataError
 
 FILES = "cameras.bin and images.bin (or .txt) in sparse/0, sparse, dense/sparse, text or the folder itself; images/"
 _FOLDERS = ("dense/sparse", "dense/0/sparse", "sparse", "colmap/sparse", "text", "colmap/text", "colmap", ".")
-_LONGEST_S, _LONGEST_S_PER_MB = 20, 2  # of reading: some damaged files keep pycolmap busy for hours
+_LONGEST_S, _LONGEST_S_PER_MB = 20, 2  # time limit, because some damaged files keep pycolmap busy for hours
 
 
 def models_in(root: Path) -> list[Path]:
-    """The folders of the models of one reconstruction: `sparse/0`, `sparse/1`, ...; empty without any."""
+    """Find the models of one reconstruction: `sparse/0`, `sparse/1`, ...; an empty list if there is none."""
     for folder in (root / name for name in _FOLDERS):
         if _is_model(folder):
             return [folder]
@@ -45,14 +45,14 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """The largest of the models, with the depth of its sparse points.
+    """Read the largest model, with the depth of its sparse points.
 
     Raises:
         ConfigError: pycolmap is not installed.
         DataError: a model cannot be read, or has no image with a pose.
     """
     folders = models_in(root)
-    pycolmap()  # raises an error where it is missing
+    pycolmap()  # raises an error if it is missing
     models = [_read_model(folder) for folder in folders]
     sizes = [len(model["images"]) for model in models]
     largest = int(np.argmax(sizes))
@@ -64,7 +64,9 @@ def read(root: Path, given: Given) -> Capture:
             f"{sizes[largest]} images; the other {others} images are not used. Film with more overlap to join them."
         )
     if not sizes[largest]:
-        raise DataError(f"{folder} has no image with a pose: COLMAP registered none. Film with more overlap.")
+        raise DataError(
+            f"{folder} has no image with a pose: COLMAP registered no image. Film with more overlap."
+        )
     lenses = {number: _lens(camera, str(folder)) for number, camera in model["cameras"].items()}
     images, frames = _image_folder(root, folder), []
     for image in model["images"]:
@@ -83,16 +85,16 @@ def _read_model(folder: Path) -> dict[str, Any]:
         found = json.loads(done.stdout)
         reason = found.get("error")
     except subprocess.TimeoutExpired:
-        reason = f"pycolmap reads for more than {longest_s:.0f} s"
-    except ValueError:  # the process ended without a word of JSON
-        reason = "pycolmap stopped"
+        reason = f"pycolmap did not finish within {longest_s:.0f} s"
+    except ValueError:  # the process ended without JSON
+        reason = "pycolmap crashed"
     if reason:
         raise DataError(f"{folder}: this COLMAP model is damaged or incomplete ({reason}). Export it again.")
     return found
 
 
 def _image_folder(root: Path, model: Path) -> Path:
-    """The folder that names of images refer to: beside the model for `dense/`, else in the capture."""
+    """Find the folder of the images: beside the model for `dense/`, else in the capture."""
     for base in dict.fromkeys((model.parent, model.parent.parent, root)):
         for name in IMAGE_FOLDERS:
             if base.is_relative_to(root) and (base / name).is_dir():

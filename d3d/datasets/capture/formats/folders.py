@@ -1,4 +1,4 @@
-"""Folders like ScanNet's export, of any names: images, one 4x4 pose a frame, intrinsics, perhaps depth."""
+"""Read folders like ScanNet's export, with any names: images, one pose file for each frame, intrinsics, depth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = "a folder of poses (pose/ or another name, one file of 16 or 12 numbers 
 
 
 def _poses(root: Path) -> Path | None:
-    """The folder whose first text file holds a pose, besides the folder of intrinsics."""
+    """Find the folder whose first text file holds a pose. Folders of intrinsics do not count."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and "intrinsic" not in p.name.lower()]
     return next((p for p in sorted(folders, key=lambda p: "pose" not in p.name.lower()) if _is_pose(p)), None)
 
@@ -46,7 +46,7 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """Image, pose and depth belong together by the names of their files, or by the last number in these.
+    """Match images, poses and depth maps by the names of their files, or by the last number in the names.
 
     Raises:
         DataError: no folder of images, or no intrinsics.
@@ -66,11 +66,11 @@ def read(root: Path, given: Given) -> Capture:
         name, number = frame_id(image.relative_to(folder).as_posix()), number_in(image.stem)
         pose = poses.get(image.stem) or poses.get(number)
         if pose is None:
-            left_out[name] = f"{of_poses.name}/ has no pose of {image.stem}"
+            left_out[name] = f"{of_poses.name}/ has no pose for {image.stem}"
             continue
         try:
             matrix = square(to_floats((w for row in rows(pose) for w in row), str(pose)), str(pose))
-        except DataError as error:  # costs this frame alone
+        except DataError as error:  # only this frame is left out
             left_out[name] = str(error)
             continue
         frames.append(Frame(name, image, lens, matrix, depths.get(image.stem) or depths.get(number)))

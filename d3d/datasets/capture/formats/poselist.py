@@ -1,6 +1,6 @@
-"""Pose lists: 16 or 12 numbers a line, `K.txt`, and a folder of images, perhaps one of depth.
+"""Read pose lists: 16 or 12 numbers in each line, `K.txt`, a folder of images, and an optional folder of depth.
 
-NICE-SLAM and Replica call the list `traj.txt` and keep images and depth together in `results/`.
+NICE-SLAM and Replica name the list `traj.txt` and store images and depth together in `results/`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """Line by line: an image in natural order, or the image that the line's first word names.
+    """Read one pose from each line. Its image is the next in natural order, or the image named by the first word.
 
     Raises:
-        DataError: another number of poses than of images, or a line that is no pose.
+        DataError: the numbers of poses and images differ, or a line is not a pose.
     """
     path, lens = _path(root), find_lens(root, given.intrinsics)
     folder = folder_of(root, IMAGE_FOLDERS) or root
@@ -52,8 +52,8 @@ def read(root: Path, given: Given) -> Capture:
     named = bool(lines) and len(lines[0]) in (13, 17)
     if not named and len(lines) != len(images):
         raise DataError(
-            f"{path} has {len(lines)} poses, but {folder} has {len(images)} images. Begin each line with its image's "
-            f"name, or remove what is too much."
+            f"{path} has {len(lines)} poses, but {folder} has {len(images)} images. Begin each line with the name "
+            f"of its image, or remove the surplus poses or images."
         )
     of_depth = folder_of(root, DEPTH_FOLDERS)
     depths = keyed(p for p in of_depth.rglob("*") if p.is_file() and _is_depth(p, folder)) if of_depth else {}
@@ -74,7 +74,7 @@ def _is_depth(path: Path, images: Path) -> bool:
 
 
 def _depth_scale(root: Path) -> float:
-    """Stored values per metre: of Replica's `cam_params.json`, else 1000."""
+    """Return the stored values per metre: from Replica's `cam_params.json`, else 1000."""
     for path in (root / "cam_params.json", root.parent / "cam_params.json"):
         if path.is_file():
             camera = read_json_object(path).get("camera")

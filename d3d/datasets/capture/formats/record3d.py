@@ -1,4 +1,7 @@
-"""Record3D: `metadata` with K and poses, and `rgbd/` or `EXR_RGBD/`; ARKit's axes, camera-to-world, metres."""
+"""Read Record3D exports: `metadata` with K and poses, and `rgbd/` or `EXR_RGBD/`.
+
+Poses are camera-to-world with ARKit's axes (OpenGL), in metres.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """Image N has pose N: numbers may be missing; raises DataError for metadata that are not understood."""
+    """Read the frames. Image N has pose N, and numbers may be missing. Raises DataError for invalid metadata."""
     path = _metadata(root)
     about = read_json_object(path)
     size_hw, depth_hw = _size(about, "h", "w"), _size(about, "dh", "dw")
@@ -43,7 +46,7 @@ def read(root: Path, given: Given) -> Capture:
     for image in images_in(folder):
         number = int(image.stem) if image.stem.isdecimal() else -1
         if not 0 <= number < len(poses):
-            left_out[image.stem] = f"{path} has {len(poses)} poses, none of number {image.stem}"
+            left_out[image.stem] = f"{path} has {len(poses)} poses, but none with number {image.stem}"
             continue
         candidates = (root / name / f"{image.stem}{suffix}" for name, suffix in _DEPTHS)
         depth = next((p for p in candidates if p.is_file()), None)
@@ -65,12 +68,12 @@ def _array(about: dict[str, Any], name: str, columns: int, path: Path) -> np.nda
         return values
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path}: {name} is no list of {columns} numbers each ({error!r}). Export again."
+            f"{path}: {name} is not a list of rows with {columns} numbers ({error!r}). Export again."
         ) from None
 
 
 def _lenses(about: dict[str, Any], n: int, size_hw: HW | None, path: Path) -> list[Lens]:
-    """Intrinsics of each pose: of each frame where the file has them, else of all."""
+    """Read the intrinsics of each frame; without them, the common matrix K for all frames."""
     if about.get("perFrameIntrinsicCoeffs"):
         values = _array(about, "perFrameIntrinsicCoeffs", 4, path)
         if len(values) == n:

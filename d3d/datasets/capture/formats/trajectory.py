@@ -1,4 +1,7 @@
-"""Open3D and Redwood: `trajectory.log`, blocks of three numbers and a 4x4 camera-to-world matrix."""
+"""Read captures of Open3D and Redwood: `trajectory.log` has blocks of three numbers and a 4x4 matrix.
+
+The matrices are camera-to-world, in metres.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _path(root: Path) -> Path | None:
 
 
 def _looks_right(path: Path) -> bool:
-    """Whether the file begins with a block; other programs write .log files, too."""
+    """Tell whether the file begins with a block, because other programs write .log files, too."""
     with open(path, "rb") as file:
         head = file.read(4096).splitlines()[:5]
     return [len(line.split()) for line in head] == [3, 4, 4, 4, 4]
@@ -41,10 +44,10 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """Block k belongs to the image whose place in natural order is the block's first number.
+    """Read the blocks. The first number of a block is the index of its image in natural order.
 
     Raises:
-        DataError: a block that is not understood, or a number without an image.
+        DataError: a block is invalid, or its number has no image.
     """
     path, lens = _path(root), find_lens(root, given.intrinsics)
     folder = folder_of(root, IMAGE_FOLDERS) or root
@@ -58,7 +61,7 @@ def read(root: Path, given: Given) -> Capture:
         where = f"{path}, pose {k // 5}"
         number = to_floats(lines[k], where)[0]
         if not (number == int(number) and 0 <= number < len(images)):
-            raise DataError(f"{where} is of image {number:g}, but {folder} has {len(images)} images.")
+            raise DataError(f"{where} belongs to image {number:g}, but {folder} has {len(images)} images.")
         matrix = square(to_floats((w for line in lines[k + 1 : k + 5] for w in line), where), where)
         image = images[int(number)]
         name = frame_id(image.relative_to(folder).as_posix())

@@ -1,4 +1,4 @@
-"""nerfstudio and instant-ngp: `transforms.json`; camera-to-world, OpenGL axes."""
+"""Read `transforms.json` of nerfstudio and instant-ngp: camera-to-world poses, OpenGL axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """The frames that the file lists, in its order; raises DataError for an entry that is not understood."""
+    """Read the frames of the file, in its order. Raises DataError for an invalid entry."""
     path = _path(root)
     whole = read_json_object(path)
     listed = whole.get("frames")
@@ -57,13 +57,17 @@ def read(root: Path, given: Given) -> Capture:
         raise DataError(
             f"{path}: depth_unit_scale_factor is {scale:g}; metres per stored value must be positive."
         )
-    # depth comes from a device, whose poses are metric, too
+    # a capture with depth comes from a device, and its poses are in metres, too
     metric = any(f.depth is not None for f in frames)
     return Capture(frames, Convention(axes="opengl"), metric, depth_scale=1 / (scale or 0.001))
 
 
 def _existing(folder: Path, name: str, where: str) -> Path:
-    """The image that a path means: as it stands, with a suffix, or without its folders; it need not exist."""
+    """Find the image of a path: as written, with a suffix added, or without its first folders.
+
+    Returns:
+        the image, or the path as written if no image exists.
+    """
     path = inside(folder, name, where)
     below = [folder / Path(*Path(name).parts[k:]) for k in range(1, len(Path(name).parts))]
     candidates = [path, *below, *(folder / "images" / p.name for p in (path,))]
@@ -84,7 +88,7 @@ def _numbers(value: Any, where: str) -> np.ndarray:
 
 
 def _number(of: dict[str, Any], name: str, where: str) -> float | None:
-    """A finite number of a JSON object; None where it is not given."""
+    """Return a finite number of a JSON object, or None if it is missing."""
     value = of.get(name)
     if value is None:
         return None
@@ -94,8 +98,7 @@ def _number(of: dict[str, Any], name: str, where: str) -> float | None:
 
 
 def _lens(of: dict[str, Any], where: str) -> Lens:
-    """The intrinsics of a frame, its own or those of all frames."""
-
+    """Read the intrinsics of a frame. ``of`` holds its own values over those of the file."""
     w, h, fx, fy, cx, cy = (_number(of, k, where) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
     if any(size is not None and round(size) < 1 for size in (w, h)):
         raise DataError(f"{where}: w = {w} and h = {h} must be the size of the image in pixels.")
@@ -109,7 +112,7 @@ def _lens(of: dict[str, Any], where: str) -> Lens:
     fy = fx if fy is None else fy
     cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
     k1, k2, k3, k4, p1, p2 = (_number(of, k, where) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
-    # as in COLMAP, whose numbers these mostly are, the centre of the first pixel is at 0.5
+    # most of these files come from COLMAP, where the centre of the first pixel is at 0.5
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     pinhole = Lens.of(K, size_hw, where)
     if not any((k1, k2, k3, k4, p1, p2)) and not _fisheye(of):

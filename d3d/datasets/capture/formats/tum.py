@@ -1,4 +1,4 @@
-"""TUM RGB-D: `rgb.txt`, `depth.txt` and `groundtruth.txt`, associated by time stamps; depth / 5000."""
+"""Read TUM RGB-D: `rgb.txt`, `depth.txt` and `groundtruth.txt`, associated by time stamps; depth / 5000."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from d3d.datasets.capture.files import find_lens, frame_id, inside, rows, to_flo
 from d3d.errors import DataError
 
 FILES = "rgb.txt and groundtruth.txt, perhaps depth.txt"
-MOST_S = 0.02  # between the time stamps of what belongs together
-# The benchmark's own calibrations of its three cameras, without distortion: depth is registered to such images
+MOST_S = 0.02  # largest difference of time stamps of an image and its pose or depth
+# The benchmark's calibrations of its three cameras, without distortion: depth is registered to such images
 PRESETS = {
     "fr1": (517.3, 516.5, 318.6, 255.3),
     "fr2": (520.9, 521.0, 325.1, 249.7),
@@ -27,7 +27,7 @@ def found(root: Path) -> bool:
 
 
 def read(root: Path, given: Given) -> Capture:
-    """The images that have a pose within 20 ms; raises DataError for a line that is not understood."""
+    """Read the images that have a pose within 20 ms. Raises DataError for an invalid line."""
     if given.intrinsics in PRESETS:
         lens = Lens(*PRESETS[given.intrinsics], size_hw=_SIZE_HW)
     else:
@@ -62,7 +62,7 @@ def _listed(root: Path, name: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Time stamps (n,) and camera-to-world matrices (n, 4, 4) of lines t tx ty tz qx qy qz qw."""
+    """Read time stamps (n,) and camera-to-world matrices (n, 4, 4) from lines t tx ty tz qx qy qz qw."""
     lines = rows(path)
     if not lines or any(len(line) != 8 for line in lines):
         raise DataError(f"{path}: each line must hold 8 numbers, t tx ty tz qx qy qz qw.")
@@ -71,7 +71,7 @@ def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quaternion_poses(xyzw: np.ndarray, positions: np.ndarray, where: str) -> np.ndarray:
-    """Matrices (n, 4, 4) of quaternions (scalar last) and positions; raises DataError for a zero quaternion."""
+    """Convert quaternions (scalar last) and positions to matrices (n, 4, 4). Raises DataError for a zero quaternion."""
     lengths = np.linalg.norm(xyzw, axis=1)
     if len(bad := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 1e-6)))):
         raise DataError(f"{where}: the quaternion of pose {bad[0]} is zero or not finite. Remove that pose.")
@@ -81,7 +81,7 @@ def quaternion_poses(xyzw: np.ndarray, positions: np.ndarray, where: str) -> np.
 
 
 def _nearest(times: np.ndarray, time: float) -> int | None:
-    """Index of the time stamp within `MOST_S` that is nearest; None without any."""
+    """Return the index of the nearest time stamp within `MOST_S`, or None."""
     if not len(times):
         return None
     i = int(np.abs(times - time).argmin())
