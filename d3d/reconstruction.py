@@ -296,17 +296,25 @@ def render_shaded(mesh: Mesh, K: np.ndarray, world_T_cam: np.ndarray, size_hw: t
 
 
 def overview_camera(
-    mesh: Mesh, size_hw: tuple[int, int], up: np.ndarray | None = None
+    mesh: Mesh,
+    size_hw: tuple[int, int],
+    up: np.ndarray | None = None,
+    forward: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return K (3, 3) and world_T_cam (4, 4) of a camera that sees the whole mesh from above one of its corners.
 
-    ``up`` is the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
+    Args:
+        up: the world's upward direction (3,); by default -y, as for cameras with OpenCV axes.
+        forward: horizontal direction (3,) in which the camera looks; by default one that depends on ``up``.
     """
     up = _unit(np.array((0.0, -1.0, 0.0) if up is None else up, dtype=float))
     # percentiles: stray triangles, for example behind a window, must not set the scale
     low, high = np.percentile(mesh.vertices, (2, 98), axis=0)
     centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
-    side = _unit(np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0)))
+    side = np.cross(up, (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0))
+    if forward is not None and np.linalg.norm(level := forward - (forward @ up) * up) > 1e-3:
+        side = -level
+    side = _unit(side)
     direction = 0.75 * up + 0.66 * side
     position = centre + 1.9 * radius * direction / np.linalg.norm(direction)
     forward = _unit(centre - position)

@@ -318,7 +318,7 @@ def test_poses_of_images_and_videos_are_found_first(tmp_path, monkeypatch):
         asked.append((given, folder))
         return pose_list(Room(12), folder, depth=False)
 
-    monkeypatch.setattr("d3d.room.settings._find_poses", lambda: find_poses)
+    monkeypatch.setattr("d3d.room.settings.find_poses", find_poses)
     config = room.make_config(source, check=False, runs_dir=str(tmp_path / "runs"))
     assert config.run == "room-walk"
     assert asked == [(source, tmp_path / "runs" / "room-walk" / "poses" / "walk")]

@@ -81,17 +81,19 @@ def page(
     name: str,
     size_hw: tuple[int, int] = (480, 800),
     framed: Mesh | None = None,
+    forward: np.ndarray | None = None,
 ) -> str:
     """Return a self-contained HTML page of the mesh; ``name`` is its alternative text.
 
     Args:
         framed: mesh that the first view shows completely, so that two pages begin with the same view; by default
             ``mesh``.
+        forward: direction of the first view, see `overview_camera`.
     """
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
 
-    K, world_T_cam = overview_camera(framed or mesh, size_hw, up)
+    K, world_T_cam = overview_camera(framed or mesh, size_hw, up, forward)
     shape = trimesh.Trimesh(mesh.vertices, mesh.triangles, vertex_colors=mesh.colors, process=False)
     camera = trimesh.scene.Camera(resolution=size_hw[::-1], focal=(K[0, 0], K[1, 1]))
     # a camera of OpenGL looks along -z, with y up

@@ -1,7 +1,9 @@
 """A user's own room: from a video, images or a capture to depth, meshes and a page (`python -m d3d room`).
 
-cfg = d3d.room.make_config("my_room/")   # finds the poses of a video
-folder = d3d.room.run_room(cfg)          # runs/room-my_room/room
+For example::
+
+    cfg = d3d.room.make_config("my_room/")   # finds the poses of a video
+    folder = d3d.room.run_room(cfg)          # runs/room-my_room/room
 """
 
 from d3d.room.results import printed, write_results

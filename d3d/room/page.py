@@ -23,19 +23,23 @@ _METRIC_NAMES = dict(
 )
 
 
-def write_page(about: Mapping[str, Any], meshes: Mapping[str, Mesh], up: np.ndarray, path: Path) -> None:
+def write_page(
+    about: Mapping[str, Any], meshes: Mapping[str, Mesh], world_T_cams: np.ndarray, path: Path
+) -> None:
     """Write the page.
 
     Args:
         about: of `d3d.room.facts.facts`, with ``shown``, the number of frames in the video.
         meshes: by "before" and "after".
-        up: the world's upward direction (3,).
+        world_T_cams: poses (n, 4, 4) of the frames. The first view of the meshes is from above behind the cameras.
     """
+    up = -world_T_cams[:, :3, 1].mean(axis=0)  # the world of COLMAP has no upright axis
+    forward = world_T_cams[:, :3, 2].mean(axis=0)
     small = {name: viewer.decimated(mesh, TRIANGLES) for name, mesh in meshes.items()}
     views = {}
     for name, mesh in small.items():
         title = f"mesh of {about['name']} {name}"
-        page = viewer.page(mesh, up, title, (480, 560), small["after"])
+        page = viewer.page(mesh, up, title, (480, 560), small["after"], forward)
         views[f"mesh_{name}"] = viewer.iframe(page, title)
     template = Template(resources.files("d3d.room").joinpath("page.html").read_text(encoding="utf-8"))
     text = template.substitute(

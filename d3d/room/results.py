@@ -88,8 +88,7 @@ def _room(config: Config, key: Key, opened: StageFolder) -> None:
     write_video(config, scene, maps, shown, work / "video.mp4")
     about = facts(config, key, scene) | {"shown": len(shown)}
     io.write_json(work / "room.json", about)
-    up = -scene.world_T_cams[:, :3, 1].mean(axis=0)  # the world of COLMAP has no upright axis
-    write_page(about, meshes, up, work / PAGE)
+    write_page(about, meshes, scene.world_T_cams, work / PAGE)
     written = {p.name: io.sha256(p) for p in sorted(work.iterdir()) if p.is_file()}
     _move(work, opened.folder)
     opened.finish(written, frames=len(scene))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from d3d.pipeline.scenes import dataset
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.trainings import TEACHER
 from d3d.progress import say
+from d3d.room.motion import find_poses
 
 PROFILE = "room"
 MOST_TARGETS = 300  # frames; of more frames, every 2nd, 3rd, ... is a target
@@ -131,16 +130,7 @@ def _posed(source: Path, config: Config) -> Path:
                 "in one of the formats of docs/room.md."
             )
     say(f"{source} has no camera poses: finding them first.")
-    return _find_poses()(source, run_folder(config) / "poses" / _name(source))
-
-
-def _find_poses() -> Callable[[Path, Path], Path]:
-    try:
-        return importlib.import_module("d3d.room.motion").find_poses
-    except ModuleNotFoundError:
-        raise DataError(
-            "this version of d3d cannot find poses yet: give a capture with poses (docs/room.md)."
-        ) from None
+    return find_poses(source, run_folder(config) / "poses" / _name(source))
 
 
 def _require_packages() -> None:
