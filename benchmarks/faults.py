@@ -1,11 +1,11 @@
-"""Kills a training and each per-scene stage with SIGKILL at random moments, and compares the results.
+"""Kill a training and each per-scene stage with SIGKILL at random moments, and compare the results.
 
     python benchmarks/faults.py --kills 20 [--stages pretrain,project] [--scheduler local] [--json FILE]
 
 Each stage runs once undisturbed. Then it is started and killed ``--kills`` times, each time at a random moment of its
-usual duration, and continues with the files that the previous kill left. A stage that ends before its kill starts
-again from nothing. After each kill every file must be complete; at the end all files must be equal to those of the
-undisturbed run, byte for byte (one thread, on a CPU).
+usual duration. Each start continues with the files that the previous kill left. If a stage ends before its kill, its
+files are deleted and it starts again. After each kill every file must be complete. At the end all files must equal
+those of the undisturbed run, byte for byte (one thread, on a CPU).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from d3d.pipeline.config import Config, make_config
 from d3d.prediction import read_depth
 
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
-# files of a stage that describe when, where and by whom it was computed: they may differ
+# files that record when, where and by whom a stage was computed; they may differ
 PROVENANCE = ("provenance.json", "DONE", ".lock")
 
 
@@ -44,7 +44,7 @@ class Result:
         starts: number of starts; the last one ran to the end.
         seconds: duration without a kill.
         equal: whether all files are equal to those of the undisturbed run.
-        different: names of the files that are not.
+        different: names of the files that differ.
     """
 
     stage: str
@@ -56,7 +56,7 @@ class Result:
 
 
 def small_config(folder: Path, run: str, scheduler: str) -> Config:
-    """A run whose stages take seconds: six rooms of 18 frames, 24 steps, a checkpoint after every second one."""
+    """Return the configuration of a run whose stages take seconds: 6 rooms of 18 frames, 24 steps, 12 checkpoints."""
     cfg = make_config(profile="smoke", device="cpu", runs_dir=str(folder), run=run, scheduler=scheduler)
     options = {**cfg.data.options, "rooms": 6}
     training = {"steps": 24, "checkpoint_steps": 2}
@@ -70,7 +70,7 @@ def small_config(folder: Path, run: str, scheduler: str) -> Config:
 
 
 def do(config: Config, stage: str, arch: str = "") -> None:
-    """Runs one stage in this process, with one thread."""
+    """Run one stage in this process, with one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -86,7 +86,7 @@ def do(config: Config, stage: str, arch: str = "") -> None:
 def run(
     folder: Path, names: Sequence[str] = STAGES, kills: int = 20, seed: int = 0, scheduler: str = "none"
 ) -> list[Result]:
-    """Kills each named stage ``kills`` times.
+    """Kill each named stage ``kills`` times.
 
     Args:
         folder: an empty folder.
@@ -154,7 +154,7 @@ def _kill(context, calm: Config, killed: Config, stage: str, kills: int, seconds
 
 
 def _wait_for_others(folder: Path, longest_s: float = 30.0) -> None:
-    """Waits until the processes that the killed one started have ended and released its lock."""
+    """Wait until the child processes of the killed process have ended and released its lock."""
     start = time.monotonic()
     for lock in folder.rglob(".lock"):
         while time.monotonic() - start < longest_s:
@@ -164,7 +164,7 @@ def _wait_for_others(folder: Path, longest_s: float = 30.0) -> None:
 
 
 def check_whole(folder: Path) -> None:
-    """Opens every file of a stage, except those with a temporary name.
+    """Open every file of a stage, except files with a temporary name.
 
     Raises:
         Exception: a file is incomplete.
@@ -189,7 +189,7 @@ def check_whole(folder: Path) -> None:
 
 
 def differences(calm: Path, killed: Path) -> list[str]:
-    """Names of the files that are missing in one of two stage folders or differ, except `PROVENANCE`."""
+    """Return the names of files that differ between two stage folders or are missing in one, except `PROVENANCE`."""
 
     def files(folder: Path) -> dict[str, bytes]:
         found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
@@ -205,7 +205,7 @@ def differences(calm: Path, killed: Path) -> list[str]:
 
 
 def main() -> int:
-    """The command line; the status is 1 if any result differs."""
+    """Run the command line. Return 1 if any result differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,8 +1,8 @@
-"""What a smaller file costs: Sq Rel, and the change of depth, of finished trainings in several ways of storage (E30).
+"""Measure the cost of smaller weight files: Sq Rel and the change of depth for several storage formats (E30).
 
     python -m benchmarks.packing --profile demo --archs monodepth2,lite
 
-Reads the self-supervised networks of a run. Nothing is written but temporary files.
+The script reads the self-supervised networks of a run. It writes temporary files only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ State = dict[str, Tensor]
 
 
 def _each_by_itself(state: State, per_channel: bool) -> State:
-    """Every kernel with 8 bits a weight, each weight rounded to the nearest step."""
+    """Store every kernel with 8 bits a weight; round each weight to the nearest step."""
     result = {}
     for name, t in state.items():
         if t.ndim > 1:
@@ -94,7 +94,7 @@ def _compare(config, arch: str, source: Path, folder: Path) -> None:
 
 
 def _moved(config, before: DepthStore, after: DepthStore) -> float:
-    """The mean relative change of depth over all pixels, of either sign."""
+    """Compute the mean absolute relative change of depth over all pixels."""
     changes = [
         abs(after.read_of(scene, i) / before.read_of(scene, i) - 1).mean()
         for scene in evaluated_scenes(config)

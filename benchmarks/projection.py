@@ -1,10 +1,10 @@
-"""Speed of projected depth (section 3.2.2), from a scene's stored depth to its stored mesh and projection.
+"""Measure the speed of projected depth (section 3.2.2), from a scene's stored depth to its stored mesh and projection.
 
     python benchmarks/projection.py [--repeats 5] [--renderer pyrender] [--scenes 5,50] [--json FILE]
 
-The scene is a room of GlossyRooms with its own camera path, seen at 384x288: its true depth is fused finely, rendered
-from every frame and stored as a network's is. What is timed is `stages.depth.project_scene`, the task that
-`python -m d3d project` runs once a scene, on all cores that this process may use (OMP_NUM_THREADS, taskset).
+The scene is a room of GlossyRooms at 384x288. Its true depth is fused finely, rendered from every frame and stored like
+predicted depth. The benchmark times `stages.depth.project_scene`, which `python -m d3d project` runs once for each
+scene. It uses all cores that this process may use (OMP_NUM_THREADS, taskset).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WANTED = 60  # target frames a second
 
 
 def room(store: DepthStore, size_hw: tuple[int, int] = SIZE_HW) -> Scene:
-    """A room of the data set that ships, with depth of all its frames in ``store``."""
+    """Open a room that ships, and write the depth of all its frames to ``store``."""
     scene = open_dataset("glossyrooms").scenes("train")[0]
     every = range(len(scene))
     truth = np.stack([scene.depth(i) for i in every])
@@ -51,14 +51,14 @@ def room(store: DepthStore, size_hw: tuple[int, int] = SIZE_HW) -> Scene:
 
 
 def training_scene(scene: Scene, targets: Sequence[int]) -> TrainingScene:
-    """A scene with these targets; each stands for its sources, too, which a projection does not look at."""
+    """Make a training scene with these targets. A projection ignores the sources, so each target is its own source."""
     return TrainingScene(scene, Triples(np.repeat(np.asarray(targets)[:, None], 3, axis=1), len(targets), {}))
 
 
 def scene_times(
     config: Config, scene: Scene, targets: list[int], predicted: DepthStore, repeats: int
 ) -> list[float]:
-    """Seconds of each of several projections of a scene, after one that is not counted."""
+    """Time several projections of a scene, in seconds, after one that is not counted."""
     seconds, training = [], training_scene(scene, targets)
     for _ in range(repeats + 1):
         with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
@@ -76,7 +76,7 @@ def _timed(spent: dict[str, float], part: str) -> Iterator[None]:
 
 
 def parts(config: Config, scene: Scene, targets: list[int], predicted: DepthStore) -> dict[str, float]:
-    """Milliseconds of each part of a projection, one after the other, for a frame of those that it handles."""
+    """Time each part of a projection, one after the other, in milliseconds for each frame of that part."""
     spent: dict[str, float] = {}
     size_hw, used = config.data.size_hw, scene.every(config.fusion.integrate_every)
     poses = scene.world_T_cams
@@ -100,7 +100,7 @@ def parts(config: Config, scene: Scene, targets: list[int], predicted: DepthStor
 
 
 def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path) -> list[dict[str, Any]]:
-    """Memory after sets of more and more scenes: of this process, and the largest so far of two workers."""
+    """Measure the memory of this process, and the peak memory of two workers, after growing numbers of scenes."""
     size_hw = SIZE_HW
     rows = []
     for number in sorted(numbers):
@@ -131,7 +131,7 @@ def memory(scene: Scene, predicted: DepthStore, numbers: list[int], folder: Path
 
 
 def _memory_mb(line: str) -> int:
-    # not getrusage: a process begins with the peak of the one that started it
+    # not getrusage: a process starts with the peak of its parent
     status = Path("/proc/self/status").read_text()
     return round(int(status.split(f"{line}:")[1].split()[0]) / 2**10)
 
@@ -139,7 +139,7 @@ def _memory_mb(line: str) -> int:
 def measure(
     repeats: int, renderer: str, size_hw: tuple[int, int] = SIZE_HW, say: Callable[..., None] = print
 ) -> dict[str, Any]:
-    """All times; ``say`` is given the tables' lines."""
+    """Measure all times. ``say`` receives the lines of the tables."""
     with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
         predicted = DepthStore(Path(folder))
         scene = room(predicted, size_hw)
@@ -179,14 +179,14 @@ def measure(
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--renderer", default="open3d", choices=reconstruction.BACKENDS)
     parser.add_argument(
-        "--scenes", help="numbers of scenes, with commas, whose projection's memory is measured"
+        "--scenes", help="measure the memory for these numbers of scenes, separated by commas"
     )
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()

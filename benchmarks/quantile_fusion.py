@@ -1,10 +1,10 @@
-"""Time and memory of the fusion of many views: the mean by Open3D and by d3d.tsdf, and a quantile.
+"""Measure time and memory of the fusion of many views: the mean by Open3D and by d3d.tsdf, and a quantile.
 
     python benchmarks/quantile_fusion.py                 # one room
     python benchmarks/quantile_fusion.py --rooms 16      # a house of 4 x 4 rooms, about 20 x 20 m
 
-The rooms are GlossyRooms' training rooms with true depth, side by side; a room that stands twice is seen twice. Each
-fusion runs in a process of its own, whose peak memory is printed.
+The rooms are GlossyRooms' training rooms with true depth, side by side. If there are not enough rooms, rooms are
+repeated. Each fusion runs in its own process, and the peak memory of this process is printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METHODS = {"mean, Open3D": None, "mean, d3d.tsdf": "mean", "quantile 0.35": 0.35
 
 
 def house(rooms: int, every: int, size_hw: tuple[int, int]):
-    """Depth maps, intrinsics and poses of rooms on a square grid, 5.5 m apart."""
+    """Return depth maps, intrinsics and poses of rooms on a square grid, 5.5 m apart."""
     from d3d.datasets import open_dataset
     from d3d.geometry import nearest_depth
 

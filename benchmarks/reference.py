@@ -1,9 +1,9 @@
-"""The textbook training step that `training_step.py` measures d3d against: plain, correct, and nothing shared.
+"""The reference training step of `training_step.py`: a plain textbook recipe that shares no code with d3d's step.
 
-The recipe as published code for self-supervised depth has it: float32, contiguous memory, every scale and every
-source warped on its own, back-projection and projection as separate matrix products, SSIM by five poolings.
-Where published code is not exact (an identity pose that is no identity warp) it follows d3d, so that both minimise
-the same loss; `agreement` of `training_step.py` holds them to that.
+It follows published code for self-supervised depth: float32, contiguous memory, a separate warp for each scale and
+source, separate matrix products for back-projection and projection, SSIM by five poolings. Where published code is not
+exact (the warp of an identity pose moves the image), the reference follows d3d, so that both minimise the
+same loss. The part `agreement` of `training_step.py` checks this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 
 
 def depth_of(disp: Tensor, min_depth: float = 0.1, max_depth: float = 10.0) -> Tensor:
-    """Depth in metres from a sigmoid disparity."""
+    """Convert a sigmoid disparity to depth in metres."""
     low, high = 1 / max_depth, 1 / min_depth
     return 1 / (low + (high - low) * disp)
 
@@ -129,7 +129,7 @@ def distill_loss(disps: dict[int, Tensor], batch: Batch) -> Tensor:
 
 
 def use_plain_layers(model: nn.Module) -> None:
-    """Gives a network torch's own layers where d3d has others that are faster; the weights stay."""
+    """Replace d3d's fast layers of a network by torch's own layers. The weights stay."""
     for module in model.modules():
         if isinstance(module, ConvBlock):
             module.activation = F.elu
@@ -142,21 +142,21 @@ def use_plain_layers(model: nn.Module) -> None:
 
 
 def squeeze_excite(self: SqueezeExcite, x: Tensor) -> Tensor:
-    """Channel attention: each channel scaled by what its mean over the image tells."""
+    """Channel attention: scale each channel by a weight computed from the channels' means over the image."""
     weight = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
     return x * weight[:, :, None, None]
 
 
 def attention_node(self: AttentionNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Joins, scales the channels, convolves."""
+    """Concatenate the inputs, scale the channels, and convolve."""
     return F.relu(self.conv(self.attention(torch.cat(inputs, 1))))
 
 
 class ReferenceStep:
-    """One training step after another of a network, by the book.
+    """Training steps of a network by the textbook recipe.
 
     Args:
-        model: moved to contiguous memory, in place.
+        model: the network; it is moved to contiguous memory in place.
         kind: "pretrain" or "distill".
     """
 
@@ -171,7 +171,7 @@ class ReferenceStep:
         self.optimizer = torch.optim.Adam(model.parameters(), learning_rate)
 
     def __call__(self, batch: Batch) -> float:
-        """Takes a step; the loss before it, read back as a progress bar would show it."""
+        """Take one step. Return the loss before the step, read back to the CPU as for a progress bar."""
         disps = self.model(batch["input"], scales=self.scales)
         mirrored = batch["flip"].view(-1, 1, 1, 1)
         disps = {scale: torch.where(mirrored, disp.flip(-1), disp) for scale, disp in disps.items()}

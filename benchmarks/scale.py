@@ -1,4 +1,4 @@
-"""Time and memory for a data set as large as ScanNet, without any pixels: triples, planning, scheduling, resuming.
+"""Measure time and memory for a data set of ScanNet's size without pixels: triples, planning, scheduling, resuming.
 
     python benchmarks/scale.py [--scenes 1613] [--frames 1550] [--json FILE]
 
@@ -35,7 +35,7 @@ PAPER_TRIPLES = 45_539
 
 
 def _smooth(rng: np.random.Generator, n: int, spread: float, seconds: float) -> np.ndarray:
-    """Three velocities (n, 3) with this standard deviation and correlation time (an Ornstein-Uhlenbeck process)."""
+    """Draw velocities (n, 3) with a standard deviation and correlation time (an Ornstein-Uhlenbeck process)."""
     keep = np.exp(-1 / (seconds * RATE_HZ))
     noise = rng.normal(0, spread * np.sqrt(1 - keep**2), (n, 3))
     velocity = np.empty((n, 3))
@@ -46,7 +46,7 @@ def _smooth(rng: np.random.Generator, n: int, spread: float, seconds: float) -> 
 
 
 def hand_held(rng: np.random.Generator, n: int, speed: float = 0.25, turn_deg: float = 15.0) -> np.ndarray:
-    """Poses (n, 4, 4) of a camera with these speeds along and around each axis, in m/s and degrees/s."""
+    """Make poses (n, 4, 4) of a camera with these speeds along and around each axis, in m/s and degrees/s."""
     from scipy.spatial.transform import Rotation
 
     poses = np.tile(np.eye(4), (n, 1, 1))
@@ -65,7 +65,7 @@ class MadeUp(Scene):
 
 
 def open_made_up(root: str | None = None, count: int = 1613, frames: int = 1550) -> Dataset:
-    """A data set of ``count`` scenes with ``frames`` frames on average, all in the train split."""
+    """Make a data set of ``count`` scenes with ``frames`` frames on average, all in the train split."""
     lengths = np.random.default_rng(0).gamma(2.0, frames / 2, count).astype(int) + 100
 
     def train() -> list[Scene]:
@@ -75,7 +75,7 @@ def open_made_up(root: str | None = None, count: int = 1613, frames: int = 1550)
 
 
 def touch(folder: str, name: str) -> str:
-    """A task that writes a scene's folder like a per-scene stage, without computing anything."""
+    """Write a scene's folder like a per-scene stage, without computing anything."""
     store = DepthStore(Path(folder))
     if not store.has(name):
         store.write_scene(name, [("0", np.ones((2, 2)))])
@@ -83,7 +83,7 @@ def touch(folder: str, name: str) -> str:
 
 
 def measure(count: int, frames: int, folder: Path) -> list[dict]:
-    """One row for each step: name, amount, seconds, peak memory in MB."""
+    """Measure each step. Return one row for each: name, amount, seconds, peak memory in MB."""
     rows: list[dict] = []
 
     @contextmanager
@@ -131,12 +131,12 @@ def measure(count: int, frames: int, folder: Path) -> list[dict]:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=int, default=1613)
-    parser.add_argument("--frames", type=int, default=1550, help="a scene on average")
+    parser.add_argument("--frames", type=int, default=1550, help="mean number of frames in a scene")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""The teachers of profile paper on GlossyRooms in a limited time, with their weights in pieces of at most 16 MB.
+"""Train the teachers of profile paper on GlossyRooms in a limited time, and write weights in pieces of at most 16 MB.
 
     python benchmarks/teachers.py --out FOLDER [--minutes 5] [--size 192x160] [--archs monodepth2,hrdepth,monovit]
         [--device auto] [--workers 8]
@@ -44,7 +44,7 @@ INIT_DEPTH_M = 2.3
 
 
 def teacher(arch: str, args: argparse.Namespace, seconds: float) -> dict[str, object]:
-    """Trains one network in about so many seconds; writes the pieces of its weights and returns its report."""
+    """Train one network in about this many seconds, write the pieces of its weights, and return its report."""
     start, size_hw, device = time.monotonic(), _size(args.size), select_device(args.device)
     scenes = open_dataset("glossyrooms").scenes("train")
     task = PretrainTask(
@@ -83,7 +83,7 @@ def teacher(arch: str, args: argparse.Namespace, seconds: float) -> dict[str, ob
 
 
 def validate(model: torch.nn.Module, size_hw: tuple[int, int]) -> dict[str, float]:
-    """Mean metrics on every fourth frame of the validation rooms."""
+    """Compute mean metrics on every fourth frame of the validation rooms."""
     scores = []
     for scene in open_dataset("glossyrooms").scenes("val"):
         for i in range(0, len(scene), 4):
@@ -98,7 +98,7 @@ def validate(model: torch.nn.Module, size_hw: tuple[int, int]) -> dict[str, floa
 
 
 def write_pieces(weights: Path, out: Path) -> list[str]:
-    """Splits a file into pieces; adds its hash and those of the pieces to ``SHA256SUMS``."""
+    """Split a file into pieces. Add the hashes of the file and of the pieces to ``SHA256SUMS``."""
     content, names = weights.read_bytes(), []
     lines = [f"{io.sha256(weights)}  {weights.name}\n"]
     for k, start in enumerate(range(0, len(content), PIECE)):

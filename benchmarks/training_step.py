@@ -1,15 +1,15 @@
-"""Samples a second of d3d's training steps against the textbook recipe (`reference.py`), and of the loader.
+"""Measure samples a second of d3d's training steps, of the textbook recipe (`reference.py`), and of the loader.
 
     python benchmarks/training_step.py [--sizes 128x96,384x288] [--archs A,B]
         [--tasks pretrain,distill] [--parts steps,loader,agreement] [--device auto] [--compile] [--repeat 15]
         [--json FILE]
 
-Steps: ours in bfloat16 (autocast of the network; geometry and losses stay float32), ours in float32, the network alone
-(bfloat16, its mean disparity instead of a loss) and the reference. They take turns, so that a busy machine slows all
-alike, on one batch that stays on the device. ``--compile`` adds ours in bfloat16 with a compiled photometric loss.
-A GPU gets several steps a turn and is waited for after the last one, as in a training. "with loading" is ours in
-bfloat16 with a loader. Loader: samples a second without a network, no frame twice, so nothing is cached.
-Agreement: ours and the reference in float32 from the same weights on the same batches, step after step.
+Steps: d3d in bfloat16 (autocast of the network; geometry and losses stay float32), d3d in float32, the network alone
+(bfloat16, its mean disparity instead of a loss) and the reference. They take turns on one batch that stays on the
+device, so a busy machine slows all of them equally. ``--compile`` adds d3d in bfloat16 with a compiled photometric
+loss. A GPU runs several steps in a turn and is synchronised after the last step, as in a training. "with loading" is
+d3d in bfloat16 with a loader. Loader: samples a second without a network; each frame is read once, so nothing is
+cached. Agreement: d3d and the reference in float32 from the same weights on the same batches, step by step.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ LARGE = {  # large frames on disk: size and file type
 
 @dataclass
 class StepRow:
-    """Samples a second: the median step, and the slowest and fastest of the middle half."""
+    """Samples a second of a training step: the median, and the bounds of the middle half."""
 
     arch: str
     task: str
@@ -89,7 +89,7 @@ class StepRow:
 
 @dataclass
 class LoaderRow:
-    """Samples a second of a loader, and their ratio to the fastest step at this size."""
+    """Samples a second of a loader, and the ratio to the fastest step at this size."""
 
     frames: str
     task: str
@@ -101,10 +101,10 @@ class LoaderRow:
 
 @dataclass
 class AgreementRow:
-    """How far the losses of two trainings are apart: the largest relative difference of a step, and that of the means.
+    """Difference between the losses of two trainings: the largest relative difference of a step, and that of the means.
 
-    Two trainings that round differently drift apart, however right both are. How fast, the reference against itself
-    tells, once in contiguous and once in channels-last memory, where sums are taken in another order.
+    Two correct trainings that round differently drift apart. To measure this drift, the reference is compared with
+    itself in contiguous and in channels-last memory, where sums have another order.
     """
 
     arch: str
@@ -118,10 +118,10 @@ class AgreementRow:
 
 
 class FileScene(Scene):
-    """Frames in a folder, read like the large frames of other data sets; the camera moves sideways."""
+    """Frames in a folder, read like the large frames of other data sets. The camera moves sideways."""
 
     def __init__(self, folder: Path, size_hw: HW, suffix: str, frames: int) -> None:
-        """Writes the frames: enlarged images of a room with sensor noise, which makes decoding slow."""
+        """Write the frames: enlarged images of a room with sensor noise, which makes decoding slow."""
         self._folder, self._suffix = folder, suffix
         poses = np.tile(np.eye(4), (frames, 1, 1))
         poses[:, 0, 3] = 0.07 * np.arange(frames)
@@ -145,7 +145,7 @@ class FileScene(Scene):
 
 
 def make_task(kind: str, scenes: list[Scene], triples: list[Triples], size_hw: HW) -> Task:
-    """A task of this kind on these scenes' targets; labels are the true depth, or 2 m where there is none."""
+    """Make a task of this kind on these scenes' targets. Labels are the true depth, or 2 m if there is none."""
     if kind == "pretrain":
         return PretrainTask(TripleSamples(scenes, triples, size_hw))
     targets = [(s, int(t)) for s, found in enumerate(triples) for t in found.indices[:, 0]]
@@ -158,13 +158,13 @@ def make_task(kind: str, scenes: list[Scene], triples: list[Triples], size_hw: H
 
 
 def rooms_task(kind: str, size_hw: HW) -> Task:
-    """The rooms that ship."""
+    """Make a task on six rooms that ship."""
     scenes = open_dataset("glossyrooms").scenes("train")[:6]
     return make_task(kind, scenes, [find_triples(s.world_T_cams, every=1) for s in scenes], size_hw)
 
 
 def loader(task: Task, batch: int, steps: int, workers: int, device: torch.device) -> DataLoader:
-    """The loader of `train`."""
+    """Make the same loader as `train`."""
     batches = EpochBatches(len(task.samples), batch, 0, 0, steps)
     return DataLoader(
         task.samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda"
@@ -172,13 +172,13 @@ def loader(task: Task, batch: int, steps: int, workers: int, device: torch.devic
 
 
 def batches_of(task: Task, batch: int, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches on the device, without end."""
+    """Yield batches on the device, without end."""
     for loaded in loader(task, batch, 10**9, 0, device):
         yield {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
 
 
 def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[dict], torch.Tensor]:
-    """The step of `train`."""
+    """Make the same step as `train`."""
     config = TrainConfig(precision=precision)
     optimizer = Adam(model.parameters(), lr=config.learning_rate)
 
@@ -193,7 +193,7 @@ def our_step(model: torch.nn.Module, task: Task, precision: str) -> Callable[[di
 
 
 def network_step(model: torch.nn.Module, scales: tuple[int, ...]) -> Callable[[dict], torch.Tensor]:
-    """A step without geometry and losses: the mean of the disparities instead."""
+    """Make a step whose loss is the mean of the disparities, without geometry and losses."""
     optimizer = Adam(model.parameters(), lr=TrainConfig().learning_rate)
 
     def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -261,7 +261,7 @@ def measure_steps(
 
 
 def measure_loader(frames: str, task: Task, size_hw: HW, workers: int, batch: int = 4) -> LoaderRow:
-    """Samples a second of one pass over a task's samples, from the first batch on: starting processes is no loading."""
+    """Measure samples a second of one pass, after the first batch, so that the start of processes does not count."""
     stream = iter(loader(task, batch, len(task.samples) // batch, workers, torch.device("cpu")))
     next(stream)
     start = time.perf_counter()
@@ -275,7 +275,7 @@ def measure_agreement(
 ) -> AgreementRow:
     task = rooms_task(kind, size_hw)
     torch.manual_seed(0)
-    # no drop path: each of both would draw its own
+    # no drop path: both networks would draw different masks
     options = {"drop_path": 0.0} if arch == "monovit" else {}
     model = create_model(arch, pretrained=False, init_depth_m=2.0, **options).to(device).train()
     ours = our_step(copy.deepcopy(model), task, "float32")
@@ -294,7 +294,7 @@ def measure_agreement(
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """The hardware and the versions that the figures depend on."""
+    """Describe the hardware and the versions that determine the speed."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -329,7 +329,7 @@ def _size(text: str) -> HW:
 
 
 def markdown(report: dict[str, list]) -> str:
-    """The tables."""
+    """Return the tables as Markdown."""
     out = []
     if report["steps"]:
         out += [
@@ -379,11 +379,13 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
     parser.add_argument(
         "--compile", action="store_true", help="also measure with a compiled photometric loss"
     )
-    parser.add_argument("--repeat", type=int, default=15, help="turns timed of each")
+    parser.add_argument("--repeat", type=int, default=15, help="number of timed steps of each")
     parser.add_argument("--agreement-steps", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=48, help="that a loader is timed over")
+    parser.add_argument("--samples", type=int, default=48, help="number of samples in the timing of a loader")
     parser.add_argument(
-        "--workers", default="0,2", help="loading processes; the last is that of 'with loading'"
+        "--workers",
+        default="0,2",
+        help="numbers of loading processes; the column 'with loading' uses the last",
     )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Run a command of this package: its seconds, its errors and its exit status."""
+"""Run a command of this package: print its time, report its errors, and return its exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run(work: Callable[[], None]) -> int:
     """Call ``work`` and return the exit status.
 
     Returns:
-        0, 1 after an error of ours, printed as one line, or 130 if the user stopped the command.
+        0 for success; 1 after an error of d3d, which is printed as one line; 130 if the user stopped the command.
     """
     start = time.monotonic()
     try:

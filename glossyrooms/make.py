@@ -41,12 +41,12 @@ HIGHLIGHT_SHARE = {"glossy": (0.02, 0.05), "mirror": (0.01, 0.05), "matt": (0.0,
 LEAST_MIRROR_SHARE = 0.01
 NEAREST_M = 0.35  # smallest depth: the camera must not pass through furniture
 LEAST_TRIPLES = 0.9  # share of the frames that must be targets with two sources
-LOOK_EVERY = 6  # a candidate is judged by every so many frames
+LOOK_EVERY = 6  # a candidate is judged by every sixth frame
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines the images of a room besides its seed."""
+    """The settings that determine the images of a room, besides its seed."""
 
     frames: int = 80
     height: int = 144
@@ -93,7 +93,7 @@ def seeds_of(split: str, index: int) -> Iterator[int]:
 
 
 def fault(mi, room, poses: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) -> str:
-    """Return why a room is rejected, or "" if it is accepted. Uses its geometry only: a second per room."""
+    """Return the reason to reject a room, or "" to accept it. Needs only geometry, so it takes a second per room."""
     if len(find_triples(poses, every=1)) < LEAST_TRIPLES * (len(poses) - 2):
         return "triple rule"
     renderer = Renderer(mi, room.geometry, room.seed)
@@ -207,7 +207,7 @@ def is_done(job: Job) -> bool:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent ends. After a kill it would otherwise continue beside the next command's."""
+    """End this worker when its parent ends. Otherwise it would continue beside the workers of the next command."""
 
     def watch() -> None:
         parent_process().join()

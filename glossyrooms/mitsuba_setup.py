@@ -1,8 +1,8 @@
-"""Load mitsuba and the denoiser, or say what to install. Both packages are imported only here.
+"""Load mitsuba and the denoiser, or name the packages to install. Both packages are imported only here.
 
-mitsuba's fast variant compiles its kernels with the machine's LLVM. It accepts LLVM 15, which the OpenGL drivers of
-Debian 12 install, and LLVM 16, but both end the process with "LLVM ERROR: Cannot select" in the first kernel of a
-rendering. A second process therefore tries the LLVM first.
+mitsuba's fast variant compiles its kernels with the machine's LLVM. LLVM 15 (installed by the OpenGL drivers of Debian
+12) and LLVM 16 load without an error, but crash the process at the first rendering ("LLVM ERROR: Cannot select").
+Therefore a second process first tests the LLVM with a small rendering.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from d3d.errors import ConfigError, DataError, unknown
 from d3d.progress import say
 
 FAST, SLOW = "llvm_ad_rgb", "scalar_rgb"
-# The variant that "auto" stands for. Set after the first trial, so that worker processes need no trial; a user who sets
-# it chooses the variant.
+# The variant that "auto" stands for. d3d sets it after the first trial, so that worker processes need no trial. A user
+# can set it to choose the variant.
 VARIANT_VARIABLE = "D3D_MITSUBA_VARIANT"
 INSTALL = 'pip install -e ".[rooms]" -c constraints.txt, or: make setup'
 
@@ -94,7 +94,7 @@ def load_mitsuba(variant: str = "auto", threads: int | None = None) -> ModuleTyp
 
 @functools.cache
 def llvm_problem() -> str:
-    """Return why mitsuba cannot render with this machine's LLVM, "" if it can. Tries it in a second process."""
+    """Test in a second process whether mitsuba renders with this machine's LLVM. Return the reason if not, else ""."""
     try:
         trial = subprocess.run(
             [sys.executable, "-c", _TRIAL], capture_output=True, text=True, timeout=_TRIAL_LIMIT_S

@@ -8,14 +8,17 @@ IOR = 1.5  # varnish, polished stone, glaze, plastic
 
 
 def fresnel(cosine: np.ndarray) -> np.ndarray:
-    """Return the exact reflectance of a dielectric coat, unpolarised light; Schlick's is 20 % too low at 60 degrees."""
+    """Return the exact reflectance of a dielectric coat for unpolarised light.
+
+    Schlick's approximation is 20 % too low at 60 degrees.
+    """
     c = cosine.clip(0, 1)
     g = np.sqrt(IOR**2 - 1 + c**2)
     return 0.5 * ((g - c) / (g + c)) ** 2 * (1 + ((c * (g + c) - 1) / (c * (g - c) + 1)) ** 2)
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the dot products of rows (n,); numpy's sum over an axis of three is ten times as slow."""
+    """Return the dot products of rows, (n,). This is ten times as fast as numpy's sum over an axis of three."""
     return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
 
 

@@ -1,4 +1,4 @@
-"""First hits of rays with the triangles of a room, and texture lookup at many points at once."""
+"""Find the first hits of rays with the triangles of a room, and look up textures at many points at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from glossyrooms.textures import Texture
 
 @dataclass(frozen=True)
 class Hits:
-    """First hits of n rays. ``t`` is in units of the direction's length; ``face`` is -1 where nothing is hit."""
+    """First hits of n rays.
+
+    Attributes:
+        t: (n,) distance in units of the direction's length.
+        face: (n,) index of the triangle; -1 if the ray hits nothing.
+        bary: (n, 2) barycentric coordinates.
+    """
 
     t: np.ndarray
     face: np.ndarray

@@ -1,9 +1,9 @@
-"""Add depth and masks to the rooms that ship without: ``python -m glossyrooms.truth --out FOLDER``.
+"""Add depth and masks to the rooms that ship without them: ``python -m glossyrooms.truth --out FOLDER``.
 
-Every sixth training room ships with depth and masks, since no stage of the method reads them. An experiment with the
-labels of an oracle (``labels`` "oracle_truth") needs them in all rooms. A room's geometry follows from its seed, and
-this command copies its images byte for byte. It takes two minutes; rendering the rooms takes nineteen. Networks trained
-on the rooms that ship fit both sets.
+Only every sixth training room ships with depth and masks, because no stage of the method reads them. An experiment with
+oracle labels (``labels`` "oracle_truth") needs them in all rooms. This command computes them from the seed of each room
+and copies the images byte for byte. It takes two minutes; rendering the rooms takes nineteen. The training data are the
+same, so networks trained on one set are valid for the other.
 """
 
 from __future__ import annotations

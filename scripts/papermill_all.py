@@ -25,7 +25,9 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_ARCH = ("01", "02", "03", "04", "05")
-DONE = "d3d_finished"  # metadata of an executed copy: what it was made from, and its seconds
+DONE = (
+    "d3d_finished"  # metadata of an executed copy: identity of its notebook and parameters, and its seconds
+)
 
 
 class Job(NamedTuple):
@@ -43,7 +45,7 @@ class Job(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """The time of a finished execution of this very notebook with these parameters, else None."""
+        """The time of a finished execution of this notebook with these parameters, else None."""
         if not self.target.exists():
             return None
         done = nbformat.read(self.target, as_version=4).metadata.get(DONE, {})
@@ -54,7 +56,7 @@ def plan(folder: Path, out: Path, archs: Sequence[str], parameters: dict[str, An
     """Return the executions in their order.
 
     Args:
-        folder: of the notebooks.
+        folder: folder of the notebooks.
         out: folder of the executed copies.
         archs: architectures; the first one is that of the notebooks that run once.
         parameters: further parameters of every notebook.

@@ -14,7 +14,7 @@ OPENGL = np.diag([1.0, -1, -1, 1])
 
 
 class Room:
-    """Some frames of a room of GlossyRooms, and what is true of them."""
+    """Some frames of a room of GlossyRooms, with their true poses, intrinsics and depth."""
 
     def __init__(self, frames=24, start=0, split="train"):
         scene = open_dataset("glossyrooms", rooms=1).scenes(split)[0]
@@ -34,7 +34,7 @@ class Room:
 
 
 def write_images(room, folder, names=None, suffix=".png", of=lambda image: image):
-    """Images as files without loss; returns their paths."""
+    """Write images as lossless files. Return the paths."""
     paths = []
     for i, name in enumerate(names or room.names):
         path = Path(folder) / f"{name}{suffix}"
@@ -52,7 +52,7 @@ def write_depth(room, folder, per_metre=1000.0, suffix=".png", names=None):
 
 
 def camera_points(room, i, every=24):
-    """Points (n, 3) of frame i's surfaces in the world, and their pixels (n, 2)."""
+    """Return points (n, 3) on the surfaces that frame i sees, in the world, and their pixels (n, 2)."""
     depth, (h, w) = room.depth(i), room.size_hw
     y, x = np.mgrid[0:h:every, 0:w:every].reshape(2, -1)
     z = depth[y, x]
@@ -64,7 +64,7 @@ def camera_points(room, i, every=24):
 def colmap_text(
     room, folder, unit=1.0, camera="PINHOLE", images="images", names=None, suffix=".png", points=True
 ):
-    """A COLMAP model as text: world-to-camera, centre of the first pixel at 0.5, images not in the order of names."""
+    """Write a COLMAP text model: world-to-camera, centre of the first pixel at 0.5, images in random order."""
     root, (h, w), K = Path(folder), room.size_hw, room.K
     names = names or room.names
     write_images(room, root / images, names, suffix)
@@ -132,7 +132,7 @@ def pose_list(room, folder, of=lambda pose: pose, depth=True, K=True):
 
 
 def colmap_binary(room, folder, **options):
-    """The same model as binary files, written by pycolmap, with the rigs and frames of COLMAP 3.12."""
+    """Write the model as binary files with pycolmap, including the rigs and frames of COLMAP 3.12."""
     import pycolmap
 
     root = colmap_text(room, folder, **options)
@@ -183,7 +183,7 @@ def record3d_metadata(room, depth_hw):
 
 
 def small_depth(room, i, depth_hw):
-    """Every second pixel."""
+    """Return every second pixel of the depth map."""
     step = room.size_hw[0] // depth_hw[0]
     return np.ascontiguousarray(room.depth(i)[step // 2 :: step, step // 2 :: step])
 
@@ -251,7 +251,7 @@ def nice_slam(room, folder, per_metre=6553.5):
 
 
 def scannet_like(room, folder, images="my photos", poses="extrinsics"):
-    """One pose file a frame, folders and files of any names; one pose is lost, one depth map is missing."""
+    """Write one pose file for each frame, with unusual names. One pose is lost, and one depth map is missing."""
     root = Path(folder)
     write_images(room, root / images, [f"IMG_{i:04d}" for i in range(len(room))], ".PNG")
     write_depth(room, root / "depth", names=[str(i) for i in range(len(room))])

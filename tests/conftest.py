@@ -1,4 +1,4 @@
-"""What every test can rely on: one thread, no window, fixed seeds, folders of its own, and the development data."""
+"""Fixtures for all tests: one thread, no windows, fixed seeds, separate folders, and the development data."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files; within a file, and among the others, the order stays."""
+    """Run the longest files first. The order of the other files, and the order within a file, stay."""
     rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each test module a folder for the runs whose configuration names none."""
+    """Give each test module a folder for runs without a folder in their configuration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("D3D_RUNS", str(tmp_path_factory.mktemp("runs-of-module")))
         yield
@@ -83,7 +83,7 @@ def _own_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Start each test from the same random state, whatever ran before it."""
+    """Start each test from the same random state."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002  (libraries that still draw from the global state)
     torch.manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""What several test files need: scripts as modules, processes, and the environment of a notebook's kernel."""
+"""Helpers of several test files: scripts as modules, processes, and the environment of a notebook's kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def load_script(name: str) -> ModuleType:
-    """Import a file of scripts/, which is no package."""
+    """Import a file of scripts/, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, REPO / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

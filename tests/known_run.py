@@ -1,4 +1,4 @@
-"""A run of profile smoke with known depth: the networks are not trained, their depth is made from the truth."""
+"""A run of profile smoke with known depth. The networks are not trained; their depth is made from the truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ON = {"monodepth2": 1.5, "hrdepth": 1.2, "monovit": 1.0, "lite": 1.8}
 
 
 def known_run(runs_dir: Path, **parameters: str) -> Config:
-    """Write the results of the stages "pretrain" and "predict"; the later stages compute theirs from them."""
+    """Write the results of the stages "pretrain" and "predict". The later stages are computed from them."""
     config = make_config(profile="smoke", runs_dir=str(runs_dir), **parameters)
     scenes = stages.training_scenes(config)
     for arch in config.networks:

@@ -1,4 +1,4 @@
-"""Scenes at hand as ScanNet's .sens files, to try everything on: `python tests/sens_from_scenes.py --out FOLDER`.
+"""Write available scenes as ScanNet's .sens files, for trials: `python tests/sens_from_scenes.py --out FOLDER`.
 
 Rooms of GlossyRooms, or with --sequence a folder of 7-Scenes, become files of ScanNet's sizes, codecs and intrinsics:
 colour 1296x968 (every third scene 640x480, as scene0704 and scene0705), depth 640x480, some poses lost.
@@ -24,7 +24,7 @@ LOST = (np.full((4, 4), -np.inf), np.zeros((4, 4)), np.diag([2.0, 2, 2, 1]))
 
 
 def write_scene(path: Path, scene: Scene, color_hw=COLOR_HW, lost=()) -> None:
-    """A scene as a .sens file; depth is resized by the nearest pixel.
+    """Write a scene as a .sens file. Depth is resized by the nearest pixel.
 
     Args:
         lost: numbers of frames that get a pose of `LOST`, in turn.
@@ -43,7 +43,7 @@ def write_scene(path: Path, scene: Scene, color_hw=COLOR_HW, lost=()) -> None:
 
 
 def write_glossyrooms(out: Path, rooms: int = 2, frames: int = 80) -> None:
-    """Rooms of each split with their lists of splits, as ScanNet's release has its files.
+    """Write rooms of each split and the lists of splits, in the layout of ScanNet's release.
 
     Args:
         rooms: a split.
@@ -63,7 +63,7 @@ def write_glossyrooms(out: Path, rooms: int = 2, frames: int = 80) -> None:
 
 
 def write_sequence(out: Path, sequence: Path) -> None:
-    """A folder of 7-Scenes as scene0000_00 of the train split, and as scene0700_00 of val."""
+    """Write a folder of 7-Scenes as scene0000_00 of the train split and as scene0700_00 of val."""
     scene = SevenScenesSequence(sequence, "sequence")
     for name, split in (("scene0000_00", "train"), ("scene0700_00", "val")):
         path = out / "scans" / name / f"{name}.sens"

@@ -1,4 +1,4 @@
-"""Writes ScanNet's .sens files: of all codecs, from given frames, and from what else is at hand (see `main`)."""
+"""Write ScanNet's .sens files with all codecs, from given frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDENTITY = np.eye(4)
 
 
 def matrix(K_33: np.ndarray) -> np.ndarray:
-    """Intrinsics as the 4x4 matrix that ScanNet has."""
+    """Return the intrinsics as ScanNet's 4x4 matrix."""
     result = np.eye(4)
     result[:3, :3] = K_33
     return result
@@ -26,7 +26,7 @@ def matrix(K_33: np.ndarray) -> np.ndarray:
 
 @dataclass
 class SensWriter:
-    """Writes one file, a frame at a time; the number of frames is put in at the end."""
+    """Write one file frame by frame. The number of frames is written at the end."""
 
     path: Path
     color_hw: tuple[int, int]
@@ -70,7 +70,7 @@ class SensWriter:
     def add(
         self, image: np.ndarray | bytes, depth_units: np.ndarray | bytes, world_T_cam: np.ndarray
     ) -> None:
-        """Adds a frame; bytes are taken as they are."""
+        """Add a frame. Bytes are stored unchanged."""
         color = image if isinstance(image, bytes) else encode_color(image, self.color_codec)
         depth = depth_units if isinstance(depth_units, bytes) else encode_depth(depth_units, self.depth_codec)
         time = self.frames * 33_333
@@ -97,7 +97,7 @@ SMALL_K = np.array([[40.0, 0, 23.5], [0, 40.0, 17.5], [0, 0, 1]])
 
 
 def walk(n: int, step_m: float = 0.02) -> np.ndarray:
-    """Poses (n, 4, 4) that move along x, a step a frame, without turning."""
+    """Return poses (n, 4, 4) that move along x by one step for each frame, without rotation."""
     poses = np.tile(np.eye(4), (n, 1, 1))
     poses[:, 0, 3] = np.arange(n) * step_m
     return poses
@@ -106,7 +106,7 @@ def walk(n: int, step_m: float = 0.02) -> np.ndarray:
 def write_small(
     path: Path, poses: Iterable[np.ndarray], color_hw=(36, 48), depth_hw=(18, 24), **options
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A file of small frames, each of another grey, depth aligned; returns what was written, (image, depth units)."""
+    """Write a file of small frames, each with another grey value, with aligned depth. Return (image, depth units)."""
     rng = np.random.default_rng(0)
     written = []
     Ks = (scale_intrinsics(SMALL_K, (36, 48), size_hw) for size_hw in (color_hw, depth_hw))

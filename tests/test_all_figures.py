@@ -30,7 +30,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(run, tmp_path_factory):
-    """Name -> files or reason of every figure, in a folder of their own."""
+    """Draw every figure into its own folder. Return name -> files or reason."""
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(truncation, "TRUNCATIONS_M", (0.5, 1.0))
@@ -163,7 +163,7 @@ def test_with_a_quantile_the_figures_show_the_threshold_that_is_used(run, labels
 
 
 def test_nothing_above_the_pipeline_reads_a_threshold_that_may_not_be_used() -> None:
-    """`stages.threshold` is the one in use; the configuration's is not where a quantile is asked for."""
+    """With a quantile, the threshold in use is `stages.threshold`, not the value of the configuration."""
     repo = Path(__file__).resolve().parent.parent
     files = [
         p

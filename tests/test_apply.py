@@ -1,4 +1,4 @@
-"""`python -m d3d predict`: which files, which camera, what is written, and what a second command does."""
+"""`python -m d3d predict`: the input files, the camera, the written files, and the effect of a second command."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of images as people have them: also what is no image, and what is broken."""
+    """A folder of images, with one broken file and one file that is not an image."""
     monkeypatch.chdir(tmp_path)
     for path in ("in/kitchen/a.jpg", "in/bath/a.jpg", "in/b.PNG"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def test_names_follow_the_folders_and_do_not_collide(folder):
 
 
 def test_files_with_only_the_root_in_common_have_short_names(folder, tmp_path_factory, monkeypatch):
-    """A file of each of two trees, as of two disks: here the root is moved instead of the files."""
+    """Files of two folder trees, as on two disks. Here the root is moved instead of the files."""
     monkeypatch.setattr("os.path.commonpath", lambda paths: "/")
     other = tmp_path_factory.mktemp("disk")
     (other / "bath").mkdir()

@@ -1,4 +1,4 @@
-"""The layers of the house: what may import what, how long a file may be, and which names are the interface."""
+"""The layers of the packages: allowed imports, the length of files, and the names of the interface."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ HEAVY = frozenset(
 
 
 class Import(NamedTuple):
-    """One import statement's target; ``late`` where it stands inside a function."""
+    """The target of one import statement. ``late`` is true if the statement is inside a function."""
 
     importer: str
     imported: str
@@ -133,7 +133,7 @@ def layer_of(name: str) -> int:
 
 
 def cycle_in(graph: Mapping[str, set[str]]) -> str:
-    """One circle of modules that import each other; "" where there is none."""
+    """Return a circle of modules that import each other; "" if there is none."""
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

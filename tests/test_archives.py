@@ -1,4 +1,4 @@
-"""Zips are unpacked once, whole or not at all, and write nowhere but in their folder."""
+"""Zips are unpacked once, completely or not at all, and write only into their folder."""
 
 import os
 import signal
@@ -166,7 +166,7 @@ def test_a_damaged_member_leaves_no_folder_and_names_it(archive, tmp_path):
 
 
 def test_a_kill_leaves_nothing_that_looks_whole(archive, tmp_path):
-    """SIGKILL in a write of the unpacking, then once more without: as if nothing had been."""
+    """After SIGKILL during unpacking, a second start gives the complete folder."""
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -229,7 +229,7 @@ def test_one_member_to_a_file(archive, tmp_path):
 
 
 def test_members_may_lie_in_any_order(tmp_path):
-    """A table of contents that goes backwards: written by names, read in the order of the bytes."""
+    """The table of contents has the reverse order: members are found by name and read in the order of the bytes."""
     path = write_zip(
         tmp_path / "x.zip", {f"{i}": bytes([i]) for i in np.random.default_rng(0).permutation(20)}
     )

@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they should; how fast anything is, no test asks."""
+"""The benchmarks run and print their tables. No test checks a speed."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def test_the_loader_benchmark_reads_rooms_and_files():
 
 
 def test_what_a_gpu_runs_needs_no_optional_package():
-    """An image with PyTorch has no open3d, and `benchmarks/gpu.sh` names all that it needs."""
+    """A container image with PyTorch has no open3d. `benchmarks/gpu.sh` names all packages that it needs."""
     script = "import sys, benchmarks.teachers, benchmarks.training_step; print(*{m.split('.')[0] for m in sys.modules})"
     ran = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
     optional = "open3d pyrender trimesh dask distributed accelerate argcomplete IPython ipywidgets mitsuba"

@@ -1,4 +1,4 @@
-"""Captures: each format gives the poses, intrinsics, images and depth that it was written from."""
+"""Captures: each reader returns the poses, intrinsics, images and depth from which the files were written."""
 
 import json
 
@@ -44,7 +44,7 @@ def opened(root, **options):
 
 
 def assert_is(scene, room, depth=False, without=(), names=None):
-    """Every frame of a scene equals that of the room: pose, intrinsics, pixels, depth."""
+    """Check that every frame of a scene equals the room's frame: pose, intrinsics, pixels, depth."""
     kept = [i for i in range(len(room)) if i not in without]
     assert list(scene.frame_ids) == [(names or room.names)[i] for i in kept]
     assert scene.size_hw == room.size_hw
@@ -136,7 +136,7 @@ def test_other_conventions(room, tmp_path, options, of):
 
 
 def test_dense_folder_and_a_camera_of_its_own_for_each_image(room, tmp_path):
-    """`dense/`: undistorted images beside their model; every image has other intrinsics."""
+    """`dense/`: undistorted images beside their model. Each image has its own intrinsics."""
     root = colmap_text(room, tmp_path / "a")
     (root / "dense").mkdir()
     (root / "sparse" / "0").rename(root / "dense" / "sparse")
@@ -192,7 +192,7 @@ def test_blanks_in_names_of_a_text_model(tmp_path):
 
 
 def quarter_turned(room, folder, orientation):
-    """A pose list whose image files are stored lying, with an EXIF orientation."""
+    """Write a pose list whose images are stored rotated, with an EXIF orientation."""
     root = pose_list(room, folder, depth=False, K=False)
     turns = {6: 1, 8: 3, 3: 2}[orientation]  # from upright to stored
     for i, path in enumerate(write_images(room, root / "images")):
@@ -203,7 +203,7 @@ def quarter_turned(room, folder, orientation):
 
 
 def test_exif_that_the_poses_obey(room, tmp_path):
-    """Poses of upright images: the stored ones are turned before they are used."""
+    """The poses belong to the upright images: d3d turns the stored images first."""
     root = quarter_turned(room, tmp_path, 6)
     h, w = room.size_hw
     K = {"width": w, "height": h, "intrinsic_matrix": [float(v) for v in room.K.T.ravel()]}
@@ -213,7 +213,7 @@ def test_exif_that_the_poses_obey(room, tmp_path):
 
 @pytest.mark.parametrize("orientation", [6, 8, 3])
 def test_exif_that_the_poses_ignore(room, tmp_path, orientation):
-    """Poses of lying images: image, intrinsics and pose are turned together."""
+    """The poses belong to the stored images: image, intrinsics and pose are turned together."""
     root = quarter_turned(room, tmp_path, orientation)
     turns, K, (h, w) = {6: 1, 8: 3, 3: 2}[orientation], room.K, room.size_hw
     poses = [turned_pose(pose, turns) for pose in room.poses]
@@ -227,7 +227,7 @@ def test_exif_that_the_poses_ignore(room, tmp_path, orientation):
 
 
 def test_the_principal_point_tells_the_orientation(room, tmp_path):
-    """K without a size: its principal point lies in the middle of the upright image, or of the stored one."""
+    """K has no size. Its principal point lies in the middle of the upright image, or of the stored image."""
     root = quarter_turned(room, tmp_path, 6)
     np.savetxt(root / "K.txt", room.K)
     assert_is(opened(root), room)
@@ -240,7 +240,7 @@ def test_the_principal_point_tells_the_orientation(room, tmp_path):
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("size_hw", [(48, 64), (64, 48), (30, 60)])
 def test_a_plan_moves_pixels_and_intrinsics_together(turns, size_hw):
-    """A pixel of the scene's image looks along the ray of the pixel that it was taken from."""
+    """Each pixel of the scene's image has the same viewing ray as its pixel in the stored image."""
     lens = Lens(70.0, 75.0, 33.0, 22.0, (48, 64))
     plan = Plan(lens, lens, turns, size_hw)
     y, x = np.mgrid[:48, :64]
@@ -261,7 +261,7 @@ def sampled(image, at, **options):
 
 
 def test_distortion_is_removed_once_and_kept(room, tmp_path, monkeypatch):
-    """Images distorted as OpenCV's formula says come back, at the rays that the new intrinsics say."""
+    """Images distorted by OpenCV's formula are undistorted to the rays of the new intrinsics."""
     root, (h, w), K = transforms(room, tmp_path), room.size_hw, room.K
     k1, k2, p1, p2 = -0.12, 0.03, 0.002, -0.001
     v, u = np.mgrid[:h, :w].astype(float)
@@ -332,7 +332,7 @@ def test_bounds_are_chosen_and_recorded(room, tmp_path, capsys):
 
 
 def test_the_papers_bounds_stay_those_of_other_data_sets():
-    """The identity of a run made before the bounds were parameters."""
+    """The identity is that of runs from before the bounds were parameters."""
     assert make_config(profile="paper").data.identity() == {
         "dataset": "glossyrooms",
         "height": 288,
@@ -367,7 +367,7 @@ def test_a_distance_gives_the_scale(room, tmp_path):
 
 
 def test_the_cameras_height_gives_the_scale(room, tmp_path):
-    """GlossyRooms' floor is at height 0 of an axis that the file does not name."""
+    """GlossyRooms' floor is at height 0, but the file does not tell which axis is the height."""
     root = transforms(room, tmp_path, unit=0.2)
     floor = camera_height(room)
     scene = opened(root, camera_height=floor)
@@ -375,7 +375,7 @@ def test_the_cameras_height_gives_the_scale(room, tmp_path):
 
 
 def camera_height(room):
-    """Mean height of the cameras above the lowest horizontal surface of the first frame, by exact depth."""
+    """Compute the mean height of the cameras above the lowest surface in the first frame, from exact depth."""
     up = upward(room.poses)
     points = np.concatenate([camera_points(room, i, 8)[0] for i in range(0, len(room), 6)])
     return float((room.poses[:, :3, 3] @ up).mean() - np.quantile(points @ up, 0.001))

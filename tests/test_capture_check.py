@@ -59,7 +59,7 @@ def test_right_poses_pass(room, tmp_path):
 
 @pytest.mark.parametrize(("orientation", "turns", "square"), [(3, 2, False), (6, 1, True)])
 def test_poses_of_the_other_orientation(room, tmp_path, orientation, turns, square):
-    """The size of a half-turned or square image does not tell whether the poses belong to it or to the upright one."""
+    """The size of a half-turned or square image cannot show whether the poses belong to it or to the upright image."""
     root, K = pose_list(room, tmp_path, depth=False), room.K.copy()
     h, w = room.size_hw
     left = (w - h) // 2 if square else 0
@@ -83,7 +83,7 @@ def test_poses_of_the_other_orientation(room, tmp_path, orientation, turns, squa
 
 @pytest.mark.parametrize("factor", [2 / 3, 1.5])
 def test_a_wrong_focal_length(room, tmp_path, factor):
-    """Wrong by 1.5: a doubt at least, as the planes' depths make up for some of it."""
+    """A focal length that is wrong by 1.5 gives at least a doubt. The depths of the planes hide a part of the error."""
     root, K = pose_list(room, tmp_path, depth=False), room.K * [[factor, 1, 1], [1, factor, 1], [1, 1, 1]]
     np.savetxt(root / "K.txt", K)
     report = checked(root)
@@ -154,7 +154,7 @@ def test_the_command(room, tmp_path, capsys):
 
 
 def test_a_real_video(shared_dir):
-    """The measured errors: .03 to .05 under the right poses, three times as much under others."""
+    """The error is .03 to .05 under the right poses and three times as much under others."""
     (scene,) = open_sevenscenes(shared_dir / "data" / "7scenes", val_block=(0.0, 1.0)).scenes("val")
     poses = scene.world_T_cams
     others = {"gl": poses @ OPENGL, "inverted": np.linalg.inv(poses), "both": np.linalg.inv(poses) @ OPENGL}
@@ -165,7 +165,7 @@ def test_a_real_video(shared_dir):
 
 
 def test_a_real_flat(shared_dir):
-    """One real capture in three formats: the same images, poses and intrinsics; and its poses are right."""
+    """A real capture in two formats has the same images, poses and intrinsics, and passes the check."""
     root = shared_dir / "data" / "capture_room"
     if not root.is_dir():
         pytest.skip("needs shared/data/capture_room")

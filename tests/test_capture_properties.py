@@ -1,4 +1,4 @@
-"""Every reader of captures: whatever is in a file, it is read or an error of d3d tells of it."""
+"""Every reader of captures: any file content is either read, or refused with an error of d3d."""
 
 import contextlib
 import shutil
@@ -71,7 +71,7 @@ def read(root):
 
 
 def written(name, room, folder):
-    """The capture, and the file to change."""
+    """Write a capture. Return its folder and the file to change."""
     writer, file = (FILES | COLMAP)[name]
     folder.mkdir()
     if writer is None:  # the folder of an unpacked .r3d

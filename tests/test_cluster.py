@@ -43,7 +43,7 @@ def picky(i):
 
 
 def count_to(folder, name, ends):
-    """Raises until it was called so often; the folder counts."""
+    """Raise an error until the given number of calls. A folder counts the calls."""
     tries = len(list(folder.glob(f"{name}-*")))
     (folder / f"{name}-{tries}").touch()
     if tries < ends:
@@ -52,7 +52,7 @@ def count_to(folder, name, ends):
 
 
 def die_once(folder, name):
-    """Ends its worker the first time, as the kernel does where memory is short."""
+    """Kill the worker at the first call, as the kernel does when memory runs out."""
     if name == "2" and not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -78,7 +78,7 @@ def slow(folder, name, seconds):
 
 @pytest.fixture(scope="module", autouse=True)
 def _importable():
-    """Workers are processes of their own: they find this module where PYTHONPATH says."""
+    """Let workers find this module: they are separate processes and use PYTHONPATH."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))))
         yield
@@ -215,7 +215,7 @@ def test_stages_leave_the_same_bytes_wherever_their_scenes_are_worked_on(tmp_pat
 
 
 class Machines:
-    """A scheduler and workers of dask's command line: on one machine here, on many elsewhere."""
+    """A scheduler and workers of dask's command line, here on one machine."""
 
     def __init__(self, folder: Path):
         self.file = folder / "scheduler.json"
@@ -249,7 +249,7 @@ def machines(tmp_path_factory):
 
 
 def _when(condition, then):
-    """Does something as soon as a condition holds."""
+    """Call a function as soon as a condition holds."""
 
     def wait():
         while not condition():

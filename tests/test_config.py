@@ -1,4 +1,4 @@
-"""Profiles, strict parameters, and what identifies a stage."""
+"""Profiles, strict parameters, and the identity of a stage."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_the_documented_profiles_are_those_of_the_code(name, repo_dir):
 
 
 def test_the_demo_is_planned_for_less_than_half_an_hour():
-    """Seconds a step on two quiet cores, measured; 6 minutes are left for prediction, meshes and evaluation."""
+    """Measured seconds a step on two quiet cores. 6 minutes remain for prediction, meshes and evaluation."""
     cfg = c.make_config(profile="demo")
     pretrain = {"monodepth2": 0.36, "hrdepth": 0.40, "monovit": 1.0}
     seconds = sum(s * cfg.training("pretrain", a).total_steps(300) for a, s in pretrain.items())
@@ -112,7 +112,7 @@ def test_the_users_batch_size_beats_the_profiles_exception():
 
 
 def notebook(*cells):
-    """A notebook's globals after these cells ran."""
+    """Return a notebook's globals after these cells have run."""
     namespace = {"In": ["", *cells]}
     for cell in cells:
         exec(cell, namespace)
@@ -140,7 +140,7 @@ def test_resolve_does_not_mind_other_variables_when_a_cell_is_run_again():
 
 
 def test_resolve_in_a_kernel_without_history_takes_every_literal():
-    """nbval runs cells so: parameters that were not seen would silently be the default profile's."""
+    """nbval runs cells like this. Unseen parameters would silently take the default profile's values."""
     assert c.resolve({"In": [""], "Out": {}, "profile": "smoke", "arch": "hrdepth"}).profile == "smoke"
     with pytest.raises(ConfigError, match="archh"):
         c.resolve({"In": [""], "profile": "smoke", "archh": "hrdepth"})

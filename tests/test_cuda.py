@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes, and no step waits for Python; `benchmarks/gpu.sh` runs these tests.
+"""A GPU computes the same as a CPU, and no step waits for Python. `benchmarks/gpu.sh` runs these tests.
 
 D3D_TEST_DEVICE=cpu tries them on a machine without a GPU.
 """
@@ -35,7 +35,7 @@ SIZE = (64, 96)
 
 @pytest.fixture(autouse=True)
 def _float32():
-    """Comparisons with a CPU need all digits of float32, and those of two trainings the same kernels."""
+    """Use full float32 precision for comparisons with a CPU, and deterministic kernels for two trainings."""
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
 
@@ -50,7 +50,7 @@ def tasks():
 
 
 def photometric(device, loss=self_supervised_loss, automask=False):
-    """The self-supervised loss on a device, and its gradients."""
+    """Return the self-supervised loss on a device, and its gradients."""
     batch = batch_of(tasks()["pretrain"], device="cpu")
     torch.manual_seed(1)
     disps = {s: 0.02 + 0.05 * torch.rand(4, 1, SIZE[0] >> s, SIZE[1] >> s) for s in (0, 1, 2, 3)}
@@ -121,7 +121,7 @@ def test_fused_adam_is_that_of_a_cpu_and_reads_its_state():
 
 
 def _group_of_one(folder):
-    """In a process that torchrun started: batch statistics over the group, and a training with gradients over it."""
+    """Runs in a process of torchrun: batch statistics over the group, and a training with shared gradients."""
     torch.manual_seed(0)
     device = torch.device(DEVICE)
     x, norm = torch.randn(4, 8, 6, 5, device=device), nn.BatchNorm2d(8).to(device)

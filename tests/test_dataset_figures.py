@@ -1,4 +1,4 @@
-"""A data set in numbers and pictures, also one with less ground truth than GlossyRooms."""
+"""Tables and figures of a data set, also with less ground truth than GlossyRooms has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Scene`, `Dataset` and `open_dataset`: what every source of frames has in common."""
+"""`Scene`, `Dataset` and `open_dataset`: the common interface of all sources of frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from d3d.errors import ConfigError, DataError
 
 
 class MemoryScene(Scene):
-    """Frames held in memory; counts what is read."""
+    """A scene in memory that counts its reads."""
 
     def __init__(self, n=6, size_hw=(20, 30), **frames):
         poses = np.tile(np.eye(4), (n, 1, 1))
@@ -83,7 +83,7 @@ def test_frame_out_of_range(i):
 
 
 def test_resize_is_antialiased():
-    """A pattern finer than the target's pixels must become its mean, not a beat of it."""
+    """A pattern finer than the target's pixels must become its mean, without aliasing."""
     stripes = np.zeros((120, 160, 3), np.uint8)
     stripes[:, ::2] = 200
     scene = MemoryScene(size_hw=(120, 160), image=lambda i: stripes)
@@ -97,7 +97,7 @@ def test_resize_is_antialiased():
 
 @pytest.mark.parametrize("size_hw", [(48, 60), (96, 128), (240, 320)])
 def test_resized_image_and_resized_K_agree(size_hw):
-    """A blob's centre, seen as a ray, must stay where it is: half a pixel of disagreement fails this."""
+    """The viewing ray of a blob's centre must not change. An error of half a pixel fails this test."""
     y, x = np.mgrid[:120, :160]
     blob = 250 * np.exp(-((x - 101.3) ** 2 + (y - 37.6) ** 2) / (2 * 6.0**2))
     scene = MemoryScene(size_hw=(120, 160), image=lambda i: np.repeat(blob[..., None], 3, 2).astype(np.uint8))
@@ -283,7 +283,7 @@ def test_digest_of_several_scenes_and_of_the_frames_used():
 
 @pytest.mark.parametrize("K", [None, np.diag([np.nan, 1, 1])], ids=str)
 def test_intrinsics_that_are_missing_are_found_by_the_digest(K):
-    """Issue 12, 1.10: found before a training starts, not at its first sample."""
+    """Issue 12, 1.10: the error comes before a training starts, not at its first sample."""
     scene = MemoryScene(K=lambda i: np.diag([5.0, 5, 1]) if i < 4 else K)
     with pytest.raises(DataError, match=r"scene 'room', frame f4: "):
         scene.digest()

@@ -1,4 +1,4 @@
-"""Two processes train as one does, on the same batches: the same loss curve and weights but for rounding."""
+"""Two processes train like one process on the same batches: equal loss curves and weights, except for rounding."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-    """The processes find this module's functions by name."""
+    """Let the processes find this module's functions by name."""
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
     )
@@ -47,7 +47,7 @@ def network(arch, **options):
 
 
 def half_a_label(scene, i):
-    """Labels that some images have more of than others: a mean of means would weigh their pixels differently."""
+    """Images with different numbers of labelled pixels. A mean of means would weigh the pixels differently."""
     label = np.full(SIZE, 3.0, np.float32)
     label[: 7 * i] = 0
     return label
@@ -59,7 +59,7 @@ def tasks():
 
 
 def state_of(model_or_file):
-    """All weights, and all running statistics, as two vectors."""
+    """Return all weights, and all running statistics, as two vectors."""
     state = load_file(model_or_file) if isinstance(model_or_file, Path) else model_or_file.state_dict()
     weights = [v.flatten().float() for k, v in sorted(state.items()) if not k.endswith(BUFFERS)]
     return torch.cat(weights), torch.cat(

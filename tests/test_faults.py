@@ -1,4 +1,4 @@
-"""What happens to a run when the machine does not do as it should: full disk, read-only folder, kill -9 at any moment.
+"""Faults of the machine during a run: a full disk, a read-only folder, kill -9 at any moment.
 
 `benchmarks/faults.py` kills each stage many more times.
 """
@@ -27,7 +27,7 @@ from benchmarks import faults
 
 @pytest.fixture
 def mount(tmp_path):
-    """A file system of a megabyte, or a read-only one; mounted for this test alone."""
+    """Mount a file system of a megabyte, or a read-only one, for this test."""
     folder, mounted = tmp_path / "mounted", []
     folder.mkdir()
 
@@ -59,7 +59,7 @@ def test_a_full_disk_is_named_and_costs_only_what_was_not_finished(mount):
 
 
 def test_weights_and_states_on_a_full_disk(mount):
-    """torch and safetensors have errors of their own kind for it."""
+    """torch and safetensors raise their own errors for a full disk."""
     folder = mount("size=1m")
     with pytest.raises(RunError, match=r"w\.safetensors cannot be written: the disk is full"):
         save_weights(create_model("monodepth2", pretrained=False), folder / "w.safetensors")
@@ -105,7 +105,7 @@ def test_an_error_of_another_kind_is_left_alone(tmp_path):
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path):
-    """The library puts a file's metadata in another order each time; later stages know weights by their hash."""
+    """The library writes metadata in random order, but later stages identify weights by their hash."""
     torch.manual_seed(0)
     model = create_model("monodepth2", pretrained=False)
     hashes = {io.sha256(save_weights(model, tmp_path / f"{i}.safetensors")) for i in range(6)}

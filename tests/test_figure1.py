@@ -1,4 +1,4 @@
-"""Figure 1a: the error of diffuse pixels is smallest at their true depth, that of highlights at the mirror image."""
+"""Figure 1a: diffuse pixels have the smallest error at their true depth, highlights at the mirror image's depth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from d3d.pipeline.config import make_config
 
 @pytest.fixture(scope="module")
 def example():
-    """The triple that shows most of the mirrored lamps, of a floor where the right answer is known."""
+    """Return the triple that shows most of the mirrored lamps, on a floor with exactly known depth."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "lamps", lambda root: Dataset("lamps", {"train": lambda: [PolishedFloor()]}))
         return example_triple(make_config(profile="smoke", dataset="lamps"))
@@ -60,7 +60,7 @@ def test_highlights_are_least_wrong_where_the_mirror_image_is(example, errors) -
 
 
 def test_glossyrooms_show_the_effect_as_the_smallest_profile_opens_them() -> None:
-    """What notebook 01 draws; `test_glossyrooms_claims.py` measures it over all validation rooms."""
+    """The figure of notebook 01. `test_glossyrooms_claims.py` measures the same over all validation rooms."""
     example = example_triple(make_config(profile="smoke"))
     errors = photometric.photometric_error_along_ray(
         example.target, example.sources, example.true_depth, example.K, example.source_T_target

@@ -1,4 +1,4 @@
-"""The drawing functions: axes, arrays and numbers are those of the arguments."""
+"""The drawing functions show the given axes, arrays and numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from d3d.geometry import upward
 
 
 def _circle(n: int, up_axis: int, sign: float) -> np.ndarray:
-    """Cameras on a circle that look at its middle and 20 degrees down."""
+    """Return cameras on a circle that look towards its middle and 20 degrees down."""
     up = sign * np.eye(3)[up_axis]
     a = np.eye(3)[(up_axis + 1) % 3]
     b = np.cross(up, a)
@@ -64,7 +64,7 @@ def test_against_truth_leaves_out_what_has_no_depth() -> None:
 
 
 def _scores(scenes: dict[str, list[int]]) -> pd.DataFrame:
-    """Rows as `evaluation.score` gives them, from each scene's counts of highlight pixels of 100."""
+    """Make rows like those of `evaluation.score`, from the numbers of highlight pixels (of 100) in each scene."""
     rows = []
     for scene, counts in scenes.items():
         for i, count in enumerate(counts):
@@ -98,12 +98,12 @@ def test_the_threshold_curve_has_one_picture_without_truth() -> None:
 
 
 def _array(axis) -> np.ndarray:
-    """What an axis shows, NaN where it shows nothing."""
+    """Return the array that an axis shows, NaN at empty pixels."""
     return np.ma.filled(axis.images[0].get_array().astype(float), np.nan)
 
 
 def _pictures(figure) -> list:
-    """A grid's pictures in reading order, without the colour bars."""
+    """Return a grid's pictures in reading order, without the colour bars."""
     return [a for a in figure.axes if a.images]
 
 

@@ -1,4 +1,4 @@
-"""Frames that cannot be read: found before a training, listed, left out; too many an error; a killed check goes on."""
+"""Unreadable frames are found before a training, listed and left out. Too many are an error. A killed check resumes."""
 
 import io
 import os
@@ -68,7 +68,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def root(sound, tmp_path):
-    """A copy to spoil, by links to the files that stay as they are."""
+    """Copy the data set for a test that damages files. Unchanged files are links."""
     for path in sound.rglob("*.*"):
         copy = tmp_path / "data" / path.relative_to(sound)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def test_a_verified_data_set_is_not_decoded(tmp_path):
 
 
 def test_a_check_that_is_killed_goes_on(root, tmp_path, monkeypatch):
-    """SIGKILL in the second scene: of the first only the bad frames are decoded again, and the list is whole."""
+    """After SIGKILL in the second scene, only bad frames of the first are decoded again. The list is complete."""
     spoil_three(root)
     code = f"""
 import os, signal
@@ -246,7 +246,7 @@ def test_a_missing_depth_map_makes_a_frame_unscored_not_unreadable(root, tmp_pat
 
 
 def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
-    """Instead of failing, or decoding everything once more beside the first."""
+    """The second process waits. It neither fails nor decodes the frames again."""
     config, found = config_of(root, tmp_path), []
     both = [threading.Thread(target=lambda: found.append(stages.training_scenes(config))) for _ in range(2)]
     for thread in both:
@@ -260,7 +260,7 @@ def test_who_comes_second_waits_for_the_check(root, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def trained(sound, tmp_path_factory):
-    """A run with a network to be evaluated."""
+    """Make a run with a network for evaluation."""
     runs_dir = tmp_path_factory.mktemp("trained")
     config = config_of(
         sound, runs_dir, eval_dataset="7scenes", eval_root=str(sound), split="test", scale="median"
@@ -372,7 +372,7 @@ def test_a_pose_that_cannot_be_read_counts_like_an_image(root, tmp_path):
 
 
 def test_the_thirteen_sequences_out_of_the_official_zips(trained, tmp_path):
-    """Table 5 over all of them, small: what is evaluated is those, whatever else the zips hold."""
+    """A small Table 5: only the paper's sequences are evaluated, even if the zips hold more."""
     others = ("chess/seq-03", "heads/seq-01", "stairs/seq-01")
     for scene in ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs"):
         with zipfile.ZipFile(tmp_path / f"{scene}.zip", "w") as outer:

@@ -1,4 +1,4 @@
-"""GlossyRooms: what is written is what is read, damaged files are errors that name them, and the set that ships."""
+"""GlossyRooms: reading returns what was written, errors name damaged files, and the set that ships is valid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HW = (24, 32)
 
 
 def make_room(path: Path, seed: int = 0, frames: int = 4, depth: bool = True, **changes) -> dict:
-    """Writes a made-up room; returns what was handed to `archive.write_room`."""
+    """Write an artificial room. Return the arguments of `archive.write_room`."""
     rng = np.random.default_rng(seed)
     h, w = HW
     y, x = np.mgrid[:h, :w]
@@ -70,7 +70,7 @@ def root(tmp_path) -> Path:
 
 
 def open_all(root: Path) -> None:
-    """Opens and reads whatever there is to read."""
+    """Open the data set and read everything."""
     dataset = open_dataset("glossyrooms", root)
     for split in dataset.splits:
         for scene in dataset.scenes(split):
@@ -81,13 +81,13 @@ def open_all(root: Path) -> None:
 
 
 def change_json(path: Path, change) -> None:
-    """Applies a function to a JSON file; what it returns, if anything, takes the place of the content."""
+    """Apply a function to the content of a JSON file. A returned value replaces the content."""
     value = json.loads(path.read_text())
     path.write_text(json.dumps(change(value) or value))
 
 
 def accept(root: Path, name: str) -> None:
-    """Makes the manifest agree with a room's archive as it is now."""
+    """Update the manifest to the present bytes of a room's archive."""
 
     def change(manifest):
         room = next(room for room in manifest["rooms"] if room["name"] == name)
@@ -500,7 +500,7 @@ def test_random_bytes_for_any_file_are_an_error(root, content):
 @given(data=st.data())
 @settings(ONCE, max_examples=150)
 def test_mutated_archives_are_read_or_are_an_error(root, data):
-    """Any few bytes changed, also where they make up the archive's structure, and the manifest agrees with it."""
+    """A few bytes of the archive change, also in its structure, and the manifest is updated to them."""
     content = bytearray((root / "val" / "c.zip").read_bytes())
     manifest = (root / "manifest.json").read_bytes()
     before = bytes(content)

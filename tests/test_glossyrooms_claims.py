@@ -25,14 +25,14 @@ TEXTURE = 4.0  # standard deviation of grey levels (of 255) in 5x5 pixels: enoug
 
 
 def filled_depth(scene: Scene, i: int) -> np.ndarray:
-    """Float64 (h, w) metres; a pixel without depth takes that of the nearest one with it."""
+    """Return depth (h, w) in metres, float64. A pixel without depth takes the depth of the nearest pixel with depth."""
     depth = scene.depth(i).astype(np.float64)
     nearest = ndimage.distance_transform_edt(depth <= 0, return_distances=False, return_indices=True)
     return depth[tuple(nearest)]
 
 
 def away_from_edges(depth: np.ndarray) -> np.ndarray:
-    """Bool (h, w): not within a pixel of an edge of an object or of a crease, where interpolating depth means nothing.
+    """Return a mask (h, w) without the pixels at edges and creases, where depth cannot be interpolated.
 
     Inverse depth is linear in the image on any plane, however slanted, so its second differences, as metres, show
     what bends.
@@ -49,7 +49,7 @@ def away_from_edges(depth: np.ndarray) -> np.ndarray:
 
 
 def disagreement(scene: Scene, t: int, s: int) -> np.ndarray:
-    """How much farther frame s sees the surface of each pixel of frame t than frame t does: (h, w) metres.
+    """Compute, for each pixel of frame t, the depth seen by frame s minus the depth seen by frame t: (h, w) metres.
 
     NaN where not both see it: outside of frame s, at edges in either, or hidden in frame s by something nearer. A
     surface that frame s sees behind the point is no excuse: then one of the two depth maps is wrong.
@@ -71,7 +71,7 @@ def disagreement(scene: Scene, t: int, s: int) -> np.ndarray:
 
 
 def triples(scenes: Sequence[Scene], each: int) -> Iterator[tuple[Scene, np.ndarray]]:
-    """So many triples of each scene, evenly over its length."""
+    """Select this number of triples of each scene, evenly spaced."""
     for scene in scenes:
         rows = find_triples(scene.world_T_cams, every=1).require(scene.name).indices
         for k in np.linspace(0, len(rows) - 1, each + 2)[1:-1].astype(int):
@@ -88,14 +88,14 @@ def matt_and_highlight(scene: Scene, t: int) -> dict[str, np.ndarray]:
 
 
 def textured(image: np.ndarray) -> np.ndarray:
-    """Bool (h, w): enough contrast to tell one place from the next."""
+    """Return a mask (h, w) of pixels with enough contrast for matching."""
     grey = image.mean(axis=2)
     mean, square = ndimage.uniform_filter(grey, 5), ndimage.uniform_filter(grey**2, 5)
     return np.sqrt((square - mean**2).clip(0)) > TEXTURE
 
 
 def _views(scene: Scene, row: np.ndarray) -> tuple:
-    """What `photometric.reproject` and `photometric.photometric_error_along_ray` take."""
+    """Return the arguments of `photometric.reproject` and `photometric.photometric_error_along_ray`."""
     target, *sources = map(int, row)
     poses = [relative_pose(scene.world_T_cams[s], scene.world_T_cams[target]) for s in sources]
     images = [scene.image(s) for s in sources]
@@ -161,7 +161,7 @@ class Floor(Scene):
 
 
 def test_the_measure_of_agreement_knows_right_from_wrong():
-    """Exact depth agrees also where something hides it; depth that is 1 % off in one frame does not."""
+    """Exact depth agrees, also at occlusions. Depth that is wrong by 1 % in one frame does not."""
     for scene in (Floor(), Floor(post=True)):
         exact = disagreement(scene, 0, 1)
         assert np.isfinite(exact).mean() > 0.5

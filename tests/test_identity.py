@@ -1,4 +1,4 @@
-"""A result is identified by what made it: settings, data, initial weights, and the results before it."""
+"""A result is identified by its settings, data, initial weights, and the results that it needs."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def floor(name="floor", frames=12, **more):
 
 @pytest.fixture
 def data(monkeypatch):
-    """Sets the data set that every run reads; its frames are taken for verified."""
+    """Set the data set that every run reads. Its frames count as verified."""
 
     def use(**splits):
         made = {split: (lambda found=found: list(found)) for split, found in splits.items()}
@@ -94,7 +94,7 @@ def test_scores_of_a_part_of_a_split_are_not_those_of_the_whole(data, config):
 
 
 def test_a_base_that_predicted_other_frames_is_not_taken(data, config):
-    """Frames that are integrated but are no targets: a capture's frames, most of them far from their neighbours."""
+    """Frames that are integrated but are not targets, as in a capture whose frames are far apart."""
     sparse = PolishedFloor(40)
     sparse.world_T_cams[20:, 2, 3] += 3.0 * np.arange(20)  # no triple among these
     data(train=[sparse])

@@ -1,4 +1,4 @@
-"""Initial weights: what is found for each network, from which file, under which hash, and each error."""
+"""Initial weights: the source and the hash for each network, and each error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEEPER = (*RESNET, "layer1.0.conv3.weight")
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch, tmp_path):
-    """No model hub, empty caches, no package of weights, nothing found or said before."""
+    """Remove the model hub, the caches, the package of weights, and remembered lookups and messages."""
 
     def refused(*_, **__):
         raise OSError("no route to host")
@@ -42,7 +42,7 @@ def _offline(monkeypatch, tmp_path):
 
 
 def written(path: Path, names=RESNET, value: float = 0.0) -> Path:
-    """A file of tensors of these names."""
+    """Write a file of tensors with these names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.full((1,), value) for name in names}
     (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
@@ -54,7 +54,7 @@ def digest(path: Path) -> str:
 
 
 def paths(weights) -> dict[str, Path | None]:
-    """The file of each network that has one."""
+    """Return the file of each network that has one."""
     found = {a: find_initial_weights(a, False, weights).path for a in models.ARCHITECTURES}
     return {a: path for a, path in found.items() if path is not None}
 

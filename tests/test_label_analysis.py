@@ -37,7 +37,7 @@ def test_one_scale_for_the_whole_image() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Networks that agree but for highlights, which Monodepth2 sees half as far again."""
+    """Networks that agree except on highlights, where Monodepth2 predicts 1.5 times the depth."""
     return known_run(tmp_path_factory.mktemp("runs"))
 
 
@@ -74,14 +74,14 @@ MISLED = 4  # the one frame of nine in which depth was predicted where the lamps
 
 
 class UnseenFloor(PolishedFloor):
-    """A polished floor without its picture, which takes long and colours meshes only."""
+    """A polished floor without its images, which are slow and only colour meshes."""
 
     def _read_image(self, i: int) -> np.ndarray:
         return np.zeros((*self.size_hw, 3), np.uint8)
 
 
 class Floors:
-    """Two polished floors whose predicted depth is right but for the highlights of one frame."""
+    """Two polished floors whose predicted depth is right except on the highlights of one frame."""
 
     def __init__(self, folder, patch: pytest.MonkeyPatch) -> None:
         floor = UnseenFloor(9)

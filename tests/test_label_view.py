@@ -25,7 +25,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> TargetFrames:
 
 @pytest.fixture(scope="module")
 def view(frames: TargetFrames) -> View:
-    """Of the frame with most of highlights, where the networks disagree."""
+    """The maps of the frame with most highlight pixels, where the networks disagree."""
     example = figure_frames.example_frame(frames.config)
     return View(example.scene.name, example.frame, "monodepth2", "uncer", stages.threshold(frames.config))
 

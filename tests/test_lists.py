@@ -1,4 +1,4 @@
-"""Lists of frames: what is written is read back, and each thing that is wrong with a list has its own message."""
+"""Lists of frames: written lists are read back, and each error in a list has its own message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCENES = [
 
 @pytest.fixture
 def listed(tmp_path):
-    """Writes lines to a list file and checks it against `SCENES`."""
+    """Write lines to a list file and check it against `SCENES`."""
 
     def check(*lines: str):
         path = tmp_path / "val_Reflection.txt"

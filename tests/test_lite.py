@@ -32,7 +32,7 @@ def file():
 
 @pytest.fixture(scope="module")
 def theirs(file):
-    """timm's EfficientNet-Lite0, classifier and all, with the values of the package's file, tensor after tensor."""
+    """Return timm's EfficientNet-Lite0 with its classifier and the values of the package's file, tensor by tensor."""
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     counted = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     given = {n: t for n, t in read_tensors(file).items() if not n.endswith("num_batches_tracked")}

@@ -170,7 +170,7 @@ def test_gradcheck_of_the_whole_loss():
 
 @pytest.mark.parametrize("automask", [False, True])
 def test_the_pass_that_a_cpu_takes_is_the_plain_formula_with_its_gradient(automask):
-    """More images than are worked on at a time, two of the sources alike, a still camera: ties and remainders."""
+    """More images than one group, two equal sources and a still camera: this covers remainders and ties."""
     torch.manual_seed(0)
     target = torch.rand(5, 3, 9, 7, dtype=torch.float64)
     warped = torch.rand(3, 5, 3, 9, 7, dtype=torch.float64)
@@ -188,7 +188,7 @@ def test_the_pass_that_a_cpu_takes_is_the_plain_formula_with_its_gradient(automa
 
 
 def test_in_float32_that_pass_is_as_exact_as_the_plain_formula():
-    """Sums of squares cancel on smooth images, the more the smoother."""
+    """On smooth images, differences of sums of squares lose digits."""
     torch.manual_seed(0)
     base = torch.nn.functional.interpolate(
         torch.rand(2, 3, 6, 8, dtype=torch.float64), (48, 64), mode="bilinear"

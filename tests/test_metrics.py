@@ -35,7 +35,7 @@ def test_median_scaling_undoes_a_scale_and_only_a_scale():
 
 
 def test_one_scale_an_image_whatever_pixels_count():
-    """Highlights at twice their depth are an error of the highlights, not of a scale of their own."""
+    """Highlights at twice their depth count as an error. They do not get their own scale."""
     gt = np.full((4, 10), 2.0)
     highlight = np.arange(10)[None].repeat(4, 0) < 3
     pred = np.where(highlight, 4.0, 2.0)

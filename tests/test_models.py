@@ -238,7 +238,7 @@ def test_elu_is_torchs_own_with_its_gradient():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_depthwise_convolution_is_done_in_float32_under_autocast(stride):
-    """As a CPU's gradient in bfloat16 is slow; what comes out has the type of the neighbours all the same."""
+    """The gradient in bfloat16 is slow on a CPU, so the layer uses float32. Its output still has the input's type."""
     layer, x = Depthwise(8, 5, stride), torch.rand(2, 8, 12, 16, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
@@ -255,7 +255,7 @@ def test_a_convolution_to_one_channel_is_torchs_with_its_gradient(memory_format)
 
 
 def test_channel_attention_is_the_textbooks_with_its_gradient():
-    """Ours scales the 1x1 convolution's weights, the textbook the map; the mean is a product."""
+    """d3d scales the weights of the 1x1 convolution, the reference scales the map. The mean is a matrix product."""
     ours = AttentionNode(32, 4).double()
     plain = copy.deepcopy(ours)
     use_plain_layers(plain)
@@ -275,7 +275,7 @@ def test_channel_attention_is_the_textbooks_with_its_gradient():
 
 
 def test_the_gradient_of_channel_attention_stays_in_channels_last_memory():
-    """The plain mean made it contiguous, and whatever came before it slow."""
+    """The plain mean made the gradient contiguous, and the layers before it slow."""
     node, strides = AttentionNode(32, 4), []
     inputs = [torch.rand(2, 16, 5, 6).to(memory_format=torch.channels_last).requires_grad_() for _ in "ab"]
     joined = [i * 1 for i in inputs]

@@ -1,4 +1,4 @@
-"""Published checkpoints and ImageNet weights: golden outputs, what is dropped on purpose, each error."""
+"""Published checkpoints and ImageNet weights: golden outputs, intentionally dropped tensors, and each error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def tensor(name: str, shape: tuple[int, ...], gain: float) -> torch.Tensor:
-    """The values that the golden outputs were made with: they follow from the tensor's name."""
+    """Return the values of the golden outputs' weights. They follow from the tensor's name."""
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")

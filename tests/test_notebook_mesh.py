@@ -1,4 +1,4 @@
-"""The mesh to turn in the browser: its size after simplification, and a page that loads nothing."""
+"""The interactive mesh: its size after simplification, and a page that needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed weights: the error of each channel, the files, and what a damaged file says."""
+"""Packed weights: the error of each channel, the files, and the errors of damaged files."""
 
 from __future__ import annotations
 

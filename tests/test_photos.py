@@ -1,4 +1,4 @@
-"""Photographs as people have them: orientation, depth of colour, transparency, the camera's notes, broken files."""
+"""Photographs of users: orientation, colour depth, transparency, EXIF data, broken files."""
 
 import math
 import warnings
@@ -15,7 +15,7 @@ H, W = 60, 80
 
 
 def corners(image):
-    """Which corner of an image is which: the mean colours of top left, top right, bottom left, bottom right."""
+    """Return the mean colours of the corners: top left, top right, bottom left, bottom right."""
     h, w = image.shape[0] // 2, image.shape[1] // 2
     quarters = image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:]
     return [tuple(int(v) for v in q.reshape(-1, 3).mean(0).round(-1)) for q in quarters]

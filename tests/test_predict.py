@@ -1,4 +1,4 @@
-"""Depth of an image of any size, shape and camera: what the network sees, and what comes back."""
+"""Prediction for images of any size, shape and camera: the network's input and the returned depth."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_an_image_is_seen_near_the_size_of_the_training_in_its_own_shape(image_h
 
 
 def test_pixels_keep_the_shape_of_the_training():
-    """Rooms of 192x144 were stretched to 192x160: so is another 4:3 image."""
+    """The training stretched rooms of 192x144 to 192x160. Other 4:3 images are stretched in the same way."""
     model = Plane()
     model.train_size, model.train_focal_px = (160, 192), (159.77, 177.52)
     assert network_size(model, (480, 640)) == (160, 192)
@@ -128,7 +128,7 @@ def test_a_size_that_is_asked_for_is_used(network):
 
 @pytest.mark.parametrize("image_hw", [(480, 640), (75, 101), (1000, 700)])
 def test_a_plane_stays_a_plane(image_hw):
-    """Between pixel centres of the network; half a pixel beyond the outermost the border value is repeated."""
+    """Depth is interpolated between the network's pixel centres. Beyond the outer centres, the value repeats."""
     depth = d3d.predict(Plane(), photo(*image_hw))
     inner = tuple(slice(n // 10, -(n // 10)) for n in image_hw)
     np.testing.assert_allclose(depth[inner], plane_depth(*image_hw)[inner], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""`prepare scannet`: the same triples as the whole video gives, whatever is killed, missing or asked for later."""
+"""`prepare scannet` gives the triples of the whole video, also after kills, with missing frames, and in later calls."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sens_of(root: Path, name: str) -> Path:
 
 
 def damage(root: Path, name: str, frame: int, depth: bool = False) -> None:
-    """Overwrites the colour, or the depth, of a frame."""
+    """Overwrite the colour or the depth of a frame."""
     path = sens_of(root, name)
     file = SensFile(path)
     file.poses()
@@ -78,7 +78,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def triples_by_number(scene, every: int = 10) -> list[list[int]]:
-    """Triples of a scene as numbers of frames in the video, as `d3d.pipeline.scenes` finds them."""
+    """Return the triples of a scene by frame numbers in the video, as `d3d.pipeline.scenes` finds them."""
     found = find_triples(scene.world_T_cams, every, targets=scene.every(every))
     return np.array([int(i) for i in scene.frame_ids])[found.indices].tolist()
 
@@ -140,7 +140,7 @@ def test_a_run_with_other_settings_than_the_prepared_ones_says_what_that_means(r
 
 
 def test_what_is_written_is_the_official_exporters_layout(root, tmp_path):
-    """Any reader of that layout sees the same: ours does."""
+    """d3d's reader of this layout returns the same frames."""
     run(root, tmp_path / "out")
     (prepared,) = open_dataset("scannet", tmp_path / "out").scenes("val")
     scene = FolderScene(scene_folder(tmp_path / "out", "val", VAL), VAL, "exported")
@@ -166,7 +166,7 @@ def test_depth_of_training_targets_where_it_is_asked_for(root, tmp_path):
 
 
 class Path2D(ScanNetScene):
-    """Poses alone."""
+    """A scene with poses only."""
 
     def __init__(self, poses):
         self._keep(TRAIN, range(len(poses)), poses, (96, 128))
@@ -175,7 +175,7 @@ class Path2D(ScanNetScene):
 @settings(max_examples=60)
 @given(st.data())
 def test_on_any_path_the_frames_kept_give_the_same_triples(data):
-    """Whatever is lost or cannot be read, and however the camera moves."""
+    """This holds for any lost or unreadable frames and any camera motion."""
     n = data.draw(st.integers(1, 120))
     steps = data.draw(st.lists(st.integers(-4, 6), min_size=n, max_size=n))
     poses = walk(n)
@@ -234,7 +234,7 @@ def test_what_is_finished_is_not_opened_again(root, tmp_path, monkeypatch):
 
 
 def test_a_split_more_and_a_list_more(root, tmp_path):
-    """Scenes of an earlier call stay; a list redoes the scenes alone whose frames it names."""
+    """Scenes of an earlier call stay. A new list prepares only the scenes that it names again."""
     out = tmp_path / "out"
     run(root, out, splits=["train"])
     assert open_dataset("scannet", out).splits == ("train",)
@@ -272,7 +272,7 @@ def test_a_list_cannot_lead_anywhere(root, tmp_path, line, message):
 
 
 def test_frames_that_cannot_be_read_are_left_out_and_listed(root, tmp_path):
-    """A source: the triple takes the next one. A target: it has no triple. Nothing else changes."""
+    """A triple with a bad source takes the next source. A bad target has no triple. Nothing else changes."""
     damage(root, TRAIN, 23)
     damage(root, TRAIN, 40)
     damage(root, VAL, 20, depth=True)
@@ -644,7 +644,7 @@ def test_poses_that_cannot_be_read_count_as_frames_that_cannot(root, tmp_path):
 
 
 def test_images_of_another_size_in_one_scene_are_unreadable_frames(root, tmp_path):
-    """A folder in which somebody has resized some frames, and not others."""
+    """A folder in which only some frames have been resized."""
     run(root, tmp_path / "out")
     other = tmp_path / "data2"
     shutil.copytree(scene_folder(tmp_path / "out", "val", VAL), other / VAL)

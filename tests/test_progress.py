@@ -1,4 +1,4 @@
-"""What a bar says of work that goes on where another process was killed."""
+"""The progress bar of a resumed computation."""
 
 from __future__ import annotations
 

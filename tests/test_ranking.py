@@ -1,4 +1,4 @@
-"""The ranking finds a made-up highlight and not its look-alikes; goes on after a kill; and is measured rightly."""
+"""The ranking finds an artificial highlight and no similar frames, resumes after a kill, and is scored correctly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIGHLIGHT, APART, NEAR = "000004", "000007", "000009"
 
 
 class Wall(Scene):
-    """A camera that passes a wall 2 m away; nobody knows its depth."""
+    """A camera that passes a wall 2 m away, without true depth."""
 
     def __init__(self, name: str, n: int = 12, step: int = 1) -> None:
         poses = np.tile(np.eye(4), (n, 1, 1))
@@ -54,7 +54,7 @@ def predicted(scene: str, frame: str, arch: str) -> np.ndarray:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A run on two walls whose networks are made up."""
+    """A run on two walls with artificial networks."""
     config = make_config(
         profile="smoke", runs_dir=str(tmp_path / "runs"), run="r", integrate_every=1, eval_every=1
     )

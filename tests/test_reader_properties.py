@@ -1,4 +1,4 @@
-"""Every reader of files that others made: whatever is in one, it is read or an error of d3d tells of it.
+"""Every reader of foreign files: any content is either read, or refused with an error of d3d.
 
 Random bytes and mutations of a valid file, under a limit of memory: a crash of the process, another exception, an
 allocation of what a file merely claims, or minutes of work fail the test. The .sens reader's are in `test_sens.py`,
@@ -48,7 +48,7 @@ SPARE_S = 20
 
 @contextlib.contextmanager
 def within_bounds():
-    """Lets no more be allocated than `SPARE_MB`, and asks for an end within `SPARE_S`, on however busy a machine."""
+    """Limit the memory to `SPARE_MB` and the processor time to `SPARE_S`."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     start = time.process_time()
@@ -156,7 +156,7 @@ def of_results(path):
 
 
 def saved(function, *arguments):
-    """What a function of a path writes there."""
+    """Return the bytes that a function writes to a path."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +255,7 @@ NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
 
 @st.composite
 def mutated(draw, valid):
-    """A valid file that a disk, a network or somebody ill-disposed has changed in a few places."""
+    """A valid file with a few changed places, as after a disk error or an attack."""
     content = bytearray(valid)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(0, len(content) - 1)))
@@ -300,7 +300,7 @@ def test_whatever_is_in_a_file_it_is_read_or_told_of(name, tmp_path, data):
 
 @pytest.mark.parametrize("name", READERS)
 def test_the_valid_files_are_read(name, tmp_path):
-    """Without this the test above might see errors alone."""
+    """Without this test, the test above could pass if every file gave an error."""
     suffix, valid, read = READERS[name]
     path = tmp_path / f"file{suffix}"
     path.write_bytes(valid)
@@ -437,7 +437,7 @@ PICKLING = {"pickle", "shelve", "marshal", "dill", "joblib", "cloudpickle"}
 
 
 def test_nothing_in_the_package_could_unpickle(repo_dir):
-    """By the source: torch.load has weights_only=True, np.load has allow_pickle=False, and nobody imports pickle."""
+    """Check the source: torch.load has weights_only=True, np.load has allow_pickle=False, no pickle is imported."""
     calls = []
     for path in sorted((repo_dir / "d3d").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -477,7 +477,7 @@ def test_weights_of_a_network_that_is_none(tmp_path, arch):
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "..", ".", "", "a\\b", ".hidden"])
 def test_names_in_lists_and_stores_do_not_leave_their_folder(tmp_path, name):
-    """A scene's name becomes a folder's; a list's becomes a table's; a run's that of its folder."""
+    """Names of scenes and runs become names of folders, and names of lists become names of tables."""
     store = DepthStore(tmp_path / "a" / "store")
     try:
         folder = store.scene_folder(name)

@@ -1,4 +1,4 @@
-"""The recorded runs: what is in the plan, in which order, sharing by locks, failures that cost nothing else."""
+"""The recorded runs: the plan and its order, locks between processes, and failures that stop no other job."""
 
 from __future__ import annotations
 

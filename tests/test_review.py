@@ -201,7 +201,7 @@ class Room(Scene):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A run whose evidence is made up: a frame's maps have one value, ten times its room's place plus its own."""
+    """A run with artificial maps: the value of a frame's map is ten times its room's index plus its own index."""
     config = make_config(profile="smoke", runs_dir=str(tmp_path), run="r")
     rooms = [Room("a"), Room("b")]
     monkeypatch.setattr(review, "evaluated_dataset", lambda config: Dataset("rooms", {"val": lambda: rooms}))

@@ -1,4 +1,4 @@
-"""Runs: done is skipped, another configuration or process is refused, nothing half-written is taken for whole."""
+"""Runs: finished stages are skipped, other configurations or processes are refused, partial files are never used."""
 
 import json
 import shutil
@@ -124,7 +124,7 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
 
 
 def test_of_two_writers_of_one_folder_the_first_one_stays(tmp_path):
-    """As of a task whose worker was thought lost; the process may be the same, or have the same number elsewhere."""
+    """This happens if a worker was thought lost. Both writers may have the same process id."""
 
     def write(folder, content):
         folder.mkdir()

@@ -38,7 +38,7 @@ def poses_with_faults(n: int = 12) -> np.ndarray:
 
 
 def export(sens, folder, layout: str) -> None:
-    """A .sens file in a layout of single files, as the official exporter and others do it."""
+    """Write a .sens file as single files, like the official exporter and other tools."""
     file = SensFile(sens)
     color = {"exported": "color/{}.jpg", "frames_25k": "color/{:06d}.jpg"}.get(
         layout, "sensor_data/frame-{:06d}.color.jpg"
@@ -63,7 +63,7 @@ def write_lists(folder, **names: str) -> None:
 
 @pytest.fixture
 def root(tmp_path):
-    """A scene of val that still is a .sens file."""
+    """A scene of val as a .sens file."""
     write_small(tmp_path / "scans" / NAME / f"{NAME}.sens", poses_with_faults())
     write_lists(tmp_path, val=NAME)
     return tmp_path
@@ -100,7 +100,7 @@ def test_every_layout_is_the_same_scene(root, tmp_path_factory, layout, where):
 
 
 def test_every_nth_frame_is_that_of_the_video(root):
-    """Of frames 0 1 4 5 6 8 .. 11 every 4th are 0, 4 and 8, wherever others were left out; also in a part of them."""
+    """Every 4th of the frames 0 1 4 5 6 8 .. 11 are 0, 4 and 8. Left-out frames do not shift them."""
     (scene,) = open_dataset("scannet", root).scenes("val")
     assert [scene.frame_ids[i] for i in scene.every(4)] == ["0", "4", "8"]
     assert [scene.frame_ids[i] for i in scene.every(7)] == ["0"]
@@ -166,7 +166,7 @@ def test_malformed_list_of_a_split(root, text, message):
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Serves a folder and remembers what was asked for."""
+    """Serve a folder and record the requests."""
 
     asked: ClassVar[list[str]] = []
 
@@ -188,7 +188,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def served(cache, tmp_path, monkeypatch):
-    """The folder of a server that has a list of val, which is now the official one."""
+    """The folder of a server with a list of val, which the test makes the official list."""
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "scannetv2_val.txt").write_bytes(b"scene0000_00\n")
@@ -214,7 +214,7 @@ def test_official_lists_are_fetched_once_and_checked(served, cache):
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_anyone(served, monkeypatch, tmp_path):
-    """Issue 12, 1.9: the fallback caught an error that never arrives."""
+    """Issue 12, 1.9: the fallback caught an error that is never raised."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("D3D_CACHE", str(tmp_path / "file"))
     assert official_list("val") == official_list("val") == b"scene0000_00\n"

@@ -1,4 +1,4 @@
-"""ScanNet's .sens files: every codec, by index and in order, and what a damaged or hostile one does."""
+"""ScanNet's .sens files: every codec, by index and in order; damaged and malicious files give errors."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_file_can_be_pickled_and_an_index_beyond_it_is_an_index_error(path):
 
 
 def test_truncation_names_the_frame_and_leaves_those_before_it(path):
-    """At every length from the header to the last byte of a frame."""
+    """The file is cut at every length from the header to the last byte of a frame."""
     write_small(path, walk(3), color_codec="jpeg")
     content = path.read_bytes()
     file = SensFile(path)
@@ -205,7 +205,7 @@ def test_missing_file(tmp_path):
 
 
 def read_all(path) -> None:
-    """All that a reader may do with a file."""
+    """Read everything that a file offers."""
     file = SensFile(path)
     file.whole_frames()
     for frame in file:
@@ -229,7 +229,7 @@ def survives(path, content: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
-    """Valid files of all codecs, and a place for their mutations."""
+    """Valid files of all codecs, and a path for their mutations."""
     folder = tmp_path_factory.mktemp("sens")
     contents = []
     for color, depth in CODECS:
@@ -278,7 +278,7 @@ print(frame.index, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_streaming_takes_no_more_memory_than_a_few_frames(path):
-    """300 MB through a process that takes less than 40 on top of its libraries."""
+    """A process reads 300 MB with less than 40 MB of memory besides its libraries."""
     image = np.random.default_rng(0).integers(0, 255, (968, 1296, 3), np.uint8)
     K = np.diag([1170.0, 1170.0, 1.0])
     with SensWriter(path, (968, 1296), (480, 640), K, K, color_codec="raw", depth_codec="raw") as file:

@@ -256,7 +256,7 @@ def test_sequence_without_depth(root):
 
 
 def write_official(root, scene, sequences, tmp_path, method=zipfile.ZIP_DEFLATED, **more):
-    """<scene>.zip as Microsoft has it: zips of sequences, and the two splits."""
+    """Write <scene>.zip like Microsoft's: zips of sequences, and the two splits."""
     with zipfile.ZipFile(root / f"{scene}.zip", "w", method) as outer:
         for k, sequence in enumerate(sequences):
             folder = write_sequence(tmp_path / "made" / scene / sequence, **more)
@@ -382,7 +382,7 @@ def write_rendered(root, name, depth_mm, parent="depth", kind=np.float32):
 @pytest.mark.parametrize("kind", [np.float32, np.uint16, np.int32])
 @pytest.mark.parametrize("parent", [".", "depth"])
 def test_rendered_depth_is_taken_where_it_is_there_and_said(root, parent, kind):
-    """In millimetres, seen by the colour camera already: nothing is moved."""
+    """Rendered depth is in millimetres and in the view of the colour camera, so it is not registered."""
     dataset = open_dataset("7scenes", root)
     assert dataset.truth("test") == "sensor depth registered to colour"
     assert not dataset.scenes("test")[0].rendered
@@ -431,7 +431,7 @@ def test_a_first_frame_that_is_broken_does_not_hide_the_others(root):
 
 
 def test_the_thirteen_sequences_are_those_that_have_rendered_depth():
-    """All of the official training split: of the test split nobody has rendered depth (DSAC*'s archive)."""
+    """All sequences are in the official training split, as the test split has no rendered depth (DSAC*)."""
     official_train = {
         "chess": "1246", "fire": "12", "heads": "2", "office": (1, 3, 4, 5, 8, 10), "pumpkin": "2368",
         "redkitchen": (1, 2, 5, 7, 8, 11, 13), "stairs": "2356",
@@ -505,7 +505,7 @@ def test_registered_depth_edges_lie_on_image_edges(kitchen, monkeypatch):
 
 
 def test_real_sequence_is_consistent_across_views(kitchen):
-    """Depth of one frame moved into another agrees with the depth seen there: poses, K and depth belong together."""
+    """Depth moved from one frame to another agrees with the depth there, so poses, K and depth fit together."""
     errors = []
     for i, j in ((0, 12), (320, 335), (600, 615), (900, 915)):
         depth_i, depth_j, K = kitchen.depth(i), kitchen.depth(j), kitchen.K(i)

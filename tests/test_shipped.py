@@ -1,4 +1,4 @@
-"""Networks that ship: found by name, checked before use; and their form for the Hugging Face hub and torch.hub."""
+"""Networks that ship: found by name, checked before use, and usable with the Hugging Face hub and torch.hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def networks():
 
 @pytest.fixture
 def shelf(networks, tmp_path, monkeypatch):
-    """A folder with two networks, in the place of data/networks."""
+    """A folder with two networks instead of data/networks."""
     folder = tmp_path / "networks"
     entries = {}
     for name, stored_as in (("lite-distilled", "int8"), ("lite-selfsupervised", "float16")):
@@ -88,7 +88,7 @@ def test_a_name_that_is_near(shelf):
 
 
 def test_a_name_comes_before_a_path_and_a_path_is_always_a_path(shelf, networks, tmp_path, monkeypatch):
-    """So that a name means the same network in every working folder."""
+    """A name means the same network in every working folder."""
     monkeypatch.chdir(tmp_path)
     mine = models.create_model("monodepth2", pretrained=False)
     models.save_weights(mine, tmp_path / "lite-distilled" / "weights.safetensors")
@@ -177,7 +177,7 @@ def test_a_manifest_that_is_no_json(shelf):
 
 
 def test_what_ships_is_whole():
-    """Every network of the repository: its file, its card, its line; nothing else lies there."""
+    """Every network of the repository has its file, its card and its row, and there are no other files."""
     folder = models.shipped.networks_folder()
     names = read_manifest().networks
     for name, entry in names.items():
@@ -278,7 +278,7 @@ def test_wrong_folders_for_from_pretrained(networks, tmp_path):
 
 
 def test_torch_hub_loads_by_name_from_a_checkout(shelf, repo_dir, tmp_path):
-    """In a process without d3d on its path: torch.hub adds the checkout while it loads."""
+    """The process has no d3d on its path, because torch.hub adds the checkout while it loads."""
     code = f"""
 import sys, torch
 sys.path = [p for p in sys.path if p not in ("", {str(repo_dir)!r})]

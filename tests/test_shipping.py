@@ -94,7 +94,7 @@ def test_the_card_says_what_was_measured_and_nothing_of_this_machine(shelf):
 
 
 def test_the_identity_of_the_training_is_kept(shelf):
-    """So that a run can know the network as the one that it would train."""
+    """A run compares this record with the network that it would train."""
     config, _ = shelf
     kept = read_manifest().networks[NAME].training
     identity = stages.identity_of(config, "pretrain", "monodepth2")

@@ -1,4 +1,4 @@
-"""The chain over a run's folder: computed once, skipped when done, refused when another's; and its command line."""
+"""The chain of stages in a run's folder: computed once, then skipped, refused for other settings; the command line."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ def cfg(tmp_path_factory, trained_run):
 
 @pytest.fixture(scope="module")
 def chain(cfg):
-    """Monodepth2 through the stages that need no ensemble."""
+    """Run Monodepth2 through the stages that need no ensemble."""
     stages.distill(cfg, "monodepth2", "diff")
     return stages.evaluate(cfg, "monodepth2", "diff")
 
@@ -307,7 +307,7 @@ def test_too_few_neighbours_are_counted_by_reason(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def based(cfg, chain):
-    """Other settings over the finished stages of `cfg`'s run."""
+    """Return other settings for the finished stages of `cfg`'s run."""
 
     def make(run, **values):
         return make_config(

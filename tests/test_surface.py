@@ -1,4 +1,4 @@
-"""The surface of one depth map: where its points lie, where it is cut, and the file that a viewer opens."""
+"""The surface of one depth map: positions of its points, cuts at jumps of depth, and its file."""
 
 import io
 
@@ -13,7 +13,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
 
 
 def floor_and_wall(height_m=0.6, wall_m=4.0):
-    """Depth of a floor below the camera and a wall before it."""
+    """Return the depth of a floor below the camera and a wall in front of it."""
     down = (np.arange(H)[:, None] - K[1, 2]) / F
     with np.errstate(divide="ignore"):
         floor = np.where(down > 0, height_m / down, np.inf)
@@ -42,7 +42,7 @@ def test_points_lie_on_the_surfaces_and_faces_look_at_the_camera():
 
 @pytest.mark.parametrize("scale", [1, 4])
 def test_a_step_is_cut_at_any_resolution(scale):
-    """A step that is as wide as a pixel of the network, in the pixels of a larger image."""
+    """A step of depth that is one network pixel wide, in the pixels of a larger image."""
     near, far, w = 1.0, 2.0, W * scale
     x = (np.arange(w) + 0.5) / scale
     depth = np.tile(np.interp(x, [W / 2 - 0.5, W / 2 + 0.5], [near, far]), (H * scale, 1))

@@ -1,4 +1,4 @@
-"""Tables 2 to 6: known means over hand-made scores, what is refused, marks, three formats, storing, the README."""
+"""Tables 2 to 6: known means of hand-made scores, refusals, marks, three formats, storage, the README."""
 
 import json
 import re
@@ -26,7 +26,7 @@ LISTS = {
 
 
 def per_image(values, **columns):
-    """Scores of frames "0", "1", ... of one scene: a value an image, the same for every metric."""
+    """Make scores of frames "0", "1", ... of one scene: one value for each image, the same for every metric."""
     rows = [
         {"scene": "s", "frame": str(i), "pixels": "all", "count": 7, **dict.fromkeys(METRICS, v), **columns}
         for i, v in enumerate(values)
@@ -49,7 +49,7 @@ def scores(*evaluations):
 
 
 def rows(frame, **where):
-    """The rows where columns have these values."""
+    """Select the rows whose columns have these values."""
     for column, value in where.items():
         frame = frame[frame[column] == value]
     return frame
@@ -526,7 +526,7 @@ def test_a_damaged_or_missing_store_is_an_error(tmp_path):
 
 
 def test_a_whole_set_of_recorded_runs_stays_small(tmp_path):
-    """480 images, three kinds of pixels, all of it noise; of real scores an evaluation takes 18 kB."""
+    """480 images and three kinds of pixels with random scores. Real scores take 18 kB."""
     rng = np.random.default_rng(0)
     keys = [
         (f"val-{k // 80:04d}", f"{k % 80:06d}", p)
@@ -593,7 +593,7 @@ def test_a_readme_without_its_markers_is_left_alone(tmp_path, text):
 
 
 def finished(config, arch="monodepth2", labels="", values=(1, 2, 3, 4)):
-    """What `stages.evaluate` leaves, without its training."""
+    """Write the files of `stages.evaluate` without a training."""
     with graph.open_stage(config, stages.key_of(config, "evaluate", arch, labels)) as stage:
         per_image(values).to_csv(stage.folder / "per_image.csv", index=False)
         stage.finish({"per_image.csv": io.sha256(stage.folder / "per_image.csv")})

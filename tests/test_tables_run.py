@@ -1,4 +1,4 @@
-"""The table of one run: rows by list of images, the paper's beside its own data only, gains, what a terminal shows."""
+"""The table of one run: rows by list of images, the paper's rows for the same data only, gains, terminal output."""
 
 import pandas as pd
 import pytest
@@ -15,7 +15,7 @@ def fake(value):
 
 @pytest.fixture
 def lists_of_the_paper(monkeypatch):
-    """Lists of any length pass for the paper's."""
+    """Let lists of any length count as the paper's."""
     monkeypatch.setattr("d3d.tables.paper.PAPER_IMAGES", {})
 
 
@@ -73,7 +73,7 @@ def test_a_list_of_images_has_rows_of_its_own():
 
 
 def test_a_whole_split_has_its_own_frames_alone():
-    """Frames of a prepared folder that are there because they are on a list count in that list only."""
+    """In a prepared folder, frames that were kept for a list count in that list only."""
     results = {("hrdepth", "uncer"): images([4, 2, 1, 9]).assign(in_split=[True, False, True, True])}
     table = tables.table(results, "glossyrooms", "val", LISTS).set_index("list")
     assert table["images"].to_dict() == {"Val": 3, "Reflection": 2, "NoReflection": 1, "Mirror": 1}
@@ -134,7 +134,7 @@ def test_what_a_terminal_shows():
 
 @pytest.mark.usefixtures("lists_of_the_paper")
 def test_the_papers_gain_on_its_own_lists():
-    """Its text says 56.73 % for HR-Depth on Reflection, from these very rows."""
+    """The paper's text gives 56.73 % for HR-Depth on Reflection, computed from these rows."""
     results = {("hrdepth", labels): images([1, 1, 1, 1]) for labels in ("pred", "uncer")}
     table = tables.table(results, "scannet", "val", LISTS)
     assert set(table[table["source"] == "paper"]["list"]) == {"Val", "Reflection", "NoReflection"}

@@ -1,4 +1,4 @@
-"""The loop: schedule, learning, resuming to the same weights, one draw a triple, labels that are no labels."""
+"""The training loop: schedule, learning, resuming to equal weights, one augmentation per triple, invalid labels."""
 
 import copy
 import csv
@@ -64,7 +64,7 @@ class Wall(Scene):
 
 
 class TinyNet(nn.Module):
-    """A network of the interface, small enough to train in a test. Not one of the paper's."""
+    """A small network with the interface of the paper's networks, for tests."""
 
     arch, min_depth, max_depth = "monodepth2", 0.1, 10.0
     train_size = train_focal_px = None
@@ -143,7 +143,7 @@ def test_training_finds_the_wall_and_leaves_its_files(tmp_path):
     [({}, 2), ({}, 6), ({"steps": 7, "checkpoint_steps": 3}, 3), ({"steps": 7, "checkpoint_steps": 3}, 6)],
 )
 def test_a_resumed_training_ends_at_the_same_weights(tmp_path, length, stop_after):
-    """After an epoch (two steps), and in the middle of one."""
+    """The kill comes after an epoch (two steps) or in the middle of one."""
 
     class Killed(Exception):
         pass
@@ -176,7 +176,7 @@ def test_how_often_a_training_is_checkpointed_changes_nothing(tmp_path):
 
 
 def test_a_real_network_resumes_to_the_same_weights(tmp_path):
-    """MonoViT has drop path and batch statistics: what a resume most easily gets wrong."""
+    """MonoViT has drop path and batch statistics, which a resume can easily get wrong."""
 
     class Killed(Exception):
         pass
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_is_found_long_before_the_checkpoint(tmp_path,
         train(TinyNet, task, long, tmp_path, seed=1)
 
     class Later(PretrainTask):
-        """Finite for twelve steps."""
+        """A loss that is finite for twelve steps only."""
 
         def loss(self, disps, batch):
             seen.append(batch)
@@ -324,7 +324,7 @@ def test_a_cache_reads_once_and_never_takes_more_than_its_share(monkeypatch):
 
 
 class Capacity(torch.utils.data.Dataset):
-    """Tells how many items a cache keeps in the process that asks."""
+    """Return the number of cached items in the calling process."""
 
     def __len__(self):
         return 4
@@ -419,7 +419,7 @@ def test_snapshots_are_the_weights_of_the_second_half_and_change_nothing(tmp_pat
 
 @pytest.mark.parametrize("kind", ["pretrain", "distill"])
 def test_a_step_reads_nothing_back_from_its_device(kind):
-    """A GPU runs ahead of Python until a value is asked for; then both wait, in every step."""
+    """Reading a value makes Python wait for the GPU. No step may do this."""
     asks = {
         torch.ops.aten._local_scalar_dense.default,  # item(), float(), a comparison in an if
         torch.ops.aten._linalg_check_errors.default,  # torch.linalg.inv
@@ -451,7 +451,7 @@ def test_a_step_reads_nothing_back_from_its_device(kind):
 
 
 def test_the_loss_can_be_compiled_as_one_graph():
-    """Where it cannot, `compile` is an error; the backend that only traces needs no compiler."""
+    """Without a compiler, `compile` is an error. The backend that only traces needs no compiler."""
     batch = torch.utils.data.default_collate([samples(size_hw=(64, 64))[0, 0]])
     disps = {s: torch.full((1, 1, 64 >> s, 64 >> s), 0.03 + 0.01 * s) for s in (0, 1)}
     args = (disps, batch["target"], batch["sources"].transpose(0, 1), batch["K"])

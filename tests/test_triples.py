@@ -1,4 +1,4 @@
-"""`find_triples` against a slow, direct reading of its rule, and its account of what fell out."""
+"""`find_triples` against a slow, direct implementation of its rule, and its counts of dropped targets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_walk(seed, n=150):
 
 
 def direct(poses, every, low, high, max_deg, max_gap=None):
-    """The rule word by word: target by target, frame by frame."""
+    """The rule as a slow loop over targets and frames."""
     found = []
     for t in range(0, len(poses), every):
         sources = []
@@ -86,7 +86,7 @@ def test_bounds_are_inclusive_and_rotation_counts():
 
 
 def test_a_rotation_that_is_slightly_off_orthonormal_counts_as_what_it_is():
-    """Poses of 4 digits: an angle from the trace would be off by a degree here."""
+    """Poses have 4 digits. An angle computed from the trace would be wrong by a degree."""
     poses = make_path(0.07, 2.5, n=9)
     poses[:, :3, :3] *= 1 - 3e-4
     assert len(find_triples(poses, every=1)) == 7
@@ -111,7 +111,7 @@ def test_a_rotation_that_is_slightly_off_orthonormal_counts_as_what_it_is():
     ],
 )
 def test_each_target_has_one_reason(poses, expected):
-    """Target 10 is the case in question; target 0 always lacks a frame before it."""
+    """The test is about target 10. Target 0 never has a frame before it."""
     triples = find_triples(poses)
     assert len(triples) == 0
     assert triples.targets_tried == 2
@@ -172,7 +172,7 @@ def test_bad_arguments():
 
 
 def test_thousands_of_frames_in_bounded_time_and_memory():
-    """The worst case: nothing ever qualifies, so that every pair is looked at (25 million at every=1)."""
+    """The worst case: no pair qualifies, so every pair is examined (25 million at every=1)."""
     poses = make_path(0.0001, n=5000)
     tracemalloc.start()
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Quantile fusion: the mean is Open3D's, a quantile outvotes mirror images, blocks join, memory and errors."""
+"""Quantile fusion: its mean equals Open3D's, a quantile removes mirror images, blocks join, memory and errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Uncertainties with a known answer, their networks and stages, and how well one finds what is wrong."""
+"""Uncertainties with a known answer, their networks and stages, and their ability to find wrong pixels."""
 
 import math
 import shutil
@@ -181,7 +181,7 @@ def test_gradcheck_of_the_scaled_loss():
 
 
 def test_training_finds_how_far_labels_are_off(tmp_path):
-    """Labels that are wrong by a factor of exp(0.3), either way at random: b = 0.3, whatever between is predicted."""
+    """Labels are randomly too large or too small by a factor of exp(0.3), so b = 0.3 for any prediction in between."""
 
     class Two(TinyNet):
         log_scale = True
@@ -417,7 +417,7 @@ def test_what_cannot_be_scored_is_named(scores, positive, message):
 
 
 def hand_made():
-    """A wall at 2 m, an over-estimated highlight of 4 pixels, one of 2 that is not; the mesh is right everywhere."""
+    """A wall at 2 m, an over-estimated highlight of 4 pixels and a right one of 2 pixels. The mesh is right."""
     gt = np.full((4, 8), 2.0, np.float32)
     highlight = np.zeros((4, 8), bool)
     highlight[1, 1:7] = True

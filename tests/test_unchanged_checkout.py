@@ -1,4 +1,4 @@
-"""The tests have folders of their own, and a session that writes into the checkout fails."""
+"""The tests have separate folders, and a session that writes into the checkout fails."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def pytest_configure(config):
 
 
 def run_tests(folder: Path, body: str, *options: str) -> subprocess.CompletedProcess:
-    """Runs a test in a checkout of its own that holds a file `kept.txt` and a finished run."""
+    """Run a test in a separate checkout that holds a file `kept.txt` and a finished run."""
     (folder / "runs" / "mine").mkdir(parents=True)
     for name in ("kept.txt", "runs/mine/DONE"):
         (folder / name).write_text("before")

@@ -1,4 +1,4 @@
-"""Videos: turned upright, with their times, frame by frame, and broken ones named."""
+"""Videos: upright frames with their times, and errors that name broken files."""
 
 import sys
 
@@ -14,7 +14,7 @@ H, W = 48, 64
 
 
 def frame(i=0):
-    """Red, green, blue and white quarters; their edge moves by a pixel a frame."""
+    """Return a frame with red, green, blue and white quarters. Their edge moves by a pixel in each frame."""
     image = np.full((H, W, 3), 255, np.uint8)
     image[: H // 2, : W // 2 + i], image[: H // 2, W // 2 + i :] = (255, 0, 0), (0, 255, 0)
     image[H // 2 :, : W // 2 + i] = (0, 0, 255)

@@ -22,7 +22,7 @@ from d3d.pipeline.config import PROFILES, Config
 
 
 def tree(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    """A widget and all that it holds."""
+    """Yield a widget and all its children."""
     yield widget
     for child in getattr(widget, "children", ()):
         yield from tree(child)
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def control(box: ipywidgets.Widget, name: str) -> ipywidgets.Widget:
-    """The one control of a name."""
+    """Return the control with this name."""
     (found,) = [w for w in tree(box) if getattr(w, "description", "") == name]
     return found
 
@@ -154,7 +154,7 @@ def test_an_error_at_the_first_drawing_fails_the_cell(config: Config) -> None:
 
 
 def test_no_output_widget_is_ever_made(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nbclient, and so papermill, may wait for ever on a cell that shows one (D29)."""
+    """papermill may wait for ever on a cell that shows an Output widget (D29)."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("an Output widget was made")

@@ -40,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab of its own, with notebooks 02 and 03 over a run whose depth is known.
+    """Start a JupyterLab with notebooks 02 and 03 over a run with known depth. Return its address.
 
     ``NAME`` in it stands for the notebook's name.
     """
@@ -137,7 +137,7 @@ def page(lab: str, request: pytest.FixtureRequest) -> Iterator[playwright.Page]:
 
 
 def wait_for(page: playwright.Page, element: playwright.Locator) -> playwright.Locator:
-    """The element once it is there; a failed cell ends the wait, with what it said."""
+    """Wait for an element. A failed cell ends the wait with its error."""
     failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     element.or_(failed).first.wait_for()
     assert failed.count() == 0, failed.first.inner_text()
@@ -157,7 +157,7 @@ def picture_of(page: playwright.Page) -> str:
 
 
 def wait_until_other(seen, before):
-    """What ``seen()`` is once it is not ``before`` any more."""
+    """Wait until ``seen()`` differs from ``before``. Return the new value."""
     start = time.monotonic()
     while time.monotonic() - start < SECONDS:
         if (now := seen()) != before:

@@ -13,7 +13,7 @@ _TEXELS = 700
 
 
 def _texture(rng):
-    """Blots of several sizes, uint8 range (n, n): SIFT finds features at every distance."""
+    """Return a texture (n, n) with spots of several sizes, so that SIFT finds features at every distance."""
     layers = [
         gaussian_filter(rng.standard_normal((_TEXELS, _TEXELS)), s, mode="wrap") * s for s in (1.5, 4, 12)
     ]

@@ -1,4 +1,4 @@
-"""A pytest plugin that fails a session in which a file of the checkout was written, changed or removed.
+"""A pytest plugin that fails a session if a file of the checkout was written, changed or removed.
 
 Tests write to temporary folders only. A test that writes into the checkout could leave something in the user's
 `runs/` that a later run takes for a finished stage.
@@ -37,7 +37,7 @@ def snapshot(folder: Path) -> Snapshot:
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """One line for each path that was made, changed or removed."""
+    """Return one line for each path that was created, changed or removed."""
     made = [f"made: {path}" for path in after.keys() - before.keys()]
     removed = [f"removed: {path}" for path in before.keys() - after.keys()]
     both = before.keys() & after.keys()
@@ -45,7 +45,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 class UnchangedCheckout:
-    """Compares the checkout before and after a session. With pytest-xdist, the controller needs it alone."""
+    """Compare the checkout before and after a session. With pytest-xdist, only the controller needs this."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,7 @@
 """The label viewer: controls around the pure functions of `d3d.notebook.label_view`.
 
-The picture is an `ipywidgets.Image`, never an Output widget: nbclient, and so papermill, may wait for ever on a cell
-with an Output widget (decision D29).
+The picture is an `ipywidgets.Image`, not an Output widget, because papermill may never finish a cell with
+an Output widget (decision D29).
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from d3d.pipeline.config import Config
 def show(config: Config, scene: str = "", frame: str = "") -> Shown:
     """Show Eq. 3 live: choose scene, frame, network and label rule, and move the threshold.
 
-    The widget works in a running notebook only; elsewhere the cell shows the picture of the first view. The threshold
-    starts at the one that the run uses; with a quantile, at that of each label rule and network.
+    The widget works in a running notebook only. Elsewhere, the cell shows a picture of the first view. The threshold
+    starts at the value of the run. If the run uses a quantile, it starts at the value for the label rule and network.
 
     Args:
+        config: the configuration of the run.
         scene, frame: the first view; by default the first target frame of the first scene with true depth.
 
     Returns:
-        what the cell shows; its ``widget`` is an ipywidgets `VBox`.
+        the output of the cell. Its ``widget`` is an ipywidgets `VBox`.
     """
     import ipywidgets
 

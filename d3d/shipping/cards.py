@@ -1,4 +1,4 @@
-"""The model cards and the table of the networks that ship: nothing but what the manifest says."""
+"""Write the model cards and the table of the networks that ship. All values come from the manifest."""
 
 from __future__ import annotations
 
@@ -48,26 +48,25 @@ depth_m = d3d.predict(model, image)  # image: uint8 (h, w, 3)
 
 ## Scores
 
-Of this very file, on scenes that no training has seen. Depth is absolute: no scale is fitted to the truth. Each
-number is a mean over images; "highlight pixels" are those on which a glossy surface mirrors a light. The network
-computed in {precision}.
+Scores of this file on scenes that no training has seen. Depth is absolute: no scale is fitted to the truth. Each
+number is a mean over images. "Highlight pixels" are pixels where a glossy surface mirrors a light. The network computed
+in {precision}.
 
 {scores}
 
-## What the small file costs
+## Error added by compression
 
 {cost}
 
 ## Limits
 
-- It has seen nothing but the {scenes} training scenes of `{dataset}`, at {width}x{height} pixels. It was not tested on
-  photographs here.
-- These are no figures of ScanNet, on which the paper's networks were trained and tested. Do not compare them with the
-  paper's tables.
-- Depth is metric for a camera like the training's. For another camera, give `d3d.predict` its focal length in pixels
-  (`focal_px`): the network then sees the image as the training's camera would.
-- Depth lies between {low:g} and {high:g} m. Mirrors, glass and scenes outdoors are not solved.
-- A prediction is a guess from one image, without an uncertainty. Do not steer anything by it.
+- The network was trained on the {scenes} training scenes of `{dataset}` only, at {width}x{height} pixels. These scores
+  contain no photographs.
+- The paper's networks were trained and tested on ScanNet. Do not compare these scores with the paper's tables.
+- Depth is metric for a camera like that of the training. For another camera, give `d3d.predict` its focal length in
+  pixels (`focal_px`). d3d then resizes the image so that its focal length is that of the training.
+- Depth lies between {low:g} and {high:g} m. The network does not handle mirrors, glass or outdoor scenes.
+- A prediction comes from one image and has no uncertainty. Do not use it to control a robot or a vehicle.
 
 ## Licence
 
@@ -82,23 +81,23 @@ _README = """# Networks that ship
 ```python
 import d3d
 
-d3d.models.available()                         # names, each with a line
+d3d.models.available()                         # names and descriptions
 model = d3d.load_model("{first}")
 depth_m = d3d.predict(model, image)            # metres
 ```
 
-Sq Rel (lower is better) of each file on scenes that no training has seen. Reflection, NoReflection and Mirror are lists
-of images; highlight pixels are those on which a glossy surface mirrors a light. The name links to the model card: data,
-command, commit, all scores, limits, licence.
+The table shows Sq Rel (lower is better) of each file on scenes that no training has seen. Reflection and NoReflection
+are lists of images. Highlight pixels are pixels where a glossy surface mirrors a light. Each name links to the model
+card with data, command, commit, all scores, limits and licence.
 
 {table}
 
-{total:.1f} MB together. The sha256 of a file is checked against `manifest.json` before the file is used.
+All files together have {total:.1f} MB. Before d3d uses a file, it compares its sha256 with `manifest.json`.
 """
 
 
 def write_cards(folder: Path) -> list[Path]:
-    """Write the card of each network of a folder, and its README.md with the table; returns their paths."""
+    """Write the card of each network in a folder, and README.md with the table. Return the paths."""
     networks = dict(sorted(read_manifest(folder).networks.items()))
     texts = {f"{name}.md": card(name, entry) for name, entry in networks.items()}
     texts["README.md"] = readme(networks)
@@ -109,7 +108,7 @@ def write_cards(folder: Path) -> list[Path]:
 
 
 def card(name: str, entry: Shipped) -> str:
-    """The model card of a network, Markdown with the metadata that the Hugging Face hub reads."""
+    """Return the model card of a network: Markdown with metadata for the Hugging Face hub."""
     f = entry.facts
     (height, width), (low, high) = f["image_hw"], f["depth_m"]
     data = f["data"]
@@ -187,7 +186,7 @@ def _cost(cost: Mapping[str, Any], stored_as: str) -> str:
         if kind in cost and kind != "float32"
     ]
     return (
-        f"Sq Rel on {cost['split']}: {before:.4g} as the training left it (float32), {', '.join(tried)}. "
+        f"Sq Rel on {cost['split']}: {before:.4g} before compression (float32), {', '.join(tried)}. "
         f"This file has {_STORED[stored_as]}."
     )
 
@@ -209,12 +208,12 @@ def _licence(entry: Shipped) -> str:
 
 
 def readme(networks: Mapping[str, Shipped]) -> str:
-    """The table of all networks, Markdown."""
+    """Return README.md with the table of all networks."""
     found = {
         name: {(r["split"], r["of"]): r["sq_rel"] for r in e.facts["scores"]} for name, e in networks.items()
     }
     columns = [c for c in dict.fromkeys(c for scores in found.values() for c in scores) if c[1] in _IN_TABLE]
-    head = ["name", "what", "MB", "stored as", *map(" ".join, columns)]
+    head = ["name", "description", "MB", "stored as", *map(" ".join, columns)]
     lines = [f"| {' | '.join(head)} |", f"| --- | --- | ---: | --- |{' ---: |' * len(columns)}"]
     for name, entry in networks.items():
         numbers = [f"{found[name][c]:.3f}" if c in found[name] else "–" for c in columns]
