@@ -144,6 +144,8 @@ def _print_table(config: Config, table: pd.DataFrame) -> None:
     unit = found.unit if "none" in scales else "relative depth"
     if len(scales) > 1:
         unit += ", aligned to the truth of each image where a row says so"
+    elif scales - {"none", "median"}:
+        unit += f" ({', '.join(scales)})"
     print(
         f"\n{e.dataset or config.data.dataset}, {e.split}, profile {config.profile}, seed {config.seed}: {unit}, "
         f"means over images (number of images in brackets){f', against {truth}' if truth else ''}\n\n"

@@ -9,6 +9,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def find_files(
     if missing:
         of, total = len(missing) - 1, len(missing) + len(found)
         more = f"; {of} more of the {total} frames have none" if of else ""
-        raise DataError(f"{missing[0]} is in {folder}{more}. Nothing was scored.")
+        there = ", ".join(p.name for p in islice(sorted(folder.iterdir()), 4)) or "no file"
+        raise DataError(f"{missing[0]} is in {folder}{more}. The folder has {there}. Nothing was scored.")
     return DepthFiles(found, disparity)
 
 

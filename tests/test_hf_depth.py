@@ -97,6 +97,23 @@ def dpt(folder):
     return save(folder, transformers.DPTForDepthEstimation(config), processor)
 
 
+def depth_pro(folder):
+    encoder = {"model_type": "dinov2"} | DINO | {"image_size": 16, "patch_size": 8}
+    config = transformers.DepthProConfig(
+        patch_size=16,
+        **{f"{part}_model_config": dict(encoder) for part in ("image", "patch", "fov")},
+        fusion_hidden_size=8,
+        intermediate_hook_ids=[3, 1],
+        intermediate_feature_dims=[8, 8],
+        scaled_images_feature_dims=[8, 8, 8],
+        merge_padding_value=0,
+        use_fov_model=True,
+    )
+    torch.manual_seed(0)
+    model = transformers.DepthProForDepthEstimation(config)
+    return save(folder, model, transformers.DepthProImageProcessor(size={"height": 64, "width": 64}))
+
+
 @pytest.fixture(scope="module")
 def metric(tmp_path_factory):
     return depth_anything(tmp_path_factory.mktemp("hf") / "metric", "metric")
@@ -162,13 +179,14 @@ def test_a_relative_network_predicts_disparity_and_needs_its_alignment(config, r
     np.testing.assert_allclose(align(disparity, gt, "affine-disparity", disparity=True), expected, rtol=1e-6)
 
 
-def test_zoedepth_loses_its_padding(config, tmp_path):
-    folder = zoedepth(tmp_path / "zoe")
+@pytest.mark.parametrize("make", [zoedepth, depth_pro])
+def test_other_metric_networks(config, tmp_path, make):
+    folder = make(tmp_path / "network")
     depth, holds = stages.predict_published(config, folder)
     assert holds == "depth"
-    assert summary(stages.score_predictions(config, depth, "zoe"))["images"] == 6
-    (path, *_) = sorted(depth.glob("*/*.npy"))
-    assert np.load(path).shape == (144, 192)
+    assert summary(stages.score_predictions(config, depth, "network"))["images"] == 6
+    for path in depth.glob("*/*.npy"):  # also without the padding of ZoeDepth
+        assert np.load(path).shape == (144, 192)
 
 
 def test_an_interrupted_prediction_resumes(config, metric, monkeypatch):

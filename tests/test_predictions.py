@@ -110,6 +110,19 @@ def test_disparity_is_scored_without_becoming_depth_first(config, tmp_path):
         stages.score_predictions(config, tmp_path / "d", "d", "disparity")
 
 
+def test_disparity_taken_for_depth_is_noticed(config, tmp_path, capsys):
+    write(config, tmp_path / "d", lambda depth: 1 / depth)
+    config = aligned(config, "affine-disparity")
+    stages.score_predictions(config, tmp_path / "d", "one")
+    said = "look like disparity, not like depth: in the first frame of each scene, their numbers fall"
+    assert said in capsys.readouterr().out
+    stages.score_predictions(config, tmp_path / "d", "two", "disparity")
+    assert "look like" not in capsys.readouterr().out
+    write(config, tmp_path / "d", lambda depth: 2 * depth)
+    stages.score_predictions(config, tmp_path / "d", "three", "disparity")
+    assert "look like depth, not like disparity" in capsys.readouterr().out
+
+
 def test_a_prediction_of_another_size_is_resized_like_a_networks(config, tmp_path):
     weights = shipped_file("lite-distilled")
     expected = score_file(config, weights, io.sha256(weights), tmp_path / "network", "lite")  # 96x64
@@ -286,7 +299,7 @@ def test_missing_predictions_are_counted_and_the_names_are_listed(config, tmp_pa
     looked = [f"{start}{frame}{suffix}" for start in (f"{scene}/", "") for suffix in (".png", ".npy", ".npz")]
     assert str(caught.value) == (
         f"{scene}, frame {frame} has no prediction: none of {', '.join(looked)} is in {tmp_path / 'mine'}; "
-        "3 more of the 6 frames have none. Nothing was scored."
+        f"3 more of the 6 frames have none. The folder has {scene}. Nothing was scored."
     )
     write(config, tmp_path / "mine", suffix=".png")
     with pytest.raises(DataError, match="has two predictions"):
@@ -304,6 +317,26 @@ def test_several_scenes_need_their_folders(tmp_path):
     per_image = stages.score_predictions(config, tmp_path / "mine")
     assert per_image["scene"].nunique() == 6
     assert per_image["abs_rel"].max() == 0
+
+
+def test_predictions_of_another_data_set(tmp_path, shared_dir, capsys):
+    """Real frames with holes in their truth, and relative depth, as in Table 5."""
+    root = shared_dir / "data" / "7scenes"
+    if not root.is_dir():
+        pytest.skip("needs the development data: no 7scenes in it")
+    parameters = {"eval_dataset": "7scenes", "eval_root": str(root), "split": "test", "eval_every": 250}
+    config = make_config(profile="smoke", runs_dir=str(tmp_path / "runs"), **parameters)
+    write(config, tmp_path / "mine", lambda depth: np.where(depth > 0, depth / 2, 0))
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+    for scale, expected in (("none", 0.5), ("median", 0), ("affine", 0), ("affine-disparity", 0)):
+        assert evaluate(config, "--predictions", tmp_path / "mine", *words, "--align", scale) == 0
+        per_image = pd.read_csv(
+            runs.run_folder(config) / "predictions" / "mine" / f"7scenes-test-{scale}" / "per_image.csv"
+        )
+        assert len(per_image) == 4
+        assert per_image["count"].max() < 480 * 640
+        np.testing.assert_allclose(per_image["abs_rel"], expected, atol=1e-6)
+    assert "unknown training data, aligned: affine-disparity |" in capsys.readouterr().out
 
 
 def test_a_slash_in_a_scenes_name_is_a_folder_or_two_underscores(tmp_path, monkeypatch):

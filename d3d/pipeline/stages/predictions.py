@@ -16,9 +16,9 @@ import pandas as pd
 
 from d3d import io
 from d3d.datasets import Scene
-from d3d.depth_files import find_files
+from d3d.depth_files import DepthFiles, find_files
 from d3d.errors import ConfigError
-from d3d.metrics import SCALES
+from d3d.metrics import SCALES, fit_line, resize_depth
 from d3d.models.hf_depth import HFDepth, describe_folder
 from d3d.parallel.distributed import select_device
 from d3d.pipeline import runs
@@ -34,7 +34,7 @@ from d3d.pipeline.scenes import (
 )
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.scores import read_scores, scores_of, write_scores
-from d3d.progress import track
+from d3d.progress import say, track
 
 HOLDS = ("depth", "disparity")
 
@@ -70,12 +70,29 @@ def score_predictions(config: Config, folder: Path, name: str = "", holds: str =
         StageFolder(scored, config, identity, {}).check()
         return read_scores(scored)
     files.check(scenes)
+    if _are_reversed(files, scenes, frames):
+        now, other = HOLDS if holds == "depth" else HOLDS[::-1]
+        say(
+            f"The predictions of {name} look like {other}, not like {now}: in the first frame of each scene, their "
+            f"numbers {'fall' if holds == 'depth' else 'rise'} with the true depth. See --holds in docs/submit.md."
+        )
     per_image = scores_of(config, scenes, frames, files.read_of, f"predictions/{name}", files.disparity)
     # opened only now: if the scores cannot be computed, no folder refuses the corrected files
     with runs.open_folder(scored, config, identity, {}) as opened:
         if not opened.done:
             write_scores(config, opened, per_image, method=name)
     return read_scores(scored)
+
+
+def _are_reversed(files: DepthFiles, scenes: Sequence[Scene], frames: Sequence[Sequence[int]]) -> bool:
+    """Whether depth falls with the true depth (disparity: rises) in the first frame of each scene, of 8 at most."""
+    slopes = []
+    for scene, wanted in list(zip(scenes, frames, strict=True))[:8]:
+        gt = scene.depth(wanted[0])
+        if gt is not None and (known := gt > 0).any():
+            slope, _ = fit_line(resize_depth(files.read_of(scene, wanted[0]), gt.shape)[known], gt[known])
+            slopes.append(-slope if files.disparity else slope)
+    return bool(slopes) and max(slopes) < 0
 
 
 def predict_published(config: Config, folder: Path, name: str = "", holds: str = "") -> tuple[Path, str]:
