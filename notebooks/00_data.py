@@ -26,8 +26,8 @@
 # projected depth, [03](03_fuse.ipynb) uncertainty and label, [04](04_distill.ipynb) the student,
 # [05](05_evaluate.ipynb) its scores. Beyond the pipeline: [06](06_sevenscenes.ipynb) real rooms,
 # [07](07_ablation.ipynb) other labels, [08](08_figures.ipynb) all figures, [09](09_reflection_list.ipynb) lists of
-# reflective frames, [10](10_uncertainty.ipynb) other uncertainties. [The method](../docs/method.md) has the equations
-# on one page.
+# reflective frames, [10](10_uncertainty.ipynb) other uncertainties, [11](11_your_room.ipynb) your own room.
+# [The method](../docs/method.md) has the equations on one page.
 
 # %% tags=["parameters"]
 profile: str = None  # None: ready, or the one that D3D_PROFILE names; smoke, demo, laptop, paper

@@ -162,7 +162,7 @@ print("every uncertainty was scored on the same pixels")
 # 3. Train a student of another uncertainty: `papermill 04_distill.ipynb out.ipynb -p labels uncer-tta`. A new
 #    uncertainty is a function and a line in `d3d/uncertainty.py`.
 #
-# **Next:** back to the start, with your own room: [docs/room.md](../docs/room.md).
+# **Next:** [11_your_room](11_your_room.ipynb) is the whole method on one room, also on yours.
 #
 # Every parameter of `d3d.config.PARAMETERS` can be given to papermill (`-p seed 1`). A wrong name or value is an error
 # that names the near misses. [Profiles](../docs/profiles.md) says what each profile costs.

@@ -1,4 +1,4 @@
-"""Run all notebooks with papermill: 01 to 05 for each architecture, then 00 and 06 to 10 once.
+"""Run all notebooks with papermill: 01 to 05 for each architecture, then 00 and 06 to 11 once.
 
     python scripts/papermill_all.py --archs every --profile laptop
     python scripts/papermill_all.py --archs hrdepth,lite -p seed 1
@@ -67,9 +67,22 @@ def plan(folder: Path, out: Path, archs: Sequence[str], parameters: dict[str, An
         Job(s, out / f"{s.stem}-{arch}.ipynb", parameters | {"arch": arch}) for arch in archs for s in several
     ]
     for s in (s for s in sources if s not in several):
-        own = {} if s.name.startswith("00") else {"arch": archs[0]}
-        jobs.append(Job(s, out / s.name, parameters | own))
+        jobs.append(Job(s, out / s.name, parameters | _own(s, archs, parameters)))
     return jobs
+
+
+def _own(source: Path, archs: Sequence[str], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the own parameters of a notebook that runs once; None stands for its default."""
+    if source.name.startswith("00"):
+        return {}
+    if not source.name.startswith("11"):
+        return {"arch": archs[0]}
+    # a capture has its own recipe and another run; its default network is quick to train
+    dropped = {"recipe", "labels", "base"} | (
+        {"dataset", "root"} if parameters.get("dataset") != "capture" else set()
+    )
+    own = {"arch": "lite", **dict.fromkeys(dropped & parameters.keys())}
+    return own | ({"run": f"{parameters['run']}-room"} if "run" in parameters else {})
 
 
 def execute(job: Job) -> float:

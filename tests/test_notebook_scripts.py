@@ -75,6 +75,18 @@ def test_each_network_once_then_resumed(folder, tmp_path, capsys) -> None:
     assert (folder / "count").read_text() == "xxxxxxx", "other parameters are another result"
 
 
+def test_the_notebook_of_a_capture_has_its_own_data_run_and_network(folder, tmp_path) -> None:
+    (folder / "11_d.ipynb").write_bytes((folder / "02_c.ipynb").read_bytes())
+
+    def parameters(**given):
+        return every.plan(folder, tmp_path, ["hrdepth"], given)[-1].parameters
+
+    assert parameters(seed=1) == {"seed": 1, "arch": "lite"}
+    other = parameters(dataset="7scenes", root="kitchen", recipe="robust", run="r")
+    assert other == {"dataset": None, "root": None, "recipe": None, "run": "r-room", "arch": "lite"}
+    assert parameters(dataset="capture", root="mine")["root"] == "mine"
+
+
 def test_a_failed_notebook_is_not_taken_for_a_finished_one(folder, tmp_path) -> None:
     import papermill
 

@@ -25,6 +25,7 @@ from helpers import load_script, notebook_environment
 from PIL import Image
 
 from d3d.pipeline.config import PARAMETERS, make_config
+from d3d.room.notebook import shipped_capture
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = REPO / "notebooks"
@@ -40,6 +41,7 @@ NAMES = (
     "08_figures",
     "09_reflection_list",
     "10_uncertainty",
+    "11_your_room",
 )
 MAX_BYTES = 1_500_000  # of a notebook with its pictures: they are legible, and the repository stays small
 
@@ -89,7 +91,7 @@ def test_one_parameters_cell_of_annotated_literals_with_help(name: str) -> None:
     (cell,) = parameter_cells(notebook)
     first, second = code(notebook)[:2]
     assert cell is first
-    assert "cfg = d3d.config.resolve(globals())" in second.source
+    assert f"cfg = d3d.{'room' if name == '11_your_room' else 'config'}.resolve(globals())" in second.source
     values = {}
     for statement, line in zip(ast.parse(cell.source).body, cell.source.splitlines(), strict=True):
         assert isinstance(statement, ast.AnnAssign), line
@@ -103,6 +105,8 @@ def test_one_parameters_cell_of_annotated_literals_with_help(name: str) -> None:
         assert statement.annotation.id == PARAMETERS[statement.target.id].type.__name__, line
     assert {"profile", "dataset", "root", "seed", "run"} <= set(values)
     assert name == "00_data" or "arch" in values
+    if name == "11_your_room":
+        values |= {"dataset": "capture", "root": str(shipped_capture())}
     make_config(**values)
 
 
@@ -241,9 +245,11 @@ def test_distill_from_nothing_then_every_notebook(tmp_path: Path) -> None:
     ]
     result = run(["pytest", *options, *[f"{n}.ipynb" for n in NAMES]], runs_dir, copies)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert list(runs_dir.iterdir()) == [folder], (
+    room = runs_dir / "room-capture-smoke-seed0"
+    assert sorted(runs_dir.iterdir()) == [folder, room], (
         "a notebook ran another profile than its parameters cell says"
     )
+    assert (room / "room" / "index.html").is_file()
     assert {p.name for p in folder.iterdir()} >= {
         "pretrain",
         "predict",

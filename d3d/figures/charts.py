@@ -35,7 +35,12 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figur
 
 
 def camera_path(
-    world_T_cams: np.ndarray, triples: np.ndarray, up: np.ndarray, shown: int = 0, title: str = ""
+    world_T_cams: np.ndarray,
+    triples: np.ndarray,
+    up: np.ndarray,
+    shown: int = 0,
+    title: str = "",
+    unit: str = "metres",
 ) -> Figure:
     """Draw the cameras from above with the targets of the triples, and enlarge one triple (section 4.1).
 
@@ -44,6 +49,7 @@ def camera_path(
         triples: (m, 3) frame indices [target, backward source, forward source].
         up: the world's upward direction (3,).
         shown: the enlarged triple.
+        unit: of the positions; only for metres, distances are written in centimetres.
     """
     up = np.asarray(up, dtype=float) / np.linalg.norm(up)
     across = np.cross(np.eye(3)[np.abs(up).argmin()], up)
@@ -63,11 +69,12 @@ def camera_path(
     for axis, chosen, colour, width in ((whole, spaced, "gray", 0.003), (near, row, colours, 0.006)):
         axis.quiver(*centres[chosen].T, *views[chosen].T, color=colour, width=width, angles="xy")
         axis.set_aspect("equal", adjustable="datalim")
-        axis.set_xlabel("metres")
+        axis.set_xlabel(unit)
         axis.grid(alpha=0.3)
     for name, i, colour in zip(("target", "backward", "forward"), row, colours, strict=True):
-        metres = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
-        text = f"{name}: frame {i}" + (f", {100 * metres:.1f} cm away" if i != row[0] else "")
+        length = np.linalg.norm(world_T_cams[i, :3, 3] - world_T_cams[row[0], :3, 3])
+        away = f"{100 * length:.1f} cm" if unit == "metres" else f"{length:.3f} {unit}"
+        text = f"{name}: frame {i}" + (f", {away} away" if i != row[0] else "")
         near.plot(*centres[i], "o", color=colour, label=text)
     ring = {"color": "none", "markeredgecolor": VERMILLION, "markersize": 12}
     whole.plot(*centres[row[0]], "o", **ring, label="this triple")

@@ -19,10 +19,8 @@ from d3d.pipeline.config import Config
 from d3d.reconstruction import Mesh, overview_camera, render_shaded
 
 
-def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
+def views(mesh: Mesh, scene: Scene, index: int, size_hw: tuple[int, int]) -> dict[str, np.ndarray]:
     """Render a scene's mesh from above and from a frame's camera, and add the frame's image; each (h, w, 3)."""
-    size_hw = tuple(2 * x for x in config.data.size_hw)
-    mesh = stages.read_mesh(config, config.arch, scene)
     above = overview_camera(mesh, size_hw, upward(scene.world_T_cams))
     camera = scene.K(index, size_hw), scene.world_T_cams[index]
     return {
@@ -33,20 +31,32 @@ def views(config: Config, scene: Scene, index: int) -> dict[str, np.ndarray]:
 
 
 def show(config: Config, scene: Scene, index: int) -> Shown:
-    """Show the mesh of a scene: as a rotatable mesh in a running notebook, otherwise as pictures.
+    """Show the mesh of a scene that a run has fused, as `show_mesh` does."""
+    mesh = stages.read_mesh(config, config.arch, scene)
+    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(config.arch)}"
+    return show_mesh(config, mesh, scene, index, name)
+
+
+def show_mesh(config: Config, mesh: Mesh, scene: Scene, index: int, name: str) -> Shown:
+    """Show a mesh: as a rotatable mesh in a running notebook, otherwise as pictures.
 
     The rotatable mesh is an HTML page in the cell's output. It needs neither kernel nor network, and `nbconvert` keeps
-    it. It has fewer triangles than the mesh of the run, so that a browser draws it smoothly.
+    it. It has fewer triangles than the mesh, so that a browser draws it smoothly.
+
+    Args:
+        config: of the run; the pictures have twice the size of its images.
+        mesh: in the world of the scene.
+        scene: the scene.
+        index: the frame whose camera looks at the mesh.
+        name: the title.
     """
-    panels = [figures.Panel(title, view) for title, view in views(config, scene, index).items()]
-    name = f"mesh of {scene.name} from the depth of {evaluation.arch_name(config.arch)}"
-    picture = figures.grid([panels], name, width_in=11)
+    shown = views(mesh, scene, index, tuple(2 * x for x in config.data.size_hw))
+    picture = figures.grid([[figures.Panel(title, view) for title, view in shown.items()]], name, width_in=11)
     if not config.learns:
         mark_untrained(picture)
 
     def bundle() -> dict[str, str]:
-        small = decimated(stages.read_mesh(config, config.arch, scene))
-        return {"text/html": iframe(page(small, upward(scene.world_T_cams), name), name)}
+        return {"text/html": iframe(page(decimated(mesh), upward(scene.world_T_cams), name), name)}
 
     return Shown(figures.png_bytes(picture, 110), name, bundle)
 

@@ -34,7 +34,8 @@ from d3d.pipeline.settings import (
 )
 
 __all__ = ["ENSEMBLE", "PARAMETERS", "PROFILES", "Config", "DataConfig", "EvalConfig"]
-__all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config", "resolve"]
+__all__ += ["FusionConfig", "TrainConfig", "describe", "keyframes_name", "make_config"]
+__all__ += ["parameters_in", "resolve"]
 
 NOTEBOOK_PROFILE = "ready"
 _GROUPS = {"run": Config, "evaluation": EvalConfig, "fusion": FusionConfig}
@@ -200,20 +201,18 @@ def _literal_names(source: str) -> set[str]:
     return names
 
 
-def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
-    """Return the configuration of a notebook: ``cfg = d3d.pipeline.config.resolve(globals())``.
+def parameters_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the parameters of a notebook.
 
     Reads every executed cell that only assigns literals: the cell tagged ``parameters`` and the cell injected by
-    papermill. ``profile = None`` is `NOTEBOOK_PROFILE`, or the profile that the environment variable ``D3D_PROFILE``
-    names. Each name in these cells must be a parameter; ``-p archh hrdepth`` is an error. Without a history of
-    cells (plain Python, some kernels), every literal in the namespace must be a parameter.
+    papermill. Without a history of cells (plain Python, some kernels), every literal in the namespace is a parameter.
 
     Args:
         namespace: ``globals()``.
-        **fixed: parameters that the notebook sets itself.
 
-    Raises:
-        ConfigError: as `make_config`.
+    Returns:
+        Values by name, not checked. ``profile = None`` becomes `NOTEBOOK_PROFILE`, or the profile that the environment
+        variable ``D3D_PROFILE`` names.
     """
     cells = namespace.get("In")
     names = set().union(*(_literal_names(cell) for cell in (cells if isinstance(cells, list) else ())))
@@ -223,7 +222,22 @@ def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
     parameters = {name: namespace[name] for name in sorted(names) if name in namespace}
     if parameters.get("profile") is None:
         parameters["profile"] = os.environ.get("D3D_PROFILE") or NOTEBOOK_PROFILE
-    return make_config(**parameters, **fixed)
+    return parameters
+
+
+def resolve(namespace: Mapping[str, Any], **fixed: Any) -> Config:
+    """Return the configuration of a notebook: ``cfg = d3d.pipeline.config.resolve(globals())``.
+
+    Each name in the cells that `parameters_in` reads must be a parameter; ``-p archh hrdepth`` is an error.
+
+    Args:
+        namespace: ``globals()``.
+        **fixed: parameters that the notebook sets itself.
+
+    Raises:
+        ConfigError: as `make_config`.
+    """
+    return make_config(**parameters_in(namespace), **fixed)
 
 
 def describe(config: Config) -> str:

@@ -6,8 +6,9 @@ For example::
     folder = d3d.room.run_room(cfg)          # runs/room-my_room/room
 """
 
+from d3d.room.notebook import resolve
 from d3d.room.results import printed, write_results
 from d3d.room.settings import make_config
 from d3d.room.steps import run_room
 
-__all__ = ["make_config", "printed", "run_room", "write_results"]
+__all__ = ["make_config", "printed", "resolve", "run_room", "write_results"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from d3d.datasets.capture.scene import CaptureScene
+from d3d.errors import DataError
 from d3d.io import atomic
 from d3d.pipeline.settings import Config
 from d3d.pipeline.stages.depth import evenly_at_most
@@ -48,3 +49,22 @@ def write_mesh(
     with atomic(path) as temporary:
         temporary.write_bytes(to_ply(own, world="coordinates and unit of the poses of the capture"))
     return mesh
+
+
+def read_mesh(path: Path, scene: CaptureScene) -> Mesh:
+    """Read a mesh that `write_mesh` wrote, at the scale of the scene.
+
+    Raises:
+        DataError: the file is missing or no mesh.
+    """
+    import trimesh
+
+    try:
+        shape = trimesh.load_mesh(path, process=False)
+        colors = np.asarray(shape.visual.vertex_colors)[:, :3].astype(np.uint8)
+        vertices, triangles = np.asarray(shape.vertices), np.asarray(shape.faces)
+    except Exception as error:  # trimesh raises errors of many kinds
+        raise DataError(
+            f"{path} is not a mesh ({error}). Delete the folder, and repeat the command."
+        ) from error
+    return Mesh(vertices * scene.metres_per_unit, triangles.astype(np.int32), colors)
