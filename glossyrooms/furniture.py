@@ -38,7 +38,7 @@ def cloth(rng: np.random.Generator) -> Material:
 
 
 def polished(rng: np.random.Generator) -> Material:
-    """A table top: lacquered wood, stone, or painted."""
+    """Draw the material of a table top: lacquered wood, stone or paint."""
     kind = rng.integers(3)
     if kind == 0:
         texture = textures.wood(rng, brown(rng))
@@ -66,14 +66,14 @@ def _legs(b: Builder, w: float, d: float, h: float, thick: float, material: Mate
 
 
 def table(b: Builder, w: float, d: float, h: float, top: Material) -> None:
-    """A top on four legs with objects on it; centred."""
+    """Build a table on four legs with objects on it, centred."""
     b.box((-w / 2, -d / 2, h - 0.035), (w / 2, d / 2, h), wooden(b.rng), top=top, bottom=True)
     _legs(b, w, d, h - 0.035, b.rng.uniform(0.04, 0.07), wooden(b.rng))
     clutter(b, w, d, h, int(b.rng.integers(2, 6)))
 
 
 def chair(b: Builder) -> None:
-    """A chair; centred, its back at -y."""
+    """Build a chair, centred, with its back at -y."""
     seat, h = cloth(b.rng) if b.rng.random() < 0.6 else wooden(b.rng), 0.45
     frame = wooden(b.rng)
     b.box((-0.21, -0.21, h - 0.04), (0.21, 0.21, h), seat, bottom=True)
@@ -84,7 +84,7 @@ def chair(b: Builder) -> None:
 
 
 def sofa(b: Builder) -> float:
-    """A sofa against a wall; returns its width."""
+    """Build a sofa against a wall. Return its width."""
     w, cover = b.rng.uniform(1.5, 2.1), cloth(b.rng)
     b.box((-w / 2, 0.02, 0.06), (w / 2, 0.85, 0.38), cover, bottom=True)
     b.box((-w / 2, 0.02, 0.38), (w / 2, 0.22, 0.82), cover)
@@ -102,7 +102,7 @@ def sofa(b: Builder) -> float:
 
 
 def bed(b: Builder) -> float:
-    """A bed with its head against a wall; returns its width."""
+    """Build a bed with its head against a wall. Return its width."""
     w, length = b.rng.choice([0.95, 1.4]), 1.95
     frame = wooden(b.rng)
     b.box((-w / 2, 0, 0), (w / 2, length, 0.28), frame)
@@ -118,7 +118,7 @@ def bed(b: Builder) -> float:
 
 
 def bookshelf(b: Builder) -> float:
-    """A tall bookshelf against a wall; returns its width."""
+    """Build a tall bookshelf against a wall. Return its width."""
     w, h, d = b.rng.uniform(0.8, 1.3), b.rng.uniform(1.5, 2.0), 0.3
     frame, t = wooden(b.rng), 0.025
     for x in (-w / 2, w / 2 - t):
@@ -144,7 +144,7 @@ def bookshelf(b: Builder) -> float:
 
 
 def cabinet(b: Builder) -> float:
-    """A sideboard or chest of drawers against a wall, with objects on it; returns its width."""
+    """Build a sideboard or chest of drawers against a wall, with objects on it. Return its width."""
     w, h, d = b.rng.uniform(0.8, 1.6), b.rng.uniform(0.55, 0.95), b.rng.uniform(0.38, 0.48)
     body, doors = wooden(b.rng), wooden(b.rng)
     if b.rng.random() < 0.35:
@@ -170,7 +170,7 @@ def cabinet(b: Builder) -> float:
 
 
 def desk(b: Builder) -> float:
-    """A desk with a screen against a wall; returns its width."""
+    """Build a desk with a screen against a wall. Return its width."""
     w, d, h = b.rng.uniform(1.2, 1.6), 0.7, 0.73
     with b.at(0, d / 2):
         b.box((-w / 2, -d / 2, h - 0.03), (w / 2, d / 2, h), wooden(b.rng), top=polished(b.rng), bottom=True)
@@ -188,7 +188,7 @@ def desk(b: Builder) -> float:
 
 
 def screen(b: Builder, w: float, h: float, foot: float) -> None:
-    """A monitor or television that faces +y."""
+    """Build a monitor or television that faces +y."""
     case, panel = matt(b.rng, hsv(0.6, 0.1, 0.15)), black_plastic(b.rng)
     b.box((-0.12, -0.08, 0), (0.12, 0.08, 0.015), case)
     b.box((-0.025, -0.03, 0.015), (0.025, 0, foot), case)
@@ -198,7 +198,7 @@ def screen(b: Builder, w: float, h: float, foot: float) -> None:
 
 
 def television(b: Builder) -> float:
-    """A low board with a television; returns its width."""
+    """Build a low board with a television. Return its width."""
     w = b.rng.uniform(1.2, 1.7)
     b.box((-w / 2, 0, 0.08), (w / 2, 0.4, 0.45), wooden(b.rng), top=polished(b.rng), bottom=True)
     with b.at(b.rng.uniform(-0.15, 0.15), 0.16, 0.45):
@@ -207,7 +207,7 @@ def television(b: Builder) -> float:
 
 
 def plant(b: Builder) -> float:
-    """A pot with leaves; returns its width."""
+    """Build a pot with leaves. Return its width."""
     r, h = b.rng.uniform(0.12, 0.2), b.rng.uniform(0.2, 0.4)
     b.lathe(
         [(0.7 * r, 0), (r, h), (0.9 * r, h), (0, h - 0.03)],
@@ -230,7 +230,7 @@ def plant(b: Builder) -> float:
 
 
 def floor_lamp(b: Builder, radiance: float) -> float:
-    """A stand with a glowing shade; returns its width."""
+    """Build a lamp with a stand and a glowing shade. Return its width."""
     h = b.rng.uniform(1.35, 1.6)
     b.lathe(
         [(0.0, 0), (0.14, 0), (0.14, 0.02), (0.012, 0.03), (0.012, h), (0, h)],
@@ -255,7 +255,7 @@ def _vase(b: Builder, scale: float) -> None:
 
 
 def clutter(b: Builder, w: float, d: float, h: float, count: int) -> None:
-    """Small objects on a top of size ``w`` x ``d`` at height ``h``; centred, at most one per place."""
+    """Put small objects on a centred top of size ``w`` x ``d`` at height ``h``, at most one in each place."""
     n = max(1, int(w / 0.28))
     rows = max(1, int(d / 0.3))
     places = b.rng.permutation(n * rows)[:count]
@@ -267,7 +267,7 @@ def clutter(b: Builder, w: float, d: float, h: float, count: int) -> None:
 
 
 def thing(b: Builder, small: bool) -> None:
-    """One object: books, a vase, a bowl, a parcel, a ball, a cushion."""
+    """Build one object: books, a vase, a bowl, a parcel, a ball or a cushion."""
     rng, s = b.rng, 1.0 if small else 1.7
     kind = rng.integers(6)
     if kind == 0:

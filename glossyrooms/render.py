@@ -44,7 +44,7 @@ class Surface:
 
 
 class Renderer:
-    """A room and its light. `image` needs `bake` (five seconds per room) and `expose`; `geometry_maps` does not."""
+    """Renders frames of a room. `image` needs `bake` (five seconds per room) and `expose`; `geometry_maps` does not."""
 
     def __init__(self, mi: ModuleType, geometry: Geometry, seed: int) -> None:
         """Prepare a room.

@@ -12,13 +12,7 @@ from d3d.errors import DataError, unknown
 
 
 class Format(NamedTuple):
-    """A format of captures.
-
-    Attributes:
-        files: description of its files for messages.
-        found: function that tells whether a folder has these files.
-        read: function that reads a folder.
-    """
+    """A format: a description of its files for messages, a test whether a folder has them, and a reader."""
 
     files: str
     found: Callable[[Path], bool]
