@@ -44,7 +44,16 @@ CACHES = {
 # this order, so that no process is left alone with a long one at the end
 LONGEST = (
     *("distributed", "glossyrooms_render", "faults", "uncertainty", "notebooks", "ablation", "cluster"),
-    *("viewer_browser", "frames", "models", "training", "glossyrooms", "stages", "glossyrooms_claims"),
+    *(
+        "room_motion",
+        "viewer_browser",
+        "frames",
+        "models",
+        "training",
+        "glossyrooms",
+        "stages",
+        "glossyrooms_claims",
+    ),
     *("site", "benchmarks", "models_public"),
 )
 

@@ -19,13 +19,13 @@ from textured_room import aligned_errors, render, turn, walk, walls, write
 
 from d3d.datasets import open_dataset
 from d3d.datasets.videos import Frame, read_video, video_writer
-from d3d.errors import BusyError, DataError, RunError
+from d3d.errors import BusyError, ConfigError, DataError, RunError
 from d3d.room import frames, motion
 from d3d.room.frames import View, choose, measure, write_frames
 from d3d.room.motion import find_poses, pairs, summary
 
 pytest.importorskip("pycolmap", reason="pycolmap comes with the extra 'capture'")
-COUNT = 14
+COUNT = 12
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def poses():
 
 @pytest.fixture(scope="module")
 def photos(textures, poses, tmp_path_factory):
-    """A folder of images IMG_1.png to IMG_14.png of a walk."""
+    """A folder of images IMG_1.png to IMG_12.png of a walk."""
     return write(tmp_path_factory.mktemp("source") / "photos", [render(pose, textures) for pose in poses])
 
 
@@ -217,8 +217,14 @@ def test_a_finished_folder_is_reused_and_another_source_is_refused(
             (source / "IMG_3.png").touch()
         with pytest.raises(RunError, match=rf"another source or of other settings \({differ} differ"):
             find_poses(source, found, most)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").touch()
     with pytest.raises(RunError, match="holds other files"):
-        find_poses(photos, photos)
+        find_poses(photos, tmp_path / "full")
+    with pytest.raises(ConfigError, match="lies in the source"):
+        find_poses(photos, photos / "poses")
+    with pytest.raises(ConfigError, match="at least 10 frames"):
+        find_poses(photos, tmp_path / "new", most_frames=9)
 
 
 def test_a_folder_in_use_is_refused(photos, tmp_path):
@@ -292,7 +298,16 @@ def test_a_report_warns_of_few_registered_frames_and_of_several_models():
     assert "40 of 100 frames registered (40%), mean reprojection error 0.70 pixels, 12,345 points" in text
     assert "2 models that do not join (40, 30 frames)" in text
     assert "Warning: only 40% of the frames have a pose. Film again: move sideways and slowly" in text
-    assert len(summary(report | {"registered": 60, "models": [60], "seconds": {}})) == 2
+    whole = {
+        "registered": 100,
+        "models": [100, 4],
+        "seconds": {},
+    }  # the small model repeats frames of the large one
+    assert (
+        len(summary(report | whole))
+        == len(summary(report | {"registered": 60, "models": [60], "seconds": {}}))
+        == 2
+    )
 
 
 # --- bad recordings -----------------------------------------------------------------------------------------

@@ -31,12 +31,12 @@ from PIL import Image
 from d3d.datasets.capture.files import images_in
 from d3d.datasets.capture.lenses import pycolmap
 from d3d.datasets.videos import SUFFIXES
-from d3d.errors import BusyError, DataError, RunError
+from d3d.errors import BusyError, ConfigError, DataError, RunError
 from d3d.io import read_json, remove_left, sha256, write_json, writing
 from d3d.parallel.processes import start
 from d3d.progress import say, track
 from d3d.room import motion_process
-from d3d.room.frames import write_frames
+from d3d.room.frames import FEWEST, write_frames
 from d3d.room.turning import turned_share
 
 SETTINGS = {
@@ -71,7 +71,7 @@ def find_poses(source: str | Path, folder: str | Path, most_frames: int = 300) -
         ``folder``.
 
     Raises:
-        ConfigError: pycolmap or PyAV is not installed.
+        ConfigError: pycolmap or PyAV is not installed; ``folder`` lies in the source; ``most_frames`` is too small.
         DataError: the source cannot be read, has fewer than ten frames, shows too little texture, or was filmed by a
             camera that only turned; or no frame is registered.
         RunError: the folder holds something else, or pycolmap stopped.
@@ -79,6 +79,10 @@ def find_poses(source: str | Path, folder: str | Path, most_frames: int = 300) -
     """
     source, folder = Path(source), Path(folder)
     pycolmap()  # raises an error where it is missing
+    if most_frames < FEWEST:
+        raise ConfigError(f"most_frames is {most_frames}, but at least {FEWEST} frames are needed.")
+    if folder.absolute().is_relative_to(source.absolute()):
+        raise ConfigError(f"{folder} lies in the source {source}. Name a folder outside of it.")
     identity = _identity(source, most_frames)
     with _locked(folder, identity):
         report = folder / "report.json"
@@ -202,7 +206,7 @@ def summary(report: dict[str, Any]) -> list[str]:
         f"{report['error_px']:.2f} pixels, {report['points']:,} points",
         "seconds: " + ", ".join(f"{name} {s:.0f}" for name, s in report["seconds"].items()),
     ]
-    if len(models) > 1:
+    if len(models) > 1 and share < 1:  # otherwise the others hold copies of some frames
         lines.append(
             f"COLMAP made {len(models)} models that do not join ({', '.join(map(str, models))} frames). The largest is "
             "used."
