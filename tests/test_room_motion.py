@@ -15,8 +15,9 @@ import textured_room
 from helpers import REPO, is_alive
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
-from textured_room import aligned_errors, render, turn, walk, walls, write
+from textured_room import render, turn, walk, walls, write
 
+from benchmarks.poses import aligned_errors
 from d3d.datasets import open_dataset
 from d3d.datasets.videos import Frame, read_video, video_writer
 from d3d.errors import BusyError, ConfigError, DataError, RunError

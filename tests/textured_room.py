@@ -71,12 +71,3 @@ def write(folder, images, suffix=".png"):
     for i, image in enumerate(images):
         Image.fromarray(image).save(folder / f"IMG_{i + 1}{suffix}")
     return folder
-
-
-def aligned_errors(found, known):
-    """Distances (n,) of points (n, 3) from known points after the best similarity (Umeyama 1991), and its scale."""
-    a, b = found - found.mean(axis=0), known - known.mean(axis=0)
-    U, S, Vt = np.linalg.svd(b.T @ a)
-    signs = np.array([1, 1, np.linalg.det(U @ Vt)])
-    scale = (S * signs).sum() / (a**2).sum()
-    return np.linalg.norm(scale * a @ (U * signs @ Vt).T - b, axis=1), scale
