@@ -1,4 +1,4 @@
-"""Poses from structure from motion against the known poses of a sequence of 7-Scenes (E35).
+"""Poses from structure from motion against the known poses of a sequence of 7-Scenes (E37).
 
     python -m benchmarks.poses path/to/7scenes/redkitchen/seq-01 --out poses/
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d3d.datasets.capture.lenses import pycolmap
 from d3d.datasets.scene import Scene
 from d3d.datasets.sevenscenes.dataset import SevenScenesSequence
 from d3d.datasets.videos import Frame, video_writer
@@ -40,9 +41,7 @@ def write_video(scene: Scene, path: Path) -> None:
 
 def compare(scene: Scene, folder: Path) -> None:
     """Print the distances of the found camera centres from the known ones, and the scale by the sensor's depth."""
-    import pycolmap
-
-    model = pycolmap.Reconstruction(folder / "sparse" / "0")
+    model = pycolmap().Reconstruction(folder / "sparse" / "0")
     images = sorted((i for i in model.images.values() if i.has_pose), key=lambda i: i.name)
     numbers = [int(Path(i.name).stem.split("_")[-1]) for i in images]
     centres = np.array([i.projection_center() for i in images])
@@ -81,20 +80,19 @@ def reprojection_error(folder: Path, world_T_cams: dict[str, np.ndarray] | None 
     Args:
         world_T_cams: name of an image -> pose (4, 4); None for the found poses.
     """
-    import pycolmap
-
-    model = pycolmap.Reconstruction(folder / "sparse" / "0")
+    colmap = pycolmap()
+    model = colmap.Reconstruction(folder / "sparse" / "0")
     model.delete_all_points2D_and_points3D()
     for image in list(model.images.values()):
         if world_T_cams is not None and image.has_pose:
-            cam_T_world = pycolmap.Rigid3d(np.linalg.inv(world_T_cams[image.name])[:3])
+            cam_T_world = colmap.Rigid3d(np.linalg.inv(world_T_cams[image.name])[:3])
             model.frame(image.frame_id).set_cam_from_world(image.camera_id, cam_T_world)
-    options = pycolmap.IncrementalPipelineOptions()
+    options = colmap.IncrementalPipelineOptions()
     options.triangulation.merge_max_reproj_error = options.triangulation.complete_max_reproj_error = 20
     options.triangulation.create_max_angle_error = 4
     options.mapper.filter_max_reproj_error = 20
     with tempfile.TemporaryDirectory() as out:
-        model = pycolmap.triangulate_points(
+        model = colmap.triangulate_points(
             model, folder / "database.db", folder / "images", out, options=options
         )
     return model.compute_mean_reprojection_error()

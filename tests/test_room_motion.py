@@ -363,7 +363,7 @@ def test_bad_sources_are_named(photos, tmp_path):
 
 @pytest.mark.slow
 def test_poses_of_a_real_video(shared_dir, tmp_path):
-    root = shared_dir / "7scenes"
+    root = shared_dir / "data" / "7scenes"
     if not root.is_dir():
         pytest.skip("needs 7scenes/redkitchen in the development data")
     (scene,) = open_dataset("7scenes", root).scenes("train")[:1]
