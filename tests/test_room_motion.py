@@ -366,12 +366,13 @@ def test_poses_of_a_real_video(shared_dir, tmp_path):
     root = shared_dir / "data" / "7scenes"
     if not root.is_dir():
         pytest.skip("needs 7scenes/redkitchen in the development data")
-    (scene,) = open_dataset("7scenes", root).scenes("train")[:1]
-    source = video(tmp_path / "kitchen.mp4", (scene.image(i) for i in range(0, 240, 2)))
+    (scene,) = open_dataset("7scenes", root).scenes("test")
+    # over a longer walk the known poses themselves drift by more (E36)
+    source = video(tmp_path / "kitchen.mp4", (scene.image(i) for i in range(120)))
     folder = find_poses(source, tmp_path / "poses", most_frames=30)
     report = json.loads((folder / "report.json").read_text())
     assert report["registered"] >= 0.9 * report["frames"]
     (found,) = open_dataset("capture", folder).scenes("all")
-    known = scene.world_T_cams[[2 * int(name.split("_")[-1]) for name in found.frame_ids]]
+    known = scene.world_T_cams[[int(name.split("_")[-1]) for name in found.frame_ids]]
     errors, _ = aligned_errors(found.world_T_cams[:, :3, 3], known[:, :3, 3])
     assert np.median(errors) < 0.03
