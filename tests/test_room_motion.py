@@ -367,7 +367,7 @@ def test_poses_of_a_real_video(shared_dir, tmp_path):
     if not root.is_dir():
         pytest.skip("needs 7scenes/redkitchen in the development data")
     (scene,) = open_dataset("7scenes", root).scenes("test")
-    # over a longer walk the known poses themselves drift by more (E36)
+    # over a longer walk the known poses themselves drift by more (E37)
     source = video(tmp_path / "kitchen.mp4", (scene.image(i) for i in range(120)))
     folder = find_poses(source, tmp_path / "poses", most_frames=30)
     report = json.loads((folder / "report.json").read_text())
