@@ -19,6 +19,7 @@ from d3d.room.results import room_key, write_results
 # Cost in forward passes of the network for one image of its size, measured with lite
 _OF_PRETRAINING, _OF_DISTILLATION = 5.4, 3.5  # for an image of a batch
 _OF_LABELS = 10.0  # for a target: its depth, six passes for the uncertainty, the mesh
+_OF_MESHES = 800.0  # both meshes, and the page
 _OF_RESULTS = 5.0  # for a frame: both networks, the video; and for a pixel of its full size
 _PASS_S = 0.35e-6  # seconds a pixel, on two cores: only for the first estimate
 
@@ -83,7 +84,7 @@ def _steps(config: Config) -> list[Step]:
             "write depth, meshes, pictures and the page",
             room_key(config).stage,
             write_results,
-            len(scene) * _OF_RESULTS * (1 + larger / 4),
+            _OF_MESHES + len(scene) * _OF_RESULTS * (1 + larger / 4),
         ),
     ]
 
