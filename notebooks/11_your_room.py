@@ -219,7 +219,7 @@ rows = [
     [
         d3d.figures.Panel("P taken (white)", L != D, "mask"),
         d3d.figures.Panel("uncertainty U", U, "uncertainty", 2 * alpha),
-        d3d.figures.Panel("label nearer by", D - L, "error"),
+        d3d.figures.Panel("D − L", D - L, "signed"),
     ],
 ]
 d3d.figures.grid(rows, f"{scene.name}, frame {scene.frame_ids[i]}", width_in=11, unit=unit)

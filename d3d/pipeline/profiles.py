@@ -94,8 +94,8 @@ PROFILES: dict[str, Config] = {
         self_taught=False,
         students=("lite",),
         data=DataConfig(dataset="capture", height=192, width=256, every=1),
-        pretrain=replace(_SMALL_TRAIN, steps=600, precision="float32"),
-        distill=replace(_SMALL_TRAIN, steps=400, precision="float32"),
+        pretrain=replace(_SMALL_TRAIN, steps=500, precision="float32"),
+        distill=replace(_SMALL_TRAIN, steps=300, precision="float32"),
         per_arch=_LITE,
     ),
     "paper": Config(

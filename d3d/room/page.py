@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from d3d.datasets.capture.check import GOOD
 from d3d.evaluation import arch_name
 from d3d.io import atomic
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
@@ -116,7 +117,10 @@ def _facts(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if about["pose_error"] is None:
         yield "check of the poses", "left out"
     else:
-        yield "check of the poses", f"photometric error {about['pose_error']:.3f} (right poses: .02 to .05)"
+        yield (
+            "check of the poses",
+            f"photometric error {about['pose_error']:.3f} (right poses: below {GOOD:g})",
+        )
     yield "scale", _scale(about)
     apart = f"{low:g} to {high:g} {unit} away, turned by at most {degrees:g} degrees"
     yield "training frames", f"{about['targets']}, each with two neighbours {apart}"

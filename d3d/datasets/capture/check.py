@@ -60,7 +60,7 @@ class Report:
         """The report as text."""
         width = max(map(len, self.errors))
         listed = [f"  {name:{width}}  {error:.3f}" for name, error in self.errors.items()]
-        head = f"photometric error of {len(self.pairs)} pairs of neighbours (right poses: .02 to .05)"
+        head = f"photometric error of {len(self.pairs)} pairs of neighbours (right poses: below {GOOD:g})"
         verdict = self.problem or self.doubt or "The poses explain the images."
         return [head, *listed, f"median depth by the poses: {self.depth:.3g}", verdict]
 
