@@ -87,7 +87,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_for(f"{address}/api?token={TOKEN}", server, log)
-        yield f"{address}/lab/tree/NAME.ipynb?token={TOKEN}"
+        # a workspace of its own: in a shared one JupyterLab opens the other notebook, too, whose kernel is idle earlier
+        yield f"{address}/lab/workspaces/NAME/tree/NAME.ipynb?token={TOKEN}"
     finally:
         server.terminate()  # it ends its kernels
         server.wait(30)
