@@ -58,8 +58,10 @@ def check_poses(world_T_cams: Sequence[np.ndarray], where: Callable[[int], str])
     if not finite[i]:
         raise DataError(f"{where(i)}: the pose is not finite (tracking lost?). Leave this frame out.")
     if not affine[i]:
-        last = poses[i, 3].tolist()
-        raise DataError(f"{where(i)}: the last row of a pose must be 0 0 0 1, not {last}.")
+        last = " ".join(f"{v:.4g}" for v in poses[i, 3])
+        turned = np.allclose(poses[i, :, 3], (0, 0, 0, 1), atol=1e-6)
+        advice = " The matrix is transposed: write it row by row." if turned else ""
+        raise DataError(f"{where(i)}: the last row of a pose must be 0 0 0 1, not {last}.{advice}")
     raise DataError(
         f"{where(i)}: the pose's upper left 3x3 is not a rotation (off by {errors[i]:.2g}, determinant "
         f"{determinants[i]:.3g}). Is the matrix scaled, mirrored, or not camera-to-world?"

@@ -106,7 +106,7 @@ def test_a_wrong_focal_length_of_a_real_video(shared_dir, monkeypatch, factor):
 
 def test_millimetres(room, tmp_path):
     report = checked(pose_list(room, tmp_path, millimetres, depth=False))
-    assert "They look like millimetres: --metres-per-unit 0.001" in report.problem
+    assert "They look like millimetres: add --metres-per-unit 0.001." in report.problem
 
 
 def test_a_wrong_scale_of_depth(room, tmp_path):
@@ -124,6 +124,28 @@ def test_shuffled_poses(room, tmp_path):
     alphabetical = sorted(range(len(lines)), key=str)
     (root / "poses.txt").write_text("\n".join(lines[i] for i in alphabetical))
     assert "poses in alphabetical order" in checked(root).problem
+
+
+def test_no_option_is_named_that_does_not_explain_the_images_either(room, tmp_path):
+    """Random poses: some reading always has a smaller error, but a large one."""
+    root = pose_list(room, tmp_path)
+    lines = (root / "poses.txt").read_text().splitlines()
+    for seed in range(1, 6):
+        order = np.random.default_rng(seed).permutation(len(lines))
+        (root / "poses.txt").write_text("\n".join(lines[i] for i in order))
+        assert "no other reading does" in checked(root).problem
+
+
+def test_the_picture_is_written_whatever_its_name_ends_with(room, tmp_path):
+    root = pose_list(room, tmp_path / "capture")
+    assert cli.main(["check", str(root), "--out", str(tmp_path / "picture")]) == 0
+    assert Image.open(tmp_path / "picture").format == "PNG"
+
+
+def test_images_without_poses_lead_to_the_room(room, tmp_path, capsys):
+    write_images(room, tmp_path / "my room")
+    assert cli.main(["check", str(tmp_path / "my room")]) == 1
+    assert f"`python -m d3d room '{tmp_path / 'my room'}'`" in capsys.readouterr().err
 
 
 def test_a_training_on_wrong_poses_does_not_begin(room, tmp_path):

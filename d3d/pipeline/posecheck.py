@@ -61,7 +61,7 @@ def require_poses(config: Config) -> None:
 def save_picture(report: Report, path: Path) -> Path:
     """Write `picture` as a PNG file."""
     with atomic(path) as temporary:
-        Image.fromarray(picture(report)).save(temporary)
+        Image.fromarray(picture(report)).save(temporary, format="PNG")  # whatever the name ends with
     return path
 
 

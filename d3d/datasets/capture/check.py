@@ -162,7 +162,8 @@ def _verdict(
             "",
             "The camera hardly moves between the compared frames, so the poses cannot be checked by pixels.",
         )
-    if errors[best] < _CLEARLY * current and current - errors[best] > 0.008:
+    # another reading above BAD does not explain the images either: poses of other images do not become right
+    if errors[best] < min(BAD, _CLEARLY * current) and current - errors[best] > 0.008:
         return _mend(best, current, errors[best]), ""
     if current > BAD:
         return (
@@ -172,7 +173,7 @@ def _verdict(
     if metric and not _DEPTHS_M[0] < depth < _DEPTHS_M[1]:
         guess = next((f for f in (0.001, 0.01) if _DEPTHS_M[0] < depth * f < _DEPTHS_M[1]), None)
         units = {0.001: "millimetres", 0.01: "centimetres"}
-        advice = f" They look like {units[guess]}: --metres-per-unit {guess}." if guess else ""
+        advice = f" They look like {units[guess]}: add --metres-per-unit {guess}." if guess else ""
         return (
             f"By the poses, the scene's median depth is {depth:.3g} m. The poses are not in metres.{advice}",
             "",

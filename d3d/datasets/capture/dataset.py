@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -89,7 +90,9 @@ def capture_folder(root: str | Path | None) -> Path:
     if path is None or not path.is_file():
         return require_root(NAME, path, HOW_TO_GET)
     if path.suffix.lower() in VIDEOS:
-        raise DataError(f"{path} is a video without poses. `python -m d3d room {path}` finds them first.")
+        raise DataError(
+            f"{path} is a video without poses. `python -m d3d room {quote(str(path))}` finds them first."
+        )
     if path.suffix.lower() != ".r3d":
         raise DataError(f"{path} is not a folder and not a .r3d file. {HOW_TO_GET}")
     about = f"{path.absolute()} {path.stat().st_size} {path.stat().st_mtime_ns}"

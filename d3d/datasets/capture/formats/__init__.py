@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from d3d.datasets.capture.description import Capture, Given
+from d3d.datasets.capture.files import images_in
 from d3d.datasets.capture.formats import colmap, folders, poselist, record3d, trajectory, transforms, tum
 from d3d.errors import DataError, unknown
 
@@ -53,10 +55,15 @@ def find_format(root: Path, given: str | None = None) -> str:
             f"{root} holds files of several formats: {', '.join(fitting)}. Choose one with --format, for example "
             f"--format {fitting[0]}."
         )
+    unposed = (
+        f"\nImages need no poses in `python -m d3d room {quote(str(root))}`: it finds them."
+        if images_in(root)
+        else ""
+    )
     looked = "\n".join(f"  {name}: {known.files}" for name, known in FORMATS.items())
     raise DataError(
         f"{root} is not a capture in a known format. {_there_is(root)} Known formats:\n{looked}\n"
-        "docs/room.md shows how to export each of them."
+        f"docs/room.md shows how to export each of them.{unposed}"
     )
 
 
