@@ -305,6 +305,17 @@ def test_distortion_is_removed_once_and_kept(room, tmp_path, monkeypatch):
     np.testing.assert_array_equal(scene.block(5, 9).image(2, (96, 128)), small)
 
 
+def test_intrinsics_beside_those_of_a_colmap_model_are_refused(room, tmp_path):
+    with pytest.raises(ConfigError, match=r"--intrinsics 100,100,96,72: .* has its own intrinsics"):
+        opened(colmap_text(room, tmp_path), intrinsics="100,100,96,72")
+
+
+def test_poses_stored_by_columns_are_named(room, tmp_path):
+    root = pose_list(room, tmp_path, np.transpose)
+    with pytest.raises(DataError, match="The matrix is transposed: write it row by row"):
+        opened(root)
+
+
 def test_unknown_scale_is_relative(room, tmp_path):
     found = open_dataset("capture", colmap_text(room, tmp_path, unit=0.37))
     (scene,) = found.scenes("train")

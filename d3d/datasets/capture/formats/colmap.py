@@ -14,7 +14,7 @@ from d3d.datasets.capture.description import Capture, Convention, Frame, Given, 
 from d3d.datasets.capture.files import IMAGE_FOLDERS, frame_id, inside
 from d3d.datasets.capture.formats import colmap_process
 from d3d.datasets.capture.lenses import HALF, pycolmap
-from d3d.errors import DataError
+from d3d.errors import ConfigError, DataError
 
 FILES = "cameras.bin and images.bin (or .txt) in sparse/0, sparse, dense/sparse, text or the folder itself; images/"
 _FOLDERS = ("dense/sparse", "dense/0/sparse", "sparse", "colmap/sparse", "text", "colmap/text", "colmap", ".")
@@ -48,9 +48,14 @@ def read(root: Path, given: Given) -> Capture:
     """Read the largest model, with the depth of its sparse points.
 
     Raises:
-        ConfigError: pycolmap is not installed.
+        ConfigError: pycolmap is not installed, or the user gives intrinsics.
         DataError: a model cannot be read, or has no image with a pose.
     """
+    if given.intrinsics is not None:
+        raise ConfigError(
+            f"--intrinsics {given.intrinsics}: the COLMAP model in {root} has its own intrinsics, which belong to its "
+            "poses. Leave out --intrinsics. If they are wrong, reconstruct the model again with the right camera."
+        )
     folders = models_in(root)
     pycolmap()  # raises an error if it is missing
     models = [_read_model(folder) for folder in folders]
