@@ -102,9 +102,18 @@ def find_files(
     if missing:
         of, total = len(missing) - 1, len(missing) + len(found)
         more = f"; {of} more of the {total} frames have none" if of else ""
-        there = ", ".join(p.name for p in islice(sorted(folder.iterdir()), 4)) or "no file"
-        raise DataError(f"{missing[0]} is in {folder}{more}. The folder has {there}. Nothing was scored.")
+        raise DataError(f"{missing[0]} is in {folder}{more}. {_there_is(folder)} Nothing was scored.")
     return DepthFiles(found, disparity)
+
+
+def _there_is(folder: Path) -> str:
+    """Describe what the folder, and its first folder, hold."""
+    text = []
+    for place in (folder, *islice(sorted(p for p in folder.iterdir() if p.is_dir()), 1)):
+        names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in place.iterdir())
+        more = f" and {len(names) - 4} more" if names[4:] else ""
+        text.append(f"{place} holds {', '.join(names[:4]) or 'no file'}{more}.")
+    return " ".join(text)
 
 
 def _names(scene: str, frame: str, alone: bool) -> Iterator[str]:

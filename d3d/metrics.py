@@ -60,7 +60,10 @@ def align(
     valid = gt > 0
     aligned = resize_depth(np.asarray(pred), gt.shape).astype(np.float64)
     if bad := np.count_nonzero(~np.isfinite(aligned[valid])):
-        raise DataError(f"the prediction has {bad} pixels that are not finite.")
+        raise DataError(
+            f"the prediction has {bad} pixels that are not finite, but have truth. Give every pixel a depth, such as "
+            "its neighbour's."
+        )
     if scale == "none" or not valid.any():
         return aligned.clip(min_depth, max_depth)
     if scale == "median":

@@ -123,6 +123,17 @@ def test_disparity_taken_for_depth_is_noticed(config, tmp_path, capsys):
     assert "look like depth, not like disparity" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("factor", [1000, 0.001])
+def test_a_wrong_unit_is_noticed(config, tmp_path, capsys, factor):
+    write(config, tmp_path / "d", lambda depth: factor * depth)
+    stages.score_predictions(config, tmp_path / "d", "one")
+    assert f"The predictions of one are {factor:.3g} times as deep as the truth" in capsys.readouterr().out
+    stages.score_predictions(aligned(config, "median"), tmp_path / "d", "one")
+    write(config, tmp_path / "d", lambda depth: 3 * depth)
+    stages.score_predictions(config, tmp_path / "d", "two")
+    assert "as deep as the truth" not in capsys.readouterr().out
+
+
 def test_a_prediction_of_another_size_is_resized_like_a_networks(config, tmp_path):
     weights = shipped_file("lite-distilled")
     expected = score_file(config, weights, io.sha256(weights), tmp_path / "network", "lite")  # 96x64
@@ -299,7 +310,8 @@ def test_missing_predictions_are_counted_and_the_names_are_listed(config, tmp_pa
     looked = [f"{start}{frame}{suffix}" for start in (f"{scene}/", "") for suffix in (".png", ".npy", ".npz")]
     assert str(caught.value) == (
         f"{scene}, frame {frame} has no prediction: none of {', '.join(looked)} is in {tmp_path / 'mine'}; "
-        f"3 more of the 6 frames have none. The folder has {scene}. Nothing was scored."
+        f"3 more of the 6 frames have none. {tmp_path / 'mine'} holds {scene}/. "
+        f"{tmp_path / 'mine' / scene} holds {paths[0].name}, {paths[1].name}. Nothing was scored."
     )
     write(config, tmp_path / "mine", suffix=".png")
     with pytest.raises(DataError, match="has two predictions"):

@@ -37,6 +37,7 @@ from d3d.pipeline.stages.scores import read_scores, scores_of, write_scores
 from d3d.progress import say, track
 
 HOLDS = ("depth", "disparity")
+_OTHER_UNIT = 20.0  # ratio of predicted and true depth that no method has, but a wrong unit
 
 
 def score_predictions(config: Config, folder: Path, name: str = "", holds: str = "depth") -> pd.DataFrame:
@@ -76,6 +77,13 @@ def score_predictions(config: Config, folder: Path, name: str = "", holds: str =
             f"The predictions of {name} look like {other}, not like {now}: in the first frame of each scene, their "
             f"numbers {'fall' if holds == 'depth' else 'rise'} with the true depth. See --holds in docs/submit.md."
         )
+    if holds == "depth" and config.evaluation.scale == "none":
+        ratio = _ratio(files, scenes, frames)
+        if not 1 / _OTHER_UNIT < ratio < _OTHER_UNIT:
+            say(
+                f"The predictions of {name} are {ratio:.3g} times as deep as the truth, in the first frame of each "
+                "scene. A .npy or .npz file holds metres, a PNG holds millimetres. For depth without a scale: --align."
+            )
     per_image = scores_of(config, scenes, frames, files.read_of, f"predictions/{name}", files.disparity)
     # opened only now: if the scores cannot be computed, no folder refuses the corrected files
     with runs.open_folder(scored, config, identity, {}) as opened:
@@ -93,6 +101,17 @@ def _are_reversed(files: DepthFiles, scenes: Sequence[Scene], frames: Sequence[S
             slope, _ = fit_line(resize_depth(files.read_of(scene, wanted[0]), gt.shape)[known], gt[known])
             slopes.append(-slope if files.disparity else slope)
     return bool(slopes) and max(slopes) < 0
+
+
+def _ratio(files: DepthFiles, scenes: Sequence[Scene], frames: Sequence[Sequence[int]]) -> float:
+    """Median of predicted over true depth in the first frame of each scene, of 8 at most; 1 without truth there."""
+    ratios = []
+    for scene, wanted in list(zip(scenes, frames, strict=True))[:8]:
+        gt = scene.depth(wanted[0])
+        if gt is not None and (known := gt > 0).any():
+            depth = resize_depth(files.read_of(scene, wanted[0]), gt.shape)
+            ratios.append(np.nanmedian(depth[known] / gt[known]))
+    return float(np.median(ratios)) if ratios else 1.0
 
 
 def predict_published(config: Config, folder: Path, name: str = "", holds: str = "") -> tuple[Path, str]:
