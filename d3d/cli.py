@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, NoReturn
 
 from d3d.commands import COMMANDS
-from d3d.errors import ConfigError, D3DError, unknown
+from d3d.errors import ConfigError, D3DError, did_you_mean, unknown
 from d3d.models import ARCHITECTURES
 from d3d.options import ALIASES, GROUPS, Call, Command
 from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
@@ -119,10 +119,19 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
         if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.options)]:
             raise ConfigError(
-                f"--{option.replace('_', '-')} is not an option of {known.command}, but of: {', '.join(takers)}."
+                f"{_flag(option)} is not an option of {known.command}, but of: {', '.join(takers)}."
             )
-        raise unknown(f"option of {known.command}", option, (*command.parameters, *command.options))
+        flags = {n: _flag(n) for n in (*command.parameters, *command.options) if n != command.positional}
+        raise ConfigError(
+            f"unknown option of {known.command}: {_flag(option)}.{did_you_mean(option, flags)} "
+            f"`python -m d3d {known.command} --help` lists all options."
+        )
     return known, command
+
+
+def _flag(name: str) -> str:
+    """Write the name of an option as it is typed."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _spelled(words: Sequence[str]) -> list[str]:

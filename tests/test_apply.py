@@ -212,7 +212,7 @@ def test_results_are_not_taken_for_images(folder, weights):
         (["in", "--outputs", ","], "must name some of"),
         (["in", "--size", "100x96"], "multiples of 32"),
         (["in", "--size", "96"], "must be HEIGHTxWIDTH"),
-        (["in", "--modle", "x"], "unknown option of predict 'modle'. Did you mean 'model'"),
+        (["in", "--modle", "x"], "unknown option of predict: --modle. Did you mean '--model'"),
         (["in", "--out", "x", "in"], "give all images in one place"),
         (["in", "--steps", "3"], "--steps is not an option of predict, but of"),
     ],

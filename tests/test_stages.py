@@ -241,7 +241,7 @@ def test_a_scene_is_stored_whole_or_not_at_all(tmp_path):
     [
         (2, ["pretrian"], "unknown command 'pretrian'. Did you mean 'pretrain'"),
         (2, ["pretrain", "--arch", "resnet"], "unknown arch 'resnet'"),
-        (2, ["pretrain", "--archh", "hrdepth"], "unknown option of pretrain 'archh'. Did you mean 'arch"),
+        (2, ["pretrain", "--archh", "hrdepth"], "unknown option of pretrain: --archh. Did you mean '--arch"),
         (2, ["pretrain", "--profile", "smoke", "--dataset", "scanet"], "unknown data set 'scanet'"),
         (1, ["prepare", "--dataset", "7scenes"], "7scenes"),
         (1, ["prepare", "--dataset", "7scenes", "--root", "nowhere"], "there is no folder nowhere"),

@@ -156,13 +156,14 @@ class StageFolder:
         if "identity" not in stored:
             raise RunError(
                 f"{path} was written by an earlier version of d3d, or is damaged. Give this run another name "
-                f"(run=...), or delete {self.folder}."
+                f"(--run NAME; in Python run=...), or delete {self.folder}."
             )
         if lines := _first_causes(differences(self._identity, stored["identity"])):
             shown = "\n  ".join(lines[:12]) + (f"\n  and {len(lines) - 12} more" if len(lines) > 12 else "")
             raise RunError(
                 f"{self.folder} holds another result:\n  {shown}\n"
-                f"Give this run another name (run=...), or delete the folder to compute the result again."
+                "Give this run another name (--run NAME; in Python run=...), or delete the folder to compute the "
+                "result again."
             )
         made_from = stored.get("inputs", {})
         # the inputs of a finished stage may be deleted, but not replaced

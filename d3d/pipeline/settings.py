@@ -74,7 +74,7 @@ class DataConfig:
     )
     bounds: Literal["paper", "auto"] | None = parameter(
         None,
-        "the bounds above if they are not given: paper's, or auto, chosen from poses and depth (captures: auto)",
+        "the bounds below if they are not given: paper's, or auto, chosen from poses and depth (captures: auto)",
     )
     options: dict[str, Any] = field(default_factory=dict)  # in a profile: by data set; passed to open_dataset
 
