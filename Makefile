@@ -16,7 +16,7 @@ ARGS ?=
 # Number of processes of the tests, one thread each; 0 runs the tests in one process
 WORKERS ?= 2
 
-.PHONY: help setup test demo room lab papermill notebooks figures rooms docs linkcheck lint format constraints clean
+.PHONY: help setup test demo room .capture lab papermill notebooks figures rooms docs linkcheck lint format constraints clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,9 +36,12 @@ demo: setup ## run every stage of the paper: pretrain, project, fuse, distill, e
 	$(PY) -m d3d all --profile "$(PROFILE)" --dataset "$(DATASET)" \
 	    $(if $(ROOT),--root "$(ROOT)") $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-room: setup ## depth, meshes and a page of your own room: CAPTURE=my_room/ or CAPTURE=walk.mp4 (docs/room.md)
-	@[ -n "$(CAPTURE)" ] || { echo "make room needs CAPTURE=PATH: a video, or a folder (docs/room.md)"; exit 2; }
+room: .capture setup ## depth, meshes and a page of your own room: CAPTURE=my_room/ or CAPTURE=walk.mp4 (docs/room.md)
 	$(PY) -m d3d room "$(CAPTURE)" $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+# Before the setup, which may take minutes
+.capture:
+	@[ -n "$(CAPTURE)" ] || { echo "make room needs CAPTURE=PATH: a video, or a folder (docs/room.md)"; exit 2; }
 
 lab: setup ## open JupyterLab on copies of the notebooks, in lab/
 	$(PY) scripts/lab.py -- $(ARGS)

@@ -389,6 +389,15 @@ def test_make_demo_hands_on_only_what_is_set(repo_dir):
     assert given.endswith('--profile "smoke" --dataset "7scenes" --root "a folder" --run "r1" --seed "3"')
 
 
+def test_make_room_asks_for_a_capture_before_the_setup(repo_dir):
+    made = subprocess.run(
+        ["make", "room", "CAPTURE="], cwd=repo_dir, capture_output=True, text=True, timeout=60
+    )
+    assert made.returncode == 2
+    assert made.stdout == "make room needs CAPTURE=PATH: a video, or a folder (docs/room.md)\n"
+    assert dry_make(repo_dir, "room", "CAPTURE=my room").strip().endswith('-m d3d room "my room"')
+
+
 def test_make_test_runs_the_longest_files_first_and_hands_on_arguments(repo_dir):
     command = dry_make(repo_dir, "test", "ARGS=tests/test_fusion.py -k threshold", "WORKERS=3")
     assert command.endswith(
