@@ -85,7 +85,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream.thread_type = "AUTO"
             yield container, stream
     except av.FFmpegError as error:
-        raise DataError(f"{path}: truncated or not a video ({error}). Copy it again.") from None
+        raise DataError(f"{path}: truncated or not a video ({error.strerror}). Copy it again.") from None
 
 
 @contextlib.contextmanager
