@@ -23,7 +23,7 @@ from d3d.progress import say
 from glossyrooms import command
 from glossyrooms.archive import read_room
 
-SOURCE = "source.json"  # what a capture was made from; no file of COLMAP
+SOURCE = "glossyroom.json"  # the room that a capture shows; no other program writes a file of this name
 METRES_PER_UNIT = 0.6
 _POINTS_EVERY = (10, 24)  # frames, pixels: a grid of points in some frames
 _SAME_M = 0.02  # a point is seen where the depth of the frame differs by less

@@ -24,6 +24,7 @@ from d3d.errors import BusyError, ConfigError, DataError, RunError
 from d3d.room import frames, motion
 from d3d.room.frames import View, choose, measure, write_frames
 from d3d.room.motion import find_poses, pairs, summary
+from glossyrooms.capture import truth_of
 
 pytest.importorskip("pycolmap", reason="pycolmap comes with the extra 'capture'")
 COUNT = 12
@@ -376,3 +377,8 @@ def test_poses_of_a_real_video(shared_dir, tmp_path):
     known = scene.world_T_cams[[int(name.split("_")[-1]) for name in found.frame_ids]]
     errors, _ = aligned_errors(found.world_T_cams[:, :3, 3], known[:, :3, 3])
     assert np.median(errors) < 0.03
+
+
+def test_found_poses_are_no_rendered_room(found):
+    """Notebook 11 looks for the truth of a rendered room in every capture."""
+    assert truth_of(found) is None
