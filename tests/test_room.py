@@ -218,6 +218,8 @@ def test_the_page_needs_no_network_and_makes_no_error(relative):
             page.frame_locator(f"iframe[title$='{name}']").locator("canvas").wait_for()
         assert page.locator("img").evaluate("image => image.naturalWidth") > 1000
         assert page.locator("video").evaluate("video => video.error") is None
+        page.set_viewport_size({"width": 420, "height": 900})  # a phone
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
         links = page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
         browser.close()
     assert said == []

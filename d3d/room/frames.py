@@ -145,7 +145,7 @@ def _too_few(source: Path, result: dict[str, Any]) -> str:
     if read >= FEWEST and not source.is_dir():
         return (
             f"{source}: the image moves too little: only {taken} of {read} frames differ. At least {FEWEST} are "
-            "needed. Film while you walk through the room."
+            "needed. Film with light, while you walk through the room."
         )
     what = "readable images" if source.is_dir() else "frames"
     reason = next((f" The first error: {e}" for e in result["left_out"].values()), "")

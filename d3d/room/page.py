@@ -22,6 +22,14 @@ TRIANGLES = 60_000  # of a mesh in the page: 2 MB
 _METRIC_NAMES = dict(
     zip(METRICS, ("Abs Rel", "Sq Rel", "RMSE", "RMSE log", "δ<1.25", "δ<1.25²", "δ<1.25³"), strict=True)
 )
+_TIMES = {  # of stages
+    "pretrain": "training the first network",
+    "predict": "predicting its depth",
+    "uncertainty": "predicting its uncertainty",
+    "project": "fusing the mesh",
+    "fuse": "making the labels",
+    "distill": "training the second network",
+}
 
 
 def write_page(
@@ -133,7 +141,7 @@ def _facts(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             f"{arch_name(about['arch'])}, {one['length']} of {one['batch_size']} images, start: {one['start']}",
         )
     for name, seconds in about["seconds"].items():
-        yield f"time of {name}", f"{seconds:.0f} s"
+        yield f"time of {_TIMES.get(name.split('/')[0], name)}", f"{seconds:.0f} s"
 
 
 def _scale(about: Mapping[str, Any]) -> str:

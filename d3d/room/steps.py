@@ -90,4 +90,4 @@ def _steps(config: Config) -> list[Step]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(1, round(seconds / 10) * 10)} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(10, round(seconds / 10) * 10)} seconds"
