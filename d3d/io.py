@@ -57,12 +57,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+_ELSEWHERE = "name another folder (--runs-dir or --out; in Python runs_dir=...)"
 _REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of this disk is used up",
-    errno.ENOTDIR: "a part of this path is a file, not a folder; name another folder (runs_dir=...)",
-    errno.EROFS: "it is on a disk that is mounted read-only",
-    errno.EACCES: "you have no permission to write there; name another folder (runs_dir=...)",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; " + _ELSEWHERE,
+    errno.EROFS: "it is on a disk that is mounted read-only; " + _ELSEWHERE,
+    errno.EACCES: "you have no permission to write there; " + _ELSEWHERE,
 }
 _REFUSALS[errno.EPERM] = _REFUSALS[errno.EACCES]
 
@@ -91,9 +92,8 @@ def temporary_beside(path: Path) -> Path:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(NotADirectoryError):  # a part of the path is a file
-            path.unlink(missing_ok=True)
+    elif path.exists():  # to remove a missing file on a read-only disk is an error of its own
+        path.unlink(missing_ok=True)
 
 
 def remove_left(folder: Path) -> None:

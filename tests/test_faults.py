@@ -79,6 +79,13 @@ def test_a_folder_that_is_read_only_is_named_before_anything_is_computed(mount):
         stages.pretrain(cfg)
 
 
+def test_a_file_in_a_folder_that_is_read_only_is_one_clear_error(mount):
+    folder = mount("ro")
+    said = r"picture\.png cannot be written: .* read-only; name another folder"
+    with pytest.raises(RunError, match=said), io.atomic(folder / "picture.png") as temporary:
+        temporary.touch()
+
+
 def test_finished_stages_can_be_read_where_nobody_can_write(tmp_path, monkeypatch):
     cfg = make_config(profile="smoke", runs_dir=str(tmp_path))
     with graph.open_stage(cfg, Key("pretrain", "monodepth2")) as stage:
