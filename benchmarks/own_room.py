@@ -4,8 +4,8 @@
     python -m benchmarks.own_room --kitchen FOLDER --seeds 0,1,2 --out own_room.csv
 
 A rendered room is written as a capture: images and poses of unknown scale (`glossyrooms.capture`). The networks train
-on its frames only. Predictions are scored on all frames, after one factor for the whole room (the ratio of the medians
-of all depth). --kitchen takes 7-Scenes: every 3rd frame is a target, a block in the middle of the walk is held out, and
+on its frames only. Predictions are scored on all frames, after one factor for the whole room (the median of truth /
+prediction). --kitchen takes 7-Scenes: every 3rd frame is a target, a block in the middle of the walk is held out, and
 every 4th frame of it is scored against the registered sensor, without a scale.
 
 One row for each room, seed and network: "before" is the teacher, "after" the student. Finished trainings are reused.
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kitchen", metavar="FOLDER", help="folder of 7-Scenes with redkitchen")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--start", default="imagenet", help="imagenet, or the name of a network that ships")
-    parser.add_argument("--student-start", default="same", help="same or teacher")
+    parser.add_argument("--student-start", default="teacher", help="teacher or same")
     parser.add_argument("--labels", default="robust")
     parser.add_argument("--pretrain-steps", type=int, help="default: the profile's")
     parser.add_argument("--distill-steps", type=int, help="default: the profile's")
@@ -128,16 +128,16 @@ def scores(model: DepthNetwork, truth: Scene, size_hw: tuple[int, int], factor: 
         model: the network.
         truth: frames with true depth, and masks of highlights if it has them.
         size_hw: size of the network's input.
-        factor: multiply all depth by one factor, the ratio of the medians.
+        factor: multiply all depth by one factor, the median of truth / prediction.
 
     Returns:
-        Abs Rel and Sq Rel of all pixels, of highlights and of the others; the ratio of the medians of truth and depth.
+        Abs Rel and Sq Rel of all pixels, of highlights and of the others; the median of truth / prediction.
     """
     predicted = np.stack([predict(model, truth.image(i), size_hw=size_hw) for i in range(len(truth))])
     true = np.stack([truth.depth(i) for i in range(len(truth))])
     masks = [truth.highlight_mask(i) for i in range(len(truth))]
     valid = (true > 0.1) & (true < 10.0)
-    ratio = float(np.median(true[valid]) / np.median(predicted[valid]))
+    ratio = float(np.median(true[valid] / predicted[valid]))
     kinds = {"all": valid}
     if all(mask is not None for mask in masks):
         kinds |= {"highlights": valid & np.stack(masks), "others": valid & ~np.stack(masks)}

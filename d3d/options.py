@@ -92,9 +92,9 @@ MORE: Options = {
     "student_start": (
         "networks",
         {
-            "default": "same",
+            "default": "teacher",
             "metavar": "NAME",
-            "help": "start of the second network: same, or teacher (the first network) (default: same)",
+            "help": "start of the second network: teacher (the first network), or same (default: teacher)",
         },
     ),
     "images": ("files", {"nargs": "+", "metavar": "IMAGES", "help": "images, videos, and folders of them"}),

@@ -15,9 +15,9 @@ from d3d.pipeline.stages.depth import evenly_at_most
 from d3d.reconstruction import Mesh, reconstruct
 from d3d.surface import to_ply
 
-# In shares of the run's voxel and truncation, chosen by eye. Furniture shows at voxels of 3 cm. The paper's truncation
-# of 1 m fills the space below a table; 10 cm leave only shreds of a surface on which the frames disagree
-MESH = {"voxel": 0.6, "truncation": 0.3, "views": 80}
+# In shares of the run's voxel and truncation (5 and 30 cm in a room), chosen by eye. Furniture shows at voxels of 3 cm.
+# The paper's truncation of 1 m fills the space below a table; 10 cm leave shreds of a surface on which frames disagree
+MESH = {"voxel": 0.6, "truncation": 1.0, "views": 80}
 
 
 def write_mesh(

@@ -32,7 +32,7 @@ STUDENT_STARTS = (SAME, TEACHER)
 
 
 def make_config(
-    path: str | Path, *, start: str = IMAGENET, student_start: str = SAME, **parameters: Any
+    path: str | Path, *, start: str = IMAGENET, student_start: str = TEACHER, **parameters: Any
 ) -> Config:
     """Make the configuration of a room. Finds and checks the poses first.
 
@@ -40,7 +40,7 @@ def make_config(
         path: folder of a capture; a `.r3d` file; or a video or a folder of images, whose poses are then found.
         start: initial weights of the teacher: "imagenet", "shipped" (the student of the network that ships with d3d),
             or the name of a network that ships.
-        student_start: initial weights of the student: "same" as the teacher's start, or the "teacher" itself.
+        student_start: initial weights of the student: the "teacher" itself, or the "same" as the teacher's start.
         **parameters: further parameters of `d3d.pipeline.config.make_config`. By default the run is named
             ``room-<name of the capture>``, images have the shape of the capture's, and at most `MOST_TARGETS` frames
             are targets.
