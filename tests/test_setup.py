@@ -391,7 +391,11 @@ def test_make_demo_hands_on_only_what_is_set(repo_dir):
 
 def test_make_room_asks_for_a_capture_before_the_setup(repo_dir):
     made = subprocess.run(
-        ["make", "room", "CAPTURE="], cwd=repo_dir, capture_output=True, text=True, timeout=60
+        ["make", "--no-print-directory", "room", "CAPTURE="],
+        cwd=repo_dir,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert made.returncode == 2
     assert made.stdout == "make room needs CAPTURE=PATH: a video, or a folder (docs/room.md)\n"
