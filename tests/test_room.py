@@ -75,7 +75,6 @@ def hall(tmp_path_factory):
     write_depth(cropped, folder / "depth", per_metre=4000.0)
     options = {
         "start": "shipped",
-        "student_start": "teacher",
         "learning_rate": 1e-9,
         "height": 96,
         "width": 64,
@@ -181,6 +180,15 @@ def test_the_student_starts_from_the_teacher(hall):
     assert np.median(np.abs(d3d.predict(student, image) / d3d.predict(teacher, image) - 1)) < 0.1
     about = read_json(run_folder(config) / "distill" / "lite" / "robust" / "config.json", "identity")
     assert about["identity"]["initial"] == {"source": "teacher"}
+
+
+def test_the_start_of_the_student_can_be_that_of_the_teacher(relative):
+    folder, config, _ = relative
+    same = room.make_config(folder, height=64, width=96, student_start="same", **TINY)
+    assert (config.distill.weights, same.distill.weights) == ("teacher", None)
+    assert (
+        config.fusion.trunc_m == same.fusion.trunc_m == pytest.approx(0.3)
+    )  # of a room; it follows the scene
 
 
 def test_another_range_of_depth_scales_depth_or_keeps_it():
