@@ -6,7 +6,8 @@
 A rendered room is written as a capture: images and poses of unknown scale (`glossyrooms.capture`). The networks train
 on its frames only. Predictions are scored on all frames, after one factor for the whole room (the median of truth /
 prediction). --kitchen takes 7-Scenes: every 3rd frame is a target, a block in the middle of the walk is held out, and
-every 4th frame of it is scored against the registered sensor, without a scale.
+every 4th frame of it is scored against the registered sensor, without a scale. Its glossy cupboards are scored
+apart: they are the red pixels.
 
 One row for each room, seed and network: "before" is the teacher, "after" the student. Finished trainings are reused.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from d3d import room
 from d3d.datasets import Scene
@@ -51,7 +53,9 @@ def main(words: Sequence[str] | None = None) -> int:
             config = room.make_config(
                 capture, run=f"{name}-{_tag(args)}-seed{seed}", **more, **_options(args, seed)
             )
-            rows += _compared(_with_steps(config, args), name, seed, args, truth_of(capture), factor=True)
+            truth = truth_of(capture)
+            highlights = {"highlights": [truth.highlight_mask(i) for i in range(len(truth))]}
+            rows += _compared(_with_steps(config, args), name, seed, args, truth, highlights, factor=True)
         if args.kitchen:
             options = KITCHEN | _options(args, seed)
             if args.start != "imagenet":
@@ -62,7 +66,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 config = replace(config, distill=replace(config.distill, weights="teacher"))
             scene = stages.dataset(config).scenes("val")[0]
             scored = scene.subset(range(0, len(scene), SCORED_EVERY), "val")
-            rows += _compared(_with_steps(config, args), "kitchen", seed, args, scored, factor=False)
+            red = {"cupboards": [is_red(scored.image(i)) for i in range(len(scored))]}
+            rows += _compared(_with_steps(config, args), "kitchen", seed, args, scored, red, factor=False)
     _write(Path(args.out), rows)
     return 0
 
@@ -100,12 +105,24 @@ def _with_steps(config: Config, args: argparse.Namespace) -> Config:
     return config
 
 
+def is_red(image: np.ndarray) -> np.ndarray:
+    """Return the pixels (H, W) of an image (H, W, 3, uint8) that are clearly red, in spite of noise and JPEG blocks."""
+    colour = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(3)), dtype=float)
+    return (colour[..., 0] > 1.7 * colour[..., 1:].max(axis=-1)) & (colour[..., 0] > 40)
+
+
 def _compared(
-    config: Config, name: str, seed: int, args: argparse.Namespace, truth: Scene, factor: bool
+    config: Config,
+    name: str,
+    seed: int,
+    args: argparse.Namespace,
+    truth: Scene,
+    region: dict[str, Sequence[np.ndarray]],
+    factor: bool,
 ) -> Iterator[dict[str, Any]]:
     start = time.monotonic()
     for which, folder in (("before", stages.pretrain(config)), ("after", stages.distill(config))):
-        found = scores(load_model(folder).eval(), truth, config.data.size_hw, factor)
+        found = scores(load_model(folder).eval(), truth, config.data.size_hw, region, factor)
         row = {"room": name, "seed": seed, "start": args.start, "student_start": args.student_start}
         row |= {
             "labels": args.labels,
@@ -121,31 +138,40 @@ def _compared(
     print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-def scores(model: DepthNetwork, truth: Scene, size_hw: tuple[int, int], factor: bool) -> dict[str, float]:
+def scores(
+    model: DepthNetwork,
+    truth: Scene,
+    size_hw: tuple[int, int],
+    region: dict[str, Sequence[np.ndarray]],
+    factor: bool,
+) -> dict[str, float]:
     """Score a network on all frames of a scene together.
 
     Args:
         model: the network.
-        truth: frames with true depth, and masks of highlights if it has them.
+        truth: frames with true depth.
         size_hw: size of the network's input.
+        region: name of a kind of surface, and its pixels: a mask (H, W) for each frame.
         factor: multiply all depth by one factor, the median of truth / prediction.
 
     Returns:
-        Abs Rel and Sq Rel of all pixels, of highlights and of the others; the median of truth / prediction.
+        Abs Rel, Sq Rel and bias (mean of the signed relative error) of all pixels, of the region and of the others;
+        the share of the region without true depth; the median of truth / prediction.
     """
     predicted = np.stack([predict(model, truth.image(i), size_hw=size_hw) for i in range(len(truth))])
     true = np.stack([truth.depth(i) for i in range(len(truth))])
-    masks = [truth.highlight_mask(i) for i in range(len(truth))]
     valid = (true > 0.1) & (true < 10.0)
     ratio = float(np.median(true[valid] / predicted[valid]))
-    kinds = {"all": valid}
-    if all(mask is not None for mask in masks):
-        kinds |= {"highlights": valid & np.stack(masks), "others": valid & ~np.stack(masks)}
-    found = {}
-    for kind, mask in kinds.items():
-        metrics = depth_metrics(predicted * (ratio if factor else 1.0), true, mask)
+    if factor:
+        predicted *= ratio
+    ((name, masks),) = region.items()
+    inside = np.stack(masks)
+    found = {"ratio": ratio, f"unknown_{name}": float(1 - valid[inside].mean())}
+    for kind, mask in {"all": valid, name: valid & inside, "others": valid & ~inside}.items():
+        metrics = depth_metrics(predicted, true, mask)
         found |= {f"{metric}_{kind}": float(metrics[metric]) for metric in ("abs_rel", "sq_rel")}
-    return found | {"ratio": ratio}
+        found[f"bias_{kind}"] = float((predicted[mask] / true[mask] - 1).mean())
+    return found
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

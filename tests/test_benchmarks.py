@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks import reference, training_step
+from benchmarks import own_room, reference, training_step
 from d3d.losses import self_supervised_loss
 
 REPO = Path(__file__).resolve().parents[1]
@@ -68,3 +69,33 @@ def test_the_reference_loss_is_ours_with_its_gradient(scales):
     ):
         # a pixel whose two sources are equally good within rounding may take the other one
         assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_the_score_of_a_room_is_apart_for_its_shiny_surfaces(monkeypatch):
+    """The left half is red and predicted a quarter too far, the right half is right; one column has no true depth."""
+    image = np.full((32, 64, 3), 90, np.uint8)
+    image[:, :32] = (150, 30, 40)
+
+    class Truth:
+        def __len__(self):
+            return 2
+
+        def image(self, i):
+            return image
+
+        def depth(self, i):
+            return np.pad(np.full((32, 63), 2.0), ((0, 0), (1, 0)))
+
+    red = own_room.is_red(image)
+    assert red[:, :28].all() and not red[:, 36:].any()
+    half = np.arange(64) < 32
+    monkeypatch.setattr(own_room, "predict", lambda *_, **__: np.where(half, 2.5, 2.0) * np.ones((32, 1)))
+    inside = [np.tile(half, (32, 1))] * 2
+    found = own_room.scores(None, Truth(), (32, 64), {"cupboards": inside}, factor=False)
+    assert found["bias_cupboards"] == found["abs_rel_cupboards"] == pytest.approx(0.25)
+    assert found["sq_rel_cupboards"] == pytest.approx(0.125)
+    assert found["abs_rel_others"] == found["bias_others"] == 0
+    assert found["abs_rel_all"] == pytest.approx(0.25 * 31 / 63)
+    assert found["unknown_cupboards"] == pytest.approx(1 / 32)
+    scaled = own_room.scores(None, Truth(), (32, 64), {"cupboards": inside}, factor=True)
+    assert scaled["ratio"] == 1 and scaled["bias_cupboards"] == pytest.approx(0.25)
