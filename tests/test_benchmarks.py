@@ -87,7 +87,8 @@ def test_the_score_of_a_room_is_apart_for_its_shiny_surfaces(monkeypatch):
             return np.pad(np.full((32, 63), 2.0), ((0, 0), (1, 0)))
 
     red = own_room.is_red(image)
-    assert red[:, :28].all() and not red[:, 36:].any()
+    assert red[:, :28].all()
+    assert not red[:, 36:].any()
     half = np.arange(64) < 32
     monkeypatch.setattr(own_room, "predict", lambda *_, **__: np.where(half, 2.5, 2.0) * np.ones((32, 1)))
     inside = [np.tile(half, (32, 1))] * 2
@@ -98,4 +99,5 @@ def test_the_score_of_a_room_is_apart_for_its_shiny_surfaces(monkeypatch):
     assert found["abs_rel_all"] == pytest.approx(0.25 * 31 / 63)
     assert found["unknown_cupboards"] == pytest.approx(1 / 32)
     scaled = own_room.scores(None, Truth(), (32, 64), {"cupboards": inside}, factor=True)
-    assert scaled["ratio"] == 1 and scaled["bias_cupboards"] == pytest.approx(0.25)
+    assert scaled["ratio"] == 1
+    assert scaled["bias_cupboards"] == pytest.approx(0.25)
