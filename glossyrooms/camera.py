@@ -10,10 +10,10 @@ FOV_X_DEG = 62.0  # as a phone or a Kinect
 MAX_TURN_DEG = 2.6  # yaw; the triple rule allows 3 degrees in all between neighbours
 
 
-def intrinsics(size_hw: tuple[int, int]) -> np.ndarray:
+def intrinsics(size_hw: tuple[int, int], fov_x_deg: float = FOV_X_DEG) -> np.ndarray:
     """Return K (3, 3): pixel centres at integers, principal point in the middle, square pixels."""
     h, w = size_hw
-    focal = w / 2 / np.tan(np.deg2rad(FOV_X_DEG / 2))
+    focal = w / 2 / np.tan(np.deg2rad(fov_x_deg / 2))
     return np.array([[focal, 0, (w - 1) / 2], [0, focal, (h - 1) / 2], [0, 0, 1]])
 
 
@@ -56,11 +56,16 @@ def walk(seed: int, frames: int, focus: tuple[float, float], radius: tuple[float
         yaw[i] = yaw[i - 1] + np.clip(wanted[i] - yaw[i - 1], -limit, limit)
     pitch = np.deg2rad(PITCH_DEG + rng.uniform(-2, 2) + 2.5 * np.sin(0.16 * k + phase[0]))
     roll = np.deg2rad(1.2 * np.sin(0.21 * k + phase[2]))
+    return looking(position, yaw, pitch, roll)
+
+
+def looking(position: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarray:
+    """Return poses (n, 4, 4) world_T_cam of n cameras at ``position`` (n, 3); angles in radians, pitch downwards."""
     forward = np.stack((np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), -np.sin(pitch)), axis=1)
     right = np.stack((np.sin(yaw), -np.cos(yaw), 0 * yaw), axis=1)
     down = np.cross(forward, right)
     c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
-    poses = np.tile(np.eye(4), (frames, 1, 1))
+    poses = np.tile(np.eye(4), (len(position), 1, 1))
     poses[:, :3, :3] = np.stack((c * right + s * down, c * down - s * right, forward), axis=2)
     poses[:, :3, 3] = position
     return poses

@@ -302,3 +302,92 @@ def thing(b: Builder, small: bool) -> None:
     else:
         with b.at(0, 0, 0.05 * s):
             b.cushion((0.12 * s, 0.12 * s, 0.05 * s), cloth(rng), 0.5)
+
+
+def stool(b: Builder) -> float:
+    """Build a round stool or pouf. Return its width."""
+    r, h = b.rng.uniform(0.16, 0.28), b.rng.uniform(0.35, 0.65)
+    if b.rng.random() < 0.5:
+        with b.at(0, r, h / 2):
+            b.cushion((r, r, h / 2), cloth(b.rng), 0.6)
+    else:
+        with b.at(0, r):
+            b.lathe([(0.6 * r, 0), (0.25 * r, h / 2), (r, h - 0.05), (r, h), (0, h)], wooden(b.rng))
+    return 2 * r
+
+
+def round_table(b: Builder) -> float:
+    """Build a round table on one foot, with objects on it. Return its width."""
+    r, h = b.rng.uniform(0.3, 0.5), b.rng.uniform(0.45, 0.78)
+    with b.at(0, r):
+        b.lathe([(0.6 * r, 0), (0.6 * r, 0.02), (0.04, 0.05), (0.04, h - 0.04)], matt(b.rng))
+        b.lathe([(0, h - 0.04), (r, h - 0.03), (r, h), (0, h)], polished(b.rng), 28)
+        clutter(b, 1.2 * r, 1.2 * r, h, int(b.rng.integers(1, 4)))
+    return 2 * r
+
+
+def wardrobe(b: Builder) -> float:
+    """Build a tall wardrobe with doors, some of them glossy, against a wall. Return its width."""
+    w, h, d = b.rng.uniform(0.8, 1.6), b.rng.uniform(1.8, 2.15), b.rng.uniform(0.45, 0.6)
+    b.box((-w / 2, 0, 0), (w / 2, d, h), wooden(b.rng))
+    _doors(b, w, d, 0.06, h - 0.04, fronts(b.rng))
+    return w
+
+
+def lone_chair(b: Builder) -> float:
+    """Build a chair with its back against a wall. Return its width."""
+    with b.at(0, 0.25, 0, b.rng.uniform(-0.3, 0.3)):
+        chair(b)
+    return 0.46
+
+
+def fronts(rng: np.random.Generator) -> Material:
+    """Draw the material of doors: wood, matt paint or glossy lacquer."""
+    if rng.random() < 0.4:
+        return Material(
+            "lacquer", GLOSSY, textures.speckle(rng, any_color(rng), 0.05), rng.uniform(0.01, 0.08)
+        )
+    return wooden(rng) if rng.random() < 0.4 else matt(rng)
+
+
+def _doors(b: Builder, w: float, y: float, low: float, high: float, material: Material) -> None:
+    """Add a row of doors with handles in front of a box of width ``w``, at depth ``y``."""
+    n = max(1, round(w / b.rng.uniform(0.4, 0.6)))
+    metal = matt(b.rng, hsv(0.1, 0.05, b.rng.choice([0.15, 0.6])))
+    for k in range(n):
+        x, z = -w / 2 + (k + 0.5) * w / n, (low + high) / 2
+        b.box(
+            (x - w / n / 2 + 0.004, y, low), (x + w / n / 2 - 0.004, y + 0.018, high), material, bottom=True
+        )
+        b.box((x + 0.1, y + 0.018, z), (x + 0.12, y + 0.045, z + 0.14), metal, bottom=True, cell_m=0.3)
+
+
+def kitchen(b: Builder, w: float, above: bool) -> None:
+    """Build a kitchen row of width ``w``: worktop with hob, cupboards below; with ``above``, also refrigerator and
+    wall cupboards.
+    """
+    h, d, front, body = 0.9, 0.6, fronts(b.rng), matt(b.rng)
+    cold = 0.6 if above and w > 2.2 and b.rng.random() < 0.7 else 0.0  # the refrigerator stands at one end
+    if cold:
+        steel = Material(
+            "steel", GLOSSY, textures.speckle(b.rng, hsv(0.6, 0.03, b.rng.choice([0.25, 0.85])), 0.02), 0.06
+        )
+        with b.at(-w / 2 + cold / 2, 0):
+            tall = b.rng.uniform(1.5, 2.0)
+            b.box((-0.3, 0, 0), (0.3, 0.62, tall), steel)
+            _doors(b, 0.6, 0.62, 0.05, tall - 0.02, steel)
+    row = w - cold
+    with b.at(cold / 2, 0):
+        b.box((-row / 2, 0, 0), (row / 2, d - 0.05, 0.1), matt(b.rng, hsv(0, 0, 0.2)))
+        b.box((-row / 2, 0, 0.1), (row / 2, d - 0.02, h - 0.04), body, bottom=True)
+        _doors(b, row, d - 0.02, 0.12, h - 0.06, front)
+        b.box((-row / 2, 0, h - 0.04), (row / 2, d + 0.02, h), polished(b.rng), bottom=True)
+        x = b.rng.uniform(-0.3, 0.3) * row
+        hob = Material("hob", GLOSSY, textures.speckle(b.rng, hsv(0.6, 0.1, 0.08), 0.02), 0.01)
+        b.box((x - 0.28, 0.05, h), (x + 0.28, 0.55, h + 0.006), hob, cell_m=0.3)
+        with b.at(0, d / 2):
+            clutter(b, row, 0.4, h, int(b.rng.integers(2, 3 + 3 * row)))
+        if above and b.rng.random() < 0.85:
+            low, high, deep = b.rng.uniform(1.35, 1.5), b.rng.uniform(2.0, 2.2), 0.34
+            b.box((-row / 2, 0, low), (row / 2, deep, high), body, bottom=True)
+            _doors(b, row, deep, low + 0.01, high - 0.01, front if b.rng.random() < 0.7 else fronts(b.rng))

@@ -11,10 +11,11 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -28,7 +29,7 @@ from d3d.datasets.glossyrooms.format import HIGHLIGHT, SPLITS
 from d3d.errors import ConfigError, DataError
 from d3d.io import atomic
 from d3d.progress import say, track
-from glossyrooms import camera, command, rooms
+from glossyrooms import camera, command, rooms, wide
 from glossyrooms.archive import read_room, write_manifest, write_room
 from glossyrooms.mesh import MIRROR
 from glossyrooms.mitsuba_setup import load_denoiser, load_mitsuba
@@ -53,6 +54,11 @@ class Settings:
     width: int = 192
     jpeg_quality: int = 86
     generator: int = GENERATOR
+    variety: str = ""
+
+    def stated(self) -> dict[str, object]:
+        """Return the settings for ``spec`` of a room; the default variety is left out."""
+        return {k: v for k, v in asdict(self).items() if k != "variety" or v}
 
 
 @dataclass(frozen=True)
@@ -92,22 +98,45 @@ def seeds_of(split: str, index: int) -> Iterator[int]:
     yield from range(first, first + ATTEMPTS)
 
 
-def fault(mi, room, poses: np.ndarray, K: np.ndarray, size_hw: tuple[int, int]) -> str:
+def candidate(
+    seed: int, floor: str, frames: int, variety: str = ""
+) -> tuple[rooms.Room, np.ndarray, Callable[[tuple[int, int]], np.ndarray]]:
+    """Return the room of a seed, the poses (frames, 4, 4) of its camera, and a function from image size to K."""
+    room = rooms.build(seed, floor, variety)
+    if variety:
+        return (
+            room,
+            wide.walk(seed, frames, room.size),
+            partial(camera.intrinsics, fov_x_deg=wide.fov_x_deg(seed)),
+        )
+    return room, camera.walk(seed, frames, room.focus, room.radius), camera.intrinsics
+
+
+def fault(mi, room, poses: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], variety: str = "") -> str:
     """Return the reason to reject a room, or "" to accept it. Needs only geometry, so it takes a second per room."""
-    if len(find_triples(poses, every=1)) < LEAST_TRIPLES * (len(poses) - 2):
+    takes, nearest, limits = (
+        (len(wide.takes(len(poses))), wide.NEAREST_M, wide.HIGHLIGHT_SHARE)
+        if variety
+        else (1, NEAREST_M, HIGHLIGHT_SHARE)
+    )
+    if len(find_triples(poses, every=1)) < LEAST_TRIPLES * (len(poses) - 2 * takes):
         return "triple rule"
     renderer = Renderer(mi, room.geometry, room.seed)
     maps = [renderer.geometry_maps(pose, K, size_hw) for pose in poses[::LOOK_EVERY]]
     depth = np.stack([m[0] for m in maps])
     if (depth == 0).mean() > 1e-3:
         return "a gap in its walls"
-    if depth[depth > 0].min() < NEAREST_M:
+    if depth[depth > 0].min() < nearest:
         return "camera too near"
-    low, high = HIGHLIGHT_SHARE[room.floor]
+    low, high = limits[room.floor]
     share = np.mean([m[2].mean() for m in maps])
     if not low <= share <= high:
         return "too few highlights" if share < low else "too many highlights"
-    if room.floor == "mirror" and np.mean([(m[1] == MIRROR).mean() for m in maps]) < LEAST_MIRROR_SHARE:
+    if (
+        room.floor == "mirror"
+        and not variety
+        and np.mean([(m[1] == MIRROR).mean() for m in maps]) < LEAST_MIRROR_SHARE
+    ):
         return "mirror hardly seen"
     return ""
 
@@ -125,21 +154,21 @@ def make_room(job: Job) -> dict[str, int]:
     s = job.settings
     mi, denoise = load_mitsuba(job.variant, threads=1), load_denoiser(threads=1, quality="balanced")
     size_hw = s.height, s.width
-    K, looked_hw = camera.intrinsics(size_hw), (72, 96)
+    looked_hw = (72, 96)
     rejected: Counter[str] = Counter()
     for seed in seeds_of(job.split, job.index):
-        room = rooms.build(seed, floor_of(job.split, job.index))
-        poses = camera.walk(seed, s.frames, room.focus, room.radius)
-        why = fault(mi, room, poses, camera.intrinsics(looked_hw), looked_hw)
+        room, poses, intrinsics = candidate(seed, floor_of(job.split, job.index), s.frames, s.variety)
+        why = fault(mi, room, poses, intrinsics(looked_hw), looked_hw, s.variety)
         if not why:
             break
         rejected[why] += 1
     else:
         raise DataError(f"room {job.name}: none of {ATTEMPTS} seeds fits ({dict(rejected)}).")
-    renderer = Renderer(mi, room.geometry, seed)
+    renderer, K = Renderer(mi, room.geometry, seed, quick=bool(s.variety)), intrinsics(size_hw)
+    photograph = wide.photograph(seed) if s.variety else None
     renderer.bake()
-    renderer.expose(poses[::LOOK_EVERY], camera.intrinsics(looked_hw), looked_hw)
-    images = [renderer.image(pose, K, size_hw, i, denoise) for i, pose in enumerate(poses)]
+    renderer.expose(poses[::LOOK_EVERY], intrinsics(looked_hw), looked_hw)
+    images = [renderer.image(pose, K, size_hw, i, denoise, photograph) for i, pose in enumerate(poses)]
     depths, kinds, highlights, virtuals = zip(
         *(renderer.geometry_maps(pose, K, size_hw) for pose in poses), strict=True
     )
@@ -165,9 +194,9 @@ def make_room(job: Job) -> dict[str, int]:
             "highlight": [float(h.mean()) for h in highlights],
             "mirror": [float((k == MIRROR).mean()) for k in kinds],
         },
-        spec={**room.spec, "settings": asdict(s), "with_depth": job.with_depth, "rejected": dict(rejected)},
+        spec={**room.spec, "settings": s.stated(), "with_depth": job.with_depth, "rejected": dict(rejected)},
         versions=versions(mi.variant()),
-        jpeg_quality=s.jpeg_quality,
+        jpeg_quality=photograph.jpeg_quality if photograph else s.jpeg_quality,
         **(maps if job.with_depth else {}),
     )
     return dict(rejected)
@@ -192,7 +221,7 @@ def is_done(job: Job) -> bool:
         return False
     try:
         spec = read_room(job.path)[0]["spec"]
-        found = {**spec["settings"], "with_depth": spec["with_depth"]}
+        found = {"variety": "", **spec["settings"], "with_depth": spec["with_depth"]}
     except (DataError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{job.path} is not a room of this generator ({error}). Delete it, or choose another --out."
@@ -291,6 +320,12 @@ def parser() -> argparse.ArgumentParser:
     ):
         result.add_argument(f"--{option}", type=int, default=default, help=f"{what} (default: %(default)s)")
     result.add_argument(
+        "--variety",
+        default=s.variety,
+        choices=("", wide.NAME),
+        help="wide: other rooms, cameras, paths, light and photographs than those of the set that ships",
+    )
+    result.add_argument(
         "--variant", default="auto", help="mitsuba variant: auto, llvm_ad_rgb, or scalar_rgb (slow)"
     )
     return result
@@ -313,7 +348,7 @@ def _make_set(a: argparse.Namespace) -> None:
         raise ConfigError(f"frames of {a.width}x{a.height} are too small: at least 32x32.")
     variant = load_mitsuba(a.variant).variant()  # fails here, once, if a package is missing
     load_denoiser()
-    settings = Settings(a.frames, a.height, a.width, a.jpeg_quality)
+    settings = Settings(a.frames, a.height, a.width, a.jpeg_quality, variety=a.variety)
     jobs = [
         Job(split, k, a.out, settings, split != "train" or k % a.depth_every == 0, variant)
         for split, count in zip(SPLITS, (a.train, a.val, a.test), strict=True)

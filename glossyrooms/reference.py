@@ -161,7 +161,7 @@ def _compare_rooms(a: argparse.Namespace) -> None:
     mi = load_mitsuba()
     columns, found = [], {}
     for view in open_dataset("glossyrooms", a.root, rooms=a.rooms).scenes(a.split):
-        room = rooms.build(view.seed, view.spec["floor"])
+        room = rooms.build(view.seed, view.spec["floor"], view.spec["settings"].get("variety", ""))
         renderer = Renderer(mi, room.geometry, room.seed)
         renderer.bake()
         renderer.expose(view.world_T_cams[::6], view.K(0, (72, 96)), (72, 96))

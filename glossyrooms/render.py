@@ -12,6 +12,7 @@ images more slowly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -46,15 +47,17 @@ class Surface:
 class Renderer:
     """Renders frames of a room. `image` needs `bake` (five seconds per room) and `expose`; `geometry_maps` does not."""
 
-    def __init__(self, mi: ModuleType, geometry: Geometry, seed: int) -> None:
+    def __init__(self, mi: ModuleType, geometry: Geometry, seed: int, quick: bool = False) -> None:
         """Prepare a room.
 
         Args:
             mi: mitsuba with its variant set, from `load_mitsuba`.
             geometry: the room.
             seed: seed of the sampling.
+            quick: half of the time: bake with half of the rays and one bounce less, and trace four rays per pixel
+                instead of nine.
         """
-        self.geometry, self.seed = geometry, seed
+        self.geometry, self.seed, self._quick = geometry, seed, quick
         self.exposure = 1.0  # until `expose`
         self.trace = Tracer(mi, geometry)
         self._textures = TextureStack([m.texture for m in geometry.materials])
@@ -79,7 +82,7 @@ class Renderer:
         rng = np.random.default_rng([self.seed, 3])
         direct = self._smooth(self._direct(rng))
         self._irradiance = direct
-        for _ in range(BOUNCES):
+        for _ in range(BOUNCES - self._quick):
             self._irradiance = (direct + self._smooth(self._gathered(rng))).astype(np.float32)
 
     def _direct(self, rng: np.random.Generator) -> np.ndarray:
@@ -95,9 +98,9 @@ class Renderer:
         # half by power, half by area: a dim window must get more than three rays
         chance = 0.5 * power / power.sum() + 0.5 * self._area[lights] / self._area[lights].sum()
         cumulative = np.cumsum(chance)
-        n = len(g.vertices)
-        for k in range(DIRECT_SAMPLES):
-            pick = (k + rng.random(n)) / DIRECT_SAMPLES
+        n, samples = len(g.vertices), DIRECT_SAMPLES // (1 + self._quick)
+        for k in range(samples):
+            pick = (k + rng.random(n)) / samples
             chosen = np.searchsorted(cumulative, pick * cumulative[-1]).clip(max=len(lights) - 1)
             face = lights[chosen]
             u, v = rng.random((2, n))
@@ -118,7 +121,7 @@ class Renderer:
             factor = (
                 here * at_light / np.maximum(squared, NEAREST_LIGHT_M**2) * self._area[face] / chance[chosen]
             )
-            result += np.where(sees, factor / (np.pi * DIRECT_SAMPLES), 0)[:, None] * radiance
+            result += np.where(sees, factor / (np.pi * samples), 0)[:, None] * radiance
         return result
 
     def _gathered(self, rng: np.random.Generator) -> np.ndarray:
@@ -126,11 +129,12 @@ class Renderer:
         g, n = self.geometry, len(self.geometry.vertices)
         tangent, bitangent = tangent_frame(g.normals)
         result = np.zeros((n, 3))
-        strata = int(np.sqrt(GATHER_RAYS))
+        rays = GATHER_RAYS // (1 + self._quick)
+        strata = int(np.sqrt(rays))
         for i in range(strata):
-            for j in range(GATHER_RAYS // strata):
+            for j in range(rays // strata):
                 u = (i + rng.random(n)) / strata
-                angle = 2 * np.pi * (j + rng.random(n)) / (GATHER_RAYS // strata)
+                angle = 2 * np.pi * (j + rng.random(n)) / (rays // strata)
                 r = np.sqrt(u)
                 x, y, z = (r * np.cos(angle))[:, None], (r * np.sin(angle))[:, None], np.sqrt(1 - u)[:, None]
                 way = x * tangent + y * bitangent + z * g.normals
@@ -144,7 +148,7 @@ class Renderer:
                 radiance[glossy] += 0.09 * self._light_at(surface)[glossy]
                 radiance[surface.kind == LIGHT] = 0
                 result[seen] += radiance
-        return result / (strata * (GATHER_RAYS // strata))
+        return result / (strata * (rays // strata))
 
     def _smooth(self, values: np.ndarray) -> np.ndarray:
         """Average each vertex with the mean of its neighbours in the same surface, which halves the noise."""
@@ -210,17 +214,24 @@ class Renderer:
         self.exposure = MIDDLE_GREY / float(np.exp(np.mean(logs)))
 
     def image(
-        self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int, denoise
+        self,
+        pose: np.ndarray,
+        K: np.ndarray,
+        size_hw: tuple[int, int],
+        index: int,
+        denoise,
+        photograph: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Render a frame as uint8 sRGB (h, w, 3).
+        """Render a frame as uint8 sRGB (h, w, 3), by ``photograph`` (radiance, index) or by `develop`.
 
         Only the reflections are noisy, so only the reflections are denoised.
         """
         rng = np.random.default_rng([self.seed, 4, index])
-        base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS)
+        base, coat, share, normal = self._layers(pose, K, size_hw, rng, SUBPIXELS - self._quick)
         if (coat > 0).any():
             coat = denoise(coat, np.repeat(share[..., None], 3, axis=-1), normal)
-        return develop(self.exposure * (base + coat))
+        exposed = self.exposure * (base + coat)
+        return photograph(exposed, index) if photograph else develop(exposed)
 
     def radiance(self, pose: np.ndarray, K: np.ndarray, size_hw: tuple[int, int], index: int) -> np.ndarray:
         """Return exposed linear radiance (h, w, 3) before denoising, for the comparison with the path tracer."""
@@ -337,11 +348,15 @@ class Renderer:
         return tuple(a.reshape(h, w) for a in maps)
 
 
-def develop(exposed: np.ndarray) -> np.ndarray:
-    """Map exposed linear radiance to sRGB uint8: nearly linear up to the mid tones, compressed above them."""
+def encode(exposed: np.ndarray) -> np.ndarray:
+    """Map exposed linear radiance to sRGB in [0, 1]: nearly linear up to the mid tones, compressed above them."""
     mapped = 1 - np.exp(-1.25 * exposed)
-    encoded = np.where(mapped <= 0.0031308, 12.92 * mapped, 1.055 * mapped ** (1 / 2.4) - 0.055)
-    return (255 * encoded + 0.5).astype(np.uint8)
+    return np.where(mapped <= 0.0031308, 12.92 * mapped, 1.055 * mapped ** (1 / 2.4) - 0.055)
+
+
+def develop(exposed: np.ndarray) -> np.ndarray:
+    """Map exposed linear radiance to sRGB uint8."""
+    return (255 * encode(exposed) + 0.5).astype(np.uint8)
 
 
 def _directions(pose: np.ndarray, K: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

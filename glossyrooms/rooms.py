@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glossyrooms import furniture, textures
+from glossyrooms import furniture, textures, wide
 from glossyrooms.furniture import any_color, brown, matt, wooden
 from glossyrooms.mesh import GLOSSY, LIGHT, MATT, MIRROR, Builder, Geometry, Material
 from glossyrooms.textures import hsv
+from glossyrooms.walls import Wall, add_door, add_wall, add_window, draw_openings
 
 FLOORS = ("glossy", "matt", "mirror")
-REVEAL_M = 0.14  # depth of a window in its wall
 # Radiance of the lights in arbitrary units, since each room has its own exposure. By day a window is about fifty times
 # as bright as a floor in its light; the shade of a lamp is brighter, a ceiling panel is weaker
 WINDOW, LAMP, PANEL = 18.0, 30.0, 1.2
@@ -42,40 +42,18 @@ class Room:
     spec: dict[str, object]
 
 
-@dataclass
-class _Wall:
-    """A wall in its own frame: x along it, y into the room, z up."""
-
-    x: float
-    y: float
-    yaw: float
-    length: float
-    taken: list[tuple[float, float]]
-    doors: list[tuple[float, float]]
-
-    def free(self, rng: np.random.Generator, width: float, both: bool = True) -> float | None:
-        """Find a centre along the wall with ``width`` free, or None; also clear of windows if ``both`` is true."""
-        for _ in range(24):
-            if self.length < width + 0.1:
-                return None
-            s = rng.uniform(width / 2 + 0.05, self.length - width / 2 - 0.05)
-            busy = self.taken + (self.doors if both else [])
-            if all(s + width / 2 < low or s - width / 2 > high for low, high in busy):
-                return float(s)
-        return None
-
-
-def build(seed: int, floor: str = "glossy") -> Room:
+def build(seed: int, floor: str = "glossy", variety: str = "") -> Room:
     """Build the room of a seed.
 
     Args:
         seed: seed of the room.
         floor: one of `FLOORS`.
+        variety: "" for rooms like those that ship, or "wide".
     """
     rng = np.random.default_rng([seed, 1])
-    b = Builder(rng)
-    W, D, H = rng.uniform(4.2, 5.8), rng.uniform(4.0, 5.4), rng.uniform(2.35, 2.8)
-    day = rng.uniform(0.7, 1.3)
+    b, plan = Builder(rng), wide.plan(seed) if variety else None
+    W, D, H = plan.size if plan else (rng.uniform(4.2, 5.8), rng.uniform(4.0, 5.4), rng.uniform(2.35, 2.8))
+    day, lamp = rng.uniform(0.7, 1.3) * (plan.day if plan else 1), LAMP * (plan.lamp if plan else 1)
     spec: dict[str, object] = {
         "floor": floor,
         "size_m": [round(float(a), 2) for a in (W, D, H)],
@@ -83,10 +61,10 @@ def build(seed: int, floor: str = "glossy") -> Room:
     }
     # 0: y = 0, 1: x = W, 2: y = D, 3: x = 0; y of each wall's own frame points into the room
     walls = [
-        _Wall(0, 0, 0, W, [], []),
-        _Wall(W, 0, np.pi / 2, D, [], []),
-        _Wall(W, D, np.pi, W, [], []),
-        _Wall(0, D, -np.pi / 2, D, [], []),
+        Wall(0, 0, 0, W, [], []),
+        Wall(W, 0, np.pi / 2, D, [], []),
+        Wall(W, D, np.pi, W, [], []),
+        Wall(0, D, -np.pi / 2, D, [], []),
     ]
     floor_material, spec["floor_texture"] = _floor(rng, floor)
     b.patch((0, 0, 0), (W, 0, 0), (0, D, 0), (0, 0, 1), floor_material)
@@ -104,25 +82,29 @@ def build(seed: int, floor: str = "glossy") -> Room:
         texture = textures.wallpaper(rng, color) if rng.random() < 0.4 else textures.paint(rng, color)
         material = Material("wall", MATT, texture)
         with b.at(wall.x, wall.y, 0, wall.yaw):
-            openings = _openings(rng, wall, H) if k in lit else []
+            openings = draw_openings(rng, wall, H) if k in lit else []
             windows += len(openings)
-            _wall(b, wall.length, H, openings, material)
+            add_wall(b, wall.length, H, openings, material)
             for opening in openings:
-                _window(b, opening, WINDOW * day)
+                add_window(b, opening, WINDOW * day)
             board = matt(rng, hsv(0.1, 0.1, rng.choice([0.25, 0.9])))
             b.box((0, 0, 0), (wall.length, 0.012, rng.uniform(0.05, 0.1)), board, cell_m=0.25)
     spec["windows"] = windows
     dark = [k for k in range(4) if k not in lit]
     if rng.random() < 0.8:
-        _door(b, walls[dark[0]])
-    spec["wall_lamps"] = _wall_lamps(b, walls, int(rng.integers(2, 5)), LAMP)
-    spec["ceiling_panels"] = _ceiling_panels(b, W, D, H, PANEL)
+        add_door(b, walls[dark[0]])
+    if plan:
+        spec["kind"] = plan.kind
+        if plan.kind == "kitchen":
+            _kitchen(b, walls)
+    spec["wall_lamps"] = _wall_lamps(b, walls, int(rng.integers(2, 5)), lamp)
+    spec["ceiling_panels"] = _ceiling_panels(b, W, D, H, PANEL * (plan.lamp if plan else 1))
     if floor == "mirror":
         _mirror(b, walls, [*dark, *lit])
-    spec["furniture"] = _along_walls(b, walls)
+    spec["furniture"] = _along_walls(b, walls, plan)
     focus = (W / 2 + rng.uniform(-0.2, 0.2), D / 2 + rng.uniform(-0.2, 0.2))
     radius = (min(1.75, W / 2 - 0.85), min(1.75, D / 2 - 0.8))
-    spec["middle"] = _middle(b, focus, radius)
+    spec["middle"] = _middle(b, focus, radius) if plan is None else _middles(b, plan)
     _pictures(b, walls)
     return Room(seed, floor, (float(W), float(D), float(H)), focus, radius, b.finish(), spec)
 
@@ -142,81 +124,7 @@ def _floor(rng: np.random.Generator, floor: str) -> tuple[Material, str]:
     return Material("floor", GLOSSY, texture, float(rng.uniform(0.001, 0.008))), kind
 
 
-def _openings(rng: np.random.Generator, wall: _Wall, H: float) -> list[tuple[float, float, float, float]]:
-    """Return windows as (left, right, bottom, top) along the wall; one wall in five has floor-length windows."""
-    if rng.random() < 0.5:
-        spans = [(0.5 - rng.uniform(0.2, 0.33), 0.5 + rng.uniform(0.2, 0.33))]
-    else:
-        spans = [
-            (rng.uniform(0.10, 0.16), rng.uniform(0.36, 0.45)),
-            (rng.uniform(0.55, 0.64), rng.uniform(0.84, 0.9)),
-        ]
-    low = 0.12 if rng.random() < 0.2 else rng.uniform(0.7, 1.0)
-    high = min(H - 0.15, rng.uniform(2.0, 2.4))
-    result = [(a * wall.length, b * wall.length, low, high) for a, b in spans]
-    # low furniture may stand below the sill of a window, tall furniture may not
-    (wall.taken if low < 0.5 else wall.doors).extend((a - 0.1, b + 0.1) for a, b, _, _ in result)
-    return result
-
-
-def _wall(
-    b: Builder, length: float, H: float, openings: list[tuple[float, float, float, float]], material: Material
-) -> None:
-    """Add the surface of a wall around its windows."""
-    facing, at = (0, 1, 0), 0.0
-    for left, right, low, high in openings:
-        b.patch((at, 0, 0), (left - at, 0, 0), (0, 0, H), facing, material)
-        b.patch((left, 0, 0), (right - left, 0, 0), (0, 0, low), facing, material)
-        b.patch((left, 0, high), (right - left, 0, 0), (0, 0, H - high), facing, material)
-        at = right
-    b.patch((at, 0, 0), (length - at, 0, 0), (0, 0, H), facing, material)
-
-
-def _window(b: Builder, opening: tuple[float, float, float, float], radiance: float) -> None:
-    """Add reveal, frame, mullions, sill, and the outdoors behind them as an area light."""
-    rng, (left, right, low, high) = b.rng, opening
-    w, h, y = right - left, high - low, -REVEAL_M
-    white = Material("frame", MATT, textures.speckle(rng, hsv(0.1, 0.05, rng.choice([0.9, 0.9, 0.35])), 0.03))
-    b.patch((left, y, low), (w, 0, 0), (0, -y, 0), (0, 0, 1), white)
-    b.patch((left, y, high), (w, 0, 0), (0, -y, 0), (0, 0, -1), white)
-    b.patch((left, y, low), (0, -y, 0), (0, 0, h), (1, 0, 0), white)
-    b.patch((right, y, low), (0, -y, 0), (0, 0, h), (-1, 0, 0), white)
-    view = Material("outdoors", LIGHT, textures.outdoors(rng, radiance))
-    b.patch((left, y, low), (w, 0, 0), (0, 0, h), (0, 1, 0), view, cell_m=5)
-    t, deep = 0.05, y + 0.05
-    for x in (left, right - t):
-        b.box((x, y + 0.01, low), (x + t, deep, high), white, bottom=True)
-    for z in (low, high - t):
-        b.box((left, y + 0.01, z), (right, deep, z + t), white, bottom=True)
-    bars = max(1, round(w / rng.uniform(0.5, 0.9)))
-    for k in range(1, bars):
-        x = left + k * w / bars
-        b.box((x - 0.025, y + 0.01, low), (x + 0.025, deep, high), white, bottom=True)
-    if rng.random() < 0.6:
-        z = low + h * rng.uniform(0.55, 0.72)
-        b.box((left, y + 0.01, z - 0.02), (right, deep, z + 0.02), white, bottom=True)
-    if low > 0.5:
-        b.box((left - 0.06, -0.01, low - 0.035), (right + 0.06, 0.09, low), white, bottom=True)
-
-
-def _door(b: Builder, wall: _Wall) -> None:
-    s = wall.free(b.rng, 1.0)
-    if s is None:
-        return
-    wall.taken.append((s - 0.6, s + 0.6))
-    leaf, frame = wooden(b.rng) if b.rng.random() < 0.6 else matt(b.rng), matt(b.rng, hsv(0.1, 0.05, 0.85))
-    with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0):
-        b.box((-0.43, 0, 0), (0.43, 0.03, 2.02), leaf)
-        for low, high in (
-            ((-0.5, 0, 0), (-0.43, 0.05, 2.09)),
-            ((0.43, 0, 0), (0.5, 0.05, 2.09)),
-            ((-0.43, 0, 2.02), (0.43, 0.05, 2.09)),
-        ):
-            b.box(low, high, frame, bottom=True)
-        b.box((0.32, 0.03, 1.0), (0.40, 0.07, 1.02), matt(b.rng, hsv(0.1, 0.1, 0.6)), bottom=True)
-
-
-def _wall_lamps(b: Builder, walls: list[_Wall], count: int, radiance: float) -> int:
+def _wall_lamps(b: Builder, walls: list[Wall], count: int, radiance: float) -> int:
     made = 0
     for _ in range(count):
         wall = walls[int(b.rng.integers(4))]
@@ -268,7 +176,7 @@ def _ceiling_panels(b: Builder, W: float, D: float, H: float, radiance: float) -
     return int(nx * ny)
 
 
-def _mirror(b: Builder, walls: list[_Wall], order: list[int]) -> None:
+def _mirror(b: Builder, walls: list[Wall], order: list[int]) -> None:
     for k in order:
         wall = walls[k]
         w = b.rng.uniform(0.6, 1.2)
@@ -286,7 +194,30 @@ def _mirror(b: Builder, walls: list[_Wall], order: list[int]) -> None:
         return
 
 
-def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
+def _kitchen(b: Builder, walls: list[Wall]) -> None:
+    """Build one or two kitchen rows along walls; a row below a window has no cupboards above."""
+    rows = int(b.rng.integers(1, 3))
+    for k in b.rng.permutation(4):
+        wall = walls[k]
+        width = float(b.rng.uniform(1.6, min(3.6, wall.length - 0.2)))
+        for above in (True, False):
+            s = wall.free(b.rng, width, both=above)
+            if s is not None and rows:
+                rows -= 1
+                with b.at(wall.x, wall.y, 0, wall.yaw), b.at(s, 0.015):
+                    furniture.kitchen(b, width, above)
+                wall.taken.append((s - width / 2, s + width / 2))
+                break
+
+
+def _middles(b: Builder, plan: wide.Plan) -> list[str]:
+    """Put groups of objects in the middle of a wide room, side by side along x."""
+    W, D, n = plan.size[0], plan.size[1], plan.middles
+    radius = (max(0.3, W / (2 * n + 1e-9) - 0.9), max(0.3, D / 2 - 0.9))
+    return [name for k in range(n) for name in _middle(b, (W * (k + 0.5) / n, D / 2), radius)]
+
+
+def _along_walls(b: Builder, walls: list[Wall], plan: wide.Plan | None) -> list[str]:
     """Put furniture along the walls where there is space; tall furniture is kept clear of windows."""
     rng, made = b.rng, []
     builders = [
@@ -300,7 +231,8 @@ def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
         ("plant", furniture.plant, 0.7, False),
         ("cabinet", furniture.cabinet, 1.65, False),
     ]
-    wanted = int(rng.integers(4, 8))
+    wanted = plan.furniture if plan else int(rng.integers(4, 8))
+    builders += wide.PIECES if plan else []
     for index in rng.permutation(len(builders)):
         name, make, width, tall = builders[index]
         if len(made) == wanted:
@@ -322,7 +254,7 @@ def _along_walls(b: Builder, walls: list[_Wall]) -> list[str]:
         s = walls[k].free(rng, 0.5)
         if s is not None:
             with b.at(walls[k].x, walls[k].y, 0, walls[k].yaw), b.at(s, 0.3):
-                furniture.floor_lamp(b, 0.6 * LAMP)
+                furniture.floor_lamp(b, 0.6 * LAMP * (plan.lamp if plan else 1))
             walls[k].taken.append((s - 0.25, s + 0.25))
             made.append("floor lamp")
     return made
@@ -376,7 +308,7 @@ def _middle(b: Builder, focus: tuple[float, float], radius: tuple[float, float])
     return made
 
 
-def _pictures(b: Builder, walls: list[_Wall]) -> None:
+def _pictures(b: Builder, walls: list[Wall]) -> None:
     """Hang framed pictures and posters on the free parts of the walls."""
     for wall in walls:
         for _ in range(int(b.rng.integers(1, 4))):

@@ -22,8 +22,9 @@ from d3d.datasets.glossyrooms.format import HIGHLIGHT, SAFE_NAME, SPLITS
 from d3d.errors import ConfigError, DataError
 from d3d.io import atomic
 from d3d.progress import say, track
-from glossyrooms import camera, command, rooms
+from glossyrooms import command
 from glossyrooms.archive import add_truth, read_room, verify, write_manifest
+from glossyrooms.make import candidate
 from glossyrooms.mitsuba_setup import load_mitsuba
 from glossyrooms.render import Renderer
 
@@ -45,11 +46,11 @@ def truth(mi: ModuleType, scene: dict[str, Any], where: str) -> dict[str, list[n
         DataError: this version of the generator makes a different room from the seed.
     """
     size_hw, seed = tuple(scene["size_hw"]), scene["seed"]
-    room = rooms.build(seed, scene["spec"]["floor"])
-    poses = camera.walk(seed, len(scene["frame_ids"]), room.focus, room.radius)
+    variety = scene["spec"]["settings"].get("variety", "")
+    room, poses, intrinsics = candidate(seed, scene["spec"]["floor"], len(scene["frame_ids"]), variety)
     same = np.allclose(poses, scene["world_T_cam"], rtol=0, atol=_TOLERANCE)
     if same:
-        renderer, K = Renderer(mi, room.geometry, seed), camera.intrinsics(size_hw)
+        renderer, K = Renderer(mi, room.geometry, seed), intrinsics(size_hw)
         maps = [renderer.geometry_maps(pose, K, size_hw) for pose in poses]
         depths, kinds, highlights, virtuals = (list(m) for m in zip(*maps, strict=True))
         shares = [lit.mean() for lit in highlights]
