@@ -128,9 +128,7 @@ def _tables(call: Call) -> None:
         print("Some rows are missing. These commands make them:")
         print("\n".join(f"  {command}" for command in todo))
     if options.readme:
-        path = runs.project_root() / "README.md"
-        tables.write_readme(path, tables.readme_block(out))
-        print(path)
+        print("\n".join(map(str, tables.write_pages(runs.project_root()))))
 
 
 def _print_table(config: Config, table: pd.DataFrame) -> None:
@@ -192,7 +190,9 @@ def _record(call: Call) -> None:
     from d3d.parallel.processes import end_with_parent
     from d3d.pipeline import record
 
-    jobs, processes = record.plan(call.configs, call.archs), call.options.processes
+    given = call.options.archs is not None or call.options.arch is not None
+    jobs = record.plan(call.configs, call.archs if given else ())
+    processes = call.options.processes
     if processes == 1:
         end_with_parent()
         record.work(jobs)

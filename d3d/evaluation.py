@@ -116,17 +116,21 @@ def on_list(rows: pd.DataFrame, frames: FrameList) -> np.ndarray:
     return np.array([key in frames for key in zip(rows["scene"], rows["frame"], strict=True)], dtype=bool)
 
 
+def select(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.DataFrame:
+    """Select the rows of a kind of pixels (`PIXELS`) and of a list of frames. None: the frames of the split."""
+    part = per_image[per_image["pixels"] == pixels]
+    return part[in_split(part) if frames is None else on_list(part, frames)]
+
+
 def summary(per_image: pd.DataFrame, pixels: str = "all", frames: FrameList | None = None) -> pd.Series:
     """Average each metric over images, as the paper does.
 
     Args:
         per_image: table of `score`.
-        pixels: one of `PIXELS`.
-        frames: list of frames to average. None: the frames of the split.
+        pixels, frames: see `select`.
 
     Returns:
         Means of the metrics, and ``images``, the number of images.
     """
-    part = per_image[per_image["pixels"] == pixels]
-    part = part[in_split(part) if frames is None else on_list(part, frames)]
+    part = select(per_image, pixels, frames)
     return pd.Series({**part[list(METRICS)].mean(), "images": len(part)}, dtype=float)

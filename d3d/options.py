@@ -78,7 +78,7 @@ MORE: Options = {
     ),
     "export": _flag("keep the scores of these runs in results/"),
     "stored": _flag("make the tables from the scores in results/; needs no run"),
-    "readme": _flag("put the stored table into README.md"),
+    "readme": _flag("put the stored tables into README.md and docs/results.md"),
     "capture": ("files", {"metavar": "PATH", "help": "folder of the capture"}),
     "start": (
         "networks",

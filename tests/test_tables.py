@@ -227,6 +227,17 @@ def test_table_6_has_the_papers_names_then_ours_beyond_the_paper():
     assert set(other["source"]) == {"ours"}  # the paper's ablation is Monodepth2's
 
 
+def test_the_recommended_recipe_is_the_fourth_training_of_networks_that_have_it():
+    made = [evaluation(labels=n, arch=a) for n in ("uncer", "robust") for a in ("monodepth2", "lite")]
+    frame = tables.make_table(scores(*made), "2")
+    names = frame[["architecture", "training"]].to_numpy().tolist()
+    paper = ["Self-Supervised", "Self-Teaching", "3D Distillation"]
+    wanted = [[a, t] for a in ("Monodepth2", "HR-Depth", "MonoViT", "Lite") for t in paper]
+    wanted.insert(3, ["Monodepth2", "Distillation (robust)"])
+    assert names == [*wanted, ["Lite", "Distillation (robust)"]]
+    assert only(frame, architecture="Lite", training="Distillation (robust)")["n"] == 1
+
+
 def test_mirrors_stand_apart():
     made = scores(evaluation((1, 1, 1, 50)))
     assert only(tables.make_table(made, "mirror"), n=1)["sq_rel"] == 50
@@ -430,7 +441,7 @@ def test_files_of_every_table_that_has_something(tmp_path):
     made = scores(evaluation(labels="pred"), evaluation((2, 2, 2, 2), labels="pred", seed=1))
     names = [p.name for p in tables.write_tables(made, tmp_path)]
     stems = ["table2", "table3", "table4", "table6", "mirror"]
-    assert names == [f"{s}.{kind}" for s in stems for kind in ("csv", "md", "tex")]
+    assert names == [f"{s}.{kind}" for s in stems for kind in ("csv", "md", "tex")]  # nothing to compare
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
     stored = pd.read_csv(tmp_path / "table2.csv")
     row = only(rows(stored, training="Self-Teaching"), n=2)
@@ -545,48 +556,64 @@ def test_a_whole_set_of_recorded_runs_stays_small(tmp_path):
 # the README
 
 
-def test_the_readme_between_its_markers(tmp_path):
-    values = {"": 3, "pred": 2, "uncer": 1}
+def with_tables(root, made):
+    """A checkout whose results/glossyrooms-laptop has the tables of these scores."""
+    tables.write_tables(made, root / "results" / "glossyrooms-laptop" / "tables")
+    return root / "results"
+
+
+def test_a_page_between_its_markers(tmp_path):
+    values = {"": 3, "pred": 2, "uncer": 1, "robust": 0.5}
     made = [evaluation((v + s,) * 4, labels=n, seed=s) for n, v in values.items() for s in (0, 1)]
-    tables.write_tables(scores(*made), tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results:begin -->\nstale figures\n<!-- results:end -->\nafter % \\1\n")
-    tables.write_readme(readme, tables.readme_block(tmp_path))
-    text = readme.read_text()
-    assert text.startswith("before\n<!-- results:begin -->\n")
-    assert text.endswith("<!-- results:end -->\nafter % \\1\n")
+    results = with_tables(tmp_path, scores(*made))
+    page = tmp_path / "README.md"
+    begin, end = (f"<!-- results glossyrooms-laptop:{word} -->" for word in ("begin", "end"))
+    page.write_text(f"before\n{begin}\nstale figures\n{end}\nafter % \\1\n")
+    text = tables.page_with_blocks(page, results)
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter % \\1\n")
     assert "stale" not in text
     assert "| network | training | Val (4) | Reflection Val (2) | NoReflection Val (1) |" in text
-    assert (
-        "| Monodepth2 | 3D Distillation | **1.500** ± 0.707 | **1.500** ± 0.707 | **1.500** ± 0.707 |" in text
-    )
+    assert "| Monodepth2 | 3D Distillation | *1.500* ± 0.707 | *1.500* ± 0.707 | *1.500* ± 0.707 |" in text
+    assert "| Monodepth2 | Distillation (robust) | **1.000** ± 0.707 |" in text
     assert "HR-Depth" not in text
     assert "GlossyRooms" in text
     assert "profile `laptop`" in text
     assert "over seeds 0, 1. Best" in text
-    tables.write_readme(readme, tables.readme_block(tmp_path))
-    assert readme.read_text() == text
+    page.write_text(text)
+    assert tables.page_with_blocks(page, results) == text
     alone = evaluation((5.0,) * 4, arch="hrdepth", labels="uncer", seed=1)
-    tables.write_tables(scores(*made, alone), tmp_path)
-    assert "over seeds 0, 1 (without ±: seed 1 alone). Best" in tables.readme_block(tmp_path)
+    with_tables(tmp_path, scores(*made, alone))
+    assert "over seeds 0, 1 (without ±: seed 1 alone). Best" in tables.page_with_blocks(page, results)
+
+
+BLOCK = "<!-- results glossyrooms-laptop:begin -->"
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "nothing",
-        "<!-- results:begin -->",
-        "<!-- results:end --> <!-- results:begin -->",
-        "<!-- results:begin --> <!-- results:begin --> <!-- results:end -->",
+        ("nothing", "results FOLDER:begin --> and below it"),
+        (BLOCK, "each once"),
+        (f"{BLOCK.replace('begin', 'end')} {BLOCK}", "each once"),
+        (f"{BLOCK} {BLOCK} {BLOCK.replace('begin', 'end')}", "each once"),
+        ("<!-- result x:begin --> <!-- result x:end -->", "unknown block. Known: results, differences"),
+        (
+            "<!-- results x:begin --> <!-- results x:end -->",
+            r"no table2\.csv .*x.tables: run `python -m d3d tables",
+        ),
     ],
 )
-def test_a_readme_without_its_markers_is_left_alone(tmp_path, text):
-    (tmp_path / "README.md").write_text(text)
-    with pytest.raises(DataError, match="each once"):
-        tables.write_readme(tmp_path / "README.md", "new")
-    assert (tmp_path / "README.md").read_text() == text
-    with pytest.raises(DataError, match=r"no table2\.csv"):
-        tables.readme_block(tmp_path)
+def test_a_page_without_its_markers_or_tables_is_left_alone(tmp_path, text, said):
+    with_tables(tmp_path, scores(evaluation()))
+    for name in tables.pages.PAGES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{BLOCK} {BLOCK.replace('begin', 'end')}")
+    (tmp_path / tables.pages.PAGES[-1]).write_text(text)
+    with pytest.raises(DataError, match=said):
+        tables.write_pages(tmp_path)
+    assert (tmp_path / tables.pages.PAGES[-1]).read_text() == text
+    assert "network" not in (tmp_path / "README.md").read_text()
 
 
 # runs
@@ -751,11 +778,14 @@ def test_the_command_writes_the_tables_of_several_seeds(tmp_path, capsys, monkey
     (results / "tables" / "table2.csv").unlink()
     monkeypatch.setenv("D3D_RUNS", str(tmp_path / "no runs"))
     monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    page = "<!-- results glossyrooms-smoke:begin -->\n<!-- results glossyrooms-smoke:end -->\n"
+    (tmp_path / "docs").mkdir()
+    for name in tables.pages.PAGES:
+        (tmp_path / name).write_text(page)
     assert main(["tables", "--profile", "smoke", "--stored", "--readme"]) == 0
     assert only(pd.read_csv(results / "tables" / "table2.csv"), n=2)["sq_rel"] == 2.375
-    assert "| Monodepth2 | Self-Supervised | 2.375 ± 0.177 |" in readme.read_text()
+    for name in tables.pages.PAGES:
+        assert "| Monodepth2 | Self-Supervised | 2.375 ± 0.177 |" in (tmp_path / name).read_text()
 
 
 @pytest.mark.parametrize(

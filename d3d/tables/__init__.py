@@ -8,21 +8,26 @@ Tables show a row of the paper beside ours only for the paper's set of images (`
 """
 
 from d3d._lazy import submodules
+from d3d.tables.differences import differences
 from d3d.tables.from_runs import gather, of_run, predicted_table, run_table
+from d3d.tables.pages import MARKER, differences_block, page_with_blocks, readme_block, write_pages
 from d3d.tables.paper import ABLATION, label_name, paper_tables
 from d3d.tables.run import by_pixels, gains, improvement, printed, table
 from d3d.tables.scores import Evaluation, Scores
 from d3d.tables.store import export, read, results_folder
 from d3d.tables.tables2to6 import LAYOUTS, Table, make_table, missing, paper_table
-from d3d.tables.text import escape, latex, markdown, readme_block, to_markdown, write_readme, write_tables
+from d3d.tables.text import escape, latex, markdown, to_markdown, write_tables
 
 __all__ = [
     "ABLATION",
     "LAYOUTS",
+    "MARKER",
     "Evaluation",
     "Scores",
     "Table",
     "by_pixels",
+    "differences",
+    "differences_block",
     "escape",
     "export",
     "gains",
@@ -30,6 +35,7 @@ __all__ = [
 ]
 __all__ += ["gather", "label_name", "latex", "make_table", "markdown", "missing", "of_run", "paper_table"]
 __all__ += [
+    "page_with_blocks",
     "paper_tables",
     "predicted_table",
     "printed",
@@ -39,6 +45,6 @@ __all__ += [
     "run_table",
     "table",
 ]
-__all__ += ["to_markdown", "write_readme", "write_tables"]
+__all__ += ["to_markdown", "write_pages", "write_tables"]
 
 __getattr__ = submodules(__name__, __path__)

@@ -15,7 +15,16 @@ from d3d.errors import unknown
 from d3d.evaluation import arch_name, summary, training_name
 from d3d.metrics import METRICS
 from d3d.pipeline.config import ENSEMBLE
-from d3d.tables.paper import ABLATION, PAPER_SPLITS, TRAININGS, dataset_name, label_name, paper_rows, set_name
+from d3d.tables.paper import (
+    ABLATION,
+    PAPER_SPLITS,
+    RECOMMENDED,
+    TRAININGS,
+    dataset_name,
+    label_name,
+    paper_rows,
+    set_name,
+)
 from d3d.tables.scores import Evaluation, Scores, over_seeds
 
 # Lists of images with a separate table, and the reason
@@ -154,7 +163,8 @@ def _trainings(block: _Block, layout: Layout, arch: str) -> dict[tuple[str, str,
         wanted = [*((arch, labels, 1) for labels in ABLATION), *own]
     else:
         archs = dict.fromkeys([*ENSEMBLE, *(a for a, _, _ in there)])
-        wanted = product(archs, TRAININGS, (1,))
+        rows = product(archs, (*TRAININGS, RECOMMENDED), (1,))
+        wanted = (t for t in rows if t[1] in TRAININGS or t in there)
     return {training: there.get(training, []) for training in wanted}
 
 

@@ -1,7 +1,8 @@
-"""Tables as CSV, Markdown and LaTeX, for a terminal and for the README."""
+"""Tables as CSV, Markdown and LaTeX, and for a terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,14 +10,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from d3d import io
-from d3d.errors import DataError
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
 from d3d.pipeline.settings import UNTRAINED
+from d3d.tables.differences import differences
+from d3d.tables.intervals import CONFIDENCE
 from d3d.tables.paper import dataset_name
 from d3d.tables.scores import Scores
 from d3d.tables.tables2to6 import LAYOUTS, Table, paper_table
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 BEYOND = "beyond the paper"
 
 _HEADS = {
@@ -39,7 +40,7 @@ class _Style(NamedTuple):
     none: str  # no number
 
 
-_MARKDOWN = _Style("**{}**", "*{}*", "{} ± {}", "–")
+MARKDOWN = _Style("**{}**", "*{}*", "{} ± {}", "–")
 _LATEX = _Style(r"\textbf{{{}}}", r"\underline{{{}}}", r"{} {{\scriptsize$\pm$ {}}}", "--")
 
 
@@ -70,7 +71,7 @@ def marks(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
-def _cells(frame: pd.DataFrame, style: _Style, ablation: bool = False) -> pd.DataFrame:
+def printed_cells(frame: pd.DataFrame, style: _Style, ablation: bool = False) -> pd.DataFrame:
     """The printed cells of each row: network (not in an ablation), training, and the metrics.
 
     A training has its source, and the number of its seeds where that is not the usual one.
@@ -113,13 +114,13 @@ def to_markdown(frame: pd.DataFrame, ablation: bool = False) -> str:
 
     In an ablation the rows are labels of one network, whose name is left out.
     """
-    names, cells = _first_heads(ablation), _cells(frame, _MARKDOWN, ablation)
+    names, cells = _first_heads(ablation), printed_cells(frame, MARKDOWN, ablation)
     blocks = []
     for name, part in frame.groupby("set", sort=False):
         lines = [markdown_line(row) for row in cells.loc[part.index].to_numpy()]
         if part["beyond"].any():
             lines.insert((~part["beyond"]).sum(), f"| *{BEYOND}* |" + " |" * (cells.shape[1] - 1))
-        lines = _markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names)) + lines
+        lines = markdown_head([*names, *(_HEADS[m][0] for m in METRICS)], len(names)) + lines
         blocks.append(f"{name} ({part['images'].max()} images)\n\n" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -129,7 +130,7 @@ def markdown_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown_head(names: Sequence[str], left: int) -> list[str]:
+def markdown_head(names: Sequence[str], left: int) -> list[str]:
     """Header and rule of a Markdown table, the first ``left`` columns aligned left, the others right."""
     return [markdown_line(names), "| --- " * left + "| ---: " * (len(names) - left) + "|"]
 
@@ -137,7 +138,7 @@ def _markdown_head(names: Sequence[str], left: int) -> list[str]:
 def latex(table: Table) -> str:
     """A table as ``table*`` for booktabs, in blocks as in the paper; comments list what it lacks."""
     ablation = LAYOUTS[table.key].ablation
-    names, cells = _first_heads(ablation), _cells(table.frame, _LATEX, ablation)
+    names, cells = _first_heads(ablation), printed_cells(table.frame, _LATEX, ablation)
     left, columns = len(names), cells.shape[1]
     cells.iloc[:, :left] = cells.iloc[:, :left].map(escape)
     heads = " & ".join(_HEADS[m][1] for m in METRICS)
@@ -161,15 +162,22 @@ def latex(table: Table) -> str:
             elif not ablation:
                 line["architecture"] = ""
             body.append(f"{' & '.join(line)} \\\\")
+    caption = f"{escape(table.caption)}. Best of a network's trainings bold, second best underlined."
+    label = f"{'paper' if table.key.isdigit() else ''}{table.key}"
+    return _latex_table(table.missing, caption, label, "l" * left + "c" * len(METRICS), body)
+
+
+def _latex_table(missing: Iterable[str], caption: str, label: str, columns: str, body: Iterable[str]) -> str:
+    """The frame of a ``table*`` for booktabs around its rows; the caption is escaped."""
     text = [
         "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.",
-        *(f"% missing: {line}" for line in table.missing),
+        *(f"% missing: {line}" for line in missing),
         r"\begin{table*}",
         r"\centering",
-        f"\\caption{{{escape(table.caption)}. Best of a network's trainings bold, second best underlined.}}",
-        f"\\label{{tab:{'paper' if table.key.isdigit() else ''}{table.key}}}",
+        f"\\caption{{{caption}}}",
+        f"\\label{{tab:{label}}}",
         r"\resizebox{\linewidth}{!}{%",
-        f"\\begin{{tabular}}{{{'l' * left}{'c' * len(METRICS)}}}",
+        f"\\begin{{tabular}}{{{columns}}}",
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
@@ -192,13 +200,18 @@ def escape(text: str) -> str:
 def write_tables(scores: Scores, folder: Path, arch: str = "monodepth2") -> list[Path]:
     """Write every table of which something was evaluated: ``table2.csv``, ``.md``, ``.tex`` to ``table6``, ``mirror``.
 
-    Files of a table that has nothing to show any more are removed. Table 6 is of the given network.
+    ``differences`` has the intervals. Files of a table that has nothing to show any more are removed. Table 6 is of the
+    given network.
     """
     paths = []
-    for key in LAYOUTS:
-        table = paper_table(scores, key, arch)
-        for suffix, make in (("csv", csv), ("md", markdown), ("tex", latex)):
-            path = folder / f"{'table' if key.isdigit() else ''}{key}.{suffix}"
+    tables = {f"{'table' if key.isdigit() else ''}{key}": paper_table(scores, key, arch) for key in LAYOUTS}
+    formats = dict.fromkeys(tables, (csv, markdown, latex))
+    frame = differences(scores)
+    tables["differences"] = None if frame.empty else frame
+    formats["differences"] = (differences_csv, differences_markdown, differences_latex)
+    for name, table in tables.items():
+        for suffix, make in zip(("csv", "md", "tex"), formats[name], strict=True):
+            path = folder / f"{name}.{suffix}"
             if table is None:
                 path.unlink(missing_ok=True)
             else:
@@ -213,43 +226,86 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def readme_block(folder: Path) -> str:
-    """Sq Rel of Tables 2 to 4 side by side: networks and trainings down, sets of images across.
-
-    Args:
-        folder: holds the CSV files of `write_tables`; a `DataError` says that they are not there.
-    """
-    paths = [path for n in (2, 3, 4) if (path := folder / f"table{n}.csv").is_file()]
-    if not paths:
-        raise DataError(f"no table2.csv to table4.csv in {folder}: run `python -m d3d tables --stored`.")
-    frame = pd.concat([pd.read_csv(p, dtype={"list": str, "seeds": str}) for p in paths], ignore_index=True)
-    frame = frame[frame["source"] == "ours"].fillna({"list": ""})
-    # only trainings that were evaluated on some set
-    frame = frame[frame.groupby(["architecture", "training"])["n"].transform("max") > 0]
-    frame["text"] = _cells(frame, _MARKDOWN)["sq_rel"]
-    frame["column"] = (frame["list"] + " " + frame["split"].str.capitalize()).str.strip()
-    # val comes before test, a split before its lists
-    ordered = frame.sort_values("split", key=lambda c: c.map({"val": 0, "test": 1}), kind="stable")
-    counts = ordered.groupby("column", sort=False)["images"].max().astype(int)
-    lines = _markdown_head(["network", "training", *(f"{c} ({n})" for c, n in counts.items())], 2)
-    for key, part in frame.groupby(["architecture", "training"], sort=False):
-        texts = part.set_index("column")["text"].reindex(counts.index, fill_value=_MARKDOWN.none)
-        lines.append(markdown_line([*key, *texts]))
-    seeds = sorted({s for seeds in frame["seeds"].dropna() for s in seeds.split()}, key=int)
-    spread = f", mean ± sample standard deviation over seeds {', '.join(seeds)}" if len(seeds) > 1 else ""
-    alone = sorted(set(frame[frame["n"] == 1]["seeds"]))
-    if spread and alone:
-        spread += f" (without ±: seed {', '.join(alone)} alone)"
-    first = frame.iloc[0]
-    caption = f"Sq Rel on {dataset_name(first['dataset'])} (in brackets, how many images), profile "
-    caption += f"`{first['profile']}`{spread}. Best of a network bold, second best in italics."
-    return "\n".join([caption, "", *lines, ""])
+def differences_csv(frame: pd.DataFrame) -> str:
+    """The rows of `differences` with four significant digits."""
+    return frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
 
 
-def write_readme(path: Path, block: str) -> None:
-    """Put text between the two markers of a file; a `DataError` if it does not have each once, in this order."""
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(f"{path} must have {BEGIN} and below it {END}, each once.")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    write_text(path, f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{after}")
+def percent(row: pd.Series) -> str:
+    """The relative change: "-45 % [-57, -33] *"."""
+    if pd.isna(row["change"]):
+        return "–"
+    # round to an integer first: there is no -0
+    value, low, high = (
+        "" if pd.isna(row[name]) else f"{round(100 * row[name]):+d}"
+        for name in ("change", "change_low", "change_high")
+    )
+    return f"{value} % [{low}, {high}]{' *' * row['excludes_zero']}" if low else f"{value} % (one room)"
+
+
+def interval_note(frame: pd.DataFrame) -> str:
+    return (
+        f"In brackets: {100 * CONFIDENCE:.0f} % interval of a paired bootstrap over rooms and seeds (D94), without a "
+        "correction for the number of comparisons; * excludes zero. "
+        + "With one seed the interval says nothing about other seeds. "
+        * bool((frame["n"] == 1).any())
+    ).strip()
+
+
+def _differences_rows(frame: pd.DataFrame) -> Iterable[tuple[str, list[list[str]]]]:
+    """Sq Rel of `differences`: the title of each set of images, and its printed rows."""
+    frame = frame[frame["metric"] == "sq_rel"]
+    for name, part in frame.groupby("set", sort=False):
+        rows = []
+        for _, r in part.iterrows():
+            bounds = (
+                ""
+                if pd.isna(r["difference_low"])
+                else f" [{r['difference_low']:+.3f}, {r['difference_high']:+.3f}]"
+            )
+            means = [f"{r['before']:.3f}", f"{r['after']:.3f}", f"{r['difference']:+.3f}{bounds}"]
+            rows.append([r["architecture"], r["training"], r["against"], r["seeds"], *means, percent(r)])
+        counts = ", ".join(
+            f"{k} {word}" for k, word in ((part["rooms"].max(), "rooms"), (part["images"].max(), "images"))
+        )
+        yield f"{name} ({counts})", rows
+
+
+_DIFFERENCE_HEADS = (
+    "Architecture",
+    "Training",
+    "Against",
+    "Seeds",
+    "Before",
+    "After",
+    "Difference (m)",
+    "Change",
+)
+
+
+def _differences_caption(frame: pd.DataFrame) -> str:
+    dataset, profile = frame[["dataset", "profile"]].iloc[0]
+    return f"Differences between trainings, Sq Rel in metres, {dataset_name(dataset)}, profile {profile}"
+
+
+def differences_markdown(frame: pd.DataFrame) -> str:
+    """Sq Rel of `differences` as Markdown, in blocks; the other metrics are in the CSV file."""
+    parts = [f"**{_differences_caption(frame)}.** {interval_note(frame)}\n"]
+    for title, rows in _differences_rows(frame):
+        lines = [*markdown_head(_DIFFERENCE_HEADS, 4), *map(markdown_line, rows)]
+        parts.append(f"{title}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def differences_latex(frame: pd.DataFrame) -> str:
+    """Sq Rel of `differences` as ``table*`` for booktabs, in blocks."""
+    body: list[str] = []
+    for title, rows in _differences_rows(frame):
+        body += [
+            r"\midrule" if body else r"\toprule",
+            f"\\multicolumn{{{len(_DIFFERENCE_HEADS)}}}{{c}}{{{escape(title)}}} \\\\ \\midrule",
+            f"{' & '.join(map(escape, _DIFFERENCE_HEADS))} \\\\ \\midrule",
+            *(re.sub(r"(?<![\w-])-(?=\d)", "$-$", f"{' & '.join(map(escape, row))} \\\\") for row in rows),
+        ]
+    caption = f"{escape(_differences_caption(frame))}. {escape(interval_note(frame))}"
+    return _latex_table([], caption, "differences", "l" * 4 + "c" * 4, body)
