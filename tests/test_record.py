@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from d3d import io
+from d3d import io, tables
 from d3d.cli import _configs, main
 from d3d.commands import without
 from d3d.errors import BusyError, ConfigError, RunError
@@ -57,13 +57,49 @@ def doing(*jobs):
 def test_the_plan_has_every_training_of_the_tables_once(configs):
     jobs = record.plan(configs)
     assert len({j.name for j in jobs}) == len(jobs)
-    have = {(j.config.seed, j.arch, j.labels, j.config.round) for j in jobs}
-    assert {(0, a, labels, 1) for a in ENSEMBLE for labels in ("", "pred", "uncer")} <= have
-    assert {(s, "monodepth2", labels, 1) for s in (0, 1, 2) for labels in ("", *record.ABLATION)} <= have
-    assert (0, "monodepth2", "uncer", 2) in have
     place = {(j.config.seed, j.arch, j.labels, j.config.round): k for k, j in enumerate(jobs)}
+    cells = {
+        (s, a, labels, 1)
+        for s in (0, 1, 2)
+        for a in (*ENSEMBLE, "lite")
+        for labels in ("", "pred", "uncer", "robust")
+    }
+    ablation = {(s, "monodepth2", labels, 1) for s in (0, 1, 2) for labels in record.ABLATION}
+    assert set(place) == cells | ablation | {(0, "monodepth2", "uncer", 2)}
+    assert {*record.TAUGHT, *record.ABLATION} >= set(tables.ABLATION)
     for (seed, arch, labels, _), k in place.items():
         assert not labels or place[seed, arch, "", 1] < k, "teachers come before their students"
+    assert max(place[cell] for cell in cells) < min(place[cell] for cell in ablation)
+    # all seeds of the first student, then of lite, then the other students
+    taught = [j.arch for j in jobs if j.labels in record.TAUGHT and j.config.round == 1]
+    assert taught == [a for a in ("monodepth2", "lite", "hrdepth", "monovit") for _ in range(9)]
+
+
+def test_the_students_of_the_plan_can_be_chosen(configs):
+    jobs = record.plan(configs[:1], ("lite",))
+    assert [(j.arch, j.labels) for j in jobs] == [
+        *((a, "") for a in ("lite", *ENSEMBLE)),
+        *(("lite", labels) for labels in (*record.TAUGHT, *record.ABLATION)),
+    ]
+    demo = record.plan([make_config(profile="demo")])
+    assert {j.arch for j in demo if j.labels} == {"monodepth2", "lite"}
+    assert {j.config.round for j in demo} == {1}  # not the whole ensemble has students
+
+
+@pytest.mark.parametrize(
+    ("words", "students"),
+    [
+        ([], {"monodepth2", "lite"}),
+        (["--arch", "hrdepth"], {"hrdepth"}),
+        (["--archs", "lite,monovit"], {"lite", "monovit"}),
+    ],
+)
+def test_the_command_has_the_students_that_it_names(words, students, monkeypatch, tmp_path):
+    planned = []
+    monkeypatch.setattr(record, "work", planned.extend)
+    monkeypatch.setattr("d3d.parallel.processes.end_with_parent", lambda: None)
+    assert main(["record", "--profile", "demo", "--runs-dir", str(tmp_path), *words]) == 0
+    assert {j.arch for j in planned if j.labels} == students
 
 
 def test_what_was_waited_for_is_done_next():

@@ -21,8 +21,9 @@ from d3d.pipeline.config import Config
 from d3d.pipeline.stages.trainings import trained
 from d3d.progress import say
 
-# the labels of Table 6, and "signed"
-ABLATION = ("pred", "uncer", "diff", "proj", "mv", "proj_lowres", "signed")
+# labels of the students in Tables 2 to 4, then the other labels of Table 6 and "signed"
+TAUGHT = ("pred", "uncer", "robust")
+ABLATION = ("diff", "proj", "mv", "proj_lowres", "signed")
 SPLITS = ("val", "test")
 
 
@@ -65,30 +66,30 @@ class Job:
 def plan(configs: Sequence[Config], students: Sequence[str] = ()) -> list[Job]:
     """List the recorded jobs, the most important first.
 
-    The first seed has students of every architecture, all labels of Table 6 for the first architecture, and a second
-    round of distillation if the whole ensemble has students. The other seeds have only the first architecture.
+    Tables 2 to 4 get every seed in every cell: first of the first student, then of `lite`, then of the other students.
+    Table 6 follows, of the first student, and a second round of distillation if the whole ensemble has students.
 
     Args:
         configs: one configuration for each seed.
-        students: architectures of the students; by default the profile's.
+        students: architectures of the students; by default the profile's and `lite`.
     """
-    first, *others = configs
-    students = students or first.students
+    first = configs[0]
+    students = students or tuple(dict.fromkeys((first.students[0], "lite", *first.students)))
     main = students[0]
-
-    def seed(config: Config, students: Sequence[str]) -> list[Job]:
-        taught = [Job(config, arch, labels) for arch in students for labels in ABLATION[:2]]
-        return [Job(config, arch) for arch in dict.fromkeys((*config.ensemble, *students))] + taught
-
-    def ablation(config: Config) -> list[Job]:
-        return [Job(config, main, labels) for labels in ABLATION[2:]]
-
-    jobs = seed(first, students) + ablation(first)
-    for config in others:
-        jobs += seed(config, (main,))
+    jobs = [
+        Job(config, *training)
+        for arch in students
+        for config in configs
+        for training in (
+            # the ensemble's uncertainty needs all its networks
+            *((a,) for a in dict.fromkeys((arch, *config.ensemble))),
+            *((arch, labels) for labels in TAUGHT),
+        )
+    ]
+    jobs += [Job(config, main, labels) for config in configs for labels in ABLATION]
     if set(first.ensemble) <= set(students):
         jobs.append(Job(replace(first, round=2), main, first.labels))
-    return jobs + [job for config in others for job in ablation(config)]
+    return list({job.name: job for job in jobs}.values())
 
 
 def work(jobs: Sequence[Job], wait_s: float = 10.0) -> None:
