@@ -5,7 +5,7 @@
 
 A rendered room is written as a capture: images and poses of unknown scale (`glossyrooms.capture`). The networks train
 on its frames only. Predictions are scored on all frames, after one factor for the whole room (the median of truth /
-prediction). --kitchen takes 7-Scenes: every 3rd frame is a target, a block in the middle of the walk is held out, and
+prediction). --kitchen takes 7-Scenes: every 3rd frame is a target, the last fifth of the walk is held out, and
 every 4th frame of it is scored against the registered sensor, without a scale. Its glossy cupboards are scored
 apart: they are the red pixels.
 
