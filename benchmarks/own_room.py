@@ -28,6 +28,7 @@ from PIL import Image, ImageFilter
 
 from d3d import room
 from d3d.datasets import Scene
+from d3d.errors import ConfigError
 from d3d.metrics import depth_metrics
 from d3d.models import load_model
 from d3d.models.base import DepthNetwork
@@ -35,7 +36,7 @@ from d3d.models.shipped import shipped_file
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config, make_config
 from d3d.prediction import predict
-from glossyrooms.capture import find_room, truth_of, write_capture
+from glossyrooms.capture import SOURCE, find_room, truth_of, write_capture
 
 KITCHEN = {"every": 3, "max_rotation_deg": 5.0, "max_translation_m": 0.12, "bounds": "paper"}
 SCORED_EVERY = 4  # frames of the held-out block
@@ -49,11 +50,15 @@ def main(words: Sequence[str] | None = None) -> int:
             capture = Path(args.runs) / "captures" / name
             if not capture.exists():
                 write_capture(find_room(name), capture)
+            if (truth := truth_of(capture)) is None:
+                raise ConfigError(
+                    f"{capture} is not the capture of a rendered room: it has no {SOURCE}. Delete it, or name another "
+                    "folder with --runs."
+                )
             more = {"start": args.start, "student_start": args.student_start}
             config = room.make_config(
                 capture, run=f"{name}-{_tag(args)}-seed{seed}", **more, **_options(args, seed)
             )
-            truth = truth_of(capture)
             highlights = {"highlights": [truth.highlight_mask(i) for i in range(len(truth))]}
             rows += _compared(_with_steps(config, args), name, seed, args, truth, highlights, factor=True)
         if args.kitchen:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
 from d3d.commands import COMMANDS
-from d3d.errors import ConfigError, D3DError, did_you_mean, unknown
+from d3d.errors import ConfigError, D3DError, did_you_mean, flags, unknown
 from d3d.models import ARCHITECTURES
 from d3d.options import ALIASES, GROUPS, Call, Command
 from d3d.pipeline.config import PARAMETERS, PROFILES, Config, make_config
 
 # Exit codes
-DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
+DONE, FAILED, USAGE, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 
 _LISTED = "\n".join(f"  {name:10} {command.help}" for name, command in COMMANDS.items())
 _START = f"""Start with one of these:
@@ -31,6 +34,10 @@ commands:
 {_LISTED}
 
 A command first computes missing results of earlier commands, and reuses finished results."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody stopped this process, for example a cluster: what is done for Ctrl-C is done for this, too."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,9 +98,9 @@ def _add(group: Any, name: str, profile: str, arch: str, listed: bool) -> None:
     else:
         metavar = {int: "N", float: "X"}.get(p.type, name.rpartition("_")[2].upper())
         how = {"type": p.type, "metavar": metavar}
-    flags = [f"--{n.replace('_', '-')}" for n in (name, *ALIASES.get(name, ()))]
+    names = [flags([n]) for n in (name, *ALIASES.get(name, ()))]
     shown = text.replace("%", "%%") if listed else argparse.SUPPRESS
-    option = group.add_argument(*flags, dest=name, help=shown, **how)
+    option = group.add_argument(*names, dest=name, help=shown, **how)
     # not `choices`: `make_config` reports a wrong value with its near misses
     option.completer = lambda **_: p.choices
 
@@ -119,19 +126,14 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Command]:
         option = rest[0].split("=")[0].lstrip("-").removeprefix("no-").replace("-", "_")
         if takers := [name for name, c in COMMANDS.items() if option in (*c.parameters, *c.options)]:
             raise ConfigError(
-                f"{_flag(option)} is not an option of {known.command}, but of: {', '.join(takers)}."
+                f"{flags([option])} is not an option of {known.command}, but of: {', '.join(takers)}."
             )
-        flags = {n: _flag(n) for n in (*command.parameters, *command.options) if n != command.positional}
+        listed = {n: flags([n]) for n in (*command.parameters, *command.options) if n != command.positional}
         raise ConfigError(
-            f"unknown option of {known.command}: {_flag(option)}.{did_you_mean(option, flags)} "
+            f"unknown option of {known.command}: {flags([option])}.{did_you_mean(option, listed)} "
             f"`python -m d3d {known.command} --help` lists all options."
         )
     return known, command
-
-
-def _flag(name: str) -> str:
-    """Write the name of an option as it is typed."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _spelled(words: Sequence[str]) -> list[str]:
@@ -143,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. Under torchrun the first process runs it, and all processes share the trainings.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong parameter or command line, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong parameter or command line, 130 interrupted, 143 terminated.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:
@@ -151,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser())
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return _run(words)
+        with _stopped_by_sigterm():
+            return _run(words)
     from d3d.parallel import distributed
 
     try:
@@ -159,6 +162,26 @@ def main(argv: list[str] | None = None) -> int:
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Raise `_Terminated` at SIGTERM. A process forked in the block ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def stop(*_: Any) -> NoReturn:
+        if os.getpid() != process:
+            os._exit(TERMINATED)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: list[str]) -> int:
@@ -181,9 +204,9 @@ def _run(words: list[str]) -> int:
     except D3DError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("Interrupted. Repeat the command to resume.", file=sys.stderr)
-        return STOPPED
+        return TERMINATED if isinstance(error, _Terminated) else STOPPED
     print(f"({name}: {time.monotonic() - start:.0f} s)")
     return DONE
 

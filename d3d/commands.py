@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d3d.errors import ConfigError
+from d3d.errors import ConfigError, counted, flags
 from d3d.options import DATA, EVALUATE, GROUPS, LABELS, OWN, PRETRAIN, Call, Command
 from d3d.pipeline.config import Config
 
@@ -20,11 +20,11 @@ def _prepare(call: Call) -> None:
 
     scenes = stages.training_scenes(call.config)
     for s in scenes:
-        found = f"{len(s.triples)} triples of {s.triples.targets_tried} targets"
-        print(f"{s.scene.name}: {len(s.scene)} frames, {found}")
+        found = f"{counted(len(s.triples), 'triple')} of {counted(s.triples.targets_tried, 'target')}"
+        print(f"{s.scene.name}: {counted(len(s.scene), 'frame')}, {found}")
         for reason, count in s.triples.dropped.items():
             print(f"    dropped {count}: {reason}")
-    print(f"{len(scenes)} scenes, {sum(len(s.triples) for s in scenes)} triples")
+    print(f"{counted(len(scenes), 'scene')}, {counted(sum(len(s.triples) for s in scenes), 'triple')}")
 
 
 def _check(call: Call) -> None:
@@ -38,7 +38,7 @@ def _check(call: Call) -> None:
     if report.problem:
         raise DataError("the poses do not explain the images: see above.")
     found = scenes.dataset(call.config)
-    print(bounds.describe(bounds.bounds_of(found, call.config.data.every), found.unit))
+    print(bounds.describe(bounds.bounds_of(found, call.config.data.every), found.short_unit))
 
 
 def _stage(call: Call) -> None:
@@ -75,8 +75,8 @@ def _evaluate_predictions(call: Call) -> None:
     if o.predictions and o.predictions_from:
         raise ConfigError("--predictions and --predictions-from: give one of them.")
     unused = ("archs", *(n for group in ("networks", "training", "fusion", "labels") for n in GROUPS[group]))
-    if given := [f"--{name.replace('_', '-')}" for name in unused if getattr(o, name) is not None]:
-        raise ConfigError(f"{', '.join(given)}: leave this out, predictions are scored without a training.")
+    if given := [name for name in unused if getattr(o, name) is not None]:
+        raise ConfigError(f"{flags(given)}: leave this out, predictions are scored without a training.")
     if o.predictions_from:
         kind, _, place = o.predictions_from.partition(":")
         if kind != "hf" or not place:
@@ -102,10 +102,9 @@ def _tables(call: Call) -> None:
             name for name in COMMANDS["tables"].parameters if name not in ("profile", "dataset", "arch")
         ]
         if given := [name for name in (*unused, "archs", "seeds") if getattr(options, name) is not None]:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(
-                f"--stored and --readme make every table from all scores in results/: leave out {flags}, or give "
-                "--export to store the scores of runs first."
+                f"--stored and --readme make every table from all scores in results/: leave out {flags(given)}, or "
+                "give --export to store the scores of runs first."
             )
     elif options.split and not options.lists:
         raise ConfigError(
@@ -121,7 +120,7 @@ def _tables(call: Call) -> None:
         seeds = "-".join(str(c.seed) for c in call.configs)
         scores, out = tables.gather(call.configs), runs.run_folder(first) / "tables" / f"seeds-{seeds}"
     paths = tables.write_tables(scores, out, first.arch)
-    print(f"{len(scores.evaluations)} evaluations, seeds {', '.join(map(str, scores.seeds))}")
+    print(f"{counted(len(scores.evaluations), 'evaluation')}, seeds {', '.join(map(str, scores.seeds))}")
     print("\n".join(map(str, paths)))
     lines = [line for key in tables.LAYOUTS for line in tables.missing(scores, key, first.arch)]
     if todo := dict.fromkeys(line.split(": ", 1)[1] for line in lines):

@@ -6,7 +6,6 @@ A file is a 16-bit PNG in millimetres, or a ``.npy`` or ``.npz`` file of one arr
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from d3d import io
-from d3d.datasets.images import HW
+from d3d.datasets.images import HW, MAX_PIXELS
 from d3d.datasets.scene import Scene
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 from d3d.prediction import read_depth
 from d3d.progress import track
 
@@ -66,7 +65,7 @@ class DepthFiles:
             except DataError as error:
                 wrong.append(str(error))
         if wrong:
-            more = f" {len(wrong) - 1} more files are wrong." if wrong[1:] else ""
+            more = f" {counted(len(wrong) - 1, 'more file is', 'more files are')} wrong." if wrong[1:] else ""
             raise DataError(f"{wrong[0]}{more} Nothing was scored.")
 
 
@@ -101,7 +100,8 @@ def find_files(
                 missing.append(f"{scene.name}, frame {frame} has no prediction: none of {', '.join(names)}")
     if missing:
         of, total = len(missing) - 1, len(missing) + len(found)
-        more = f"; {of} more of the {total} frames have none" if of else ""
+        rest = f"more of the {total:,} frames"
+        more = f"; {counted(of, f'{rest} has none', f'{rest} have none')}" if of else ""
         raise DataError(f"{missing[0]} is in {folder}{more}. {_there_is(folder)} Nothing was scored.")
     return DepthFiles(found, disparity)
 
@@ -163,17 +163,11 @@ def read_array(path: Path, disparity: bool = False) -> np.ndarray:
 
 def _numbers(path: Path) -> np.ndarray:
     """Load the one array of a ``.npy`` or ``.npz`` file."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = loaded.files
-            if len(names) == 1:
-                return loaded[names[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not readable as a numpy array ({error}). Write it again.") from None
-    raise DataError(f"{path} has {len(names)} arrays ({', '.join(names[:4])}): store the depth alone.")
+    arrays = io.load_arrays(path, MAX_PIXELS)
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    listed = f" ({', '.join([*arrays][:4])})" if arrays else ""
+    raise DataError(f"{path} has {len(arrays)} arrays{listed}: store one array, the depth.")
 
 
 def _check_shape(path: Path, shape: HW, image_hw: HW) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
+import sys
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 
 
 class D3DError(Exception):
     """Base class of every error that d3d raises on purpose."""
+
+    def __str__(self) -> str:
+        return for_reader(super().__str__())
 
 
 class ConfigError(D3DError, ValueError):
@@ -45,10 +51,10 @@ class TasksError(RunError):
         what, number, failures = self.args
         if number == 1:
             ((name, reason),) = failures.items()
-            return f"{what} failed for {name}: {reason}"
+            return for_reader(f"{what} failed for {name}: {reason}")
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failures.items())
         others = ", the others are done" if len(failures) < number else ""
-        return (
+        return for_reader(
             f"{what}: {len(failures)} of {number} failed{others}. Fix the causes and repeat the command: it computes "
             f"only the missing results.\n  {listed}"
         )
@@ -78,3 +84,38 @@ def did_you_mean(name: object, choices: Iterable[str]) -> str:
     if isinstance(choices, dict):
         near = [choices[n] for n in near]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Write a number with its noun: "1 frame", "1,613 frames".
+
+    Args:
+        one, several: the words after 1, and after any other number; by default with an "s".
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Write a number with some significant digits and without an exponent: "3,070", "0.00012"."""
+    return f"{Decimal(f'{value:.{digits}g}'):,f}"
+
+
+def flags(names: Iterable[str]) -> str:
+    """Write names of parameters as options of the command line: "--max-depth-m, --axes"."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def for_reader(message: str) -> str:
+    """Write options of the command line as parameters if the reader is in a notebook: --min-depth-m as min_depth_m.
+
+    Commands in backticks stay as they are.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None:
+        return message
+
+    def parameter(found: re.Match[str]) -> str:
+        command, no, name = found.groups()
+        return command or name.replace("-", "_") + (" = False" if no else "")
+
+    return re.sub(r"(`[^`]*`)|(?<![\w-])--(no-)?([a-z][a-z-]*[a-z])", parameter, message)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, rounded
 
 # Poses are read from text files with few digits: rotations of 7-Scenes are off by up to 1e-6, of ScanNet by 1e-5.
 # A scaled or sheared matrix is off by more than 1e-2.
@@ -58,13 +58,13 @@ def check_poses(world_T_cams: Sequence[np.ndarray], where: Callable[[int], str])
     if not finite[i]:
         raise DataError(f"{where(i)}: the pose is not finite (tracking lost?). Leave this frame out.")
     if not affine[i]:
-        last = " ".join(f"{v:.4g}" for v in poses[i, 3])
+        last = " ".join(f"{rounded(v, 4)}" for v in poses[i, 3])
         turned = np.allclose(poses[i, :, 3], (0, 0, 0, 1), atol=1e-6)
         advice = " The matrix is transposed: write it row by row." if turned else ""
         raise DataError(f"{where(i)}: the last row of a pose must be 0 0 0 1, not {last}.{advice}")
     raise DataError(
-        f"{where(i)}: the pose's upper left 3x3 is not a rotation (off by {errors[i]:.2g}, determinant "
-        f"{determinants[i]:.3g}). Is the matrix scaled, mirrored, or not camera-to-world?"
+        f"{where(i)}: the pose's upper left 3x3 is not a rotation (off by {rounded(errors[i], 2)}, determinant "
+        f"{rounded(determinants[i])}). Is the matrix scaled, mirrored, or not camera-to-world?"
     )
 
 

@@ -1,4 +1,4 @@
-"""Read and write files: atomic writes, JSON, hashes."""
+"""Read and write files: atomic writes, JSON, numpy arrays, hashes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from d3d.errors import D3DError, RunError, WriteError
+import numpy as np
+
+from d3d.errors import D3DError, DataError, RunError, WriteError
 
 
 @contextlib.contextmanager
@@ -128,6 +132,51 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
             f"{path} is not readable as JSON ({error}). Delete the folder {path.parent} and run again."
         ) from None
     return value
+
+
+def load_arrays(path: Path, at_most: int) -> dict[str, np.ndarray]:
+    """Load the array of a ``.npy`` file, under the name "", or the arrays of an ``.npz`` file. Unpickles nothing.
+
+    Args:
+        at_most: largest number of values in an array. A larger array is not allocated.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, or holds other things than numbers.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(len(np.lib.format.MAGIC_PREFIX))
+            file.seek(0)
+            if begin == np.lib.format.MAGIC_PREFIX:
+                return {"": _read_array(file, os.fstat(file.fileno()).st_size, at_most)}
+            if not begin.startswith(b"PK"):
+                raise ValueError("it does not begin as a .npy or .npz file does")
+            with zipfile.ZipFile(file) as archive:
+                members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+                return {
+                    info.filename.removesuffix(".npy"): _read_array(
+                        archive.open(info), info.file_size, at_most
+                    )
+                    for info in members
+                }
+    except MemoryError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise errors of many kinds
+        raise DataError(f"{path} is not readable as a numpy array ({error}). Write it again.") from None
+
+
+def _read_array(file: BinaryIO, size: int, at_most: int) -> np.ndarray:
+    """Read an array from a file of ``size`` bytes. `np.load` would first allocate what the header claims."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, dtype = read(file)
+    count = math.prod(shape)
+    if dtype.kind not in "fiubc":
+        raise ValueError(f"it holds values of type {dtype}, not numbers")
+    if not 0 <= count <= at_most:
+        raise ValueError(f"its header claims an array of shape {shape}; {at_most:,} values are the most")
+    content = file.read(min(size, count * dtype.itemsize))
+    return np.frombuffer(content, dtype, count).reshape(shape, order="F" if columns_first else "C").copy()
 
 
 def cache_folder() -> Path:

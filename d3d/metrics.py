@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, rounded
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 HIGHER_IS_BETTER = frozenset(("a1", "a2", "a3"))
@@ -70,8 +70,8 @@ def align(
         median = np.median(aligned[valid])
         if median <= 0:
             raise DataError(
-                f"the predicted depth has median {median:g} m over the pixels with ground truth: it cannot be scaled "
-                f"to the median of the truth. Look at the network's depth, or score with scale 'none'."
+                f"the predicted depth has median {rounded(median, 6)} m over the pixels with ground truth: it cannot "
+                f"be scaled to the median of the truth. Look at the network's depth, or score with scale 'none'."
             )
         return (aligned * (np.median(gt[valid]) / median)).clip(min_depth, max_depth)
     if scale == "affine":

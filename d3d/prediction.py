@@ -20,7 +20,7 @@ from d3d.datasets.images import HW, decode_image, resize_image
 from d3d.datasets.photos import read_photo, rgb
 from d3d.datasets.records import Record, parse, read_bytes
 from d3d.datasets.scene import Scene
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, rounded
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic, write_json
 from d3d.models import load_model
@@ -49,7 +49,9 @@ def _millimetres(path: Path, depth_hw: np.ndarray) -> np.ndarray:
         raise DataError(f"{path}: {unknown} depth values are not finite.")
     millimetres, low, high = np.rint(depth * MM), depth.min(), depth.max()
     if millimetres.min() < 0 or millimetres.max() > 65535:
-        raise DataError(f"{path}: depth from {low:.3g} to {high:.3g} m does not fit 16-bit millimetres.")
+        raise DataError(
+            f"{path}: depth from {rounded(low)} to {rounded(high)} m does not fit 16-bit millimetres."
+        )
     return millimetres.astype(np.uint16)
 
 
@@ -233,7 +235,9 @@ def _check_tensor(image: Tensor) -> None:
             f"an image tensor must be floating point in [0, 1], not {image.dtype}: divide by 255."
         )
     if image.numel() and (top := float(image.max())) > 2:  # augmentation and filters may slightly exceed 1
-        raise DataError(f"an image tensor must be in [0, 1], but has values up to {top:.4g}: divide by 255.")
+        raise DataError(
+            f"an image tensor must be in [0, 1], but has values up to {rounded(top, 4)}: divide by 255."
+        )
 
 
 def _array(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from d3d.errors import for_reader
+
 silent = False  # True in all processes of a distributed training except the first
 
 
@@ -40,7 +42,7 @@ def track(iterable: Iterable[Any] | None = None, what: str = "", first: int = 0,
 def say(message: str) -> None:
     """Print one line for the user, without buffering."""
     if not silent:
-        print(message, flush=True)
+        print(for_reader(message), flush=True)
 
 
 @functools.cache

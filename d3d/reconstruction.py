@@ -14,10 +14,12 @@ import numpy as np
 
 from d3d import tsdf
 from d3d.errors import ConfigError, DataError, unknown
+from d3d.io import load_arrays
 
 # In a notebook, open3d otherwise starts a web server for its viewer and prints a message
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
 BACKENDS = ("open3d", "pyrender")
+_MOST_VALUES = 2**28  # of an array of a mesh
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,10 @@ class Mesh:
         Raises:
             DataError: the file is missing, damaged, or does not hold a mesh.
         """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                arrays = vertices, triangles, colors = [data[n] for n in ("vertices", "triangles", "colors")]
-        except Exception as error:  # numpy, zipfile and zlib raise errors of many kinds
-            raise DataError(f"{path}: not a mesh of d3d ({error}).") from None
+        data = load_arrays(path, _MOST_VALUES)
+        if lacking := {"vertices", "triangles", "colors"} - data.keys():
+            raise DataError(f"{path}: not a mesh of d3d (it lacks {', '.join(sorted(lacking))}).")
+        arrays = vertices, triangles, colors = data["vertices"], data["triangles"], data["colors"]
         kinds = [a.dtype for a in arrays] == [np.float32, np.int32, np.uint8]
         shapes = all(a.shape[1:] == (3,) for a in arrays)
         if not kinds or not shapes or len(colors) not in (0, len(vertices)):

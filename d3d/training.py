@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from d3d.datasets.augment import unflip
 from d3d.datasets.samples import EpochBatches
-from d3d.errors import D3DError, DataError, RunError
+from d3d.errors import D3DError, DataError, RunError, counted, rounded
 from d3d.geometry import disp_to_depth
 from d3d.io import atomic
 from d3d.kernels import Adam
@@ -223,8 +223,9 @@ def _train(model_factory, task, config, folder, seed, what, device="cpu", on_che
         say(f"{what}: resumes after step {first} of {total}")
     else:
         say(
-            f"{what}: {len(task.samples)} samples, {total} steps ({total / per_epoch:.3g} epochs of {per_epoch}) "
-            f"on {device}{f', {part[1]} processes' if part[1] > 1 else ''}"
+            f"{what}: {counted(len(task.samples), 'sample')}, {counted(total, 'step')} "
+            f"({rounded(total / per_epoch)} epochs of {per_epoch}) on {device}"
+            f"{f', {part[1]} processes' if part[1] > 1 else ''}"
         )
     batches = order(first=first, last=max(first, total))
     bar = track(what=what, total=total, unit="step", first=first)

@@ -371,7 +371,7 @@ def test_heic_images(small, tmp_path, write):
     assert len(open_dataset("capture", root).scenes("all")[0]) == len(small)  # beside their JPEG copies
     for path in images[:5]:
         path.unlink()
-    refused(root, r"5 images of this capture are HEIC files, .*0000\.HEIC.*`heif-convert .*Most Compatible")
+    refused(root, r"5 images are HEIC files, .*0000\.HEIC.*`heif-convert .*Most Compatible")
 
 
 def test_depth_that_belongs_to_no_image_is_said(small, tmp_path, capsys):

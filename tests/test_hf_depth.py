@@ -268,25 +268,30 @@ def test_no_folder(config, tmp_path):
     refused(config, tmp_path / "depth-anything", "Names of the hub are not looked up")
 
 
-def test_a_network_for_another_task(config, broken):
-    edit(broken, architectures=["DepthAnythingForSegmentation"])
-    refused(config, broken, "for another task, DepthAnythingForSegmentation. Depth networks: .*zoedepth")
-    edit(broken, model_type="dinov2", architectures=["Dinov2Model"])
-    refused(config, broken, "for another task, Dinov2Model")
-    edit(broken, model_type="unheard-of")
-    refused(config, broken, "not readable by transformers")
-    (broken / "config.json").write_text("{")
-    refused(config, broken, "not readable by transformers")
+def without_a_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[sorted(tensors)[0]]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_broken_weights(config, broken):
-    edit(broken, head_hidden_size=16)
-    refused(config, broken, "cannot load the network")
-    edit(broken, head_hidden_size=8, neck_hidden_sizes=[8, 8, 8, 8])
-    tensors = load_file(broken / "model.safetensors")
-    name = sorted(tensors)[0]
-    del tensors[name]
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    refused(config, broken, f"the weights lack {name}. Copy")
-    (broken / "model.safetensors").write_bytes(b"none")
-    refused(config, broken, "cannot load the network")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda f: edit(f, architectures=["DepthAnythingForSegmentation"]),
+            r"for another task, DepthAnythingForSegmentation\. Depth networks: .*zoedepth",
+        ),
+        (
+            lambda f: edit(f, model_type="dinov2", architectures=["Dinov2Model"]),
+            "for another task, Dinov2Model",
+        ),
+        (lambda f: edit(f, model_type="unheard-of"), "not readable by transformers"),
+        (lambda f: (f / "config.json").write_text("{"), "not readable by transformers"),
+        (lambda f: edit(f, head_hidden_size=16), "cannot load the network"),
+        (without_a_tensor, r"the weights lack backbone\.\S+\. Copy"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"none"), "cannot load the network"),
+    ],
+)
+def test_a_network_for_another_task_or_broken(config, broken, damage, message):
+    damage(broken)
+    refused(config, broken, message)

@@ -218,7 +218,7 @@ def test_the_frames_of_a_list_that_are_not_evaluated_are_counted(tmp_path, capsy
         smoke(tmp_path, lists=f"Found={path}")
     )  # profile smoke evaluates every 3rd frame
     scenes.evaluated_dataset(smoke(tmp_path, lists=f"Found={path}"))
-    said = f"{path}: 1 of its 3 frames are evaluated with eval_every = 3; 1 evaluates all."
+    said = f"{path}: 1 of its 3 frames is evaluated with eval_every = 3; 1 evaluates all."
     assert capsys.readouterr().out.count(said) == 1
 
 

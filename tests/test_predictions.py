@@ -127,7 +127,7 @@ def test_disparity_taken_for_depth_is_noticed(config, tmp_path, capsys):
 def test_a_wrong_unit_is_noticed(config, tmp_path, capsys, factor):
     write(config, tmp_path / "d", lambda depth: factor * depth)
     stages.score_predictions(config, tmp_path / "d", "one")
-    assert f"The predictions of one are {factor:.3g} times as deep as the truth" in capsys.readouterr().out
+    assert f"The predictions of one are {factor:,} times as deep as the truth" in capsys.readouterr().out
     stages.score_predictions(aligned(config, "median"), tmp_path / "d", "one")
     write(config, tmp_path / "d", lambda depth: 3 * depth)
     stages.score_predictions(config, tmp_path / "d", "two")
@@ -261,8 +261,8 @@ def npz(**arrays):
 ONES = np.ones((144, 192), np.float32)
 BAD = {
     "an empty file": (".npy", b"", "not readable as a numpy array"),
-    "text": (".npy", b"depth", "not readable as a numpy array"),
-    "pickled objects": (".npy", npy(np.array([None])), "not readable as a numpy array"),
+    "text": (".npy", b"depth", "it does not begin as a .npy or .npz file does"),
+    "pickled objects": (".npy", npy(np.array([None])), "values of type object, not numbers"),
     "a truncated archive": (".npz", npz(depth=ONES)[:200], "not readable as a numpy array"),
     "two arrays": (".npz", npz(depth=ONES, mask=ONES), r"has 2 arrays \(depth, mask\)"),
     "no array": (".npz", npz(), "has 0 arrays"),

@@ -383,12 +383,12 @@ def test_a_scene_without_a_triple_is_counted_and_not_kept(root, tmp_path):
 def test_our_count_stands_beside_the_papers_only_for_the_real_train_split(root, tmp_path, monkeypatch):
     manifest = run(root, tmp_path / "out")
     part = "\n".join(report(manifest, {"train": [TRAIN]}))
-    assert "4 triples of 6 targets, in 1 scenes" in part
+    assert "4 triples of 6 targets, in 1 scene" in part
     assert (
         "the paper's 45539 triples are for all 1201 scenes of the official train split and the paper's rule"
         in part
     )
-    assert "this folder has 1 scenes" in part
+    assert "this folder has 1 scene" in part
     digest = hashlib.sha256(f"{TRAIN}\n".encode()).hexdigest()
     monkeypatch.setitem(prepare.SPLITS, "train", (1, digest))
     whole = "\n".join(report(manifest, {"train": [TRAIN]}))
@@ -403,7 +403,7 @@ def test_depth_that_is_not_aligned_with_colour_is_told(root, tmp_path):
         "depth and resized colour are misaligned by at most 0.0 depth pixels"
     )
     manifest["scenes"][0]["registration_px"] = 7.2
-    assert report(manifest, {})[-1].endswith(f"more than 3 in 1 scenes: {TRAIN}; check these scenes")
+    assert report(manifest, {})[-1].endswith(f"more than 3 in 1 scene: {TRAIN}; check them")
 
 
 def test_what_was_changed_afterwards_is_not_read(root, tmp_path):
@@ -571,7 +571,7 @@ def test_the_command(root, tmp_path, capsys):
     arguments = ["--root", str(root), "--out", str(tmp_path / "out"), "--height", "64", "--width", "96"]
     assert main(["prepare", "scannet", *arguments, "--scheduler", "none", "--splits", "val"]) == 0
     out = capsys.readouterr().out
-    assert "val: 1 scenes, 61 video frames, 6 kept, 6 of them with depth" in out
+    assert "val: 1 scene, 61 video frames, 6 kept, 6 of them with depth" in out
     for wrong, message in (
         (["--hight", "64"], "unknown option 'hight'. Did you mean 'height'"),
         (["--height", "100"], "multiples of 32"),

@@ -395,7 +395,7 @@ def test_a_tensor_that_claims_terabytes_is_not_allocated(tmp_path):
     np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 3)})
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as z:
         z.writestr("vertices.npy", array.getvalue())
-    with within_bounds(), pytest.raises(DataError, match="not a mesh"):
+    with within_bounds(), pytest.raises(DataError, match=r"not readable as a numpy array.*claims"):
         Mesh.from_npz(tmp_path / "bomb.npz")
 
 
@@ -458,7 +458,7 @@ def test_nothing_in_the_package_could_unpickle(repo_dir):
                 options = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert options.get(key) == value, f"{path}, line {node.lineno}"
                 calls.append(path.name)
-    assert {"tensors.py", "training.py", "reconstruction.py"} <= set(calls)
+    assert {"tensors.py", "training.py"} <= set(calls)
 
 
 @pytest.mark.parametrize("arch", ["hrdepth ", "../../x", ""])

@@ -9,12 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capture_writer import Room, colmap_text, pose_list, write_depth, write_images
+from capture_writer import (
+    Room,
+    colmap_text,
+    open3d_log,
+    pose_list,
+    record3d_exr,
+    scannet_like,
+    transforms,
+    tum,
+    write_depth,
+    write_images,
+)
 from helpers import load_script
 from PIL import Image
 
 import d3d
+from benchmarks import own_room
 from d3d import cli, room
+from d3d.datasets.capture.formats import FORMATS
 from d3d.datasets.videos import read_video
 from d3d.errors import ConfigError, DataError
 from d3d.geometry import nearest_depth
@@ -311,6 +324,60 @@ def test_wrong_paths_and_options_are_one_clear_error(tmp_path):
         with pytest.raises(ConfigError, match=message):
             room.make_config(folder, check=False, **options)
     assert cli.main(["room", str(tmp_path / "nothing")]) == cli.USAGE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"intrinsics": "300,300,160,120"},
+            r"--intrinsics: .* finds poses and intrinsics .* Leave out this option",
+        ),
+        ({"axes": "opengl", "depth_scale": 1000.0}, r"--axes, --depth-scale: .* Leave out these options"),
+        ({"poses": "world-to-camera"}, "--poses"),
+        ({"metres_per_unit": 2.0, "camera_height": 1.5}, "give only one"),
+        ({"distance": ("a", "b", -1.0)}, "must be greater than 0"),
+    ],
+)
+def test_options_that_a_video_cannot_have_are_an_error_before_its_poses(
+    tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr("d3d.room.settings.find_poses", None)  # any call is an error
+    (tmp_path / "walk.mp4").touch()
+    with pytest.raises(ConfigError, match=message):
+        room.make_config(tmp_path / "walk.mp4", **options)
+
+
+DAMAGED = {  # format -> writer; the file that is damaged; its new name, or None for other content; the file named
+    "colmap": (colmap_text, "sparse/0/images.txt", "old", "sparse/0/cameras.txt"),
+    "transforms": (transforms, "transforms.json", "transforms_all.json", "transforms_all.json"),
+    "tum": (tum, "groundtruth.txt", "old", "rgb.txt"),
+    "record3d": (record3d_exr, "EXR_RGBD", "pictures", "metadata"),
+    "trajectory": (open3d_log, "trajectory.log", None, "trajectory.log"),
+    "poselist": (pose_list, "poses.txt", "my_poses.txt", "my_poses.txt"),
+    "folders": (scannet_like, "extrinsics/frame_000000.txt", None, "extrinsics/frame_000000.txt"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_capture_is_not_taken_for_images_without_poses(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("d3d.room.settings.find_poses", None)  # any call is an error
+    write, file, new_name, named = DAMAGED[name]
+    root = write(Room(8), tmp_path / "capture")
+    if new_name is None:
+        (root / file).write_text("none")
+    else:
+        (root / file).rename((root / file).with_name(new_name))
+    with pytest.raises(DataError, match=f"not a capture of format {name} .*{named}: this file is damaged"):
+        room.make_config(root)
+
+
+def test_the_benchmark_refuses_a_capture_without_truth(tmp_path):
+    pose_list(Room(2), tmp_path / "captures/test-0000", depth=False)
+    with pytest.raises(
+        ConfigError, match=r"test-0000 is not the capture of a rendered room: .*glossyroom\.json"
+    ):
+        own_room.main(["--rooms", "test-0000", "--runs", str(tmp_path), "--out", str(tmp_path / "o.csv")])
 
 
 def test_a_missing_package_is_an_error_before_the_trainings(tmp_path, monkeypatch):

@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import textured_room
-from helpers import REPO, is_alive
+from helpers import REPO, children_of, is_alive
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 from textured_room import render, turn, walk, walls, write
 
 from benchmarks.poses import aligned_errors
+from d3d import cli
 from d3d.datasets import open_dataset
 from d3d.datasets.videos import Frame, read_video, video_writer
 from d3d.errors import BusyError, ConfigError, DataError, RunError
@@ -249,7 +250,7 @@ def test_a_killed_call_resumes_with_the_missing_matches(photos, tmp_path, poses)
     while motion._count(folder / "database.db", "two_view_geometries") < 10:
         assert running.poll() is None
         time.sleep(0.05)
-    children = [p for p in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _parent(p) == running.pid]
+    children = children_of(running.pid)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert len(children) == 1
@@ -270,12 +271,23 @@ def test_a_killed_call_resumes_with_the_missing_matches(photos, tmp_path, poses)
     assert aligned_errors(scene.world_T_cams[:, :3, 3], poses[:, :3, 3])[0].max() < 0.02
 
 
-def _parent(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return int(f.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+def test_a_terminated_call_ends_with_one_line(photos, tmp_path):
+    command = [sys.executable, "-m", "d3d", "room", photos, "--runs-dir", tmp_path, "--run", "r"]
+    running = subprocess.Popen(
+        command, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    folder = tmp_path / "r" / "poses" / "photos"
+    while not motion._count(folder / "database.db", "descriptors"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    children = children_of(running.pid)
+    assert children
+    running.terminate()
+    said = running.communicate()[1]
+    assert running.returncode == cli.TERMINATED
+    assert said.splitlines()[-1] == "Interrupted. Repeat the command to resume."
+    assert "***" not in said  # a trace of C++
+    assert not any(map(is_alive, children))
 
 
 def test_a_step_that_dies_is_named(photos, tmp_path, monkeypatch):
@@ -334,6 +346,15 @@ def test_images_without_overlap_are_an_error(tmp_path):
         DataError, match=r"no frame is registered; 0 of 105 pairs of frames overlap\. Film again"
     ):
         find_poses(write(tmp_path / "photos", images), tmp_path / "poses")
+
+
+def test_two_recordings_are_not_merged(tmp_path):
+    for name in ("kitchen", "hall"):
+        write(tmp_path / "rooms" / name, [picture(100)] * 6)
+    with pytest.raises(
+        DataError, match=r"2 folders: .*hall \(6 images\), .*kitchen \(6 images\)\. Two recordings"
+    ):
+        find_poses(tmp_path / "rooms", tmp_path / "poses")
 
 
 def test_bad_sources_are_named(photos, tmp_path):

@@ -366,7 +366,7 @@ def test_no_image_can_be_read(root, tmp_path):
     folder = exported(root, tmp_path)
     for path in (folder / "color").iterdir():
         path.write_bytes(b"\xff\xd8")
-    with pytest.raises(DataError, match=r"all 12 images are unreadable. The first: .*0\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"no image is readable. The first of 12: .*0\.jpg is not an image"):
         FolderScene(folder, NAME, "exported")
 
 

@@ -426,7 +426,7 @@ def test_a_first_frame_that_is_broken_does_not_hide_the_others(root):
     assert (scene.image(1) == 1).all()
     for path in folder.glob("*.color.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"all 10 images are unreadable. The first: .*frame-000000"):
+    with pytest.raises(DataError, match=r"no image is readable. The first of 10: .*frame-000000"):
         first_scene(root)
 
 

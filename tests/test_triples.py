@@ -167,7 +167,7 @@ def test_bad_arguments():
     with pytest.raises(DataError, match=r"shape \(n, 4, 4\)"):
         find_triples(poses[:, :3])
     poses[7] = -np.inf
-    with pytest.raises(DataError, match="1 poses are not finite; the first has number 7"):
+    with pytest.raises(DataError, match="1 pose is not finite; the first has number 7"):
         find_triples(poses)
 
 

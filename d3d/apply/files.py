@@ -23,7 +23,7 @@ from d3d.apply.results import FOR_IMAGES, FOR_VIDEOS, OUTPUTS, check_outputs, wr
 from d3d.datasets.images import HW
 from d3d.datasets.photos import read_photo
 from d3d.datasets.videos import Frame, frame_count, read_video, video_writer
-from d3d.errors import ConfigError, DataError, TasksError
+from d3d.errors import ConfigError, DataError, TasksError, counted
 from d3d.figures import colours
 from d3d.figures.beside import beside
 from d3d.io import atomic, read_json, write_json
@@ -88,7 +88,7 @@ def predict_files(
         )
     work = _Work(network, str(model), out, chosen, size_hw, fov_deg, focal_px, precision, overwrite)
     waiting = [item for item in inputs if not work.is_finished(item)]
-    about = [f"{len(inputs)} files" if len(inputs) > 1 else "1 file"]
+    about = [counted(len(inputs), "file")]
     about += [f"{len(inputs) - len(waiting)} finished before"] if len(waiting) < len(inputs) else []
     about += [f"{others} neither image nor video"] if others else []
     seen = "x".join(map(str, size_hw or network.train_size))

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 from d3d.progress import say
 
 # Images and depth maps are already compressed: an archive of them unpacks to little more than its size. Deflate can
@@ -111,7 +111,7 @@ def _unpack(archive: Path, folder: Path, prefix: str) -> None:
         missing = {path: info for path, info in chosen.items() if not _is_there(path, info)}
         size = sum(info.file_size for info in missing.values())
         need_space(folder.parent, size, str(archive))
-        say(f"unpacking {len(missing):,} files, {size / 1e6:,.0f} MB, to {folder}")
+        say(f"unpacking {counted(len(missing), 'file')}, {size / 1e6:,.0f} MB, to {folder}")
         for path, info in missing.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(opened, info, archive, path)

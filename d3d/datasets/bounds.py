@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from d3d.datasets.triples import find_triples
-from d3d.errors import DataError
+from d3d.errors import DataError, rounded
 
 ROOM_DEPTH_M = 2.5  # median depth of a room, for which the paper's lengths are made
 MOST_DEPTH_M = 65.0  # what 16-bit depth maps in millimetres can hold
@@ -54,8 +54,8 @@ def choose_bounds(
     spread = float(np.ptp(world_T_cams[:, :3, 3], axis=0).max())
     if not 0 < median_depth < np.inf or spread < 1e-3 * median_depth:
         raise DataError(
-            f"the camera's positions differ by {spread:.3g} only, at a depth of {median_depth:.3g}. A training needs "
-            "a camera that moves sideways. Film while you walk, not while you turn."
+            f"the camera's positions differ by {rounded(spread)} only, at a depth of {rounded(median_depth)}. A "
+            "training needs a camera that moves sideways. Film while you walk, not while you turn."
         )
     scale = median_depth / ROOM_DEPTH_M
     scale = 1.0 if 0.5 <= scale <= 2 else _two_digits(scale)

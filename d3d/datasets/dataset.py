@@ -45,6 +45,11 @@ class Dataset:
         self._truth, self._whole = truth, whole
         self._scenes: dict[str, list[Scene]] = {}
 
+    @property
+    def short_unit(self) -> str:
+        """The unit after a number: "m" or "relative units"."""
+        return "m" if self.unit == "metres" else self.unit
+
     def scenes(self, split: str) -> list[Scene]:
         """Return the scenes of a split.
 

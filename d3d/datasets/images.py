@@ -108,7 +108,7 @@ def first_size(paths: Iterable[Path], where: str) -> HW:
         except Exception as error:  # PIL's decoders raise errors of many kinds
             faults.append(f"{path} is not an image ({error})")
     raise DataError(
-        f"{where}: all {len(faults)} images are unreadable. The first: {faults[0]}. Copy them again."
+        f"{where}: no image is readable. The first of {len(faults):,}: {faults[0]}. Copy them again."
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from d3d.datasets.dataset import Dataset
 from d3d.datasets.scene import FrameList, Scene
-from d3d.errors import ConfigError, DataError, did_you_mean
+from d3d.errors import ConfigError, DataError, counted, did_you_mean
 from d3d.io import atomic
 from d3d.progress import say_once
 
@@ -188,8 +188,9 @@ def with_given(dataset: Dataset, given: str, split: str, every: int = 1) -> Data
     for name, path in given_files(given, split).items():
         checked[name] = read_list(path, scenes, where)
         left, rule = checked[name] & evaluated, f"evaluated with eval_every = {every}; 1 evaluates all."
+        of_all = f"of its {len(checked[name]):,} frames"
         if not left:
-            raise DataError(f"{path}: none of its {len(checked[name])} frames is {rule}")
+            raise DataError(f"{path}: none {of_all} is {rule}")
         if left != checked[name]:
-            say_once(f"{path}: {len(left)} of its {len(checked[name])} frames are {rule}")
+            say_once(f"{path}: {counted(len(left), f'{of_all} is', f'{of_all} are')} {rule}")
     return dataset.with_lists(split, checked)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from d3d.datasets.images import HW, resize_image
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 from d3d.geometry import check_poses, scale_intrinsics
 
 FrameList = frozenset[tuple[str, str]]  # (scene's name, frame id)
@@ -67,7 +67,9 @@ class Scene:
             raise DataError(f"scene {name!r} is empty: it has no frame.")
         for what, values in (("poses", world_T_cams), ("numbers of them", numbers)):
             if values is not None and len(values) != len(frame_ids):
-                raise DataError(f"scene {name!r} has {len(frame_ids)} frames but {len(values)} {what}.")
+                raise DataError(
+                    f"scene {name!r} has {counted(len(frame_ids), 'frame')} but {len(values)} {what}."
+                )
         self.name = name
         self.frame_ids = tuple(frame_ids)
         self.size_hw: HW = (int(size_hw[0]), int(size_hw[1]))
@@ -103,7 +105,7 @@ class Scene:
 
     def __repr__(self) -> str:
         h, w = self.size_hw
-        return f"<{type(self).__name__} {self.name!r}: {len(self)} frames of {w}x{h}>"
+        return f"<{type(self).__name__} {self.name!r}: {counted(len(self), 'frame')} of {w}x{h}>"
 
     def image(self, i: int, size_hw: HW | None = None) -> np.ndarray:
         """Read a colour image, uint8 (h, w, 3) RGB, at the native size or resized to ``size_hw``.
@@ -219,7 +221,7 @@ class Scene:
 
     def _index(self, i: int) -> int:
         if not -len(self) <= i < len(self):
-            raise IndexError(f"scene {self.name!r} has {len(self)} frames, there is no frame {i}.")
+            raise IndexError(f"scene {self.name!r} has {counted(len(self), 'frame')}, there is no frame {i}.")
         return int(i) % len(self)
 
     def _where(self, i: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, counted
 
 # Gaps tried in one step: enough to amortise the call, few enough that 5000 targets take about 10 MB
 _GAPS_PER_STEP = 32
@@ -78,7 +78,9 @@ def find_triples(
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
     if len(bad := np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))):
-        raise DataError(f"{len(bad)} poses are not finite; the first has number {bad[0]}. Leave them out.")
+        raise DataError(
+            f"{counted(len(bad), 'pose is', 'poses are')} not finite; the first has number {bad[0]}. Leave it out."
+        )
     targets = np.arange(0, len(poses), every) if targets is None else np.asarray(targets, dtype=np.int64)
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(poses):
         raise ConfigError(f"find_triples: targets must be indices of the {len(poses)} poses.")

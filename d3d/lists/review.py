@@ -18,7 +18,7 @@ from d3d import io
 from d3d.datasets.lists import check_name, write_list
 from d3d.datasets.records import Record, parse
 from d3d.datasets.scene import FrameList
-from d3d.errors import DataError, RunError
+from d3d.errors import DataError, RunError, rounded
 from d3d.figures import Panel, grid
 from d3d.figures.colours import uncertainty_limit
 from d3d.lists.ranking import by_rule, evidence
@@ -205,7 +205,7 @@ def picture(
     name, frame = review.frames[index]
     scene = next(s for s in evaluated_dataset(config).scenes(config.evaluation.split) if s.name == name)
     e = evidence(config, scene, scene.frame_ids.index(frame))
-    uncertainty = f"uncertainty U, threshold {threshold_m:.3g} m"
+    uncertainty = f"uncertainty U, threshold {rounded(threshold_m)} m"
     panels = [
         Panel("image", e.image),
         Panel("predicted depth D", e.pred, "depth"),

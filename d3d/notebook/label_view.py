@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from d3d import evaluation, fusion
 from d3d.analysis.labels import sq_rel_by_pixels
-from d3d.errors import unknown
+from d3d.errors import rounded, unknown
 from d3d.figures import colours
 from d3d.figures.frames import filled, frame_of
 from d3d.figures.panels import signed_error
@@ -221,7 +221,7 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float | None = None) -> None:
     """A colour bar with its ends, name and unit; a triangle above it points at ``mark``."""
     draw, font, name = ImageDraw.Draw(page), _font(), colours.NAMES[kind]
-    ends = f"{colours.limits(kind, limit)[0]:.2g}", f"{limit:.2g} {colours.UNITS[kind]}"
+    ends = rounded(colours.limits(kind, limit)[0], 2), f"{rounded(limit, 2)} {colours.UNITS[kind]}"
     left = x + round(font.getlength(ends[0])) + 5
     right = x + _CELL_W - round(font.getlength(ends[1])) - 5
     ramp = Image.fromarray(colours.table(kind)[None]).resize((right - left, 12), Image.Resampling.BILINEAR)
@@ -230,7 +230,7 @@ def _bar(page: Image.Image, x: int, y: int, kind: str, limit: float, mark: float
     draw.text((x, y + 16), ends[0], _INK, font, anchor="ls")
     draw.text((x + _CELL_W, y + 16), ends[1], _INK, font, anchor="rs")
     if mark is not None:
-        name = f"{name}; threshold {mark:.3g} {colours.UNITS[kind]}"
+        name = f"{name}; threshold {rounded(mark)} {colours.UNITS[kind]}"
         at = left + min(1.0, mark / limit) * (right - left - 1)
         draw.polygon([(at - 6, y - 4), (at + 6, y - 4), (at, y + 4)], _INK)
         draw.line((at, y + 4, at, y + 15), "white", 3)

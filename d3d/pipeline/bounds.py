@@ -8,7 +8,7 @@ from dataclasses import replace
 from d3d.datasets import Dataset
 from d3d.datasets.bounds import Bounds, choose_bounds
 from d3d.datasets.capture.sweep import median_depth
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, rounded
 from d3d.pipeline.opened import open_kept
 from d3d.pipeline.settings import Config, TrainConfig
 from d3d.progress import say
@@ -31,7 +31,7 @@ def with_bounds(config: Config, given: Collection[str]) -> Config:
     if d.bounds == "auto" or (d.bounds is None and d.dataset == "capture"):
         found = open_kept(d.dataset, d.root, config.options_of(d.dataset, d.options))
         chosen = bounds_of(found, d.every)
-        say(describe(chosen, found.unit))
+        say(describe(chosen, found.short_unit))
         data = {
             "min_translation_m": chosen.translation_m[0],
             "max_translation_m": chosen.translation_m[1],
@@ -72,10 +72,10 @@ def bounds_of(found: Dataset, every: int) -> Bounds:
 
 def describe(bounds: Bounds, unit: str) -> str:
     """The choice in a line."""
-    low, high = bounds.translation_m
-    unit = "m" if unit == "metres" else unit
+    low, high = (rounded(d, 4) for d in bounds.translation_m)
+    nearest, farthest = rounded(bounds.min_depth, 4), rounded(bounds.max_depth, 4)
     return (
-        f"bounds chosen for a median depth of {bounds.median_depth:.3g} {unit}: sources {low:g} to {high:g} {unit} and "
-        f"at most {bounds.max_rotation_deg:g} degrees from their target ({bounds.triples} of {bounds.targets} targets "
-        f"have two), depth {bounds.min_depth:g} to {bounds.max_depth:g} {unit}"
+        f"bounds chosen for a median depth of {rounded(bounds.median_depth)} {unit}: sources {low} to {high} {unit} "
+        f"and at most {bounds.max_rotation_deg:g} degrees from their target ({bounds.triples} of {bounds.targets} "
+        f"targets have two), depth {nearest} to {farthest} {unit}"
     )

@@ -25,7 +25,7 @@ from d3d.datasets.scannet import prepared
 from d3d.datasets.scannet.dataset import FOLDERS, HOW_TO_GET, NAME, SceneSource, find_scenes, refuse_sparse
 from d3d.datasets.scannet.lists import SCENE_NAME, SPLITS, split_scenes
 from d3d.datasets.scannet.prepare import BLOCK, Job, Settings, prepare_scene, summary, survey
-from d3d.errors import BusyError, ConfigError, DataError, RunError, unknown
+from d3d.errors import BusyError, ConfigError, DataError, RunError, counted, unknown
 from d3d.io import read_json, write_json
 from d3d.parallel.tasks import run_tasks
 from d3d.pipeline.runs import differences
@@ -160,7 +160,8 @@ def _listed(lists: str | None, sources: Mapping[str, Mapping]) -> dict[str, tupl
                 absent[scene] += 1
         if absent:
             say(
-                f"{path}: {absent.total()} frames belong to scenes that are not prepared ({', '.join(absent)})"
+                f"{path}: {counted(absent.total(), 'frame belongs', 'frames belong')} to scenes that are not "
+                f"prepared ({', '.join(absent)})"
             )
     return {scene: tuple(sorted(numbers)) for scene, numbers in result.items()}
 
@@ -225,8 +226,9 @@ def _survey(jobs: Mapping[str, Job], out: Path, where: Mapping[str, Any]) -> dic
     need = _MARGIN * (colors * (color + BLOCK) + depths * depth)  # a block for the file of the pose
     free = shutil.disk_usage(out).free
     say(
-        f"{len(left)} scenes to prepare: {colors} frames, {depths} of them with depth; about {need / 1e9:.2f} GB "
-        f"(frames of {color / 1e3:.0f} kB, depth of {depth / 1e3:.0f} kB), {free / 1e9:.1f} GB free"
+        f"{counted(len(left), 'scene')} to prepare: {counted(colors, 'frame')}, {depths} of them with depth; "
+        f"about {need / 1e9:.2f} GB (frames of {color / 1e3:.0f} kB, depth of {depth / 1e3:.0f} kB), "
+        f"{free / 1e9:.1f} GB free"
     )
     if need > free:
         raise RunError(
@@ -247,7 +249,9 @@ def _manifest(out: Path, settings: Settings, jobs: Iterable[str], made: Mapping[
                 entries[name] = summary(index)
     if missing := sorted(set(jobs) - set(entries)):
         names = ", ".join(missing[:3])
-        raise RunError(f"{out}: {len(missing)} scenes are missing ({names}). Repeat the command.")
+        raise RunError(
+            f"{out}: {counted(len(missing), 'scene is', 'scenes are')} missing ({names}). Repeat the command."
+        )
     scenes = [entries[name] for name in sorted(entries)]
     return {"name": NAME, "format": prepared.FORMAT, "settings": _plain(settings), "scenes": scenes}
 
@@ -263,8 +267,8 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
         keys = ("video_frames", "frames", "with_depth", "bytes")
         video, kept, with_depth, size = (sum(scene[key] for scene in scenes) for key in keys)
         lines.append(
-            f"{split}: {len(scenes)} scenes, {video} video frames, {kept} kept, {with_depth} of them with depth, "
-            f"{size / 1e9:.2f} GB"
+            f"{split}: {counted(len(scenes), 'scene')}, {counted(video, 'video frame')}, {kept} kept, "
+            f"{with_depth} of them with depth, {size / 1e9:.2f} GB"
         )
         lines += [f"    left out {count}: {reason}" for reason, count in left_out.most_common()]
         for s in scenes:
@@ -280,7 +284,7 @@ def report(manifest: Mapping[str, Any], sources: Mapping[str, Iterable[str]]) ->
         lines.append(f"depth and resized colour are misaligned by at most {worst:.1f} depth pixels ({name})")
     if apart := [name for px, name in off if px > _ALIGNED_PX]:
         names = ", ".join(apart[:6])
-        lines.append(f"    more than {_ALIGNED_PX:g} in {len(apart)} scenes: {names}; check these scenes")
+        lines.append(f"    more than {_ALIGNED_PX:g} in {counted(len(apart), 'scene')}: {names}; check them")
     return lines
 
 
@@ -288,7 +292,9 @@ def _triples(scenes: Sequence[Mapping], settings: Mapping[str, Any], names: Iter
     """Describe the number of triples beside the paper's."""
     found, tried = (sum(s["triples"][key] for s in scenes) for key in ("found", "tried"))
     with_triples = sum(s["triples"]["found"] > 0 for s in scenes)
-    lines = [f"    {found} triples of {tried} targets, in {with_triples} scenes"]
+    lines = [
+        f"    {counted(found, 'triple')} of {counted(tried, 'target')}, in {counted(with_triples, 'scene')}"
+    ]
     dropped = sum((Counter(s["triples"]["dropped"]) for s in scenes), Counter())
     lines += [f"        dropped {count}: {reason}" for reason, count in dropped.most_common()]
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
@@ -298,7 +304,11 @@ def _triples(scenes: Sequence[Mapping], settings: Mapping[str, Any], names: Iter
         lines.append(f"    the paper has {PAPER_TRIPLES} triples: ours are {found / PAPER_TRIPLES - 1:+.2%}")
     else:
         whole = f"for all {SPLITS['train'][0]} scenes of the official train split and the paper's rule"
-        here = f"this folder has {len(scenes)} scenes" if same_rule else "this folder uses another rule"
+        here = (
+            f"this folder has {counted(len(scenes), 'scene')}"
+            if same_rule
+            else "this folder uses another rule"
+        )
         lines.append(f"    the paper's {PAPER_TRIPLES} triples are {whole}; {here}")
     return lines
 

@@ -102,7 +102,7 @@ def _check(config: Config, opened: runs.StageFolder, needed: Frames, depth: bool
             f"are decoded again), or raise max_bad_share to leave them out."
         )
     if count:
-        say(f"{count:,} of {number:,} frames cannot be read and are left out; {listed} lists them")
+        say(f"{count:,} of {number:,} frames cannot be read; {listed} lists the frames left out")
     opened.finish({UNREADABLE: io.sha256(listed)}, frames=number, unreadable=count)
 
 

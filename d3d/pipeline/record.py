@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from d3d.errors import BusyError, ConfigError, RunError
+from d3d.errors import BusyError, ConfigError, RunError, counted
 from d3d.parallel.processes import start as start_process
 from d3d.pipeline import graph, runs, stages
 from d3d.pipeline.config import Config
@@ -148,7 +148,8 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", "d3d", *arguments, "--processes", "1"]
     logs = [folder / f"record-{k}.log" for k in range(processes)]
-    say(f"[record] {processes} processes with {threads} threads each; their output: {folder}/record-*.log")
+    working = f"{counted(processes, 'process', 'processes')} with {counted(int(threads), 'thread')} each"
+    say(f"[record] {working}; their output: {folder}/record-*.log")
     workers = []
     for log in logs:
         with open(log, "a") as file:

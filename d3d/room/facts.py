@@ -12,7 +12,7 @@ from d3d.io import read_json
 from d3d.pipeline import stages
 from d3d.pipeline.graph import Key, all_needs, folder_of
 from d3d.pipeline.runs import run_folder
-from d3d.pipeline.scenes import training_scenes
+from d3d.pipeline.scenes import dataset, training_scenes
 from d3d.pipeline.settings import Config
 
 
@@ -31,7 +31,7 @@ def facts(config: Config, key: Key, scene: CaptureScene) -> dict[str, Any]:
         "held_out": len(scene) - len(training.scene) if scene.has_depth else 0,
         "image_hw": list(scene.size_hw),
         "network_hw": list(d.size_hw),
-        "unit": "relative units" if scene.relative else "metres",
+        "unit": dataset(config).unit,
         "depth_png": "thousandths of a relative unit" if scene.relative else "millimetres",
         "units_per_unit_of_poses": scene.metres_per_unit,
         "sources": [*d.translation_m, d.max_rotation_deg],

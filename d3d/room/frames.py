@@ -6,6 +6,7 @@ are read one by one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from d3d.datasets import photos
 from d3d.datasets.capture.files import frame_id, images_in
 from d3d.datasets.images import resize_image
 from d3d.datasets.videos import frame_count, read_video
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 from d3d.io import atomic, read_json, write_json
 from d3d.progress import say, track
 
@@ -115,6 +116,25 @@ class Photo(NamedTuple):
     source: str | int  # path in the folder of images, or number in the video
 
 
+def recorded_images(source: Path) -> list[Path]:
+    """Find the images of one recording in a folder, in natural order.
+
+    Raises:
+        DataError: no image, or images in several folders.
+    """
+    paths = images_in(source)
+    if not paths:
+        raise DataError(f"{source} holds no image. Name a video, or a folder of images.")
+    folders = Counter(path.parent for path in paths)
+    if len(folders) > 1:
+        listed = ", ".join(f"{p} ({counted(n, 'image')})" for p, n in sorted(folders.items())[:6])
+        raise DataError(
+            f"{source} holds images in {len(folders)} folders: {listed}{', ...' * (len(folders) > 6)}. Two recordings "
+            "do not join: give the folder of one. If it is one recording, move its images into one folder."
+        )
+    return paths
+
+
 def write_frames(source: Path, folder: Path, most: int) -> dict[str, Any]:
     """Choose frames and write them into ``folder/images``; an interrupted call resumes.
 
@@ -147,9 +167,10 @@ def _too_few(source: Path, result: dict[str, Any]) -> str:
             f"{source}: the image moves too little: only {taken} of {read} frames differ. At least {FEWEST} are "
             "needed. Film with light, while you walk through the room."
         )
-    what = "readable images" if source.is_dir() else "frames"
+    there = counted(taken, "readable image" if source.is_dir() else "frame")
     reason = next((f" The first error: {e}" for e in result["left_out"].values()), "")
-    return f"{source} has {taken} {what}, but at least {FEWEST} are needed.{reason} Film longer."
+    advice = "Add images." if source.is_dir() else "Film longer."
+    return f"{source} has {there}, but at least {FEWEST} are needed.{reason} {advice}"
 
 
 def _write_video(source: Path, images: Path, choice: Path, most: int) -> dict[str, Any]:
@@ -177,7 +198,7 @@ def _write_video(source: Path, images: Path, choice: Path, most: int) -> dict[st
 
 
 def _write_photos(source: Path, images: Path, choice: Path, most: int) -> dict[str, Any]:
-    paths = images_in(source)
+    paths = recorded_images(source)
     left_out: dict[str, str] = {}
 
     def readable(wanted: Iterable[Path], what: str) -> Iterator[tuple[Path, photos.Photo]]:

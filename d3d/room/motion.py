@@ -28,7 +28,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from d3d.datasets.capture.files import images_in
 from d3d.datasets.capture.lenses import pycolmap
 from d3d.datasets.videos import SUFFIXES
 from d3d.errors import BusyError, ConfigError, DataError, RunError
@@ -36,7 +35,7 @@ from d3d.io import read_json, remove_left, sha256, write_json, writing
 from d3d.parallel.processes import start
 from d3d.progress import say, track
 from d3d.room import motion_process
-from d3d.room.frames import FEWEST, write_frames
+from d3d.room.frames import FEWEST, recorded_images, write_frames
 from d3d.room.turning import turned_share
 
 SETTINGS = {
@@ -72,8 +71,8 @@ def find_poses(source: str | Path, folder: str | Path, most_frames: int = 300) -
 
     Raises:
         ConfigError: pycolmap or PyAV is not installed; ``folder`` lies in the source; ``most_frames`` is too small.
-        DataError: the source cannot be read, has fewer than ten frames, shows too little texture, or was filmed by a
-            camera that only turned; or no frame is registered.
+        DataError: the source cannot be read, has images in several folders or fewer than ten frames, shows too little
+            texture, or was filmed by a camera that only turned; or no frame is registered.
         RunError: the folder holds something else, or pycolmap stopped.
         BusyError: another process uses the folder.
     """
@@ -97,9 +96,7 @@ def find_poses(source: str | Path, folder: str | Path, most_frames: int = 300) -
 def _identity(source: Path, most_frames: int) -> dict[str, Any]:
     about: dict[str, Any] = {"name": source.name, "settings": {**SETTINGS, "most_frames": most_frames}}
     if source.is_dir():
-        files = {p.relative_to(source).as_posix(): p.stat() for p in images_in(source)}
-        if not files:
-            raise DataError(f"{source} holds no image. Name a video, or a folder of images.")
+        files = {p.relative_to(source).as_posix(): p.stat() for p in recorded_images(source)}
         listed = json.dumps([(name, s.st_size, s.st_mtime_ns) for name, s in files.items()])
         return {**about, "images": len(files), "digest": hashlib.sha256(listed.encode()).hexdigest()}
     if not source.is_file():

@@ -7,6 +7,7 @@ The program prints one line of JSON for each registered frame and one line for t
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,7 @@ def main() -> None:
         import pycolmap
 
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pycolmap's handler prints a trace of C++
         result = step(**json.loads(Path(sys.argv[2]).read_bytes()))
         result |= {"cpu_s": round(time.process_time(), 1), "memory_mb": _peak_memory_mb()}
     except Exception as error:  # pycolmap raises errors of many kinds

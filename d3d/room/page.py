@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from d3d.datasets.capture.check import GOOD
+from d3d.errors import counted, rounded
 from d3d.evaluation import arch_name
 from d3d.io import atomic
 from d3d.metrics import HIGHER_IS_BETTER, METRICS
@@ -115,7 +116,7 @@ def _scores(about: Mapping[str, Any]) -> str:
 def _facts(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     (h, w), (low, high, degrees) = about["image_hw"], about["sources"]
     unit = about["unit"]
-    left = f"; {about['left_out']} more were left out" if about["left_out"] else ""
+    left = f"; {counted(about['left_out'], 'more was', 'more were')} left out" if about["left_out"] else ""
     yield "frames", f"{about['frames']} of {w}x{h} pixels{left}"
     if found := about["found_poses"]:
         error = f", mean reprojection error {found['error_px']:.2f} pixels" if "error_px" in found else ""
@@ -130,11 +131,11 @@ def _facts(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             f"photometric error {about['pose_error']:.3f} (right poses: below {GOOD:g})",
         )
     yield "scale", _scale(about)
-    apart = f"{low:g} to {high:g} {unit} away, turned by at most {degrees:g} degrees"
+    apart = f"{rounded(low, 4)} to {rounded(high, 4)} {unit} away, turned by at most {degrees:g} degrees"
     yield "training frames", f"{about['targets']}, each with two neighbours {apart}"
     if about["held_out"]:
         yield "held out for the scores", f"{about['held_out']} frames"
-    yield "range of depth", f"{about['depth_range'][0]:g} to {about['depth_range'][1]:g} {unit}"
+    yield "range of depth", f"{' to '.join(rounded(d, 4) for d in about['depth_range'])} {unit}"
     for name, one in about["networks"].items():
         yield (
             f"network {name}",
@@ -147,8 +148,8 @@ def _facts(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _scale(about: Mapping[str, Any]) -> str:
     factor = about["units_per_unit_of_poses"]
     if about["unit"] != "metres":
-        return f"unknown: relative units; one unit of the poses is {factor:.4g} of them"
-    return "metres" if factor == 1 else f"metres; one unit of the poses is {factor:.4g} m"
+        return f"unknown: relative units; one unit of the poses is {rounded(factor, 4)} of them"
+    return "metres" if factor == 1 else f"metres; one unit of the poses is {rounded(factor, 4)} m"
 
 
 def _files(about: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -27,12 +27,6 @@ PIXELS = 320 * 240  # of one picture of the video
 TITLES = ("image", "depth before", "depth after", "depth from the mesh")
 
 
-def unit_of(config: Config) -> str:
-    """Return the unit of a room's depth, short: "m" or "relative units"."""
-    unit = dataset(config).unit
-    return "m" if unit == "metres" else unit
-
-
 def write_picture(
     config: Config, key: Key, maps: Mapping[str, np.ndarray], shown: Sequence[int], path: Path
 ) -> None:
@@ -63,7 +57,7 @@ def write_picture(
         arrays = (image, maps["before"][at], maps["after"][at], marked(image, mask))
         kinds = ("image", "depth", "depth", "image")
         rows.append([figures.Panel(*p) for p in zip(TITLES, arrays, kinds, strict=True)])
-    figures.save_png(figures.grid(rows, width_in=12, unit=unit_of(config)), path, 110)
+    figures.save_png(figures.grid(rows, width_in=12, unit=dataset(config).short_unit), path, 110)
 
 
 def marked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -84,7 +78,7 @@ def write_video(
     h, w = config.data.size_hw
     enlarge = (PIXELS / (h * w)) ** 0.5
     size_hw = tuple(round(n * enlarge / 2) * 2 for n in (h, w))
-    top, unit = colours.upper_limit(maps["after"][:: max(1, len(shown) // 40)]), unit_of(config)
+    top, unit = colours.upper_limit(maps["after"][:: max(1, len(shown) // 40)]), dataset(config).short_unit
     with atomic(path) as temporary, video_writer(temporary) as add:
         for k, i in enumerate(track(shown, "video", unit="frame")):
             depths = [nearest_depth(maps[name][k], size_hw) for name in ("before", "after")]

@@ -6,15 +6,18 @@ import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from d3d.datasets import videos
+from d3d.datasets import photos, videos
 from d3d.datasets.capture.files import images_in
-from d3d.datasets.capture.formats import FORMATS
+from d3d.datasets.capture.formats import FORMATS, refuse_damaged, there_is
+from d3d.datasets.capture.scale import Scale
 from d3d.datasets.capture.scene import scene_name
-from d3d.errors import ConfigError, DataError, unknown
+from d3d.errors import ConfigError, DataError, flags, unknown
 from d3d.models.shipped import read_manifest, shipped_file
 from d3d.models.sizes import fitting_size
+from d3d.parallel.distributed import select_device
 from d3d.pipeline import config as parameters_of
 from d3d.pipeline.posecheck import captured, require_poses
 from d3d.pipeline.profiles import PROFILES
@@ -29,6 +32,8 @@ PROFILE = "room"
 MOST_TARGETS = 300  # frames; of more frames, every 2nd, 3rd, ... is a target
 IMAGENET, SHIPPED, SAME = "imagenet", "shipped", "same"
 STUDENT_STARTS = (SAME, TEACHER)
+# Options that describe the files of a capture with poses
+_OF_POSED = ("format", "axes", "poses", "intrinsics", "depth_scale")
 
 
 def make_config(
@@ -70,6 +75,7 @@ def make_config(
         return parameters_of.make_config(**{**fixed, **given, "root": str(root), **more})
 
     first = configured(source, bounds="paper")  # opens nothing yet
+    select_device(first.device)  # an error now, not after the poses
     root = _posed(source, first)
     first = configured(root, bounds="paper")
     require_poses(first)
@@ -115,20 +121,36 @@ def _posed(source: Path, config: Config) -> Path:
     """The capture of a path. Poses of a video or of images are found first, in ``poses`` of the run.
 
     Raises:
-        DataError: the path holds neither a capture nor images.
+        ConfigError: an option describes files that the path does not have, or is wrong.
+        DataError: the path holds neither a capture nor images, or a damaged capture.
     """
-    if source.is_file() and source.suffix.lower() not in videos.SUFFIXES:
-        return source  # a .r3d file; others are an error when they are opened
+    suffix = source.suffix.lower()
+    if source.is_file() and suffix == ".r3d":
+        return source
+    if source.is_file() and suffix not in videos.SUFFIXES:
+        of_one = f" Depth of a single image: `python -m d3d predict {quote(str(source))}`."
+        raise DataError(
+            f"{source} is neither a folder, nor a .r3d file, nor a video ({' '.join(sorted(videos.SUFFIXES))})."
+            f"{of_one if suffix in photos.SUFFIXES else ''} Unpack an archive first."
+        )
     if source.is_dir():
         if config.capture.format or any(known.found(source) for known in FORMATS.values()):
             return source
+        refuse_damaged(source)
         if not images_in(source):
-            names = ", ".join(sorted(p.name for p in source.iterdir())[:12])
+            video = next((p for p in sorted(source.iterdir()) if p.suffix.lower() in videos.SUFFIXES), None)
+            of_video = f" For the video: `python -m d3d room {quote(str(video))}`." if video else ""
             raise DataError(
-                f"{source} holds neither a capture with camera poses nor images. "
-                f"{f'It holds {names}.' if names else 'It is empty.'} Give a video, a folder of images, or a capture "
-                "in one of the formats of docs/room.md."
+                f"{source} holds neither a capture with camera poses nor images. {there_is(source)}{of_video} Give a "
+                "video, a folder of images, or a capture in one of the formats of docs/room.md."
             )
+    c = config.capture
+    if given := [name for name in _OF_POSED if getattr(c, name) is not None]:
+        raise ConfigError(
+            f"{flags(given)}: {source} has no camera poses, and COLMAP finds poses and intrinsics from the images "
+            f"alone. Leave out {'this option' if len(given) == 1 else 'these options'}."
+        )
+    Scale.of(c.metres_per_unit, c.distance, c.camera_height)  # an error now, not after minutes
     say(f"{source} has no camera poses: finding them first.")
     return find_poses(source, run_folder(config) / "poses" / _name(source))
 

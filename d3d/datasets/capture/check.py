@@ -17,7 +17,7 @@ from d3d.datasets.capture.description import Axes, Convention, Poses
 from d3d.datasets.capture.scene import CaptureScene
 from d3d.datasets.capture.sweep import Pair, Swept, choose_pairs, difference, sweep
 from d3d.datasets.scene import Scene
-from d3d.errors import DataError
+from d3d.errors import DataError, counted, rounded
 from d3d.geometry import nearest_depth, scale_intrinsics
 
 GOOD, BAD = 0.06, 0.10  # median errors: poses explain the images below GOOD, and do not above BAD
@@ -62,7 +62,7 @@ class Report:
         listed = [f"  {name:{width}}  {error:.3f}" for name, error in self.errors.items()]
         head = f"photometric error of {len(self.pairs)} pairs of neighbours (right poses: below {GOOD:g})"
         verdict = self.problem or self.doubt or "The poses explain the images."
-        return [head, *listed, f"median depth by the poses: {self.depth:.3g}", verdict]
+        return [head, *listed, f"median depth by the poses: {rounded(self.depth)}", verdict]
 
 
 def check_capture(scene: CaptureScene) -> Report:
@@ -94,7 +94,7 @@ def check_poses(scene: Scene, alternatives: Mapping[str, np.ndarray], metric: bo
     """
     pairs = choose_pairs(scene)
     if not pairs:
-        raise DataError(f"scene {scene.name!r}: {len(scene)} frames are too few to check their poses.")
+        raise DataError(f"scene {scene.name!r}: {counted(len(scene), 'frame')}, too few to check the poses.")
     edges = np.median([float(p.images.diff(dim=-1).abs().mean()) for p in pairs])
     if edges < _BLURRED:
         raise DataError(
@@ -175,13 +175,13 @@ def _verdict(
         units = {0.001: "millimetres", 0.01: "centimetres"}
         advice = f" They look like {units[guess]}: add --metres-per-unit {guess}." if guess else ""
         return (
-            f"By the poses, the scene's median depth is {depth:.3g} m. The poses are not in metres.{advice}",
+            f"By the poses, the scene's median depth is {rounded(depth)} m. The poses are not in metres.{advice}",
             "",
         )
     if ratio is not None and not 1 / _RATIO < ratio < _RATIO:
         return (
-            f"The depth maps are {ratio:.3g} times as deep as the poses say. Give the right --depth-scale (stored "
-            f"values per metre; the present one times {ratio:.3g} would fit), the scale of the poses "
+            f"The depth maps are {rounded(ratio)} times as deep as the poses say. Give the right --depth-scale (stored "
+            f"values per metre; the present one times {rounded(ratio)} would fit), the scale of the poses "
             "(--metres-per-unit), or the intrinsics of these images (--intrinsics)."
         ), ""
     focal = min((name for name in errors if name.startswith("focal")), key=errors.get)

@@ -17,7 +17,7 @@ from d3d.datasets.dataset import Dataset, require_root
 from d3d.datasets.scene import Scene
 from d3d.datasets.sevenscenes.dataset import cut_block
 from d3d.datasets.videos import SUFFIXES as VIDEOS
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, counted
 from d3d.io import cache_folder
 from d3d.progress import say
 
@@ -117,8 +117,8 @@ def open_scene(
     scene = CaptureScene(scene_name(folder), capture, convention)
     if len(scene) < FEWEST:
         raise DataError(
-            f"{folder}: only {len(scene)} frames have an image and a pose; a training needs at least {FEWEST}. "
-            + " ".join(left_out_lines(scene.left_out))
+            f"{folder}: only {counted(len(scene), 'frame has', 'frames have')} an image and a pose; "
+            f"a training needs at least {FEWEST}. " + " ".join(left_out_lines(scene.left_out))
         )
     if len(scene) > 1 and np.ptp(scene.world_T_cams[:, :3, 3], axis=0).max() == 0:
         raise DataError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from d3d.datasets.images import HW, MAX_PIXELS, read_image_file
 from d3d.errors import ConfigError, DataError
+from d3d.io import load_arrays
 
 _INVALID = 65535  # stored by sensors at pixels without a measurement
 
@@ -84,13 +85,11 @@ def _lzfse(path: Path, depth_hw: HW | None, where: str) -> np.ndarray:
 
 
 def _npy(path: Path, where: str) -> np.ndarray:
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        if stored.ndim != 2 or stored.size > MAX_PIXELS or stored.dtype.kind not in "fiu":
-            raise ValueError(f"shape {stored.shape} of {stored.dtype}")
-        return np.array(stored, dtype=np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{where}: {path} is not a depth map ({error}). Copy it again.") from None
+    stored = load_arrays(path, MAX_PIXELS).get("")
+    if stored is None or stored.ndim != 2 or stored.dtype.kind not in "fiu":
+        what = "an .npz file" if stored is None else f"shape {stored.shape} of {stored.dtype}"
+        raise DataError(f"{where}: {path} is not a depth map ({what}). Copy it again.")
+    return stored.astype(np.float32)
 
 
 def depth_size(path: Path, depth_hw: HW | None, where: str) -> HW:

@@ -12,7 +12,7 @@ import numpy as np
 
 from d3d.datasets.capture.description import Lens
 from d3d.datasets.photos import SUFFIXES
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 
 IMAGE_FOLDERS = ("images", "image", "rgb", "color", "colour", "frames", "results")
 DEPTH_FOLDERS = ("depth", "depths", "depth_images", "results")
@@ -44,11 +44,16 @@ def images_in(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder holds HEIC images that are not converted (see `refuse_heic`).
     """
-    files = [p for p in folder.rglob("*") if not p.name.startswith(".")]
+    files = [p for p in folder.rglob("*") if not _is_hidden(p.relative_to(folder))]
     found = [p for p in files if p.suffix.lower() in SUFFIXES]
     converted = {p.with_suffix("") for p in found}
     refuse_heic(p for p in files if p.with_suffix("") not in converted)
     return sorted(found, key=lambda p: natural(p.relative_to(folder).as_posix()))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell whether a program's own files are there: thumbnails, and macOS' attributes in archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def refuse_heic(images: Iterable[Path]) -> None:
@@ -59,9 +64,9 @@ def refuse_heic(images: Iterable[Path]) -> None:
         heic |= {p for p in (path, *others) if p.suffix in _HEIC and p.is_file()}
     if heic:
         raise DataError(
-            f"{len(heic)} images of this capture are HEIC files, for example {min(heic)}. d3d does not read HEIC. "
-            "Convert them to JPEG with the same names, for example by `heif-convert IMG_1.HEIC IMG_1.jpg`. New photos: "
-            "set the phone to JPEG (iPhone: Settings > Camera > Formats > Most Compatible)."
+            f"{counted(len(heic), 'image is a HEIC file', 'images are HEIC files')}, for example {min(heic)}. d3d does "
+            "not read HEIC. Convert to JPEG with the same names, for example by `heif-convert IMG_1.HEIC IMG_1.jpg`. "
+            "New photos: set the phone to JPEG (iPhone: Settings > Camera > Formats > Most Compatible)."
         )
 
 
@@ -158,7 +163,7 @@ def square(values: np.ndarray, where: str) -> np.ndarray:
     if values.size == 12:
         values = np.append(values, (0, 0, 0, 1))
     if values.size != 16:
-        raise DataError(f"{where}: {values.size} numbers, but a pose has 16 (4x4) or 12 (3x4).")
+        raise DataError(f"{where}: {counted(values.size, 'number')}, but a pose has 16 (4x4) or 12 (3x4).")
     return values.reshape(4, 4)
 
 
@@ -196,7 +201,7 @@ def read_lens(path: Path) -> Lens:
         values = values.reshape(4, 4)[:3, :3].ravel()
     if values.size != 9:
         raise DataError(
-            f"{path}: {values.size} numbers, but a camera matrix has 9 (3x3). Or write fx fy cx cy."
+            f"{path}: {counted(values.size, 'number')}, but a camera matrix has 9 (3x3). Or write fx fy cx cy."
         )
     return Lens.of(values.reshape(3, 3), None, str(path))
 

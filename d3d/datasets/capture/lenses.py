@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +35,9 @@ def pycolmap() -> Any:
             "COLMAP's files and lens distortion need pycolmap: pip install 'd3d[capture]'"
         ) from None
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
+    if threading.current_thread() is threading.main_thread():
+        # pycolmap's handler prints a trace of C++ when somebody stops this process
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return pycolmap
 
 

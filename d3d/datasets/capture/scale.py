@@ -9,7 +9,7 @@ import numpy as np
 from d3d.datasets.bounds import ROOM_DEPTH_M
 from d3d.datasets.capture.scene import CaptureScene
 from d3d.datasets.capture.sweep import choose_pairs, median_depth, sweep
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, rounded
 
 _HYPOTHESES = 1500  # planes tried for the floor
 _MOST_TILT_DEG = 40.0  # of the floor against the mean upward direction of cameras, which look down
@@ -63,13 +63,13 @@ def find_scale(scene: CaptureScene, given: Scale) -> tuple[float, bool, str]:
             and the camera does not move.
     """
     if given.metres_per_unit is not None:
-        return given.metres_per_unit, False, f"{given.metres_per_unit:g} metres per unit, as given"
+        return given.metres_per_unit, False, f"{rounded(given.metres_per_unit, 6)} metres per unit, as given"
     if given.distance is not None:
         metres = _by_distance(scene, *given.distance)
-        return metres, False, f"{metres:.4g} metres per unit, by the distance given"
+        return metres, False, f"{rounded(metres, 4)} metres per unit, by the distance given"
     if given.camera_height is not None:
         metres = given.camera_height / height_above_floor(scene)
-        return metres, False, f"{metres:.4g} metres per unit, by the camera's height"
+        return metres, False, f"{rounded(metres, 4)} metres per unit, by the camera's height"
     if scene.capture.metric:
         return 1.0, False, "poses in metres"
     depth = median_depth(scene)

@@ -23,7 +23,7 @@ from d3d.datasets.capture.lenses import Plan, at_size, pinhole_of, turned_pose
 from d3d.datasets.images import HW, decode_image, resize_image
 from d3d.datasets.photos import FORMATS, MAX_PIXELS, rgb
 from d3d.datasets.scene import Scene
-from d3d.errors import DataError, WriteError
+from d3d.errors import DataError, WriteError, counted
 from d3d.geometry import check_poses
 from d3d.io import atomic, cache_folder
 
@@ -275,4 +275,4 @@ def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     if not left_out:
         return []
     frame, why = next(iter(left_out.items()))
-    return [f"{len(left_out)} frames are left out, for example {frame!r}: {why}"]
+    return [f"{counted(len(left_out), 'frame is', 'frames are')} left out, for example {frame!r}: {why}"]

@@ -25,7 +25,7 @@ import numpy as np
 
 from d3d.datasets.images import MAX_PIXELS, decode_image, rgb_array
 from d3d.datasets.scene import HW
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 
 VERSION = 4
 COLOR_CODECS = {-1: "unknown", 0: "raw", 1: "png", 2: "jpeg"}
@@ -151,7 +151,7 @@ class SensFile:
 
     def __repr__(self) -> str:
         (h, w), (dh, dw) = self.header.color_hw, self.header.depth_hw
-        return f"<SensFile {self.path.name}: {len(self)} frames, colour {w}x{h}, depth {dw}x{dh}>"
+        return f"<SensFile {self.path.name}: {counted(len(self), 'frame')}, colour {w}x{h}, depth {dw}x{dh}>"
 
     def __iter__(self) -> Iterator[SensFrame]:
         with self._open() as file:
@@ -170,7 +170,7 @@ class SensFile:
             DataError: the file is damaged, or truncated at or before this frame.
         """
         if not 0 <= i < len(self):
-            raise IndexError(f"{self.path} has {len(self)} frames, there is no frame {i}.")
+            raise IndexError(f"{self.path} has {counted(len(self), 'frame')}, there is no frame {i}.")
         with self._open() as file:
             self._find(i + 1, file)
             return self._frame(i, file, color, depth)
@@ -253,7 +253,7 @@ class SensFile:
                 if size > limit:
                     raise DataError(
                         f"{self.path}: damaged at frame {i}: its {what} would have {size} bytes, more than an image "
-                        f"of this size needs. The {i} frames before it can be read. {_COPY_AGAIN}"
+                        f"of this size needs. {counted(i, 'frame')} before it can be read. {_COPY_AGAIN}"
                     )
             at += FRAME.size
             if at + sum(sizes) > self._size:
@@ -265,7 +265,7 @@ class SensFile:
     def _truncated(self, i: int, size: int, there: int, what: str) -> DataError:
         return DataError(
             f"{self.path}: truncated at frame {i} of {len(self)}: its {what} has {there} instead of {size} bytes. "
-            f"The {i} frames before it can be read. {_COPY_AGAIN}"
+            f"{counted(i, 'frame')} before it can be read. {_COPY_AGAIN}"
         )
 
     def _frame(self, i: int, file: BinaryIO, color: bool = True, depth: bool = True) -> SensFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 from d3d import io
 from d3d.datasets import Scene
 from d3d.depth_files import DepthFiles, find_files
-from d3d.errors import ConfigError
+from d3d.errors import ConfigError, rounded
 from d3d.metrics import SCALES, fit_line, resize_depth
 from d3d.models.hf_depth import HFDepth, describe_folder
 from d3d.parallel.distributed import select_device
@@ -81,8 +81,9 @@ def score_predictions(config: Config, folder: Path, name: str = "", holds: str =
         ratio = _ratio(files, scenes, frames)
         if not 1 / _OTHER_UNIT < ratio < _OTHER_UNIT:
             say(
-                f"The predictions of {name} are {ratio:.3g} times as deep as the truth, in the first frame of each "
-                "scene. A .npy or .npz file holds metres, a PNG holds millimetres. For depth without a scale: --align."
+                f"The predictions of {name} are {rounded(ratio)} times as deep as the truth, in the first frame of "
+                "each scene. A .npy or .npz file holds metres, a PNG holds millimetres. For depth without a scale: "
+                "--align."
             )
     per_image = scores_of(config, scenes, frames, files.read_of, f"predictions/{name}", files.disparity)
     # opened only now: if the scores cannot be computed, no folder refuses the corrected files

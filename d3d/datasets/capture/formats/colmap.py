@@ -14,9 +14,10 @@ from d3d.datasets.capture.description import Capture, Convention, Frame, Given, 
 from d3d.datasets.capture.files import IMAGE_FOLDERS, frame_id, inside
 from d3d.datasets.capture.formats import colmap_process
 from d3d.datasets.capture.lenses import HALF, pycolmap
-from d3d.errors import ConfigError, DataError
+from d3d.errors import ConfigError, DataError, counted
 
 FILES = "cameras.bin and images.bin (or .txt) in sparse/0, sparse, dense/sparse, text or the folder itself; images/"
+SIGNS = tuple(f"**/{name}.{ending}" for name in ("cameras", "images") for ending in ("bin", "txt"))
 _FOLDERS = ("dense/sparse", "dense/0/sparse", "sparse", "colmap/sparse", "text", "colmap/text", "colmap", ".")
 _LONGEST_S, _LONGEST_S_PER_MB = 20, 2  # time limit, because some damaged files keep pycolmap busy for hours
 
@@ -65,8 +66,9 @@ def read(root: Path, given: Given) -> Capture:
     if len(models) > 1:
         others = sum(sizes) - sizes[largest]
         notes.append(
-            f"COLMAP made {len(models)} models that do not share a frame of reference. The largest, {folder.name}, has "
-            f"{sizes[largest]} images; the other {others} images are not used. Film with more overlap to join them."
+            f"COLMAP made {len(models)} models that do not share a frame of reference. The largest, {folder.name}, "
+            f"has {counted(sizes[largest], 'image')}. {counted(others, 'image')} of other models must be left out. "
+            "Film with more overlap to join them."
         )
     if not sizes[largest]:
         raise DataError(

@@ -22,6 +22,7 @@ from d3d.datasets.capture.files import (
 from d3d.errors import DataError
 
 FILES = "a folder of poses (pose/ or another name, one file of 16 or 12 numbers a frame), images/, K.txt or intrinsic/"
+SIGNS = ("*pose*/*.txt", "extrinsic*/*.txt")
 
 
 def _poses(root: Path) -> Path | None:

@@ -25,9 +25,10 @@ from d3d.datasets.capture.files import (
     to_floats,
     unmatched,
 )
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 
 FILES = "poses.txt or traj.txt with 16 or 12 numbers a line, K.txt, and images/ (rgb/, color/)"
+SIGNS = ("*poses*.txt", "traj*.txt")
 _NAMES = ("poses.txt", "pose.txt", "poses_c2w.txt", "traj.txt")
 
 
@@ -52,8 +53,8 @@ def read(root: Path, given: Given) -> Capture:
     named = bool(lines) and len(lines[0]) in (13, 17)
     if not named and len(lines) != len(images):
         raise DataError(
-            f"{path} has {len(lines)} poses, but {folder} has {len(images)} images. Begin each line with the name "
-            f"of its image, or remove the surplus poses or images."
+            f"{path} has {counted(len(lines), 'pose')}, but {folder} has {counted(len(images), 'image')}. "
+            "Begin each line with the name of its image, or remove the surplus poses or images."
         )
     of_depth = folder_of(root, DEPTH_FOLDERS)
     depths = keyed(p for p in of_depth.rglob("*") if p.is_file() and _is_depth(p, folder)) if of_depth else {}

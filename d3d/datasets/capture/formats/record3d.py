@@ -14,9 +14,10 @@ from d3d.datasets.capture.description import Capture, Convention, Frame, Given, 
 from d3d.datasets.capture.files import images_in, parse_lens, read_json_object
 from d3d.datasets.capture.formats.tum import quaternion_poses
 from d3d.datasets.images import HW
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 
 FILES = "metadata (JSON), and rgbd/, EXR_RGBD/ or rgb/ and depth/; or a .r3d file"
+SIGNS = ("metadata", "EXR_RGBD/metadata*")
 _METADATA = ("metadata", "metadata.json", "EXR_RGBD/metadata", "EXR_RGBD/metadata.json")
 _IMAGES = ("rgbd", "EXR_RGBD/rgb", "EXR_RGBD", "rgb")
 _DEPTHS = (("rgbd", ".depth"), ("EXR_RGBD/depth", ".exr"), ("EXR_RGBD", ".exr"), ("depth", ".exr"))
@@ -46,7 +47,9 @@ def read(root: Path, given: Given) -> Capture:
     for image in images_in(folder):
         number = int(image.stem) if image.stem.isdecimal() else -1
         if not 0 <= number < len(poses):
-            left_out[image.stem] = f"{path} has {len(poses)} poses, but none with number {image.stem}"
+            left_out[image.stem] = (
+                f"{path} has {counted(len(poses), 'pose')}, but none with number {image.stem}"
+            )
             continue
         candidates = (root / name / f"{image.stem}{suffix}" for name, suffix in _DEPTHS)
         depth = next((p for p in candidates if p.is_file()), None)

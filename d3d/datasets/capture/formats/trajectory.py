@@ -20,11 +20,12 @@ from d3d.datasets.capture.files import (
     square,
     to_floats,
 )
-from d3d.errors import DataError
+from d3d.errors import DataError, counted
 
 FILES = (
     "trajectory.log (or another .log), images (color/, rgb/, image/), perhaps depth/, camera_intrinsic.json"
 )
+SIGNS = ("trajectory.log", "scene/trajectory.log")
 
 
 def _path(root: Path) -> Path | None:
@@ -61,7 +62,9 @@ def read(root: Path, given: Given) -> Capture:
         where = f"{path}, pose {k // 5}"
         number = to_floats(lines[k], where)[0]
         if not (number == int(number) and 0 <= number < len(images)):
-            raise DataError(f"{where} belongs to image {number:g}, but {folder} has {len(images)} images.")
+            raise DataError(
+                f"{where} belongs to image {number:.0f}, but {folder} has {counted(len(images), 'image')}."
+            )
         matrix = square(to_floats((w for line in lines[k + 1 : k + 5] for w in line), where), where)
         image = images[int(number)]
         name = frame_id(image.relative_to(folder).as_posix())

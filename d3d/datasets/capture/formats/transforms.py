@@ -21,6 +21,7 @@ from d3d.datasets.photos import SUFFIXES
 from d3d.errors import DataError
 
 FILES = "transforms.json, and the images that it names"
+SIGNS = ("transforms*.json", "nerfstudio/transforms*.json")
 _NAMES = ("transforms.json", "transforms_train.json", "nerfstudio/transforms.json")
 
 

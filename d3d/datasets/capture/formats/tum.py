@@ -12,6 +12,7 @@ from d3d.datasets.capture.files import find_lens, frame_id, inside, rows, to_flo
 from d3d.errors import DataError
 
 FILES = "rgb.txt and groundtruth.txt, perhaps depth.txt"
+SIGNS = ("groundtruth.txt", "rgb.txt")
 MOST_S = 0.02  # largest difference of time stamps of an image and its pose or depth
 # The benchmark's calibrations of its three cameras, without distortion: depth is registered to such images
 PRESETS = {
