@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from d3d.errors import ConfigError, counted, unknown
+from d3d.errors import ConfigError, unknown
 from d3d.models import ARCHITECTURES
 
 # The paper's three networks: the default of the parameter `ensemble`, and the rows of its tables
@@ -191,7 +191,7 @@ class TrainConfig:
     @property
     def length(self) -> str:
         """The length in words."""
-        return counted(self.epochs, "epoch") if self.steps is None else counted(self.steps, "step")
+        return f"{self.epochs} epochs" if self.steps is None else f"{self.steps} steps"
 
 
 @dataclass(frozen=True, config=_STRICT)
