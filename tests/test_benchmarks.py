@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks import own_room, reference, training_step
+from benchmarks import edges, own_room, reference, training_step
 from d3d.losses import self_supervised_loss
 
 REPO = Path(__file__).resolve().parents[1]
@@ -101,3 +101,17 @@ def test_the_score_of_a_room_is_apart_for_its_shiny_surfaces(monkeypatch):
     scaled = own_room.scores(None, Truth(), (32, 64), {"cupboards": inside}, factor=True)
     assert scaled["ratio"] == 1
     assert scaled["bias_cupboards"] == pytest.approx(0.25)
+
+
+def test_the_sharpness_of_an_edge_is_the_share_of_its_step():
+    """A step from 4 to 2 m in a column, and one in a row; unknown depth has no edge."""
+    truth = np.full((40, 60), 4.0)
+    truth[:, 30:] = 2
+    assert edges.edge_scores(truth, truth) == pytest.approx([1, 0, 0])
+    assert edges.edge_scores(np.full_like(truth, 3), truth) == pytest.approx([0, 3 / 8, 3 / 8])
+    half = np.where(truth == 4, np.sqrt(8), 2.0)  # half of the step in log depth
+    assert edges.edge_scores(half.T, truth.T)[0] == pytest.approx(0.5)
+    near, far = edges.edge_scores(np.where(np.abs(np.arange(60) - 29.5) < 3, 2 * truth, truth), truth)[1:]
+    assert (near, far) == pytest.approx((1, 0))
+    assert np.isnan(edges.edge_scores(truth, np.where(truth == 2, 0, truth))).all()
+    assert np.isnan(edges.edge_scores(truth, np.full_like(truth, 4))).all()

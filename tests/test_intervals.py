@@ -186,7 +186,9 @@ def test_only_seeds_of_both_trainings_and_trainings_with_a_partner_are_compared(
     assert set(zip(frame["architecture"], frame["training"], frame["seeds"], strict=True)) == {
         ("Monodepth2", "3D Distillation", "1")
     }
-    assert "With one seed" in tables.text.differences_markdown(frame)
+    text = tables.text.differences_markdown(frame)
+    assert "-50 % [-50, -50] (*) |" in text
+    assert "With one seed, (*)" in text
 
 
 def test_scenes_of_one_room_are_one_room() -> None:

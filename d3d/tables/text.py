@@ -240,16 +240,20 @@ def percent(row: pd.Series) -> str:
         "" if pd.isna(row[name]) else f"{round(100 * row[name]):+d}"
         for name in ("change", "change_low", "change_high")
     )
-    return f"{value} % [{low}, {high}]{' *' * row['excludes_zero']}" if low else f"{value} % (one room)"
+    if not low:
+        return f"{value} % (one room)"
+    mark = "" if not row["excludes_zero"] else " *" if row["n"] > 1 else " (*)"
+    return f"{value} % [{low}, {high}]{mark}"
 
 
 def interval_note(frame: pd.DataFrame) -> str:
-    return (
+    """What brackets and marks mean (D94)."""
+    text = (
         f"In brackets: {100 * CONFIDENCE:.0f} % interval of a paired bootstrap over rooms and seeds (D94), without a "
-        "correction for the number of comparisons; * excludes zero. "
-        + "With one seed the interval says nothing about other seeds. "
-        * bool((frame["n"] == 1).any())
-    ).strip()
+        "correction for the number of comparisons; * excludes zero."
+    )
+    single = " With one seed, (*): the interval is that of these networks, not of other seeds."
+    return text + single * bool((frame["n"] == 1).any())
 
 
 def _differences_rows(frame: pd.DataFrame) -> Iterable[tuple[str, list[list[str]]]]:
