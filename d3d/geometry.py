@@ -119,9 +119,10 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
 
-def _inverse(K_b33: Tensor) -> Tensor:
+def inverse(matrices: Tensor) -> Tensor:
+    """Invert regular matrices (..., n, n)."""
     # torch.linalg.inv checks for success, which makes a GPU wait in every step
-    return torch.linalg.inv_ex(K_b33).inverse
+    return torch.linalg.inv_ex(matrices).inverse
 
 
 def backproject(depth_b1hw: Tensor, K_b33: Tensor, pixels_b2hw: Tensor | None = None) -> Tensor:
@@ -140,7 +141,7 @@ def backproject(depth_b1hw: Tensor, K_b33: Tensor, pixels_b2hw: Tensor | None = 
         x = pixel_grid(h, w, depth_b1hw)
     else:
         x = torch.cat((pixels_b2hw, torch.ones_like(depth_b1hw)), dim=1).flatten(2)
-    return (_inverse(K_b33) @ x * depth_b1hw.flatten(2)).reshape(b, 3, h, w)
+    return (inverse(K_b33) @ x * depth_b1hw.flatten(2)).reshape(b, 3, h, w)
 
 
 def transform(dst_T_src_b44: Tensor, points_b3hw: Tensor) -> Tensor:
@@ -210,7 +211,7 @@ def warp(
         depth, K = depth_b1hw.to(dtype), K_b33.to(dtype)
         source_K = K if source_K_b33 is None else source_K_b33.to(dtype)
         pose = source_T_target_b44.to(dtype)
-        M = source_K @ pose[:, :3, :3] @ _inverse(K)
+        M = source_K @ pose[:, :3, :3] @ inverse(K)
         seen = (M @ pixel_grid(h, w, depth)) * depth.flatten(2) + source_K @ pose[:, :3, 3:]
         pixels, z = _divide(seen.reshape(b, 3, h, w))
         # half a pixel of slack: rounding must not exclude pixel centres on the border

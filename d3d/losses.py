@@ -1,4 +1,7 @@
-"""Losses of the paper: photometric error with minimum reprojection (Eq. 1, 2), smoothness, log depth (Eq. 4)."""
+"""Losses of the paper: photometric error with minimum reprojection (Eq. 1, 2), smoothness, log depth (Eq. 4).
+
+`LOSSES` names the photometric loss and, beyond the paper, the triplet losses of Choi et al. (ICLR 2025).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d3d.errors import DataError
-from d3d.geometry import disp_to_depth, warp
+from d3d.errors import DataError, unknown
+from d3d.geometry import disp_to_depth, inverse, warp
 from d3d.kernels import SSIM_C1, SSIM_C2, Target, minimum_photometric_error
+
+# The names of pretraining losses: the paper's, the one of Choi et al., and the latter without the gradient of E+ on its
+# mask
+LOSSES = ("photometric", "triplet", "triplet-stop")
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -95,6 +102,62 @@ def _photometric_term(target_b3hw: Tensor, bound_b1hw: Tensor | None = None) -> 
     return plain
 
 
+def triplet_errors(
+    target_b3hw: Tensor, warped_sb3hw: Tensor, crossed_sb3hw: Tensor, bound_b1hw: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute E+ and E- of triplet mining (Choi et al., ICLR 2025, arXiv 2502.14573), (B, 1, H, W) each.
+
+    E+ is the photometric error of the target and the warped source. E- is the error between the two synthesised views:
+    the source warped into the target's view, and the target warped into the source's view. Both views show the same
+    pixel of two cameras, so E- is small where the predicted disparity is small, as at the mirror image of a far light.
+
+    The descriptions do not say how several sources are combined. Here each pixel takes the source with the least E+
+    (minimum reprojection), and E- of the same source.
+
+    Args:
+        warped_sb3hw: sources warped into the target's view.
+        crossed_sb3hw: the target warped into the view of each source.
+        bound_b1hw: optional upper bound of E+ (automasking).
+    """
+    s, warped = len(warped_sb3hw), warped_sb3hw.flatten(0, 1)
+    positive = photometric_error(warped, target_b3hw.repeat(s, 1, 1, 1)).unflatten(0, (s, -1))
+    negative = photometric_error(warped, crossed_sb3hw.flatten(0, 1)).unflatten(0, (s, -1))
+    nearest = positive.argmin(dim=0, keepdim=True)
+    positive, negative = (errors.gather(0, nearest)[0] for errors in (positive, negative))
+    return positive if bound_b1hw is None else torch.minimum(positive, bound_b1hw), negative
+
+
+def triplet_margin(difference_b1hw: Tensor, factor: float = 0.0) -> Tensor:
+    """Compute the adaptive margin of triplet mining, `Q1 + factor (Q3 - Q1)` of E- - E+ in each image, (B, 1, 1, 1).
+
+    The descriptions say that the margin follows from the quartiles Q1 and Q3, and not how. A factor of -1.5 gives
+    Tukey's lower fence, the usual bound of outliers; 0 is the first quartile, 1 the third. The margin has no gradient.
+    """
+    # one quantile at a time: a tensor of both levels would make a GPU wait
+    q1, q3 = (torch.quantile(difference_b1hw.detach().flatten(1), q, dim=1) for q in (0.25, 0.75))
+    return (q1 + factor * (q3 - q1))[:, None, None, None]
+
+
+def triplet_loss(
+    positive_b1hw: Tensor, negative_b1hw: Tensor, factor: float = 0.0, stop: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Compute the triplet loss (B, 1, H, W), and its mask of reflective pixels, bool (B, 1, H, W).
+
+    A pixel is reflective if `E- - E+ <= delta` (`triplet_margin`). Its loss is `max(0, E+ - E- + delta)`. The loss of
+    other pixels is E+.
+
+    Args:
+        positive_b1hw, negative_b1hw: E+ and E- of `triplet_errors`.
+        factor: factor of the margin.
+        stop: stop the gradient of E+ on the mask. There it still pulls depth towards the mirror image.
+    """
+    difference = negative_b1hw - positive_b1hw
+    margin = triplet_margin(difference, factor)
+    mask = difference.detach() <= margin
+    pulled = positive_b1hw.detach() if stop else positive_b1hw
+    return torch.where(mask, (pulled - negative_b1hw + margin).clamp(min=0), positive_b1hw), mask
+
+
 def self_supervised_loss(
     disps: dict[int, Tensor],
     target_b3hw: Tensor,
@@ -106,6 +169,8 @@ def self_supervised_loss(
     automask: bool = False,
     min_depth: float = 0.1,
     max_depth: float = 10.0,
+    loss: str = "photometric",
+    margin: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the pretraining loss of section 3.1: Eq. 1 and 2 with minimum reprojection, plus smoothness.
 
@@ -123,10 +188,20 @@ def self_supervised_loss(
         automask: bound the error by the error of the unwarped sources (Monodepth2). Off by default: the paper only
             names minimum reprojection and smoothness.
         min_depth, max_depth: depth at disparity 1 and 0, metres.
+        loss: one of `LOSSES`. A triplet loss replaces the photometric term by `triplet_loss`. It also warps the target
+            into the sources' views, with the target's depth and the inverse poses: the depth of the sources is not
+            predicted. It has no fast version for a CPU.
+        margin: factor of `triplet_margin`.
 
     Returns:
-        The loss (scalar); its detached parts "photometric" and "smoothness".
+        The loss (scalar); its detached parts "photometric" and "smoothness". For a triplet loss "photometric" is the
+        mean of E+, and two further parts are "triplet" and "reflective", the share of pixels in the mask.
+
+    Raises:
+        ConfigError: the loss is unknown.
     """
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
     s, b, _, h, w = sources_sb3hw.shape
     # all sources in one batch: one warp per scale
     sources, poses, K = sources_sb3hw.flatten(0, 1), source_T_target_sb44.flatten(0, 1), K_b33.repeat(s, 1, 1)
@@ -134,20 +209,32 @@ def self_supervised_loss(
     if automask:
         # 1e-5: pixels without texture take the warped image
         unwarped = minimum_reprojection([photometric_error(x, target_b3hw) for x in sources_sb3hw]) + 1e-5
-    photometric_term = _photometric_term(target_b3hw, unwarped)
-    photometric = smooth = 0.0
+    if loss == "photometric":
+        photometric_term = _photometric_term(target_b3hw, unwarped)
+    parts: dict[str, Tensor] = {}
+    total = smooth = 0.0
     for scale, disp in disps.items():
         disp = full = _at_least_float32(disp)
         image = target_b3hw
         if disp.shape[-2:] != (h, w):
             full = F.interpolate(disp, (h, w), mode="bilinear", align_corners=False)
             image = F.interpolate(target_b3hw, disp.shape[-2:], mode="area")
-        depth = disp_to_depth(full, min_depth, max_depth)
-        warped, _ = warp(sources, depth.repeat(s, 1, 1, 1), K, poses)
-        photometric = photometric + photometric_term(warped.unflatten(0, (s, b))) / len(disps)
+        depths = disp_to_depth(full, min_depth, max_depth).repeat(s, 1, 1, 1)
+        warped = warp(sources, depths, K, poses)[0].unflatten(0, (s, b))
+        if loss == "photometric":
+            term = photometric_term(warped)
+            found = {"photometric": term}
+        else:
+            crossed = warp(target_b3hw.repeat(s, 1, 1, 1), depths, K, inverse(poses))[0].unflatten(0, (s, b))
+            errors = triplet_errors(target_b3hw, warped, crossed, unwarped)
+            triplets, mask = triplet_loss(*errors, margin, stop=loss == "triplet-stop")
+            term = triplets.mean()
+            found = {"photometric": errors[0].mean(), "triplet": term, "reflective": mask.to(term).mean()}
+        total = total + term / len(disps)
+        for name, value in found.items():
+            parts[name] = parts.get(name, 0.0) + value.detach() / len(disps)
         smooth = smooth + smoothness(disp, image) / (2**scale * len(disps))
-    loss = photometric + smoothness_weight * smooth
-    return loss, {"photometric": photometric.detach(), "smoothness": smooth.detach()}
+    return total + smoothness_weight * smooth, parts | {"smoothness": smooth.detach()}
 
 
 def log_depth_loss(

@@ -42,7 +42,7 @@ GROUPS = {
     "networks": ("arch", "ensemble", "teachers"),
     "training": (
         *("epochs", "steps", "batch_size", "learning_rate", "pretrained", "weights", "precision"),
-        "self_taught",
+        *("self_taught", "loss", "triplet_margin"),
     ),
     "fusion": (
         *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),

@@ -76,6 +76,8 @@ class PretrainTask:
     max_depth: float = 10.0
     name: str = "pretrain"
     compile: bool = False
+    loss_name: str = "photometric"  # one of `d3d.losses.LOSSES`
+    margin: float = 0.0  # factor of `d3d.losses.triplet_margin`
 
     def loss(self, disps: Disparities, batch: Batch) -> LossAndParts:
         loss = _compiled_loss() if self.compile else self_supervised_loss
@@ -89,6 +91,8 @@ class PretrainTask:
             automask=self.automask,
             min_depth=self.min_depth,
             max_depth=self.max_depth,
+            loss=self.loss_name,
+            margin=self.margin,
         )
 
 

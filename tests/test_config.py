@@ -75,6 +75,9 @@ def test_the_demo_is_planned_for_less_than_half_an_hour():
         ({"height": 100}, r"multiple of 32, for example 96 or 128"),
         ({"run": "../elsewhere"}, r"plain folder name"),
         ({"unknown_thing": None}, r"unknown parameter"),
+        ({"loss": "triplets"}, r"unknown loss 'triplets'.*Did you mean 'triplet'"),
+        ({"loss": "triplet", "profile": "ready"}, r"loss = 'triplet' needs teachers = 'trained'"),
+        ({"triplet_margin": 1.0}, r"triplet_margin = 1.0 needs loss = 'triplet'"),
     ],
 )
 def test_a_wrong_parameter_is_one_clear_error(parameters, message):

@@ -14,7 +14,7 @@ from d3d.io import read_json
 from d3d.pipeline import graph, scenes, stages
 from d3d.pipeline.config import describe, make_config
 from d3d.pipeline.graph import Key
-from d3d.pipeline.stages import scores
+from d3d.pipeline.stages import identity_of, scores
 
 pytest.importorskip("open3d")
 
@@ -299,3 +299,25 @@ def test_a_folder_of_an_earlier_version_is_refused_by_name(data, config):
 
 def test_every_scene_can_be_identified():
     assert len(Scene.digest(PolishedFloor(3))) == 64
+
+
+def test_the_loss_of_a_pretraining_is_part_of_its_identity_except_the_papers(data, config, tmp_path):
+    data(train=[floor()], val=[floor()])
+
+    def settings(stage, labels="", **more):
+        other = make_config(profile="smoke", runs_dir=str(tmp_path), run="r", **more)
+        return identity_of(other, stage, "monodepth2", labels)
+
+    plain = settings("pretrain")
+    assert not {"loss", "triplet_margin"} & plain["settings"]["training"].keys()
+    assert settings("pretrain", loss="photometric") == plain
+    triplet = settings("pretrain", loss="triplet")["settings"]["training"]
+    assert triplet == plain["settings"]["training"] | {"loss": "triplet", "triplet_margin": 0.0}
+    assert (
+        settings("pretrain", loss="triplet", triplet_margin=1.0)["settings"]["training"]["triplet_margin"]
+        == 1
+    )
+    # a student has no photometric loss: its own settings stay, its teacher's change
+    students = [settings("distill", "diff"), settings("distill", "diff", loss="triplet")]
+    assert students[0]["settings"] == students[1]["settings"]
+    assert students[0]["needs"] != students[1]["needs"]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from d3d.errors import DataError
+from d3d import losses
+from d3d.errors import ConfigError, DataError
+from d3d.geometry import disp_to_depth, warp
 from d3d.kernels import Target, minimum_photometric_error
 from d3d.losses import (
     log_depth_loss,
@@ -13,6 +15,8 @@ from d3d.losses import (
     self_supervised_loss,
     smoothness,
     ssim,
+    triplet_loss,
+    triplet_margin,
 )
 
 
@@ -204,3 +208,110 @@ def test_in_float32_that_pass_is_as_exact_as_the_plain_formula():
     errors = [(slope(torch.float32, fast) - exact).norm() / exact.norm() for fast in (False, True)]
     assert errors[1] < 2 * errors[0]
     assert errors[1] < 1e-3
+
+
+def four_pixels(*values):
+    return torch.tensor(values, dtype=torch.float64).reshape(1, 1, 2, 2).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("factor", "margin", "expected", "on_mask"),
+    [
+        (-1.5, -0.5125, (0.5, 0.2, 0.1, 0.0), 0),  # Tukey's fence: no pixel, the loss is E+
+        (0.0, 0.05, (0.45, 0.2, 0.1, 0.0), 1),  # the first quartile
+        (1.0, 0.425, (0.825, 0.225, 0.025, 0.0), 3),  # the third quartile
+    ],
+)
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_triplet_loss_and_its_mask_on_known_errors(factor, margin, expected, on_mask, stop):
+    """E- - E+ is -0.4, 0.2, 0.4 and 0.5: Q1 is 0.05 and Q3 is 0.425."""
+    positive, negative = four_pixels(0.5, 0.2, 0.1, 0.0), four_pixels(0.1, 0.4, 0.5, 0.5)
+    assert triplet_margin(negative - positive, factor).item() == pytest.approx(margin)
+    loss, mask = triplet_loss(positive, negative, factor, stop)
+    reflective = torch.arange(4).reshape(1, 1, 2, 2) < on_mask
+    assert mask.equal(reflective)
+    assert loss.flatten().tolist() == pytest.approx(expected)
+    loss.sum().backward()
+    assert positive.grad.equal((~reflective).double() if stop else torch.ones_like(loss))
+    assert negative.grad.equal(-reflective.double())
+
+
+def test_the_margin_of_an_image_does_not_depend_on_the_other_images_of_the_batch():
+    torch.manual_seed(0)
+    difference = torch.rand(3, 1, 5, 4)
+    alone = torch.cat([triplet_margin(d[None], -0.7) for d in difference])
+    assert triplet_margin(difference, -0.7).equal(alone)
+
+
+def triplet_by_hand(disp, target, sources, K, poses, factor):
+    """The triplet loss without smoothness, one image and one source at a time."""
+    depth, pairs = disp_to_depth(disp, 0.1, 10.0), []
+    for source, pose in zip(sources, poses, strict=True):
+        warped = warp(source, depth, K, pose)[0]
+        crossed = warp(target, depth, K, torch.linalg.inv(pose))[0]
+        pairs.append((photometric_error(warped, target), photometric_error(warped, crossed)))
+    (first, second), b = pairs, len(target)
+    best = first[0] <= second[0]
+    positive, negative = (torch.where(best, *both) for both in zip(first, second, strict=True))
+    difference = (negative - positive).detach()
+    q1, q3 = (
+        torch.from_numpy(np.quantile(difference.numpy().reshape(b, -1), q, axis=1)).reshape(b, 1, 1, 1)
+        for q in (0.25, 0.75)
+    )
+    margin = q1 + factor * (q3 - q1)
+    return torch.where(difference <= margin, positive - negative + margin, positive).mean()
+
+
+@pytest.mark.parametrize("factor", [-0.5, 0.0, 1.0])
+def test_the_triplet_loss_is_the_plain_formula_with_its_gradient(factor):
+    target, sources, K, poses = scene_for_loss()
+    torch.manual_seed(0)
+    target = torch.cat([target, target + 0.1 * torch.rand_like(target)])
+    sources, K, poses = sources.repeat(1, 2, 1, 1, 1), K.repeat(2, 1, 1), poses.repeat(1, 2, 1, 1)
+    disp = disparity(2.4, (24, 32)).repeat(2, 1, 1, 1) + 0.01 * torch.rand(2, 1, 24, 32, dtype=torch.float64)
+    disp.requires_grad_()
+    given = (target, sources, K, poses)
+    plain = triplet_by_hand(disp, *given, factor)
+    loss, parts = self_supervised_loss(
+        {0: disp}, *given, loss="triplet", margin=factor, smoothness_weight=0.0
+    )
+    assert loss.item() == parts["triplet"].item() == pytest.approx(plain.item(), abs=1e-14)
+    slopes = [torch.autograd.grad(x, disp)[0] for x in (plain, loss)]
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-12
+    assert slopes[0].abs().max() > 1e-4
+    photometric = self_supervised_loss({0: disp}, *given)[1]["photometric"]
+    assert parts["photometric"].item() == pytest.approx(photometric.item())
+    assert 0 < parts["reflective"] < 1
+
+
+def test_gradcheck_of_the_triplet_loss(monkeypatch):
+    """At a fixed margin: it has no gradient, but a numerical derivative would see it move."""
+    target, sources, K, poses = scene_for_loss(size=(8, 8))
+    torch.manual_seed(0)
+    disp = (disparity(2.1, (8, 8)) + 0.002 * torch.rand(1, 1, 8, 8, dtype=torch.float64)).requires_grad_()
+    monkeypatch.setattr(
+        losses, "triplet_margin", lambda difference, factor: torch.full_like(difference, 0.05)
+    )
+    parts = self_supervised_loss({0: disp}, target, sources, K, poses, loss="triplet")[1]
+    assert 0.1 < parts["reflective"] < 0.9
+    assert torch.autograd.gradcheck(
+        lambda d: self_supervised_loss({0: d}, target, sources, K, poses, loss="triplet")[0],
+        (disp,),
+        atol=1e-5,
+    )
+
+
+def test_a_camera_that_stands_still_has_no_triplet_error():
+    target, _, K, _ = scene_for_loss()
+    still = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1, 1)
+    given = (target, target.repeat(2, 1, 1, 1, 1), K, still)
+    for name in ("triplet", "triplet-stop"):
+        loss, parts = self_supervised_loss({0: disparity(1.3, (24, 32))}, *given, loss=name)
+        assert loss.item() < 1e-4
+        assert parts["triplet"].abs() < 1e-6
+
+
+def test_an_unknown_loss_is_an_error():
+    target, sources, K, poses = scene_for_loss()
+    with pytest.raises(ConfigError, match=r"unknown loss 'photometry'.*'photometric'"):
+        self_supervised_loss({0: disparity(2.0, (24, 32))}, target, sources, K, poses, loss="photometry")

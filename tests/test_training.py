@@ -20,7 +20,7 @@ from d3d.datasets.augment import Augmentation, shift_hue, unflip
 from d3d.datasets.samples import Cache, EpochBatches, LabelSamples, TripleSamples
 from d3d.errors import ConfigError, DataError
 from d3d.kernels import Adam
-from d3d.losses import self_supervised_loss
+from d3d.losses import LOSSES, self_supervised_loss
 from d3d.models import create_model
 from d3d.pipeline.config import TrainConfig
 from d3d.prediction import DepthStore, network_depth
@@ -417,7 +417,7 @@ def test_snapshots_are_the_weights_of_the_second_half_and_change_nothing(tmp_pat
     assert len({s["head.bias"].item() for s in states}) == 4, "each is of another step"
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "distill"])
+@pytest.mark.parametrize("kind", [*LOSSES, "distill"])
 def test_a_step_reads_nothing_back_from_its_device(kind):
     """Reading a value makes Python wait for the GPU. No step may do this."""
     asks = {
@@ -439,14 +439,14 @@ def test_a_step_reads_nothing_back_from_its_device(kind):
             return func(*args, **(kwargs or {}))
 
     label = np.full(SIZE, 3.0, np.float32)
-    data = samples() if kind == "pretrain" else LabelSamples([Wall()], [(0, 3)], lambda s, i: label, SIZE)
-    task = PretrainTask(data) if kind == "pretrain" else DistillTask(data)
+    data = samples() if kind != "distill" else LabelSamples([Wall()], [(0, 3)], lambda s, i: label, SIZE)
+    task = DistillTask(data) if kind == "distill" else PretrainTask(data, loss_name=kind)
     batch = torch.utils.data.default_collate([data[0, 0]])
     with Recorder():
         loss, _ = batch_loss(TinyNet(), task, batch, config(precision="bf16"))
         loss.backward()
         assert not seen
-        torch.linalg.inv(batch["K"] if kind == "pretrain" else torch.eye(3))  # it would have been noticed
+        torch.linalg.inv(torch.eye(3))  # it would have been noticed
         assert seen
 
 
@@ -456,13 +456,11 @@ def test_the_loss_can_be_compiled_as_one_graph():
     disps = {s: torch.full((1, 1, 64 >> s, 64 >> s), 0.03 + 0.01 * s) for s in (0, 1)}
     args = (disps, batch["target"], batch["sources"].transpose(0, 1), batch["K"])
     poses = batch["source_T_target"].transpose(0, 1)
-    for automask in (False, True):
+    for options in ({}, {"automask": True}, {"loss": "triplet"}, {"loss": "triplet-stop", "margin": -0.5}):
         traced = torch.compile(self_supervised_loss, backend="eager", fullgraph=True, dynamic=False)
         # traced is the plain form, which a GPU runs; called directly here, the one of a CPU
-        loss, _ = traced(*args, poses, automask=automask)
-        assert loss.item() == pytest.approx(
-            self_supervised_loss(*args, poses, automask=automask)[0].item(), rel=1e-5
-        )
+        loss, _ = traced(*args, poses, **options)
+        assert loss.item() == pytest.approx(self_supervised_loss(*args, poses, **options)[0].item(), rel=1e-5)
 
 
 def test_the_hue_turns_as_torchvision_turns_it():

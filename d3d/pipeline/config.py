@@ -148,6 +148,7 @@ def make_config(**parameters: Any) -> Config:
             f"fusion_certain = {config.fusion.certain} needs fusion_views, for example 40: only target frames have an "
             "uncertainty."
         )
+    _check_loss(config, train)
     config = _with_training(config, train)
     for name, value in (("height", config.data.height), ("width", config.data.width)):
         if value % 32:
@@ -162,6 +163,20 @@ def make_config(**parameters: Any) -> Config:
         if value in (".", "..") or any(c in value for c in "/\\\0"):
             raise ConfigError(f"{name} = {value!r} must be a plain folder name, not a path.")
     return config
+
+
+def _check_loss(config: Config, train: Mapping[str, Any]) -> None:
+    """Raise an error if an option of the pretraining's loss would have no effect."""
+    loss = train.get("loss", config.pretrain.loss)
+    if config.teachers == "shipped" and loss != "photometric":
+        raise ConfigError(
+            f"loss = {loss!r} needs teachers = 'trained': with teachers = 'shipped', this run has no pretraining. "
+            "Profiles demo, laptop and paper train their teachers."
+        )
+    if "triplet_margin" in train and loss == "photometric":
+        raise ConfigError(
+            f"triplet_margin = {train['triplet_margin']} needs loss = 'triplet' or 'triplet-stop'."
+        )
 
 
 def _with_training(config: Config, train: dict[str, Any]) -> Config:
@@ -249,6 +264,8 @@ def describe(config: Config) -> str:
         threshold = f"threshold at quantile {f.threshold_quantile:g} of the uncertainty"
     ensemble = "" if config.ensemble == ENSEMBLE else f"ensemble {'+'.join(config.ensemble)}, "
     first = f"{pretrain.length} + {distill.length}"
+    if pretrain.loss != "photometric":
+        first = f"{pretrain.length} with loss {pretrain.loss} + {distill.length}"
     if config.teachers == "shipped":
         first = f"teachers that ship with d3d, students trained for {distill.length}"
     return (

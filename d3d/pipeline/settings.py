@@ -157,6 +157,16 @@ class TrainConfig:
     scales: tuple[int, ...] = (0, 1, 2, 3)
     smoothness: float = 1e-3
     automask: bool = False
+    loss: Literal["photometric", "triplet", "triplet-stop"] = parameter(
+        "photometric",
+        "loss of the pretraining: photometric (the paper's), or triplet or triplet-stop (docs/rivals.md)",
+    )
+    triplet_margin: float = parameter(
+        0.0,
+        "margin of a triplet loss: Q1 + this factor times (Q3 - Q1) of E- - E+ in each image",
+        ge=-10,
+        le=10,
+    )
     pretrained: bool = parameter(True, "start the encoders from ImageNet weights")
     weights: str | None = parameter(
         None, "local files of initial weights: FILE, arch=FILE, several with commas, or a folder"

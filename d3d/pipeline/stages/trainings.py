@@ -57,7 +57,10 @@ def trained(config: Config, arch: str, labels: str, round: int = 0) -> Key:
 
 def _settings(config: Config, key: Key) -> dict[str, Any]:
     """The settings of a pretraining or a distillation. Only the former has data settings: labels bring their own."""
-    training = fields_of(config.training(key.stage, key.arch), *_NOT_THE_RESULT)
+    settings = config.training(key.stage, key.arch)
+    # the options of the loss came later: at their defaults, results keep their identity
+    plain = key.stage != "pretrain" or settings.loss == "photometric"
+    training = fields_of(settings, *_NOT_THE_RESULT, *(("loss", "triplet_margin") if plain else ()))
     data = {"data": config.data.identity()} if key.stage == "pretrain" else {}
     return {"arch": key.arch, "seed": config.seed, "training": training, **data}
 
@@ -179,6 +182,8 @@ def _task(config: Config, key: Key) -> Task:
             d.min_depth,
             d.max_depth,
             compile=settings.compile,
+            loss_name=settings.loss,
+            margin=settings.triplet_margin,
         )
     store = DepthStore(require_finished(config, key._replace(stage="fuse")))
     size_hw = fusion.find_strategy(key.labels).training_size(d.size_hw)  # may be smaller than the labels
