@@ -97,6 +97,15 @@ def test_none_means_as_the_profile_has_it_and_values_arrive():
     assert cfg.run == "7scenes-demo-seed0"
 
 
+def test_another_loss_is_part_of_the_names_of_runs_and_results():
+    assert c.make_config(profile="demo", loss="photometric").run == "glossyrooms-demo-seed0"
+    assert c.make_config(profile="demo", loss="triplet", seed=2).run == "glossyrooms-demo-triplet-seed2"
+    other = c.make_config(profile="laptop", loss="triplet-stop", triplet_margin=-1.5)
+    assert other.variant == "laptop --loss triplet-stop --triplet-margin -1.5"
+    assert other.name == "glossyrooms-laptop-triplet-stop--1.5"
+    assert "with loss triplet-stop" in c.describe(other)
+
+
 def test_the_users_length_beats_the_profiles_in_epochs_or_in_steps():
     for profile in c.PROFILES:
         for arch in c.ENSEMBLE:

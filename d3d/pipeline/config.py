@@ -158,7 +158,7 @@ def make_config(**parameters: Any) -> Config:
     if given["capture"] and "capture" not in (config.data.dataset, config.evaluation.dataset):
         raise ConfigError(f"{', '.join(given['capture'])}: only for --dataset capture.")
     config = with_bounds(config, {*given["data"], *given["fusion"]})
-    config = replace(config, run=config.run or f"{config.data.dataset}-{config.profile}-seed{config.seed}")
+    config = replace(config, run=config.run or f"{config.name}-seed{config.seed}")
     for name, value in (("run", config.run), ("base", config.base)):
         if value in (".", "..") or any(c in value for c in "/\\\0"):
             raise ConfigError(f"{name} = {value!r} must be a plain folder name, not a path.")

@@ -5,6 +5,7 @@ Users can set a field made with `parameter` on the command line and in notebooks
 
 from __future__ import annotations
 
+import re
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -340,6 +341,19 @@ class Config:
     def learns(self) -> bool:
         """Whether the profile trains long enough for results (`UNTRAINED`)."""
         return self.profile not in UNTRAINED
+
+    @property
+    def variant(self) -> str:
+        """The profile as options, with the loss of the pretraining if it is not the paper's: "demo --loss triplet"."""
+        loss, margin = self.pretrain.loss, self.pretrain.triplet_margin
+        if loss == "photometric" or not self.learns:
+            return self.profile
+        return f"{self.profile} --loss {loss}" + (f" --triplet-margin {margin:g}" if margin else "")
+
+    @property
+    def name(self) -> str:
+        """Data set and `variant` in names of folders: "glossyrooms-demo", "glossyrooms-demo-triplet"."""
+        return f"{self.data.dataset}-{re.sub(' --[a-z-]+ ', '-', self.variant)}"
 
     def training(self, stage: str, arch: str) -> TrainConfig:
         """Return the training configuration of one architecture; ``stage`` is "pretrain" or "distill"."""

@@ -151,7 +151,7 @@ def _write(config: Config, networks: Mapping[str, Mapping[tuple[str, str], pd.Da
 def _about(config: Config) -> dict[str, Any]:
     """The fields of `Evaluation` that a configuration determines."""
     e, trained_on = config.evaluation, config.data.dataset
-    run = {"seed": config.seed, "profile": config.profile, "round": config.round, "trained_on": trained_on}
+    run = {"seed": config.seed, "profile": config.variant, "round": config.round, "trained_on": trained_on}
     return run | {"dataset": e.dataset or trained_on, "split": e.split, "scale": e.scale}
 
 

@@ -60,8 +60,8 @@ class _Index(Record):
 
 
 def results_folder(config: Config) -> Path:
-    """``results/<data set>-<profile>`` in the checkout."""
-    return runs.project_root() / "results" / f"{config.data.dataset}-{config.profile}"
+    """``results/<data set>-<profile>`` in the checkout; another loss than the paper's is part of the name."""
+    return runs.project_root() / "results" / config.name
 
 
 def export(scores: Scores, folder: Path) -> list[Path]:
