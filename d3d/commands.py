@@ -99,7 +99,9 @@ def _tables(call: Call) -> None:
         return
     if not options.export and (options.stored or options.readme):
         unused = [
-            name for name in COMMANDS["tables"].parameters if name not in ("profile", "dataset", "arch")
+            name
+            for name in COMMANDS["tables"].parameters
+            if name not in ("profile", "dataset", "arch", "loss", "triplet_margin")
         ]
         if given := [name for name in (*unused, "archs", "seeds") if getattr(options, name) is not None]:
             raise ConfigError(

@@ -587,6 +587,20 @@ def test_a_page_between_its_markers(tmp_path):
     assert "over seeds 0, 1 (without ±: seed 1 alone). Best" in tables.page_with_blocks(page, results)
 
 
+def test_rivals_stand_beside_the_papers_loss_for_the_networks_that_have_both(tmp_path):
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    page.write_text("<!-- rivals glossyrooms-laptop:begin -->\n<!-- rivals glossyrooms-laptop:end -->\n")
+    with_tables(tmp_path, scores(evaluation((2.0,) * 4), evaluation((3.0,) * 4, arch="hrdepth")))
+    with pytest.raises(DataError, match=r"no results of another loss in .*glossyrooms-laptop-<loss>"):
+        tables.page_with_blocks(page, results)
+    other = evaluation((1.0,) * 4, profile="laptop --loss triplet --triplet-margin 1")
+    tables.write_tables(scores(other), results / "glossyrooms-laptop-triplet-1" / "tables")
+    text = tables.page_with_blocks(page, results)
+    assert "| Monodepth2 | Self-Supervised | 2.000 |" in text
+    assert "| Monodepth2 | Self-Supervised, loss triplet, triplet-margin 1 | **1.000** |" in text
+    assert "HR-Depth" not in text
+
+
 BLOCK = "<!-- results glossyrooms-laptop:begin -->"
 
 
@@ -597,7 +611,10 @@ BLOCK = "<!-- results glossyrooms-laptop:begin -->"
         (BLOCK, "each once"),
         (f"{BLOCK.replace('begin', 'end')} {BLOCK}", "each once"),
         (f"{BLOCK} {BLOCK} {BLOCK.replace('begin', 'end')}", "each once"),
-        ("<!-- result x:begin --> <!-- result x:end -->", "unknown block. Known: results, differences"),
+        (
+            "<!-- result x:begin --> <!-- result x:end -->",
+            "unknown block. Known: results, differences, rivals",
+        ),
         (
             "<!-- results x:begin --> <!-- results x:end -->",
             r"no table2\.csv .*x.tables: run `python -m d3d tables",

@@ -31,13 +31,42 @@ def readme_block(folder: Path) -> str:
     Args:
         folder: holds the CSV files of `write_tables`; a `DataError` says that they are not there.
     """
+    return _sq_rel(_rows(folder))
+
+
+def rivals_block(folder: Path) -> str:
+    """The table of `readme_block` for the networks that were also trained with another loss (docs/rivals.md).
+
+    Args:
+        folder: FOLDER/tables of the paper's loss. The results of other losses lie in FOLDER-<loss>.
+    """
+    results, name = folder.parent.parent, folder.parent.name
+    others = [_rows(other / "tables") for other in sorted(results.glob(f"{name}-*"))]
+    if not others:
+        raise DataError(
+            f"no results of another loss in {results / name}-<loss>: store them with `python -m d3d tables --loss NAME "
+            "--export`."
+        )
+    for frame in others:
+        frame["training"] += ", " + frame["profile"].str.partition(" --")[2].str.replace(" --", ", ")
+    plain, rival = _rows(folder), pd.concat(others)
+    both = plain[plain["architecture"].isin(rival["architecture"])]
+    return _sq_rel(pd.concat([both, rival], ignore_index=True))
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    """Our rows of Tables 2 to 4, without trainings that were evaluated on no set."""
     paths = [path for n in (2, 3, 4) if (path := folder / f"table{n}.csv").is_file()]
     if not paths:
         raise DataError(f"no table2.csv to table4.csv in {folder}: run `python -m d3d tables --stored`.")
     frame = pd.concat([pd.read_csv(p, dtype={"list": str, "seeds": str}) for p in paths], ignore_index=True)
     frame = frame[frame["source"] == "ours"].fillna({"list": ""})
-    # only trainings that were evaluated on some set
-    frame = frame[frame.groupby(["architecture", "training"])["n"].transform("max") > 0]
+    return frame[frame.groupby(["architecture", "training"])["n"].transform("max") > 0]
+
+
+def _sq_rel(frame: pd.DataFrame) -> str:
+    """The table of `readme_block`."""
+    frame = frame.copy()
     frame["text"] = printed_cells(frame, MARKDOWN)["sq_rel"]
     frame["column"] = (frame["list"] + " " + frame["split"].str.capitalize()).str.strip()
     # val comes before test, a split before its lists
@@ -87,7 +116,7 @@ def differences_block(folder: Path) -> str:
     return "\n".join([caption, "", *lines, ""])
 
 
-BLOCKS = {"results": readme_block, "differences": differences_block}
+BLOCKS = {"results": readme_block, "differences": differences_block, "rivals": rivals_block}
 
 
 def page_with_blocks(path: Path, results: Path) -> str:
