@@ -98,11 +98,8 @@ def _tables(call: Call) -> None:
         _print_table(first, tables.run_table(first))
         return
     if not options.export and (options.stored or options.readme):
-        unused = [
-            name
-            for name in COMMANDS["tables"].parameters
-            if name not in ("profile", "dataset", "arch", "loss", "triplet_margin")
-        ]
+        used = ("profile", "dataset", "arch", "loss", "triplet_margin")
+        unused = [name for name in COMMANDS["tables"].parameters if name not in used]
         if given := [name for name in (*unused, "archs", "seeds") if getattr(options, name) is not None]:
             raise ConfigError(
                 f"--stored and --readme make every table from all scores in results/: leave out {flags(given)}, or "
