@@ -79,7 +79,10 @@ def export(scores: Scores, folder: Path) -> list[Path]:
     if index.is_file():
         stored, ours = read(folder), {_file_name(e) for e in scores.evaluations}
         rest = (e for e in stored.evaluations if _file_name(e) not in ours)
-        scores = Scores((*scores.evaluations, *rest), {**stored.lists, **scores.lists})
+        try:
+            scores = Scores((*scores.evaluations, *rest), {**stored.lists, **scores.lists})
+        except DataError as error:
+            raise DataError(f"{error} To store only the new scores, delete {folder} first.") from error
     entries: dict[str, Any] = {}
     shared: dict[str, pd.DataFrame] = {}
     for e in sorted(scores.evaluations, key=_file_name):
