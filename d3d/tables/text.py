@@ -232,7 +232,7 @@ def differences_csv(frame: pd.DataFrame) -> str:
 
 
 def percent(row: pd.Series) -> str:
-    """The relative change: "-45 % [-57, -33] *"."""
+    """The relative change with its interval and mark: ``-45 % [-57, -33] *``."""
     if pd.isna(row["change"]):
         return "–"
     # round to an integer first: there is no -0
