@@ -85,5 +85,7 @@ def test_the_benchmark_prints_masks_and_steps(capsys):
     triplet.main(["masks", "--frames", "1"])
     printed = capsys.readouterr().out
     assert printed.count("triplet, Q1 - 1.5 IQR") == printed.count("chance") == len(available())
+    triplet.main(["behind", "--frames", "1"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 4
     triplet.main(["steps", "--repeat", "1"])
     assert "triplet-stop: " in capsys.readouterr().out
