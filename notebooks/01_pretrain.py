@@ -90,7 +90,7 @@ print("depth:", *(f"{d:6.2f}" for d in to_depth(sigma)), "m")
 #
 # **Automasking is off.** Monodepth2 also leaves out pixels that match the *unwarped* source better, because they may
 # belong to a moving object. The paper does not name it, and here nothing moves ([decisions](../docs/decisions.md)).
-# `-p automask True` turns it on.
+# `d3d.losses.self_supervised_loss(..., automask=True)` turns it on.
 
 
 # %%

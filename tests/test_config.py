@@ -1,6 +1,7 @@
 """Profiles, strict parameters, and the identity of a stage."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -95,6 +96,14 @@ def test_none_means_as_the_profile_has_it_and_values_arrive():
     assert cfg.training("distill", "hrdepth").epochs == 41
     assert cfg.training("pretrain", "monovit").milestones == (26, 36)
     assert cfg.run == "7scenes-demo-seed0"
+
+
+def test_papermill_can_name_each_parameter_that_a_notebook_mentions(repo_dir):
+    """A parameter outside the parameters cell arrives as a cell of papermill's."""
+    for path in sorted((repo_dir / "notebooks").glob("*.py")):
+        mentioned = set(re.findall(r"-p (\w+)", path.read_text()))
+        assert mentioned <= set(c.PARAMETERS), f"{path.name}: {mentioned - set(c.PARAMETERS)}"
+    assert c.resolve(notebook("profile = 'demo'", "loss = 'triplet'")).pretrain.loss == "triplet"
 
 
 def test_another_loss_is_part_of_the_names_of_runs_and_results():
