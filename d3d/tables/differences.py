@@ -16,8 +16,8 @@ from d3d.tables.intervals import Change, paired_change
 from d3d.tables.paper import RECOMMENDED, TRAININGS, set_name
 from d3d.tables.scores import Evaluation, Scores
 
-# Every training is compared with self-teaching, and the recommended recipe also with the paper's
-AGAINST = {"pred": None, "uncer": (RECOMMENDED,)}
+# Every training is compared with self-teaching, both recipes also with self-supervision, and ours with the paper's
+AGAINST = {"pred": None, "": ("uncer", RECOMMENDED), "uncer": (RECOMMENDED,)}
 # (list of frames, kind of pixels) of each block; the splits whose rooms are pooled
 SETS = (("Reflection", "all"), ("NoReflection", "all"), ("", "all"), ("", "highlight"))
 SPLITS = (("val", "test"), ("val",), ("test",))
