@@ -1,21 +1,25 @@
 #!/usr/bin/env bash
 # What a machine with a GPU and ten minutes can tell: tests, speed of a step, three teachers. Run it in the checkout:
 #
-#   benchmarks/gpu.sh [--device cuda|cpu] [--minutes 10] [--out FOLDER] [--parts tests,steps,teachers] [--archs A,B]
+#   benchmarks/gpu.sh [--device cuda|cpu] [--minutes 10] [--out FOLDER] [--parts A,B] [--archs A,B]
 #
 # It needs Python 3.11 or 3.12 with the packages of d3d without extras, pytest and hypothesis, and for one test accelerate;
-# no open3d, no pyrender, no dask, no network. Packages in a folder wheels/ of the checkout are installed first. An image
-# with PyTorch, torchvision, timm, pandas, scipy, matplotlib, safetensors and tqdm usually lacks these (for Python 3.12):
+# no open3d, no pyrender, no dask, no network. The parts are tests, steps, prediction, fusion and teachers. With open3d,
+# the part fusion also measures Open3D, on the GPU if open3d was built with CUDA; it needs scikit-image.
+# Packages in a folder wheels/ of the checkout are installed first. An image with PyTorch, torchvision, timm, pandas,
+# scipy, matplotlib, safetensors and tqdm usually lacks these (for Python 3.12):
 #   pip download --only-binary=:all: --no-deps --python-version 3.12 --implementation cp \
 #       --platform manylinux_2_17_x86_64 -d wheels -c constraints.txt \
 #       pydantic pydantic-core annotated-types typing-inspection pooch platformdirs
 #
 # Everything is written to FOLDER (by default $OUT, or gpu-results) as soon as it is known: summary.md, speed.json,
-# teachers.json, and the teachers' weights in pieces with SHA256SUMS; benchmarks/teachers.py says how to join them.
+# prediction.json, teachers.json, and the teachers' weights in pieces with SHA256SUMS; benchmarks/teachers.py says how to
+# join them.
 # A part that takes too long is ended and the next one starts. --device cpu tries the script with tiny sizes.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-device=cuda minutes=10 parts=tests,steps,teachers archs=monodepth2,hrdepth,monovit out="${OUT:-gpu-results}"
+device=cuda minutes=10 parts=tests,steps,prediction,fusion,teachers archs=monodepth2,hrdepth,monovit,lite
+out="${OUT:-gpu-results}"
 while [ $# -gt 0 ]; do
     case "$1" in -h | --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
     [ $# -gt 1 ] || { echo "$1 needs a value; see the first lines of $0" >&2; exit 2; }
@@ -43,7 +47,7 @@ say() { printf '%s\n' "$@" | tee -a "$summary"; }
 left() { echo $((end - $(date +%s))); }
 # part NAME SECONDS COMMAND...: runs a command in at most so much time, and notes its last lines
 part() {
-    local name=$1 limit=$2 start code
+    local name=$1 limit=$(($2 * patience)) start code
     shift 2
     [ "$limit" -gt "$(left)" ] && limit=$(left)
     [[ ",$parts," == *",${name%% *},"* ]] || return 0
@@ -73,14 +77,20 @@ PY
 [ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 
 if [ "$device" = cpu ]; then
-    sizes=64x64 more="--batch 2 --repeat 1" compile="" teachers="--size 64x64 --max-steps 3 --workers 0"
-    export D3D_TEST_DEVICE=cpu
+    sizes=64x64 more="--batch 2 --repeat 1" compile="" frames="--batches 1,2 --repeat 1" views="--size 64x48 --every 40"
+    teachers="--size 64x64 --max-steps 3 --workers 0"
+    export D3D_TEST_DEVICE=cpu patience=10
 else
-    sizes=384x288 more="--repeat 6" compile=--compile teachers="--size 192x160 --workers 8"
+    patience=1
+    sizes=384x288 more="--repeat 6" compile=--compile frames="--batches 1,16 --repeat 20" views="--size 384x288 --every 1"
+    teachers="--size 192x160 --workers 8"
 fi
-part tests 240 "$python" -m pytest -q -p no:cacheprovider -m cuda --durations=5 tests/test_cuda.py
-part steps 270 "$python" benchmarks/training_step.py --device "$device" --parts steps --sizes "$sizes" --archs "$archs" \
-    $compile $more --json "$out/speed.json"
+part tests 200 "$python" -m pytest -q -p no:cacheprovider -m cuda --durations=5 tests/test_cuda.py
+part steps 240 "$python" benchmarks/training_step.py --device "$device" --parts steps --sizes "$sizes" --archs "$archs" \
+    --goals $compile $more --json "$out/speed.json"
+part prediction 60 "$python" benchmarks/prediction.py --device "$device" --sizes "$sizes" --archs "$archs" $frames \
+    --json "$out/prediction.json"
+part fusion 60 "$python" benchmarks/quantile_fusion.py --device "$device" $views
 part teachers 100000 "$python" benchmarks/teachers.py --device "$device" --archs "$archs" --out "$out" $teachers \
     --minutes "$(($(left) > 40 ? $(left) / 60 : 1))"
 say "" "Finished with $(left) s to spare; results in $out"

@@ -4,7 +4,8 @@
 
 The scene is a room of GlossyRooms at 384x288. Its true depth is fused finely, rendered from every frame and stored like
 predicted depth. The benchmark times `stages.depth.project_scene`, which `python -m d3d project` runs once for each
-scene. It uses all cores that this process may use (OMP_NUM_THREADS, taskset).
+scene. It uses all cores that this process may use (OMP_NUM_THREADS, taskset). The ways to fuse take turns, so a busy
+machine slows all of them equally: quote the last column.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from d3d.pipeline.config import Config, make_config
 from d3d.pipeline.scenes import TrainingScene
 from d3d.pipeline.stages import depth
 from d3d.prediction import DepthStore
+from d3d.reconstruction import FUSION_BACKENDS
 
 SIZE_HW = (288, 384)
 WANTED = 60  # target frames a second
@@ -55,17 +57,15 @@ def training_scene(scene: Scene, targets: Sequence[int]) -> TrainingScene:
     return TrainingScene(scene, Triples(np.repeat(np.asarray(targets)[:, None], 3, axis=1), len(targets), {}))
 
 
-def scene_times(
-    config: Config, scene: Scene, targets: list[int], predicted: DepthStore, repeats: int
-) -> list[float]:
-    """Time several projections of a scene, in seconds, after one that is not counted."""
-    seconds, training = [], training_scene(scene, targets)
-    for _ in range(repeats + 1):
-        with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
-            start = time.perf_counter()
-            depth.project_scene(config, training, predicted, None, DepthStore(Path(folder)))
-            seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+def scene_seconds(
+    config: Config, scene: Scene, targets: list[int], predicted: DepthStore
+) -> tuple[float, float]:
+    """Time a projection of a scene: seconds, and seconds of processor time of all threads."""
+    training = training_scene(scene, targets)
+    with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
+        start, cpu = time.perf_counter(), time.process_time()
+        depth.project_scene(config, training, predicted, None, DepthStore(Path(folder)))
+        return time.perf_counter() - start, time.process_time() - cpu
 
 
 @contextmanager
@@ -85,8 +85,11 @@ def parts(config: Config, scene: Scene, targets: list[int], predicted: DepthStor
         depths = np.stack([predicted.read_of(scene, i) for i in used])
     with _timed(spent, "read image"):
         images = np.stack([scene.image(i, size_hw) for i in used])
-    with _timed(spent, "integrate"):
-        mesh = reconstruction.reconstruct(depths, Ks[used], poses[used], every=1, images=images)
+    for backend in reconstruction.FUSION_BACKENDS:
+        with _timed(spent, f"fuse, {backend}"):
+            mesh = reconstruction.reconstruct(
+                depths, Ks[used], poses[used], every=1, images=images, backend=backend
+            )
     with _timed(spent, "render"):
         projected = reconstruction.render_depth(
             mesh, Ks[targets], poses[targets], size_hw, config.fusion.renderer
@@ -136,42 +139,53 @@ def _memory_mb(line: str) -> int:
     return round(int(status.split(f"{line}:")[1].split()[0]) / 2**10)
 
 
+SHAPES = {  # every Nth frame a target, every Nth frame integrated
+    "every frame a target, every 10th integrated": (1, 10),
+    "ScanNet's shape: a target for four that are integrated": (4, 1),
+}
+WAYS = {f"{backend}, passes {n}": (backend, n) for n in (1, 2) for backend in FUSION_BACKENDS}
+
+
 def measure(
     repeats: int, renderer: str, size_hw: tuple[int, int] = SIZE_HW, say: Callable[..., None] = print
 ) -> dict[str, Any]:
-    """Measure all times. ``say`` receives the lines of the tables."""
+    """Measure all times. ``say`` receives the lines of the tables. The ways to fuse take turns."""
     with tempfile.TemporaryDirectory(prefix="d3d-projection-") as folder:
         predicted = DepthStore(Path(folder))
         scene = room(predicted, size_hw)
         every = list(range(len(scene)))
         rows = []
-        say(
-            "| scene | integrated | targets | s (least to most) | target frames a second |\n"
-            + "| --- " * 5
-            + "|"
-        )
-        for what, targets, step in (
-            ("every frame a target, every 10th integrated", every, 10),
-            ("ScanNet's shape: a target for four that are integrated", every[::4], 1),
-        ):
-            config = make_config(
-                profile="paper", height=size_hw[0], width=size_hw[1], integrate_every=step, renderer=renderer
-            )
-            seconds = scene_times(config, scene, targets, predicted, repeats)
-            middle = statistics.median(seconds)
-            row = {
-                "scene": what,
-                "integrated": len(scene.every(step)),
-                "targets": len(targets),
-                "seconds": seconds,
-                "frames_per_s": len(targets) / middle,
+        anchor = next(iter(WAYS))
+        head = f"| scene | fusion | s (least to most) | processor s | target frames a second | speed / {anchor} |"
+        say(f"{head}\n" + "| --- " * 6 + "|")
+        for what, (each, step) in SHAPES.items():
+            common = {"profile": "paper", "height": size_hw[0], "width": size_hw[1], "renderer": renderer}
+            configs = {
+                way: make_config(**common, integrate_every=step, fusion_backend=backend, fusion_passes=n)
+                for way, (backend, n) in WAYS.items()
             }
-            rows.append(row)
-            say(
-                f"| {what} | {row['integrated']} | {len(targets)} | {middle:.2f} ({min(seconds):.2f} to "
-                f"{max(seconds):.2f}) | {row['frames_per_s']:.0f} |"
-            )
-        milliseconds = parts(config, scene, every, predicted)
+            turns = [
+                {way: scene_seconds(c, scene, every[::each], predicted) for way, c in configs.items()}
+                for _ in range(repeats + 1)
+            ][1:]
+            for way in WAYS:
+                seconds, cpu = zip(*(turn[way] for turn in turns), strict=True)
+                row = {
+                    "scene": what,
+                    "fusion": way,
+                    "integrated": len(scene.every(step)),
+                    "targets": len(every[::each]),
+                    "seconds": seconds,
+                    "processor_seconds": cpu,
+                    "frames_per_s": len(every[::each]) / statistics.median(seconds),
+                    "times_anchor": statistics.median(t[anchor][0] / t[way][0] for t in turns),
+                }
+                rows.append(row)
+                say(
+                    f"| {what} | {way} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
+                    f"| {statistics.median(cpu):.2f} | {row['frames_per_s']:.0f} | {row['times_anchor']:.2f} |"
+                )
+        milliseconds = parts(configs[anchor], scene, every, predicted)
         say("\n| part, one after the other | ms a frame |\n| --- | --- |")
         for part, ms in milliseconds.items():
             say(f"| {part} | {ms:.1f} |")

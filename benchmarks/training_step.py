@@ -54,6 +54,7 @@ from d3d.training import (
 )
 
 HW = tuple[int, int]
+GOALS = {"times the reference": 3, "times the network alone": 1.25}  # of a step on a GPU
 WARM_UP = 3  # steps not counted: oneDNN chooses its kernels, the allocator grows
 LARGE = {  # large frames on disk: size and file type
     "640x480 png": ((480, 640), "png"),
@@ -81,6 +82,11 @@ class StepRow:
     @property
     def gain(self) -> float:
         return self.bf16 / self.reference
+
+    @property
+    def over_network(self) -> float:
+        """Time of a step divided by the time of the network alone."""
+        return self.network / self.bf16
 
     @property
     def gain_float32(self) -> float:
@@ -328,8 +334,21 @@ def _size(text: str) -> HW:
     return height, width
 
 
-def markdown(report: dict[str, list]) -> str:
-    """Return the tables as Markdown."""
+def verdict(row: StepRow) -> str:
+    """Say whether a step reaches the goals of a GPU."""
+    faster, whole = (
+        row.gain >= GOALS["times the reference"],
+        row.over_network <= GOALS["times the network alone"],
+    )
+    return (
+        f"- {row.arch} {row.task} {row.size}: {row.gain:.2f} times the reference "
+        f"({'pass' if faster else 'FAIL'}: wanted {GOALS['times the reference']}); a step takes {row.over_network:.2f} "
+        f"times the network alone ({'pass' if whole else 'FAIL'}: wanted {GOALS['times the network alone']} or less)"
+    )
+
+
+def markdown(report: dict[str, list], goals: bool = False) -> str:
+    """Return the tables as Markdown, with the verdicts on request."""
     out = []
     if report["steps"]:
         out += [
@@ -345,6 +364,8 @@ def markdown(report: dict[str, list]) -> str:
                 f"| {r.gain_float32:.2f} | {r.with_loading:.1f} |"
             )
         out.append("")
+        if goals:
+            out += [*map(verdict, report["steps"]), ""]
     if report["loader"]:
         out += [
             "| frames | task | size | processes | samples a second | times the fastest step |",
@@ -379,6 +400,7 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
     parser.add_argument(
         "--compile", action="store_true", help="also measure with a compiled photometric loss"
     )
+    parser.add_argument("--goals", action="store_true", help="print whether steps reach the goals of a GPU")
     parser.add_argument("--repeat", type=int, default=15, help="number of timed steps of each")
     parser.add_argument("--agreement-steps", type=int, default=50)
     parser.add_argument("--samples", type=int, default=48, help="number of samples in the timing of a loader")
@@ -414,7 +436,7 @@ def main(argv: list[str] | None = None) -> dict[str, list]:
             for row in loader_rows(tasks, size_hw, args.samples, workers):
                 row.times_the_step = row.samples / fastest if fastest else None
                 report["loader"].append(row)
-    print(markdown(report))
+    print(markdown(report, args.goals))
     _write(args.json, device, report)
     return report
 

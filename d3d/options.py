@@ -45,7 +45,7 @@ GROUPS = {
         *("self_taught", "loss", "triplet_margin"),
     ),
     "fusion": (
-        *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "renderer"),
+        *("voxel_m", "trunc_m", "integrate_every", "fusion_passes", "fusion_backend", "renderer"),
         *("fusion_quantile", "fusion_certain", "fusion_uncertainty", "fusion_views"),
     ),
     "labels": ("recipe", "labels", "threshold_m", "threshold_quantile", "round"),

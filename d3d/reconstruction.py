@@ -11,14 +11,17 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from d3d import tsdf
 from d3d.errors import ConfigError, DataError, unknown
+from d3d.geometry import scale_intrinsics
 from d3d.io import load_arrays
 
 # In a notebook, open3d otherwise starts a web server for its viewer and prints a message
 os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")
 BACKENDS = ("open3d", "pyrender")
+FUSION_BACKENDS = ("open3d", "torch")
 _MOST_VALUES = 2**28  # of an array of a mesh
 
 
@@ -72,6 +75,7 @@ def reconstruct(
     passes: int = 1,
     outlier: float = 0.1,
     quantile: float | None = None,
+    backend: str = "open3d",
     device: str = "cpu",
 ) -> Mesh:
     """Fuse depth maps into a TSDF volume and extract its mesh (sections 3.2.2 and 3.3).
@@ -84,8 +88,7 @@ def reconstruct(
     d > (1 + outlier) p, and fuses again. It removes highlights that only some views see. Depth in front of the mesh
     stays, because reflections are always too far.
 
-    The paper averages. A quantile of the signed distances is an option, computed by `d3d.tsdf`; Open3D computes the
-    mean.
+    The paper averages. A quantile of the signed distances is an option.
 
     Args:
         depths: (n, h, w) z-depth, metres; 0 where unknown.
@@ -100,12 +103,16 @@ def reconstruct(
         outlier: relative distance behind the previous mesh beyond which a further pass removes depth.
         quantile: in [0, 1]; None means the mean. 0.5 is a majority vote; a lower quantile prefers nearer surfaces that
             fewer views see.
-        device: where to compute a quantile.
+        backend: what computes the mean: "open3d" (its ScalableTSDFVolume), or "torch" (`d3d.tsdf`), which is faster
+            and whose further passes compare with the previous mesh at about 96 columns. `d3d.tsdf` computes quantiles.
+        device: where torch computes.
 
     Raises:
         DataError: sizes disagree, depth is not finite, or the mesh is empty.
-        ConfigError: `voxel_m`, `trunc_m`, `every`, `passes` or `quantile` is out of range.
+        ConfigError: `voxel_m`, `trunc_m`, `every`, `passes` or `quantile` is out of range, or `backend` is unknown.
     """
+    if backend not in FUSION_BACKENDS:
+        raise unknown("fusion backend", backend, FUSION_BACKENDS)
     depths = np.asarray(depths, dtype=np.float32)
     if depths.ndim != 3 or len(depths) != len(world_T_cam):
         raise DataError(f"need (n, h, w) depths with n poses, got {depths.shape} and {len(world_T_cam)}.")
@@ -124,19 +131,38 @@ def reconstruct(
     kept = depths
     for again in reversed(range(passes)):
         views = (kept, Ks, poses, voxel_m, trunc_m, max_depth)
-        if quantile is None:
-            mesh = _fuse_mean(*views, images)
+        colours = None if again else images  # only the last mesh is kept
+        if quantile is None and backend == "open3d":
+            mesh = _fuse_mean(*views, colours)
         else:
-            mesh = Mesh(*tsdf.fuse_views(*views, quantile, images, device))
+            mesh = Mesh(*tsdf.fuse_views(*views, quantile, colours, device))
         if not len(mesh.triangles):
             raise DataError(
                 f"the mesh is empty after fusing {len(kept)} views ({np.count_nonzero(kept)} pixels with depth under "
                 f"{max_depth} m). Is the depth in metres, and are the poses camera-to-world?"
             )
         if again:
-            p = render_depth(mesh, Ks, poses, (h, w))
+            p = _coarse_depth(mesh, Ks, poses, (h, w), 96 if quantile is None and backend == "torch" else w)
             kept = np.where((p > 0) & (depths > (1 + outlier) * p), np.float32(0), depths)
     return mesh
+
+
+def _coarse_depth(
+    mesh: Mesh, Ks: np.ndarray, poses: np.ndarray, size_hw: tuple[int, int], columns: int
+) -> np.ndarray:
+    """Render depth at about so many columns, and enlarge it; each pixel is the farthest of its 3 x 3 coarse neighbours.
+
+    Rendering takes longer than fusion. At an edge, the farther surface decides, so no depth of it is an outlier.
+    """
+    h, w = size_hw
+    step = max(1, round(w / columns))
+    if step == 1:
+        return render_depth(mesh, Ks, poses, size_hw)
+    coarse_hw = -(-h // step), -(-w // step)
+    # pixel (i, j) of the coarse map is the centre of step x step pixels
+    Ks = [scale_intrinsics(K, (coarse_hw[0] * step, coarse_hw[1] * step), coarse_hw) for K in Ks]
+    coarse = maximum_filter(render_depth(mesh, np.stack(Ks), poses, coarse_hw), size=(1, 3, 3))
+    return coarse.repeat(step, axis=1).repeat(step, axis=2)[:, :h, :w]
 
 
 def _fuse_mean(depths, Ks, poses, voxel_m: float, trunc_m: float, max_depth: float, images) -> Mesh:

@@ -1,8 +1,11 @@
 """The benchmarks run and print their tables. No test checks a speed."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +41,38 @@ def test_the_loader_benchmark_reads_rooms_and_files():
 
 def test_what_a_gpu_runs_needs_no_optional_package():
     """A container image with PyTorch has no open3d. `benchmarks/gpu.sh` names all packages that it needs."""
-    script = "import sys, benchmarks.teachers, benchmarks.training_step; print(*{m.split('.')[0] for m in sys.modules})"
+    modules = "sys, benchmarks.teachers, benchmarks.training_step, benchmarks.prediction, benchmarks.quantile_fusion"
+    script = f"import {modules}; print(*{{m.split('.')[0] for m in sys.modules}})"
     ran = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
     optional = "open3d pyrender trimesh dask distributed accelerate argcomplete IPython ipywidgets mitsuba"
     assert not {*optional.split()} & {*ran.stdout.split()}
-    subprocess.run(["bash", "-n", REPO / "benchmarks" / "gpu.sh"], check=True)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_measures_steps_predictions_and_fusion_on_any_machine(tmp_path):
+    options = "--device cpu --minutes 40 --parts steps,prediction,fusion --archs lite --out"
+    command = ["bash", "benchmarks/gpu.sh", *options.split(), str(tmp_path / "out")]
+    ran = subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable}
+    )
+    summary = (tmp_path / "out" / "summary.md").read_text()
+    assert ran.returncode == 0, summary
+    for task in ("pretrain", "distill"):
+        (line,) = (x for x in summary.splitlines() if x.startswith(f"- lite {task} 64x64: "))
+        assert re.search(r"times the reference \((pass|FAIL): wanted 3\)", line)
+        assert re.search(r"times the network alone \((pass|FAIL): wanted 1.25 or less\)", line)
+    assert summary.count("| lite | 64x64 | ") == 2  # two batches
+    rows = json.loads((tmp_path / "out" / "prediction.json").read_text())["rows"]
+    assert {(r["batch"], r["way"]) for r in rows} == {(b, w) for b in (1, 2) for w in ("float32", "bf16")}
+    assert min(r["frames_per_s"] for r in rows) > 0
+    assert re.search(r"mean, d3d.tsdf +2 views, \d{3,} triangles", summary)
+
+
+def test_the_goals_of_a_gpu_pass_and_fail():
+    row = training_step.StepRow("a", "pretrain", "8x8", 2, 30, 20, 37, 10, {}, 30)
+    assert training_step.verdict(row).count("(pass:") == 2
+    assert "(FAIL: wanted 3)" in training_step.verdict(replace(row, reference=10.1))
+    assert "(FAIL: wanted 1.25 or less)" in training_step.verdict(replace(row, network=38))
 
 
 @pytest.mark.parametrize("scales", [(0,), (0, 1, 2, 3)])

@@ -7,8 +7,17 @@ import sys
 import numpy as np
 import pytest
 
+from d3d import reconstruction
 from d3d.errors import ConfigError, DataError
-from d3d.reconstruction import Mesh, overview_camera, reconstruct, render_depth, render_shaded
+from d3d.geometry import scale_intrinsics
+from d3d.reconstruction import (
+    FUSION_BACKENDS,
+    Mesh,
+    overview_camera,
+    reconstruct,
+    render_depth,
+    render_shaded,
+)
 
 pytest.importorskip("open3d")
 
@@ -225,8 +234,9 @@ def test_a_picture_of_the_mesh_shows_its_colours():
     assert (render_shaded(mesh, Ko, pose, SIZE) < 255).any(-1).mean() > 0.05
 
 
+@pytest.mark.parametrize("backend", FUSION_BACKENDS)
 @pytest.mark.parametrize(("share", "repaired"), [(0.25, True), (0.5, True), (0.75, False)])
-def test_a_second_pass_outvotes_a_highlight_unless_most_views_see_it(share, repaired):
+def test_a_second_pass_outvotes_a_highlight_unless_most_views_see_it(share, repaired, backend):
     # a wall at 2 m; some of 20 views over-estimate a patch of it: a reflection at 3 m
     n = 20
     T = np.tile(np.eye(4), (n, 1, 1))
@@ -236,10 +246,32 @@ def test_a_second_pass_outvotes_a_highlight_unless_most_views_see_it(share, repa
     patch = (0, slice(44, 52), slice(58, 70))
 
     def seen(passes):
-        mesh = reconstruct(depths, K, T, voxel_m=0.05, trunc_m=1.0, every=1, passes=passes)
+        mesh = reconstruct(depths, K, T, voxel_m=0.05, trunc_m=1.0, every=1, passes=passes, backend=backend)
         return float(np.median(render_depth(mesh, K, T[10:11], SIZE)[patch]))
 
     once, twice = seen(1), seen(2)
     assert once > 2.0 + 0.8 * share
     assert (abs(twice - 2.0) < 0.02) == repaired
     assert twice <= once + 0.01
+
+
+def test_the_coarse_depth_of_a_further_pass_is_that_of_the_farthest_surface_nearby():
+    def wall(z, right):
+        return [(-9, -9, z), (right, -9, z), (right, 9, z), (-9, 9, z)]
+
+    vertices = np.array(wall(2, 9) + wall(1, 0), float)  # a near wall hides the left half of a far one
+    mesh = Mesh(vertices, np.array([(0, 1, 2), (0, 2, 3), (4, 5, 6), (4, 6, 7)]))
+    size = (3 * SIZE[0] + 1, 3 * SIZE[1] - 1)  # not a multiple of the coarse size
+    K3 = scale_intrinsics(K, SIZE, size)
+    fine = render_depth(mesh, K3, np.eye(4)[None], size)
+    coarse = reconstruction._coarse_depth(mesh, K3[None], np.eye(4)[None], size, SIZE[1])
+    assert coarse.shape == fine.shape
+    assert (coarse > fine - 1e-5).all()
+    wrong = np.flatnonzero(~np.isclose(coarse, fine, atol=1e-5).all(axis=(0, 1)))
+    assert 1 <= len(wrong) <= 6
+    assert np.ptp(wrong) < 9
+
+
+def test_an_unknown_fusion_backend_is_an_error_with_the_near_miss():
+    with pytest.raises(ConfigError, match=r"unknown fusion backend 'troch'.*'torch'"):
+        reconstruct(np.ones((1, *SIZE)), K, np.eye(4)[None], backend="troch")

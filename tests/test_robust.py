@@ -132,6 +132,16 @@ def test_a_quantile_has_an_identity_and_a_mesh_of_its_own(cfg, labels):
     assert np.median(np.abs(ours - mean)[both]) < 0.3
 
 
+def test_a_fusion_backend_has_an_identity_except_where_it_changes_nothing(cfg):
+    def settings(**more):
+        config = make_config(profile="smoke", runs_dir=cfg.runs_dir, run="r", **more)
+        return stages.identity_of(config, "project", "monodepth2")["settings"]["fusion"]
+
+    assert settings(fusion_backend="torch") == {**settings(), "backend": "torch"}
+    assert settings(fusion_backend="open3d") == settings()
+    assert settings(fusion_backend="torch", fusion_quantile=0.4) == settings(fusion_quantile=0.4)
+
+
 def test_evenly_spaced_views():
     assert depth.evenly_at_most(list(range(80)), 40) == list(range(0, 80, 2))
     assert depth.evenly_at_most(list(range(38)), 40) == list(range(38))

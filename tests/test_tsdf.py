@@ -86,8 +86,31 @@ def test_the_quantile_is_numpys():
         seen = ~np.isnan(distances).all(axis=0)
         assert (np.isnan(found) == ~seen).all()
         np.testing.assert_allclose(found[seen], np.nanquantile(distances[:, seen], q, axis=0), atol=1e-6)
-    seen = ~np.isnan(distances).all(axis=0)
-    np.testing.assert_allclose(tsdf._mean(given)[seen], np.nanmean(distances[:, seen], axis=0), atol=1e-6)
+
+
+def test_the_mean_of_each_voxel_is_that_of_its_signed_distances(room):
+    depths, Ks, T, _ = room
+    Ks = Ks * np.linspace(1, 1.2, len(Ks))[:, None, None]  # a lens for each view
+    Ks[:, 2, 2] = 1
+    views = tsdf._Views.of(depths, Ks, T, 4.0, "cpu")
+    blocks = tsdf._observed_blocks(views, 0.05, 0.3, 8, 2)[::25]
+    # blocks beside and behind a camera: nothing there may project into its image
+    at = torch.tensor(T[0, :3, 3] / 0.4).floor().long()
+    blocks = torch.cat((blocks, at + torch.cartesian_prod(*3 * [torch.arange(-1, 2)])))
+    found = tsdf._means(views, blocks, 0.05, 0.3).numpy()
+    local = tsdf._grid(8, "cpu") * 0.05
+    expected = []
+    for block in blocks:
+        d = views.signed_distances(block * 0.4 + local, torch.arange(len(depths)), 0.3)[0].numpy()
+        d[np.isinf(d)] = np.nan
+        seen = ~np.isnan(d).all(axis=0)
+        expected.append(
+            np.where(seen, np.nansum(d, axis=0) / np.maximum(1, (~np.isnan(d)).sum(axis=0)), np.nan)
+        )
+    expected = np.stack(expected)
+    same = np.isclose(found, expected, atol=1e-5, equal_nan=True)
+    assert 0.1 < np.isnan(expected).mean() < 0.9
+    assert same.mean() > 0.9995  # rounding may choose the neighbouring pixel
 
 
 def test_blocks_join_without_a_seam(room):

@@ -228,6 +228,11 @@ class FusionConfig:
         name="fusion_passes",
         ge=1,
     )
+    backend: Literal["open3d", "torch"] = parameter(
+        "open3d",
+        "how views are fused: open3d, or torch, which is faster and can use a GPU; its mesh differs by millimetres",
+        name="fusion_backend",
+    )
     quantile: float | None = parameter(
         None,
         "fuse the views by this quantile of the signed distances in each voxel, instead of their mean",

@@ -138,6 +138,8 @@ def _project_settings(config: Config, key: Key) -> dict[str, Any]:
     f = _fusion_of(config, key)
     left_out = ["threshold_m", "threshold_quantile", *(["uncertainty"] if f.certain is None else [])]
     left_out += [name for name in ("quantile", "certain", "views") if getattr(f, name) is None]
+    # a quantile has one implementation
+    left_out += ["backend"] if f.backend == "open3d" or f.quantile is not None else []
     return {"fusion": fields_of(f, *left_out, *(["integrate_every"] if f.views else []))}
 
 
@@ -225,6 +227,7 @@ def mesh_of(
         max_depth=config.data.max_depth,
         passes=f.passes,
         quantile=f.quantile,
+        backend=f.backend,
         device=str(select_device(config.device)),
     )
 
