@@ -425,54 +425,6 @@ def test_what_was_changed_afterwards_is_not_read(root, tmp_path):
         open_dataset("scannet", out).scenes("val")
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    base = tmp_path_factory.mktemp("prepared")
-    write_small(base / "data" / f"{VAL}.sens", video(32), COLOR_HW, DEPTH_HW)
-    (base / "data" / "scannetv2_val.txt").write_text(f"{VAL}\n")
-    run(base / "data", base / "out")
-    folder = scene_folder(base / "out", "val", VAL)
-    return base / "out", folder, (folder / INDEX).read_bytes(), (base / "out" / MANIFEST).read_bytes()
-
-
-@given(st.data())
-def test_damaged_indices_and_manifests_are_an_error_of_our_own(prepared, data):
-    out, folder, index, manifest = prepared
-    (folder / INDEX).write_bytes(index)
-    (out / MANIFEST).write_bytes(manifest)
-    path, content = data.draw(st.sampled_from(((folder / INDEX, index), (out / MANIFEST, manifest))))
-    if data.draw(st.booleans()):  # another value somewhere
-        value = json.loads(content)
-        inner = value
-        while True:
-            keys = sorted(inner) if isinstance(inner, dict) else list(range(len(inner)))
-            key = data.draw(st.sampled_from(keys))
-            if isinstance(inner[key], (dict, list)) and inner[key] and data.draw(st.booleans()):
-                inner = inner[key]
-            else:
-                break
-        inner[key] = data.draw(JSON)
-        path.write_text(json.dumps(value))
-    else:
-        at = data.draw(st.integers(0, len(content) - 1))
-        path.write_bytes(content[:at] + data.draw(st.binary(max_size=4)) + content[at + 2 :])
-    try:
-        for scene in open_dataset("scannet", out).scenes("val"):
-            scene.image(0)
-            scene.depth(0)
-            scene.K(0)
-            scene.every(5)
-    except (DataError, ConfigError):
-        pass
-
-
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
