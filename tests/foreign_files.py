@@ -338,18 +338,27 @@ def published(folder: Path) -> Path:
 
 @functools.cache
 def room() -> capture_writer.Room:
-    return capture_writer.Room(10)
+    return capture_writer.Room(12)
 
 
 def of_capture(root: Path) -> None:
     scene = open_dataset("capture", root, metres_per_unit=1.0).scenes("all")[0]
     scene.image(0)
-    scene.depth(0)
-    assert scene.K(0).shape == (3, 3)
+    if (depth := scene.depth(0)) is not None:
+        of_metres(depth)
+    assert np.isfinite(scene.K(0)).all()
+    assert np.isfinite(scene.world_T_cams).all()
 
 
 def capture(write: Callable[..., Path], file: str, **more: Any) -> Reader:
     return in_folder(lambda folder: write(room(), folder / "capture"), file, of_capture, **more)
+
+
+def with_lens(of_room: capture_writer.Room, folder: Path) -> Path:
+    """Field of view and distortion instead of a focal length."""
+    return capture_writer.transforms(
+        of_room, folder, fl_x=None, fl_y=None, camera_angle_x=1.1, k1=0.01, p1=0.001
+    )
 
 
 def r3d(of_room: capture_writer.Room, folder: Path) -> Path:
@@ -468,6 +477,7 @@ READERS: dict[str, Reader] = {
     "glossyrooms: scene": of_glossyrooms("scene.json"),
     "glossyrooms: archive": of_glossyrooms("c.zip"),
     "capture transforms: poses": capture(W.transforms, "transforms.json"),
+    "capture transforms: lens": capture(with_lens, "transforms.json", package="pycolmap"),
     "capture poselist: poses": capture(W.pose_list, "poses.txt", examples=12),
     "capture poselist: K.txt": capture(W.pose_list, "K.txt", examples=12),
     "capture poselist: traj.txt": capture(W.nice_slam, "traj.txt", examples=12),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from pathlib import Path
 
 import numpy as np
 
 from d3d.datasets.images import HW, MAX_PIXELS, read_image_file
+from d3d.datasets.records import read_bytes
 from d3d.errors import ConfigError, DataError
 from d3d.io import load_arrays
 
+_DECODE_BUFFER = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
 _INVALID = 65535  # stored by sensors at pixels without a measurement
 
 
@@ -69,19 +73,22 @@ def _exr(path: Path, where: str) -> np.ndarray:
 def _lzfse(path: Path, depth_hw: HW | None, where: str) -> np.ndarray:
     try:
         import lzfse
-    except ImportError:
+
+        # not lzfse.decompress: it allocates what a file claims, and for some damaged files all memory
+        decode = ctypes.CDLL(lzfse.__file__).lzfse_decode_buffer
+    except (ImportError, OSError, AttributeError):
         raise ConfigError("depth of Record3D needs lzfse: pip install 'd3d[capture]'") from None
-    if depth_hw is None:
+    if depth_hw is None or math.prod(depth_hw) > MAX_PIXELS:
         raise DataError(f"{where}: the size of {path.name} is not known (dw and dh in metadata).")
-    try:
-        content = lzfse.decompress(path.read_bytes())
-        return np.frombuffer(content, dtype=np.float32).reshape(depth_hw)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{where}: {path} is not a depth map of {depth_hw[1]}x{depth_hw[0]} ({error})."
-        ) from None
+    packed, pixels = (
+        read_bytes(path),
+        np.empty(math.prod(depth_hw) + 1, np.float32),
+    )  # one more shows a larger map
+    decode.restype, decode.argtypes = ctypes.c_size_t, _DECODE_BUFFER
+    size = decode(pixels.ctypes.data, pixels.nbytes, packed, len(packed), None)
+    if size != pixels.nbytes - pixels.itemsize:
+        raise DataError(f"{where}: {path} is not a depth map of {depth_hw[1]}x{depth_hw[0]}. Copy it again.")
+    return pixels[:-1].reshape(depth_hw)
 
 
 def _npy(path: Path, where: str) -> np.ndarray:

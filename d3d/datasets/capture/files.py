@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,6 +142,25 @@ def read_json_object(path: Path) -> dict:
         raise DataError(f"{path} is not JSON ({error}). Export it again.") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object. Export it again.")
+    return value
+
+
+def json_number(of: dict[str, Any], name: str, where: str) -> float | None:
+    """Return a finite number of a JSON object, or None if it is missing. Raises DataError for anything else."""
+    value = of.get(name)
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) < 1e300:  # a whole number of JSON may be larger than any float
+        raise DataError(f"{where}: {name} is {value!r}, not a number.")
+    return float(value)
+
+
+def json_scale(of: dict[str, Any], name: str, where: str) -> float | None:
+    """Return a scale, a positive number, or None if it is missing. Raises DataError for anything else."""
+    value = json_number(of, name, where)
+    if value is not None and not 1e-9 <= value <= 1e9:
+        raise DataError(f"{where}: {name} is {value:g}; a scale must be a positive number, from 1e-9 to 1e9.")
     return value
 
 

@@ -5,7 +5,6 @@ NICE-SLAM and Replica name the list `traj.txt` and store images and depth togeth
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from d3d.datasets.capture.description import Capture, Frame, Given
@@ -17,6 +16,7 @@ from d3d.datasets.capture.files import (
     frame_id,
     images_in,
     inside,
+    json_scale,
     keyed,
     number_in,
     read_json_object,
@@ -79,12 +79,6 @@ def _depth_scale(root: Path) -> float:
     for path in (root / "cam_params.json", root.parent / "cam_params.json"):
         if path.is_file():
             camera = read_json_object(path).get("camera")
-            scale = camera.get("scale") if isinstance(camera, dict) else None
-            if scale is None:
-                continue
-            if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-                raise DataError(
-                    f"{path}: scale is {scale!r}; stored values per metre must be a positive number."
-                )
-            return float(scale)
+            if isinstance(camera, dict) and (scale := json_scale(camera, "scale", str(path))) is not None:
+                return scale
     return 1000.0

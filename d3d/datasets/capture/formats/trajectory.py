@@ -61,7 +61,7 @@ def read(root: Path, given: Given) -> Capture:
     for k in range(0, len(lines), 5):
         where = f"{path}, pose {k // 5}"
         number = to_floats(lines[k], where)[0]
-        if not (number == int(number) and 0 <= number < len(images)):
+        if not (float(number).is_integer() and 0 <= number < len(images)):
             raise DataError(
                 f"{where} belongs to image {number:.0f}, but {folder} has {counted(len(images), 'image')}."
             )

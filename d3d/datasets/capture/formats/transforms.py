@@ -12,6 +12,8 @@ from d3d.datasets.capture.description import Capture, Convention, Frame, Given, 
 from d3d.datasets.capture.files import (
     frame_id,
     inside,
+    json_number,
+    json_scale,
     parse_lens,
     read_json_object,
     square,
@@ -53,11 +55,7 @@ def read(root: Path, given: Given) -> Capture:
         frames.append(Frame("", image, lens or _lens({**whole, **entry}, where), matrix, depth))
     for frame, name in zip(frames, without_common_folder(e["file_path"] for e in listed), strict=True):
         frame.id = frame_id(name)
-    scale = _number(whole, "depth_unit_scale_factor", str(path))
-    if scale is not None and scale <= 0:
-        raise DataError(
-            f"{path}: depth_unit_scale_factor is {scale:g}; metres per stored value must be positive."
-        )
+    scale = json_scale(whole, "depth_unit_scale_factor", str(path))
     # a capture with depth comes from a device, and its poses are in metres, too
     metric = any(f.depth is not None for f in frames)
     return Capture(frames, Convention(axes="opengl"), metric, depth_scale=1 / (scale or 0.001))
@@ -88,23 +86,17 @@ def _numbers(value: Any, where: str) -> np.ndarray:
         raise DataError(f"{where} is not a matrix of numbers. Export it again.") from None
 
 
-def _number(of: dict[str, Any], name: str, where: str) -> float | None:
-    """Return a finite number of a JSON object, or None if it is missing."""
-    value = of.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: {name} is {value!r}, not a number.")
-    return float(value)
-
-
 def _lens(of: dict[str, Any], where: str) -> Lens:
     """Read the intrinsics of a frame. ``of`` holds its own values over those of the file."""
-    w, h, fx, fy, cx, cy = (_number(of, k, where) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
+    w, h, fx, fy, cx, cy = (json_number(of, k, where) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
     if any(size is not None and round(size) < 1 for size in (w, h)):
         raise DataError(f"{where}: w = {w} and h = {h} must be the size of the image in pixels.")
     size_hw = (round(h), round(w)) if w and h else None
-    if fx is None and w and (angle := _number(of, "camera_angle_x", where)):
+    if fx is None and w and (angle := json_number(of, "camera_angle_x", where)):
+        if not 1e-3 < angle < math.pi - 1e-3:
+            raise DataError(
+                f"{where}: camera_angle_x is {angle:g}, but an angle of view lies between 0 and pi."
+            )
         fx = 0.5 * w / math.tan(0.5 * angle)
     if fx is None or (size_hw is None and (cx is None or cy is None)):
         raise DataError(
@@ -112,7 +104,7 @@ def _lens(of: dict[str, Any], where: str) -> Lens:
         )
     fy = fx if fy is None else fy
     cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
-    k1, k2, k3, k4, p1, p2 = (_number(of, k, where) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    k1, k2, k3, k4, p1, p2 = (json_number(of, k, where) or 0.0 for k in ("k1", "k2", "k3", "k4", "p1", "p2"))
     # most of these files come from COLMAP, where the centre of the first pixel is at 0.5
     K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     pinhole = Lens.of(K, size_hw, where)
