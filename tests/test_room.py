@@ -307,10 +307,19 @@ def test_wrong_paths_and_options_are_one_clear_error(tmp_path):
         (tmp_path / "nothing", "there is no file or folder"),
         (tmp_path / "empty", r"neither a capture with camera poses nor images\. It is empty"),
         (tmp_path / "notes", r"neither a capture .* It holds a\.txt\."),
+        (tmp_path / "videos", r"It holds a b\.mov\. For the video: `python -m d3d room '.*a b\.mov'`"),
+        (
+            tmp_path / "one.jpg",
+            r"neither a folder, .* nor a video .* single image: `python -m d3d predict .*one\.jpg`",
+        ),
+        (tmp_path / "images.zip", r"nor a video .*Unpack an archive first"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         (tmp_path / "notes").mkdir(exist_ok=True)
         (tmp_path / "notes" / "a.txt").write_text("a")
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        for file in ("videos/a b.mov", "one.jpg", "images.zip"):
+            (tmp_path / file).touch()
         with pytest.raises((ConfigError, DataError), match=message):
             room.make_config(path)
     for options, message in (

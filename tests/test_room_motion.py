@@ -349,7 +349,7 @@ def test_images_without_overlap_are_an_error(tmp_path):
 
 
 def test_two_recordings_are_not_merged(tmp_path):
-    for name in ("kitchen", "hall"):
+    for name in ("kitchen", "hall", ".thumbnails", "__MACOSX"):
         write(tmp_path / "rooms" / name, [picture(100)] * 6)
     with pytest.raises(
         DataError, match=r"2 folders: .*hall \(6 images\), .*kitchen \(6 images\)\. Two recordings"

@@ -78,7 +78,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not Path(path).is_file():
         raise DataError(f"{path} is missing.")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise DataError(f"{path} holds no video.")
             stream = container.streams.video[0]

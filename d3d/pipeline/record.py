@@ -8,6 +8,7 @@ processes on any machine with access to the folder of the runs, and stop any of 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -160,7 +161,8 @@ def work_in_processes(jobs: Sequence[Job], arguments: Sequence[str], processes: 
         for worker in workers:
             worker.terminate()
     codes = [w.wait() for w in workers]
-    bad = [str(log) for log, code in zip(logs, codes, strict=True) if code not in (0, -15)]
+    ended = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # the command line ends itself after SIGTERM
+    bad = [str(log) for log, code in zip(logs, codes, strict=True) if code not in ended]
     if bad:
         raise RunError(f"{len(bad)} of {processes} processes failed; see {', '.join(bad)}.")
 

@@ -60,6 +60,10 @@ class Lens:
         if not usable or np.abs(K[[1, 2, 2], [0, 0, 1]]).max() > 1e-6 or abs(K[0, 1]) > 1e-3 * K[0, 0]:
             raise DataError(f"{where}: not a 3x3 camera matrix (fx 0 cx, 0 fy cy, 0 0 1): {K.tolist()}.")
         if size_hw is not None:
+            if not all(1 <= n < 2**16 for n in size_hw):
+                raise DataError(
+                    f"{where}: (height, width) = {size_hw} is not the size of an image in pixels."
+                )
             (h, w), (cx, cy) = size_hw, K[:2, 2]
             if not (-w <= cx <= 2 * w and -h <= cy <= 2 * h):
                 raise DataError(

@@ -89,8 +89,6 @@ def _numbers(value: Any, where: str) -> np.ndarray:
 def _lens(of: dict[str, Any], where: str) -> Lens:
     """Read the intrinsics of a frame. ``of`` holds its own values over those of the file."""
     w, h, fx, fy, cx, cy = (json_number(of, k, where) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
-    if any(size is not None and round(size) < 1 for size in (w, h)):
-        raise DataError(f"{where}: w = {w} and h = {h} must be the size of the image in pixels.")
     size_hw = (round(h), round(w)) if w and h else None
     if fx is None and w and (angle := json_number(of, "camera_angle_x", where)):
         if not 1e-3 < angle < math.pi - 1e-3:
