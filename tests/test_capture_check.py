@@ -344,7 +344,7 @@ def test_bad_transforms(tmp_path, content, message):
         ({"w": -64.0}, "is not the size of an image"),
         ({"h": 0.3}, "is not the size of an image"),
         ({"cx": 1e9}, "principal point .* lies far outside"),
-        ({"depth_unit_scale_factor": 0}, "must be positive"),
+        ({"depth_unit_scale_factor": 0}, "must be a positive number"),
         ({"depth_unit_scale_factor": "mm"}, "is 'mm', not a number"),
     ],
 )

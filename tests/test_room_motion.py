@@ -159,21 +159,24 @@ def test_images_are_upright_in_natural_order_and_a_broken_one_is_left_out(tmp_pa
     turned.save(source / "IMG_2.jpg", exif=exif, quality=95)
     Image.fromarray(image[:100]).save(source / "IMG_3.jpg")
     (source / "IMG_5.jpg").write_bytes(b"no image")
+    (source / "IMG_1.jpg").rename(source / "Küche 1 neu.jpg")
     (tmp_path / "out").mkdir()
     result = write_frames(source, tmp_path / "out", most=50)
-    assert [s for _, s, _ in result["frames"]] == [f"IMG_{i}.jpg" for i in range(1, 13) if i != 5]
+    kept = [*(f"IMG_{i}.jpg" for i in range(2, 13) if i != 5), "Küche 1 neu.jpg"]
+    assert [s for _, s, _ in result["frames"]] == kept
+    assert result["frames"][-1][0] == "00011_Küche_1_neu.jpg"  # blanks separate the names of a pair for COLMAP
     assert sorted(n for n, *_ in result["frames"]) == [n for n, *_ in result["frames"]]
     assert "IMG_5.jpg" in result["left_out"]
     assert "IMG_5.jpg is left out" in capsys.readouterr().out
-    upright = Image.open(tmp_path / "out/images/00001_IMG_2.jpg")
+    upright = Image.open(tmp_path / "out/images/00000_IMG_2.jpg")
     assert upright.size == (160, 120)
     assert not upright.getexif()
     assert np.abs(np.asarray(upright).astype(int) - image).mean() < 4
     groups = motion._groups(tmp_path / "out/images", result["frames"])
     assert [(g["size_hw"], g["focal_px"] and round(g["focal_px"]), len(g["names"])) for g in groups] == [
-        ((120, 160), None, 9),
         ((120, 160), 120, 1),  # 26 mm of a diagonal of 43.3 mm
         ((100, 160), None, 1),
+        ((120, 160), None, 9),
     ]
 
 

@@ -90,7 +90,7 @@ def test_truncation_names_the_frame_and_leaves_those_before_it(path):
         assert cut.whole_frames() == whole
         for i in range(whole):
             assert cut.frame(i).depth_units().shape == (18, 24)
-        with pytest.raises(DataError, match=rf"truncated at frame {whole} of 3.*{whole} frames before it"):
+        with pytest.raises(DataError, match=rf"truncated at frame {whole} of 3.*{whole} frames? before it"):
             list(cut)
         with pytest.raises(DataError, match=f"truncated at frame {whole} of 3"):
             cut.frame(2)

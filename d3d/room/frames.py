@@ -225,9 +225,8 @@ def _write_photos(source: Path, images: Path, choice: Path, most: int) -> dict[s
     numbers, frames = {path: k for k, path in enumerate(paths)}, []
     for path, photo in readable(wanted, "Write images"):
         file = path.relative_to(source).as_posix()
-        name = (
-            f"{numbers[path]:05d}_{frame_id(file)}.jpg"  # the number keeps the order and makes names unique
-        )
+        # the number keeps the order and makes names unique; COLMAP's list of pairs needs names without blanks
+        name = f"{numbers[path]:05d}_{'_'.join(frame_id(file).split())}.jpg"
         if not (images / name).is_file():
             _write(images / name, photo.image)
         frames.append([name, file, photo.focal_px])
