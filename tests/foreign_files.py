@@ -71,11 +71,15 @@ class Case(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A maker of a `Case` in an empty folder, and the number of mutations to try."""
+    """A maker of a `Case` in an empty folder, and the number of mutations to try.
+
+    ``of_path``: it reads a file at any path, else a file in a folder.
+    """
 
     make: Callable[[Path], Case]
     examples: int = 25
     package: str = ""  # of an extra
+    of_path: bool = False
 
 
 def of_file(
@@ -88,7 +92,7 @@ def of_file(
         path.write_bytes(content)
         return Case(folder, content, path.write_bytes, lambda: read(path), path, read)
 
-    return Reader(make, **more)
+    return Reader(make, of_path=True, **more)
 
 
 def in_folder(write: Callable[[Path], Path], file: str, read: Callable[[Path], Any], **more: Any) -> Reader:

@@ -164,7 +164,9 @@ def test_images_are_upright_in_natural_order_and_a_broken_one_is_left_out(tmp_pa
     result = write_frames(source, tmp_path / "out", most=50)
     kept = [*(f"IMG_{i}.jpg" for i in range(2, 13) if i != 5), "Küche 1 neu.jpg"]
     assert [s for _, s, _ in result["frames"]] == kept
-    assert result["frames"][-1][0] == "00011_Küche_1_neu.jpg"  # blanks separate the names of a pair for COLMAP
+    assert (
+        result["frames"][-1][0] == "00011_Küche_1_neu.jpg"
+    )  # blanks separate the names of a pair for COLMAP
     assert sorted(n for n, *_ in result["frames"]) == [n for n, *_ in result["frames"]]
     assert "IMG_5.jpg" in result["left_out"]
     assert "IMG_5.jpg is left out" in capsys.readouterr().out
