@@ -22,7 +22,7 @@ from d3d.tables.text import (
 
 # the marker before a block of a page: its kind (`BLOCKS`) and the folder in results/
 MARKER = re.compile(r"<!-- (\w+) ([\w-]+):begin -->")
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/rivals.md")
 
 
 def readme_block(folder: Path) -> str:
