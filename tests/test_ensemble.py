@@ -118,7 +118,7 @@ def test_the_record_trains_the_ensemble_and_the_students_and_needs_all_for_a_sec
     assert {("hrdepth", "uncer", 1), ("lite", "uncer", 1), ("hrdepth", "uncer", 2)} <= set(own)
     assert {arch for arch, _, _ in own} == {"hrdepth", "lite"}
     outside = trained(["lite"])
-    assert [arch for arch, labels, _ in outside if not labels] == [*ENSEMBLE, "lite"]
+    assert [arch for arch, labels, _ in outside if not labels] == ["lite", *ENSEMBLE]
     assert {arch for arch, labels, _ in outside if labels} == {"lite"}
     assert all(round == 1 for _, _, round in outside)
 

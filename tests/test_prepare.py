@@ -425,6 +425,16 @@ def test_what_was_changed_afterwards_is_not_read(root, tmp_path):
         open_dataset("scannet", out).scenes("val")
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    base = tmp_path_factory.mktemp("prepared")
+    write_small(base / "data" / f"{VAL}.sens", video(32), COLOR_HW, DEPTH_HW)
+    (base / "data" / "scannetv2_val.txt").write_text(f"{VAL}\n")
+    run(base / "data", base / "out")
+    folder = scene_folder(base / "out", "val", VAL)
+    return base / "out", folder, (folder / INDEX).read_bytes(), (base / "out" / MANIFEST).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
