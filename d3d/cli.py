@@ -37,7 +37,7 @@ A command first computes missing results of earlier commands, and reuses finishe
 
 
 class _Terminated(KeyboardInterrupt):
-    """Somebody stopped this process, for example a cluster: what is done for Ctrl-C is done for this, too."""
+    """SIGTERM, for example from a cluster. It is handled like Ctrl-C."""
 
 
 class _Parser(argparse.ArgumentParser):

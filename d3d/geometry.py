@@ -58,7 +58,7 @@ def check_poses(world_T_cams: Sequence[np.ndarray], where: Callable[[int], str])
     if not finite[i]:
         raise DataError(f"{where(i)}: the pose is not finite (tracking lost?). Leave this frame out.")
     if not affine[i]:
-        last = " ".join(f"{rounded(v, 4)}" for v in poses[i, 3])
+        last = " ".join(rounded(v, 4) for v in poses[i, 3])
         turned = np.allclose(poses[i, :, 3], (0, 0, 0, 1), atol=1e-6)
         advice = " The matrix is transposed: write it row by row." if turned else ""
         raise DataError(f"{where(i)}: the last row of a pose must be 0 0 0 1, not {last}.{advice}")

@@ -79,7 +79,8 @@ def find_triples(
         raise DataError(f"find_triples needs poses of shape (n, 4, 4), got {poses.shape}.")
     if len(bad := np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))):
         raise DataError(
-            f"{counted(len(bad), 'pose is', 'poses are')} not finite; the first has number {bad[0]}. Leave it out."
+            f"{counted(len(bad), 'pose is', 'poses are')} not finite; the first has number {bad[0]}. "
+            f"Leave {'it' if len(bad) == 1 else 'them'} out."
         )
     targets = np.arange(0, len(poses), every) if targets is None else np.asarray(targets, dtype=np.int64)
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(poses):
