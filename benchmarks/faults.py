@@ -1,11 +1,12 @@
-"""Kill a training and each per-scene stage with SIGKILL at random moments, and compare the results.
+"""Kill each stage, a whole room and `python -m d3d predict` with SIGKILL at random moments, and compare the results.
 
     python benchmarks/faults.py --kills 20 [--stages pretrain,project] [--scheduler local] [--json FILE]
 
-Each stage runs once undisturbed. Then it is started and killed ``--kills`` times, each time at a random moment of its
-usual duration. Each start continues with the files that the previous kill left. If a stage ends before its kill, its
-files are deleted and it starts again. After each kill every file must be complete. At the end all files must equal
-those of the undisturbed run, byte for byte (one thread, on a CPU).
+``room`` is all of `python -m d3d room` on the capture that ships, ``predict_files`` is `python -m d3d predict` on six
+of its images and a video of them. Each stage runs once undisturbed. Then it is started and killed ``--kills`` times,
+each time at a random moment of its usual duration. Each start continues with the files that the previous kill left. If
+a stage ends before its kill, its files are deleted and it starts again. After each kill every file must be complete.
+At the end all files must equal those of the undisturbed run, byte for byte (one thread, on a CPU).
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from pathlib import Path
 
 import numpy as np
 
-from d3d import io
+from d3d import io, room
+from d3d.apply import predict_files
 from d3d.pipeline import runs, stages
 from d3d.pipeline.config import Config, make_config
 from d3d.prediction import read_depth
 
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
+COMMANDS = ("room", "predict_files")  # need no stage before them
+CAPTURE = Path(__file__).parents[1] / "data" / "capture"
+PICTURES = ("loss.png", "picture.png")  # every other PNG is depth
 # files that record when, where and by whom a stage was computed; they may differ
 PROVENANCE = ("provenance.json", "DONE", ".lock")
 
@@ -69,13 +74,54 @@ def small_config(folder: Path, run: str, scheduler: str) -> Config:
     )
 
 
+def small_room(folder: Path, run: str, scheduler: str) -> Config:
+    """Return the configuration of the room that ships, whose trainings take seconds."""
+    cfg = room.make_config(
+        CAPTURE,
+        run=run,
+        runs_dir=str(folder),
+        device="cpu",
+        scheduler=scheduler,
+        height=64,
+        width=96,
+        steps=24,
+    )
+    every = {"checkpoint_steps": 2}
+    return replace(cfg, pretrain=replace(cfg.pretrain, **every), distill=replace(cfg.distill, **every))
+
+
+def write_files(folder: Path) -> Path:
+    """Write six images and a video of them, and return their folder."""
+    from PIL import Image
+
+    from d3d.datasets.videos import Frame, video_writer
+
+    files = sorted((CAPTURE / "images").iterdir())[:6]
+    folder.mkdir()
+    for file in files:
+        shutil.copy(file, folder)
+    with video_writer(folder / "walk.mp4") as add:
+        for i, file in enumerate(files * 4):
+            add(Frame(np.asarray(Image.open(file).convert("RGB")), i / 10))
+    return folder
+
+
+def place(config: Config, stage: str) -> Path:
+    """Return the folder of the results: the whole run of a room, or a folder in it."""
+    return runs.run_folder(config) if stage == "room" else runs.run_folder(config) / stage
+
+
 def do(config: Config, stage: str, arch: str = "") -> None:
-    """Run one stage in this process, with one thread."""
+    """Run one stage or command in this process, with one thread."""
     import torch
 
     torch.set_num_threads(1)
     arch = arch or config.arch
-    if stage == "uncertainty":
+    if stage == "room":
+        room.run_room(config)
+    elif stage == "predict_files":
+        predict_files([Path(config.runs_dir) / "files"], "lite-distilled", place(config, stage), device="cpu")
+    elif stage == "uncertainty":
         stages.uncertainty(config)
     elif stage == "evaluate":
         stages.evaluate(config, arch, config.labels)
@@ -84,7 +130,11 @@ def do(config: Config, stage: str, arch: str = "") -> None:
 
 
 def run(
-    folder: Path, names: Sequence[str] = STAGES, kills: int = 20, seed: int = 0, scheduler: str = "none"
+    folder: Path,
+    names: Sequence[str] = (*STAGES, *COMMANDS),
+    kills: int = 20,
+    seed: int = 0,
+    scheduler: str = "none",
 ) -> list[Result]:
     """Kill each named stage ``kills`` times.
 
@@ -101,12 +151,16 @@ def run(
     warm.start()
     warm.join()
     rng = np.random.default_rng(seed)
-    calm, killed = (small_config(folder, name, scheduler) for name in ("calm", "killed"))
     results = []
-    for stage in STAGES:
-        if stage == "uncertainty" and {stage, *STAGES[STAGES.index(stage) :]} & set(names):
+    last = max((STAGES.index(name) for name in names if name in STAGES), default=-1)
+    for stage in (*STAGES[: last + 1], *(name for name in COMMANDS if name in names)):
+        make, prefix = (small_room, "room-") if stage == "room" else (small_config, "")
+        calm, killed = (make(folder, prefix + name, scheduler) for name in ("calm", "killed"))
+        if stage == "uncertainty":
             for arch in calm.ensemble:  # the uncertainty needs them all
                 _finish(context, calm, "predict", arch)
+        if stage == "predict_files":
+            write_files(folder / "files")
         before = runs.run_folder(killed)
         shutil.rmtree(before, ignore_errors=True)
         if runs.run_folder(calm).is_dir():
@@ -116,8 +170,6 @@ def run(
         seconds = time.monotonic() - start
         if stage in names:
             results.append(_kill(context, calm, killed, stage, kills, seconds, rng))
-        if len(results) == len(names):
-            break
     return results
 
 
@@ -131,7 +183,7 @@ def _finish(context, config: Config, stage: str, arch: str = "") -> None:
 
 def _kill(context, calm: Config, killed: Config, stage: str, kills: int, seconds: float, rng) -> Result:
     result = Result(stage, seconds=round(seconds, 2))
-    folder = runs.run_folder(killed) / stage
+    folder = place(killed, stage)
     while True:
         process = context.Process(target=do, args=(killed, stage))
         process.start()
@@ -146,7 +198,7 @@ def _kill(context, calm: Config, killed: Config, stage: str, kills: int, seconds
             continue
         if process.exitcode:
             raise RuntimeError(f"{stage} ended with status {process.exitcode} after {result.kills} kills.")
-        result.different = differences(runs.run_folder(calm) / stage, folder)
+        result.different = differences(place(calm, stage), folder)
         result.equal = not result.different
         if result.kills >= kills or not result.equal:
             return result
@@ -181,7 +233,7 @@ def check_whole(folder: Path) -> None:
             load_file(path)
         elif path.suffix == ".pt":
             torch.load(path, weights_only=True)
-        elif path.suffix == ".png" and path.name != "loss.png":
+        elif path.suffix == ".png" and path.name not in PICTURES:
             read_depth(path)
     for index in folder.rglob("index.json"):
         for frame in json.loads(index.read_text())["frames"]:
@@ -211,7 +263,7 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--stages", default=",".join((*STAGES, *COMMANDS)))
     parser.add_argument("--scheduler", default="none")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()

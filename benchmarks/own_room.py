@@ -2,12 +2,14 @@
 
     python -m benchmarks.own_room --rooms test-0000,test-0001,test-0004,test-0005 --out own_room.csv
     python -m benchmarks.own_room --kitchen FOLDER --seeds 0,1,2 --out own_room.csv
+    python -m benchmarks.own_room --kitchen FOLDER --video-run RUN --out own_room.csv
 
 A rendered room is written as a capture: images and poses of unknown scale (`glossyrooms.capture`). The networks train
 on its frames only. Predictions are scored on all frames, after one factor for the whole room (the median of truth /
 prediction). --kitchen takes 7-Scenes: every 3rd frame is a target, the last fifth of the walk is held out, and
 every 4th frame of it is scored against the registered sensor, without a scale. Its glossy cupboards are scored
-apart: they are the red pixels.
+apart: they are the red pixels. --video-run takes a finished run of `python -m d3d room` on the frames of
+redkitchen/seq-01 as a video; every 3rd frame that it chose is scored, after one factor.
 
 One row for each room, seed and network: "before" is the teacher, "after" the student. Finished trainings are reused.
 """
@@ -27,7 +29,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from d3d import room
-from d3d.datasets import Scene
+from d3d.datasets import Scene, open_dataset
 from d3d.errors import ConfigError
 from d3d.metrics import depth_metrics
 from d3d.models import load_model
@@ -36,6 +38,8 @@ from d3d.models.shipped import shipped_file
 from d3d.pipeline import stages
 from d3d.pipeline.config import Config, make_config
 from d3d.prediction import predict
+from d3d.training import WEIGHTS
+from d3d.uncertainty import SNAPSHOTS
 from glossyrooms.capture import SOURCE, find_room, truth_of, write_capture
 
 KITCHEN = {"every": 3, "max_rotation_deg": 5.0, "max_translation_m": 0.12, "bounds": "paper"}
@@ -61,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
             )
             highlights = {"highlights": [truth.highlight_mask(i) for i in range(len(truth))]}
             rows += _compared(_with_steps(config, args), name, seed, args, truth, highlights, factor=True)
-        if args.kitchen:
+        if args.kitchen and not args.video_run:
             options = KITCHEN | _options(args, seed)
             if args.start != "imagenet":
                 options["weights"] = f"lite={shipped_file(args.start)}"
@@ -73,18 +77,38 @@ def main(words: Sequence[str] | None = None) -> int:
             scored = scene.subset(range(0, len(scene), SCORED_EVERY), "val")
             red = {"cupboards": [is_red(scored.image(i)) for i in range(len(scored))]}
             rows += _compared(_with_steps(config, args), "kitchen", seed, args, scored, red, factor=False)
+    if args.video_run:
+        rows += _video_rows(Path(args.video_run), args)
     _write(Path(args.out), rows)
     return 0
+
+
+def _video_rows(run: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Score both networks of a room whose video has the 1,000 frames of redkitchen/seq-01."""
+    (scene,) = open_dataset("7scenes", args.kitchen, val_block=(0.0, 1.0)).scenes("val")
+    depth = sorted((run / "room/depth").glob("frame_*.png"))
+    scored = scene.subset([int(path.stem.removeprefix("frame_")) for path in depth[::3]], "video")
+    red = {"cupboards": [is_red(scored.image(i)) for i in range(len(scored))]}
+    for which, stage in (("before", "pretrain/lite"), ("after", "distill/lite/robust")):
+        model = load_model(run / stage / WEIGHTS).eval()
+        found = scores(model, scored, model.train_size, red, factor=True)
+        print(f"{which}: {found}", flush=True)
+        yield {"room": "video", "labels": "robust", "network": which, **found}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rooms", default="", help="rooms of GlossyRooms, separated by commas")
     parser.add_argument("--kitchen", metavar="FOLDER", help="folder of 7-Scenes with redkitchen")
+    parser.add_argument("--video-run", metavar="RUN", help="folder of a finished run on redkitchen's video")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--start", default="imagenet", help="imagenet, or the name of a network that ships")
     parser.add_argument("--student-start", default="teacher", help="teacher or same")
     parser.add_argument("--labels", default="robust")
+    parser.add_argument(
+        "--uncertainty", default="tta", help="uncertainty of labels and mesh: tta, snapshots, ensemble"
+    )
+    parser.add_argument("--ensemble", help="networks of the ensemble, separated by commas")
     parser.add_argument("--pretrain-steps", type=int, help="default: the profile's")
     parser.add_argument("--distill-steps", type=int, help="default: the profile's")
     parser.add_argument("--runs", default="runs/own_room", help="folder of captures and runs")
@@ -97,17 +121,22 @@ def _tag(args: argparse.Namespace) -> str:
     return "-".join(str(word) for word in words if word)
 
 
+def _labels(args: argparse.Namespace) -> str:
+    return args.labels if args.uncertainty == "tta" else f"{args.labels}-{args.uncertainty}"
+
+
 def _options(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    return {"seed": seed, "runs_dir": args.runs} | (
-        {} if args.labels == "robust" else {"labels": args.labels}
-    )
+    options = {"seed": seed, "runs_dir": args.runs, "ensemble": args.ensemble, "labels": _labels(args)}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _with_steps(config: Config, args: argparse.Namespace) -> Config:
     for stage in ("pretrain", "distill"):
         if (steps := getattr(args, f"{stage}_steps")) is not None:
             config = replace(config, **{stage: replace(getattr(config, stage), steps=steps)})
-    return config
+    fusion = replace(config.fusion, uncertainty=args.uncertainty)
+    # kept in every case, so that one teacher serves all uncertainties
+    return replace(config, fusion=fusion, pretrain=replace(config.pretrain, snapshots=SNAPSHOTS))
 
 
 def is_red(image: np.ndarray) -> np.ndarray:
@@ -130,7 +159,7 @@ def _compared(
         found = scores(load_model(folder).eval(), truth, config.data.size_hw, region, factor)
         row = {"room": name, "seed": seed, "start": args.start, "student_start": args.student_start}
         row |= {
-            "labels": args.labels,
+            "labels": _labels(args),
             "pretrain_steps": config.pretrain.steps,
             "distill_steps": config.distill.steps,
         }

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks import edges, own_room, reference, training_step
 from d3d.losses import self_supervised_loss
+from d3d.pipeline.config import make_config
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -131,6 +132,16 @@ def test_the_score_of_a_room_is_apart_for_its_shiny_surfaces(monkeypatch):
     scaled = own_room.scores(None, Truth(), (32, 64), {"cupboards": inside}, factor=True)
     assert scaled["ratio"] == 1
     assert scaled["bias_cupboards"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("uncertainty", "labels"), [("tta", "robust"), ("snapshots", "robust-snapshots")])
+def test_an_own_room_with_another_uncertainty_has_it_in_its_labels_and_in_its_mesh(uncertainty, labels):
+    args = own_room._parser().parse_args(["--uncertainty", uncertainty, "--out", "o.csv"])
+    config = own_room._with_steps(
+        make_config(profile="room", root=str(REPO / "data/capture"), **own_room._options(args, 0)), args
+    )
+    assert (config.labels, config.fusion.uncertainty) == (labels, uncertainty)
+    assert config.pretrain.snapshots > 0  # one teacher serves both
 
 
 def test_the_sharpness_of_an_edge_is_the_share_of_its_step():
