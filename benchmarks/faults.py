@@ -35,7 +35,7 @@ from d3d.prediction import read_depth
 STAGES = ("pretrain", "predict", "project", "uncertainty", "fuse", "distill", "evaluate")
 COMMANDS = ("room", "predict_files")  # need no stage before them
 CAPTURE = Path(__file__).parents[1] / "data" / "capture"
-PICTURES = ("loss.png", "picture.png")  # every other PNG is depth
+PICTURES = ("loss.png", "picture.png", "pose_check.png")  # every other PNG is depth
 # files that record when, where and by whom a stage was computed; they may differ
 PROVENANCE = ("provenance.json", "DONE", ".lock")
 

@@ -123,6 +123,23 @@ def test_a_local_cluster_is_kept_and_its_lost_worker_replaced(tmp_path):
     assert len(before & after) == 1  # one lives, one was replaced
 
 
+def test_a_worker_that_starts_slowly_is_replaced(tmp_path, monkeypatch):
+    """dask gives up a worker whose new process starts too slowly. With all workers given up, a stage waited forever."""
+    import dask
+
+    monkeypatch.setattr(cluster, "ASK_S", 0.3)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.1s"}):
+        run_tasks(die_once, {str(i): (tmp_path, str(i)) for i in range(6)}, what="t", workers=2)
+        nannies = cluster.local_client(2).cluster.workers
+        _when(
+            lambda: len([n for n in nannies.values() if n.status.name == "running"]) == 2,
+            (done := threading.Event()).set,
+        )
+        tasks = {str(i): (tmp_path, str(i), 0.2) for i in range(60)}
+        run_tasks(slow, tasks, what="t", workers=2)
+        assert done.wait(1)
+
+
 def test_a_task_that_always_costs_its_worker_is_listed():
     with pytest.raises(TasksError, match="1 of 5 failed") as caught:
         run_tasks(die_always, {str(i): (str(i),) for i in range(5)}, what="t", workers=2, retries=1)

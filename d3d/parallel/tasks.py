@@ -228,6 +228,8 @@ class _Work:
 
     def _room(self, client) -> int:
         """Return how many tasks may be in flight; raises TimeoutError if the scheduler does not answer."""
+        if client.cluster is not None:
+            client.cluster.sync(_replace_lost, client.cluster, callback_timeout=LOST_S)
         threads = client.sync(client.scheduler.ncores, callback_timeout=LOST_S)
         if not threads:
             say(f"[{self.what}] the scheduler has no worker: waiting for one")
@@ -315,6 +317,17 @@ def local_client(workers: int, retries: int = 2):
     client = distributed.Client(cluster, timeout=LOST_S, set_as_default=False)
     _local = os.getpid(), workers, client
     return client
+
+
+async def _replace_lost(cluster) -> None:
+    """Start the missing processes of a local cluster.
+
+    dask gives up a killed worker if its new process needs more than 15 s to start, or is killed while it starts.
+    """
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status.name in ("closed", "failed"):
+            del cluster.workers[name]
+    cluster.scale(len(cluster.worker_spec))
 
 
 def dask_setup(worker) -> None:
